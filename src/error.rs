@@ -1,0 +1,157 @@
+//! What can go wrong, and what to do about it.
+
+use std::path::PathBuf;
+
+/// A result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Every way in which a call of this crate can fail.
+///
+/// Each message says what was asked, what was expected, what came, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An array of another shape than the operation needs.
+    #[error("{operation}: `{argument}` must have shape {expected}, but has {found:?}")]
+    Shape {
+        /// The operation that was called.
+        operation: &'static str,
+        /// The argument at fault.
+        argument: &'static str,
+        /// The expected shape, in words and numbers.
+        expected: String,
+        /// The shape that came.
+        found: Vec<usize>,
+    },
+    /// A configuration that describes no model.
+    #[error("configuration: `{option}` = {value}: {reason}")]
+    Config {
+        /// The option at fault.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// Why it cannot be, and what to use instead.
+        reason: String,
+    },
+    /// A sequence longer than the projection has columns for.
+    #[error(
+        "{operation}: the sequence reaches position {length}, but the projection has {seq_len} columns; shorten it, build the model with a larger \
+         `seq_len`, stretch the projection with `extended`, or use a pooling or convolution projection"
+    )]
+    TooLong {
+        /// The operation that was called.
+        operation: &'static str,
+        /// The length that came.
+        length: usize,
+        /// The longest length that fits.
+        seq_len: usize,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token {token} at batch item {item}, position {position} is outside the vocabulary of {vocab_size} (ids 0 to {last})", last = vocab_size.saturating_sub(1))]
+    Token {
+        /// The token id.
+        token: usize,
+        /// The batch item that holds it.
+        item: usize,
+        /// Its position.
+        position: usize,
+        /// The vocabulary's size.
+        vocab_size: usize,
+    },
+    /// A mask, a list of lengths or a list of positions that does not fit its sequence.
+    #[error("{operation}: {reason}")]
+    Argument {
+        /// The operation that was called.
+        operation: &'static str,
+        /// What does not fit, and what would.
+        reason: String,
+    },
+    /// A size whose product is larger than memory can address.
+    #[error("{operation}: the sizes {sizes:?} multiply to more than memory can address")]
+    Overflow {
+        /// The operation that was called.
+        operation: &'static str,
+        /// The factors.
+        sizes: Vec<usize>,
+    },
+    /// A foreign option that this crate does not reproduce.
+    #[error("{peer}: the option `{option}` is refused: {reason}")]
+    Refused {
+        /// Whose option it is.
+        peer: &'static str,
+        /// The option.
+        option: String,
+        /// Why.
+        reason: String,
+    },
+    /// A checkpoint whose tensors do not fit the model. All of them are listed.
+    #[error("the checkpoint does not fit the model: {}", list(.problems))]
+    Checkpoint {
+        /// One line for each tensor that is missing, unexpected, misshapen, mistyped or disagreeing.
+        problems: Vec<String>,
+    },
+    /// A file that is no valid checkpoint.
+    #[error("not a valid checkpoint: {reason}")]
+    Malformed {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The operating system refused to read or write.
+    #[error("cannot {action} {path}: {source}", path = .path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}
+
+fn list(problems: &[String]) -> String {
+    problems.join("; ")
+}
+
+impl Error {
+    pub(crate) fn config(option: &'static str, value: impl std::fmt::Display, reason: impl Into<String>) -> Self {
+        Self::Config {
+            option,
+            value: value.to_string(),
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn shape(operation: &'static str, argument: &'static str, expected: impl Into<String>, found: &[usize]) -> Self {
+        Self::Shape {
+            operation,
+            argument,
+            expected: expected.into(),
+            found: found.to_vec(),
+        }
+    }
+
+    pub(crate) fn argument(operation: &'static str, reason: impl Into<String>) -> Self {
+        Self::Argument {
+            operation,
+            reason: reason.into(),
+        }
+    }
+}
+
+/// The product of `sizes`, or an error where an array of that many elements of `bytes` bytes cannot be addressed.
+pub(crate) fn checked_len(operation: &'static str, sizes: &[usize], bytes: usize) -> Result<usize> {
+    let overflow = || Error::Overflow {
+        operation,
+        sizes: sizes.to_vec(),
+    };
+    let mut nonzero = sizes.iter().filter(|&&size| size != 0);
+    // ndarray refuses shapes whose non-zero axes overflow even where another axis is 0.
+    let product = nonzero
+        .try_fold(1_usize, |product, &size| product.checked_mul(size))
+        .ok_or_else(overflow)?;
+    let fits = product.checked_mul(bytes).is_some_and(|total| isize::try_from(total).is_ok());
+    if !fits {
+        return Err(overflow());
+    }
+    Ok(sizes.iter().product())
+}

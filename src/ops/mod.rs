@@ -1,0 +1,19 @@
+//! Pure functions on slices and views: products, softmax, activations, normalisation.
+
+mod activation;
+mod layer_norm;
+mod matmul;
+mod softmax;
+
+pub use activation::Activation;
+pub use matmul::batched_matmul;
+
+pub(crate) use layer_norm::layer_norm_rows;
+pub(crate) use matmul::{add_bias, gemm};
+pub(crate) use softmax::{exp_rows, softmax_rows};
+
+/// The kernels of one element type, one trait a subject.
+pub(crate) trait Kernels: activation::ActivationKernels + softmax::SoftmaxKernels + layer_norm::LayerNormKernels {}
+
+impl Kernels for f32 {}
+impl Kernels for f64 {}
