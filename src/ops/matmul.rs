@@ -33,7 +33,8 @@ pub fn batched_matmul<A: Scalar>(a: &ArrayRef3<A>, b: &ArrayRef3<A>) -> Result<A
     checked_len("batched_matmul", &[batch, m, n], size_of::<A>())?;
     let mut c = Array3::zeros((batch, m, n));
     let tasks = c.outer_iter_mut().enumerate().collect();
-    parallel::for_each(tasks, |(item, mut c)| {
+    let cost = parallel::cost(&[batch, m, inner, n]);
+    parallel::for_each(tasks, cost, |(item, mut c)| {
         gemm(
             A::one(),
             a.index_axis(Axis(0), item),

@@ -1,0 +1,47 @@
+//! A sequence compressed to k rows.
+
+use ndarray::{Array4, ArrayView4, Axis};
+
+use super::weights::ItemKeyValues;
+use crate::scalar::Scalar;
+
+/// The compressed keys and values of a batch of sequences: what queries attend to.
+///
+/// It is small, (batch, heads, k, `head_dim`) twice whatever the sequence's length was, and can be kept to answer any number of queries.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compressed<A = f32> {
+    pub(crate) keys: Array4<A>,
+    pub(crate) values: Array4<A>,
+    pub(crate) slots: Vec<usize>,
+}
+
+impl<A: Scalar> Compressed<A> {
+    /// K̄, (batch, key/value heads, slots, `head_dim`).
+    pub fn keys(&self) -> ArrayView4<'_, A> {
+        self.keys.view()
+    }
+
+    /// V̄, (batch, key/value heads, slots, `head_dim`).
+    pub fn values(&self) -> ArrayView4<'_, A> {
+        self.values.view()
+    }
+
+    /// How many slots each item has; the rest of its rows are not attended to. Fewer than all only where pooling or a convolution
+    /// met a short item.
+    pub fn slots(&self) -> &[usize] {
+        &self.slots
+    }
+
+    /// The number of sequences.
+    pub fn batch(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(crate) fn item(&self, item: usize) -> ItemKeyValues<'_, A> {
+        ItemKeyValues {
+            keys: self.keys.index_axis(Axis(0), item),
+            values: self.values.index_axis(Axis(0), item),
+            count: self.slots[item],
+        }
+    }
+}

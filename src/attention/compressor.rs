@@ -1,0 +1,507 @@
+//! Compression as a sum over positions: in one call, chunk by chunk, or in parts that are added up.
+
+use ndarray::{Array2, Array3, Array4, ArrayRef2, ArrayRef3, ArrayView1, Axis, s};
+
+use super::PaddingMask;
+use super::compressed::Compressed;
+use super::projection::{Map, Projection, Projections};
+use super::weights::AttentionWeights;
+use crate::config::{BiasPlace, LinformerConfig, ProjectionKind};
+use crate::error::{Error, Result, checked_len};
+use crate::layers::{Linear, check_width};
+use crate::scalar::Scalar;
+
+mod accumulate;
+mod finish;
+
+/// Positions that are multiplied at once. Sums are added up segment by segment, so that pushes cut at multiples of it add in the same order as one.
+pub(crate) const SEGMENT: usize = 512;
+
+/// What comes first: the compression along the sequence or the key and value weights.
+///
+/// E·(X·Wᵀ) = (E·X)·Wᵀ: both give the same numbers, up to rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Order {
+    /// (E·X)·Wᵀ: n·k·d + k·d² multiplications.
+    CompressFirst,
+    /// E·(X·Wᵀ): n·d² + n·k·d multiplications.
+    ProjectFirst,
+}
+
+impl Order {
+    /// The order that takes fewer multiplications for a full sequence. It does not depend on the length at hand, so that streams
+    /// and single calls agree.
+    pub fn of(config: &LinformerConfig) -> Self {
+        if !config.projection.commutes() {
+            return Self::ProjectFirst;
+        }
+        let [dim, n, slots, matrices, compressed_heads, head_dim, kv_dim] = [
+            config.attention.dim,
+            config.seq_len,
+            config.effective_k(),
+            config.projection.matrices(config.attention.heads),
+            config.compressed_heads(),
+            config.attention.effective_head_dim(),
+            config.attention.key_value_dim(),
+        ]
+        .map(|size| size as u128);
+        let taken = match config.projection.kind {
+            ProjectionKind::Learned | ProjectionKind::Random => slots,
+            _ => 1,
+        };
+        let tied_weights = config.attention.tie_key_value;
+        let tied_projection = config.projection.ties_key_value();
+        let pair = |tied: bool| if tied { 1 } else { 2 };
+        let compress_first = pair(tied_projection) * matrices * n * taken * dim
+            + pair(tied_weights && tied_projection) * slots * dim * compressed_heads * head_dim;
+        let project_first =
+            pair(tied_weights) * n * dim * kv_dim + pair(tied_weights && tied_projection) * n * taken * compressed_heads * head_dim;
+        if compress_first <= project_first {
+            Self::CompressFirst
+        } else {
+            Self::ProjectFirst
+        }
+    }
+}
+
+/// How long the whole sequence will be: pooling must know before the first position comes, since its windows depend on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Extent {
+    /// All items have this length.
+    Known(usize),
+    /// Each item has a length of its own; what comes after it is padding.
+    PerItem(Vec<usize>),
+}
+
+/// The running sums K̄ = Σₜ E[:, t]·xₜ and V̄ of a batch of sequences.
+///
+/// A sequence can be pushed chunk by chunk, or in parts that start elsewhere ([`starting_at`](Self::starting_at)) and are added up
+/// ([`merge`](Self::merge)). Chunks cut at multiples of [`Compressor::CHUNK`] give bit for bit what one call gives; any others the same up to rounding.
+///
+/// ```
+/// use linformer::{LinformerAttention, LinformerConfig};
+/// use linformer::ndarray::{Array3, s};
+///
+/// let layer = LinformerAttention::<f64>::new(&LinformerConfig::new(8, 2, 100, 4), 0)?;
+/// let document = Array3::from_shape_fn((1, 100, 8), |(_, t, i)| ((t * 8 + i) as f64).sin());
+/// let mut compressor = layer.compressor(1)?;
+/// compressor.push(&document.slice(s![.., ..30, ..]), None)?;
+/// compressor.push(&document.slice(s![.., 30.., ..]), None)?;
+/// let streamed = compressor.finish()?;
+/// let whole = layer.compress(&document, None)?;
+/// let difference = (&streamed.keys() - &whole.keys()).mapv(f64::abs);
+/// assert!(difference.iter().all(|&difference| difference < 1e-12));
+/// # Ok::<(), linformer::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Compressor<'a, A = f32> {
+    config: &'a LinformerConfig,
+    weights: &'a AttentionWeights<A>,
+    projections: &'a Projections<A>,
+    order: Order,
+    batch: usize,
+    /// Each item's length, where it was told.
+    extent: Option<Vec<usize>>,
+    /// The length of all items, where one was told for all.
+    limit: Option<usize>,
+    /// The position of the next row pushed.
+    next: usize,
+    /// The ranges of positions pushed so far, in order and apart.
+    covered: Vec<(usize, usize)>,
+    /// One past the last real position of each item.
+    reached: Vec<usize>,
+    /// Keys, and values where these need sums of their own.
+    sides: Vec<Side<A>>,
+    /// The real positions in each (item, slot), for pooling.
+    tokens: Array2<usize>,
+}
+
+/// The sums of keys or values.
+#[derive(Clone, Debug)]
+struct Side<A> {
+    /// Compression first: (batch, matrices, slots, dim). Weights first: (batch, compressed heads, slots, `head_dim`).
+    sums: Array4<A>,
+    /// E·1 over the real positions, (batch, matrices, slots): what a bias before compression is multiplied by.
+    row_sums: Array3<A>,
+}
+
+/// The rows of one item in a chunk that are real.
+#[derive(Clone, Copy, Debug)]
+struct RealRows<'m> {
+    /// One past the last.
+    end: usize,
+    /// The item's mask, where there are holes before the end.
+    holes: Option<ArrayView1<'m, bool>>,
+}
+
+impl RealRows<'_> {
+    fn is_real(&self, row: usize) -> bool {
+        row < self.end && self.holes.is_none_or(|real| real[row])
+    }
+}
+
+impl<'a, A: Scalar> Compressor<'a, A> {
+    /// Chunks cut at multiples of this many positions give bit for bit what one call gives.
+    pub const CHUNK: usize = SEGMENT;
+
+    pub(crate) fn new(
+        config: &'a LinformerConfig,
+        weights: &'a AttentionWeights<A>,
+        projections: &'a Projections<A>,
+        batch: usize,
+        order: Order,
+    ) -> Result<Self> {
+        let matrices = config.projection.matrices(config.attention.heads);
+        let tied = config.projection.ties_key_value();
+        let (outer, width, sides) = match order {
+            Order::CompressFirst => (matrices, config.attention.dim, if tied { 1 } else { 2 }),
+            Order::ProjectFirst => (
+                config.compressed_heads(),
+                config.attention.effective_head_dim(),
+                if tied && config.attention.tie_key_value { 1 } else { 2 },
+            ),
+        };
+        let slots = match config.projection.kind {
+            // Windows are added as the sequence reaches them.
+            ProjectionKind::Convolution(_) => 0,
+            _ => config.k,
+        };
+        checked_len("Compressor", &[batch, outer, slots.max(1), width], size_of::<A>())?;
+        checked_len(
+            "Compressor",
+            &[
+                batch,
+                config.compressed_heads(),
+                slots.max(1),
+                config.attention.effective_head_dim(),
+            ],
+            size_of::<A>(),
+        )?;
+        let start = match config.projection.kind {
+            ProjectionKind::MaxPooling => A::neg_infinity(),
+            _ => A::zero(),
+        };
+        let side = Side {
+            sums: Array4::from_elem((batch, outer, slots, width), start),
+            row_sums: Array3::zeros((batch, matrices, slots)),
+        };
+        let pools = matches!(config.projection.kind, ProjectionKind::MeanPooling | ProjectionKind::MaxPooling);
+        Ok(Self {
+            config,
+            weights,
+            projections,
+            order,
+            batch,
+            extent: None,
+            limit: None,
+            next: 0,
+            covered: Vec::new(),
+            reached: vec![0; batch],
+            sides: vec![side; sides],
+            tokens: Array2::zeros((batch, if pools { slots } else { 0 })),
+        })
+    }
+
+    /// Tells how long the sequences will be. Pooling must be told; the other kinds take what comes after as padding, or as an error
+    /// where one length was told for all.
+    ///
+    /// # Errors
+    /// Something was pushed already, a list of another length than the batch, or a length that the projection has no columns for.
+    pub fn with_extent(mut self, extent: Extent) -> Result<Self> {
+        self.check_untouched("Compressor::with_extent")?;
+        let lengths = match extent {
+            Extent::Known(length) => {
+                self.limit = Some(length);
+                vec![length; self.batch]
+            }
+            Extent::PerItem(lengths) => lengths,
+        };
+        if lengths.len() != self.batch {
+            return Err(Error::argument(
+                "Compressor::with_extent",
+                format!("{} lengths came for a batch of {}", lengths.len(), self.batch),
+            ));
+        }
+        self.check_reach("Compressor::with_extent", lengths.iter().copied().max().unwrap_or(0))?;
+        self.extent = Some(lengths);
+        Ok(self)
+    }
+
+    /// Makes the first pushed row stand at position `offset`, for a part of a sequence that is merged with others later.
+    ///
+    /// # Errors
+    /// Something was pushed already, or the projection has no columns for that position.
+    pub fn starting_at(mut self, offset: usize) -> Result<Self> {
+        self.check_untouched("Compressor::starting_at")?;
+        self.check_reach("Compressor::starting_at", offset)?;
+        self.next = offset;
+        Ok(self)
+    }
+
+    /// Adds the next rows of every item; the mask, if there is one, is the chunk's.
+    ///
+    /// `chunk` is (batch, any length, dim).
+    ///
+    /// # Errors
+    /// Another batch or width, a mask of another shape, more positions than the projection has columns for or than
+    /// [`with_extent`](Self::with_extent) told, or pooling that was told no extent. The sums are then as they were.
+    pub fn push(&mut self, chunk: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<()> {
+        const OPERATION: &str = "Compressor::push";
+        let (batch, length, _) = chunk.dim();
+        check_width(OPERATION, "chunk", chunk, self.config.attention.dim)?;
+        if batch != self.batch {
+            let expected = format!("({}, any length, {})", self.batch, self.config.attention.dim);
+            return Err(Error::shape(OPERATION, "chunk", expected, chunk.shape()));
+        }
+        PaddingMask::check(mask, OPERATION, batch, length)?;
+        let end = self.next.checked_add(length).ok_or_else(|| Error::Overflow {
+            operation: OPERATION,
+            sizes: vec![self.next, length],
+        })?;
+        self.check_reach(OPERATION, end)?;
+        if let Some(limit) = self.limit
+            && end > limit
+        {
+            return Err(Error::argument(
+                OPERATION,
+                format!("the chunk ends at position {end}, but the extent that was told is {limit}"),
+            ));
+        }
+        if self.extent.is_none() && self.tokens.ncols() > 0 {
+            return Err(Error::argument(
+                OPERATION,
+                "pooling must know the length first, since its windows depend on it: call with_extent before the first push",
+            ));
+        }
+        let rows = self.real_rows(length, mask)?;
+        check_apart(&self.covered, (self.next, end), OPERATION)?;
+        self.accumulate(chunk.view(), self.next, &rows, true)?;
+        for (reached, rows) in self.reached.iter_mut().zip(&rows) {
+            if rows.end > 0 {
+                *reached = (*reached).max(self.next + rows.end);
+            }
+        }
+        insert(&mut self.covered, (self.next, end));
+        self.next = end;
+        Ok(())
+    }
+
+    /// Adds the sums of another part of the same sequences, which must cover other positions.
+    ///
+    /// # Errors
+    /// A part of another layer, batch, order or extent, or one that covers positions that are covered already. The sums are then as they were.
+    pub fn merge(&mut self, other: Self) -> Result<()> {
+        const OPERATION: &str = "Compressor::merge";
+        let same_layer = std::ptr::eq(self.weights, other.weights) && std::ptr::eq(self.projections, other.projections);
+        if !same_layer || self.batch != other.batch || self.order != other.order || self.extent != other.extent {
+            return Err(Error::argument(
+                OPERATION,
+                "both parts must come from one layer and agree in batch, order and extent",
+            ));
+        }
+        for &range in &other.covered {
+            check_apart(&self.covered, range, OPERATION)?;
+        }
+        let slots = self.allocated().max(other.allocated());
+        self.grow(slots)?;
+        let takes_maximum = self.config.projection.kind == ProjectionKind::MaxPooling;
+        for (side, other) in self.sides.iter_mut().zip(&other.sides) {
+            let mut sums = side.sums.slice_mut(s![.., .., ..other.sums.dim().2, ..]);
+            if takes_maximum {
+                sums.zip_mut_with(&other.sums, |sum, &other| *sum = larger(*sum, other));
+            } else {
+                sums += &other.sums;
+            }
+            let mut row_sums = side.row_sums.slice_mut(s![.., .., ..other.row_sums.dim().2]);
+            row_sums += &other.row_sums;
+        }
+        self.tokens += &other.tokens;
+        for (reached, &other) in self.reached.iter_mut().zip(&other.reached) {
+            *reached = (*reached).max(other);
+        }
+        for range in other.covered {
+            insert(&mut self.covered, range);
+        }
+        self.next = self.next.max(other.next);
+        Ok(())
+    }
+
+    /// Takes back what `old` added at a real `position` and adds `new` in its place, up to rounding: for one edited token.
+    ///
+    /// Both are (batch, dim).
+    ///
+    /// # Errors
+    /// Max pooling, which is no sum; a position that was not pushed; another shape.
+    pub fn replace(&mut self, position: usize, old: &ArrayRef2<A>, new: &ArrayRef2<A>) -> Result<()> {
+        const OPERATION: &str = "Compressor::replace";
+        let expected = (self.batch, self.config.attention.dim);
+        for (argument, rows) in [("old", old), ("new", new)] {
+            if rows.dim() != expected {
+                return Err(Error::shape(OPERATION, argument, format!("{expected:?}"), rows.shape()));
+            }
+        }
+        if self.config.projection.kind == ProjectionKind::MaxPooling {
+            return Err(Error::argument(
+                OPERATION,
+                "a maximum cannot be taken back; compress the sequence anew",
+            ));
+        }
+        if !self.covered.iter().any(|&(start, end)| (start..end).contains(&position)) {
+            return Err(Error::argument(OPERATION, format!("position {position} was not pushed")));
+        }
+        let rows: Vec<_> = (0..self.batch)
+            .map(|item| RealRows {
+                end: usize::from(position < self.extent.as_ref().map_or(usize::MAX, |lengths| lengths[item])),
+                holes: None,
+            })
+            .collect();
+        let difference = (new - old).insert_axis(Axis(1));
+        self.accumulate(difference.view(), position, &rows, false)
+    }
+
+    /// The order of multiplication in use.
+    pub fn order(&self) -> Order {
+        self.order
+    }
+
+    /// The compressed keys and values of all that was pushed. Nothing at all gives the empty sum: 0, and the constant biases.
+    ///
+    /// # Errors
+    /// Sizes that overflow.
+    pub fn finish(self) -> Result<Compressed<A>> {
+        self.finished()
+    }
+
+    fn check_untouched(&self, operation: &'static str) -> Result<()> {
+        if self.covered.is_empty() {
+            return Ok(());
+        }
+        Err(Error::argument(
+            operation,
+            "something was pushed already; call this on a new compressor",
+        ))
+    }
+
+    /// An error where the projection has no column for the position before `end`.
+    fn check_reach(&self, operation: &'static str, end: usize) -> Result<()> {
+        if !self.config.projection.any_length() && end > self.config.seq_len {
+            return Err(Error::TooLong {
+                operation,
+                length: end,
+                seq_len: self.config.seq_len,
+            });
+        }
+        Ok(())
+    }
+
+    /// Which rows of a chunk of `length` positions are real.
+    fn real_rows<'m>(&self, length: usize, mask: Option<&'m PaddingMask>) -> Result<Vec<RealRows<'m>>> {
+        let known = |item: usize| {
+            self.extent
+                .as_ref()
+                .map(|lengths| lengths[item].saturating_sub(self.next).min(length))
+        };
+        (0..self.batch)
+            .map(|item| {
+                let Some(mask) = mask else {
+                    let end = known(item).unwrap_or(length);
+                    return Ok(RealRows { end, holes: None });
+                };
+                let end = mask.lengths()[item];
+                if let Some(known) = known(item)
+                    && end > known
+                {
+                    return Err(Error::argument(
+                        "Compressor::push",
+                        format!("item {item} has a real position after the extent that was told"),
+                    ));
+                }
+                let real = mask.item(item);
+                let holes = real.iter().take(end).any(|&real| !real).then_some(real);
+                Ok(RealRows { end, holes })
+            })
+            .collect()
+    }
+
+    fn allocated(&self) -> usize {
+        self.sides[0].sums.dim().2
+    }
+
+    /// Makes room for `slots` slots.
+    fn grow(&mut self, slots: usize) -> Result<()> {
+        let old = self.allocated();
+        if slots <= old {
+            return Ok(());
+        }
+        for side in &mut self.sides {
+            let (batch, outer, _, width) = side.sums.dim();
+            checked_len("Compressor", &[batch, outer, slots, width], size_of::<A>())?;
+            let mut sums = Array4::zeros((batch, outer, slots, width));
+            sums.slice_mut(s![.., .., ..old, ..]).assign(&side.sums);
+            let mut row_sums = Array3::zeros((batch, side.row_sums.dim().1, slots));
+            row_sums.slice_mut(s![.., .., ..old]).assign(&side.row_sums);
+            *side = Side { sums, row_sums };
+        }
+        Ok(())
+    }
+
+    /// The projection and the weights behind side `index` of the sums.
+    fn side_sources(&self, index: usize) -> (&'a Projection<A>, &'a Linear<A>) {
+        if index == 0 {
+            (&self.projections.key, &self.weights.key)
+        } else {
+            (self.projections.value(), self.weights.value())
+        }
+    }
+
+    /// Whether side `index` needs E·1.
+    fn needs_row_sums(&self, index: usize) -> bool {
+        let attention = &self.config.attention;
+        let has_bias = if self.sides.len() == 1 {
+            attention.key_bias || attention.value_bias
+        } else if index == 0 {
+            attention.key_bias
+        } else {
+            attention.value_bias
+        };
+        has_bias && self.config.bias_place == BiasPlace::BeforeCompression && self.config.projection.commutes()
+    }
+}
+
+/// The larger of two numbers; NaN where either is.
+fn larger<A: Scalar>(a: A, b: A) -> A {
+    if b > a || b.is_nan() { b } else { a }
+}
+
+/// An error where `range` overlaps one of the `covered` ranges.
+fn check_apart(covered: &[(usize, usize)], range: (usize, usize), operation: &'static str) -> Result<()> {
+    match covered.iter().find(|&&(start, end)| range.0 < end && start < range.1) {
+        Some((start, end)) => Err(Error::argument(
+            operation,
+            format!(
+                "positions {} to {} overlap {start} to {end}, which were pushed already",
+                range.0, range.1
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Adds `range` to the ordered `covered` ranges, joining neighbours.
+fn insert(covered: &mut Vec<(usize, usize)>, range: (usize, usize)) {
+    if range.0 == range.1 {
+        return;
+    }
+    covered.push(range);
+    covered.sort_unstable();
+    let mut joined: Vec<(usize, usize)> = Vec::with_capacity(covered.len());
+    for &(start, end) in covered.iter() {
+        match joined.last_mut() {
+            Some(last) if last.1 == start => last.1 = end,
+            _ => joined.push((start, end)),
+        }
+    }
+    *covered = joined;
+}

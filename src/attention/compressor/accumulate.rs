@@ -1,0 +1,288 @@
+//! Adding a chunk of positions to the sums.
+
+use ndarray::{Array2, ArrayView2, ArrayView3, ArrayViewMut2, Axis, CowArray, Ix2, s};
+
+use super::super::projection::{Map, Projection};
+use super::{Compressor, Order, RealRows, SEGMENT, Side, larger};
+use crate::config::{ConvolutionKernel, ProjectionKind};
+use crate::error::Result;
+use crate::layers::Linear;
+use crate::ops::{add_bias, gemm};
+use crate::parallel;
+use crate::scalar::Scalar;
+use crate::views::{outer, split};
+
+/// Columns of the compressed input that one task sums up.
+const COLUMNS: usize = 128;
+
+/// Where the windows of one item lie.
+#[derive(Clone, Copy, Debug)]
+struct Windows {
+    /// Equal windows over this length (pooling), or windows of a fixed stride.
+    length: Option<usize>,
+    /// The number of windows, or the stride.
+    size: usize,
+}
+
+impl Windows {
+    fn slot(self, position: usize) -> usize {
+        match self.length {
+            // The last window whose start ⌊slot·length/slots⌋ is not after the position.
+            Some(length) => (((position as u128 + 1) * self.size as u128).div_ceil(length.max(1) as u128) - 1) as usize,
+            None => position / self.size,
+        }
+    }
+
+    fn offset(self, position: usize) -> usize {
+        position % self.size
+    }
+}
+
+impl<A: Scalar> Compressor<'_, A> {
+    /// Adds `chunk`, which starts at `start`, to the sums; `is_new` where these positions were not counted before.
+    pub(super) fn accumulate(&mut self, chunk: ArrayView3<'_, A>, start: usize, rows: &[RealRows<'_>], is_new: bool) -> Result<()> {
+        if let Some(stride) = self.config.stride() {
+            let end = rows.iter().map(|rows| rows.end).max().unwrap_or(0);
+            self.grow((start + end).div_ceil(stride))?;
+        }
+        let windows: Vec<Windows> = (0..self.batch).map(|item| self.windows(item)).collect();
+        if is_new {
+            self.count_tokens(start, rows, &windows);
+            for index in 0..self.sides.len() {
+                if self.needs_row_sums(index) {
+                    let (projection, _) = self.side_sources(index);
+                    add_row_sums(projection, &mut self.sides[index], start, rows, &windows);
+                }
+            }
+        }
+        match self.order {
+            Order::CompressFirst => self.compress_inputs(chunk, start, rows, &windows),
+            Order::ProjectFirst => self.compress_features(chunk, start, rows, &windows, is_new),
+        }
+        Ok(())
+    }
+
+    fn windows(&self, item: usize) -> Windows {
+        match self.config.stride() {
+            Some(stride) => Windows {
+                length: None,
+                size: stride,
+            },
+            None => {
+                let length = self.extent.as_ref().map_or(0, |lengths| lengths[item]);
+                Windows {
+                    length: Some(length),
+                    size: self.pooled_slots(length),
+                }
+            }
+        }
+    }
+
+    /// The windows that pooling makes of a sequence of `length` positions.
+    pub(super) fn pooled_slots(&self, length: usize) -> usize {
+        self.config.k.min(length).max(1)
+    }
+
+    fn count_tokens(&mut self, start: usize, rows: &[RealRows<'_>], windows: &[Windows]) {
+        if self.tokens.ncols() == 0 {
+            return;
+        }
+        for (item, (rows, windows)) in rows.iter().zip(windows).enumerate() {
+            for row in (0..rows.end).filter(|&row| rows.is_real(row)) {
+                self.tokens[[item, windows.slot(start + row)]] += 1;
+            }
+        }
+    }
+
+    /// sums += E·X, column block by column block.
+    fn compress_inputs(&mut self, chunk: ArrayView3<'_, A>, start: usize, rows: &[RealRows<'_>], windows: &[Windows]) {
+        let (_, length, dim) = chunk.dim();
+        let cost = parallel::cost(&[self.batch, length, dim, self.cost_per_element()]);
+        let key_projection = self.projections.key();
+        let value_projection = self.projections.value();
+        let mut tasks = Vec::new();
+        for (side, projection) in self.sides.iter_mut().zip([key_projection, value_projection]) {
+            for (item, sums) in outer(side.sums.view_mut()).into_iter().enumerate() {
+                for (matrix, sums) in outer(sums).into_iter().enumerate() {
+                    for (block, sums) in split(sums, Axis(1), COLUMNS).into_iter().enumerate() {
+                        tasks.push((projection, item, matrix, block * COLUMNS, sums));
+                    }
+                }
+            }
+        }
+        parallel::for_each(tasks, cost, |(projection, item, matrix, first, mut sums)| {
+            let columns = first..first + sums.ncols();
+            for (from, to) in segments(start, rows[item].end) {
+                let x = chunk.slice(s![item, from..to, columns.clone()]);
+                add_segment(projection, matrix, x, start, from, &rows[item], windows[item], &mut sums);
+            }
+        });
+    }
+
+    /// sums += E·(X·Wᵀ), key/value head by key/value head.
+    fn compress_features(&mut self, chunk: ArrayView3<'_, A>, start: usize, rows: &[RealRows<'_>], windows: &[Windows], is_new: bool) {
+        let config = self.config;
+        let head_dim = config.attention.effective_head_dim();
+        let group = config.compressed_heads() / config.attention.kv_heads;
+        let shared = config.projection.matrices(config.attention.heads) == 1;
+        // Where the two do not commute, the bias is part of what is compressed.
+        let with_bias = is_new && !config.projection.commutes() && config.bias_place == crate::config::BiasPlace::BeforeCompression;
+        let sources = [
+            (self.projections.key(), &self.weights.key),
+            (self.projections.value(), self.weights.value()),
+        ];
+        let (_, length, dim) = chunk.dim();
+        let cost = parallel::cost(&[self.batch, length, dim, config.attention.key_value_dim()]);
+        let mut tasks = Vec::new();
+        for (side, source) in self.sides.iter_mut().zip(sources) {
+            for (item, sums) in outer(side.sums.view_mut()).into_iter().enumerate() {
+                for (kv_head, sums) in split(sums, Axis(0), group).into_iter().enumerate() {
+                    tasks.push((source, item, kv_head, outer(sums)));
+                }
+            }
+        }
+        parallel::for_each_init(tasks, cost, Vec::new, |space, ((projection, linear), item, kv_head, mut sums)| {
+            for (from, to) in segments(start, rows[item].end) {
+                let x = chunk.slice(s![item, from..to, ..]);
+                let features = head_features(linear, kv_head * head_dim, head_dim, x, with_bias, space);
+                for (within, sums) in sums.iter_mut().enumerate() {
+                    let matrix = if shared { 0 } else { kv_head * group + within };
+                    add_segment(projection, matrix, features.view(), start, from, &rows[item], windows[item], sums);
+                }
+            }
+        });
+    }
+
+    /// Multiplications for each element of a chunk, roughly.
+    fn cost_per_element(&self) -> usize {
+        match self.config.projection.kind {
+            ProjectionKind::Learned | ProjectionKind::Random => self.config.k * self.sides.len(),
+            _ => self.sides.len(),
+        }
+    }
+}
+
+/// The rows from..to of a chunk starting at `start` that fall in one segment each, up to row `end`.
+fn segments(start: usize, end: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let to = end.min((start + from) / SEGMENT * SEGMENT + SEGMENT - start);
+        let segment = (from, to);
+        from = to;
+        (segment.0 < segment.1).then_some(segment)
+    })
+}
+
+/// X·Wᵀ (+ b) for one key/value head.
+fn head_features<'s, A: Scalar>(
+    linear: &Linear<A>,
+    first: usize,
+    head_dim: usize,
+    x: ArrayView2<'_, A>,
+    with_bias: bool,
+    space: &'s mut Vec<A>,
+) -> ArrayViewMut2<'s, A> {
+    let mut features = super::super::weights::tile(space, x.nrows(), head_dim);
+    let rows = s![first..first + head_dim, ..];
+    gemm(A::one(), x, linear.weight().slice(rows).t(), A::zero(), &mut features);
+    if let Some(bias) = linear.bias()
+        && with_bias
+    {
+        add_bias(&mut features, bias.slice(s![first..first + head_dim]));
+    }
+    features
+}
+
+/// Adds the rows `x` of one segment, whose first is row `from` of a chunk that starts at `start`, to the (slots, columns) sums.
+#[allow(clippy::too_many_arguments)] // all of them vary independently
+fn add_segment<A: Scalar>(
+    projection: &Projection<A>,
+    matrix: usize,
+    x: ArrayView2<'_, A>,
+    start: usize,
+    from: usize,
+    rows: &RealRows<'_>,
+    windows: Windows,
+    sums: &mut ArrayViewMut2<'_, A>,
+) {
+    let position = start + from;
+    match &projection.map {
+        Map::Dense { matrix: weights, .. } => {
+            let x = selected(x, from, rows);
+            let weights = weights.slice(s![matrix, .., position..position + x.nrows()]);
+            gemm(A::one(), weights, x.view(), A::one(), sums);
+        }
+        Map::Convolution {
+            kernel,
+            shape: ConvolutionKernel::ChannelMixing,
+        } => {
+            let x = selected(x, from, rows);
+            mix_channels(kernel.index_axis(Axis(0), matrix), x.view(), position, windows, sums);
+        }
+        Map::Mean | Map::Max | Map::Convolution { .. } => {
+            for (row, values) in x.outer_iter().enumerate().filter(|&(row, _)| rows.is_real(from + row)) {
+                let mut sum = sums.row_mut(windows.slot(position + row));
+                match &projection.map {
+                    Map::Max => sum.zip_mut_with(&values, |sum, &value| *sum = larger(*sum, value)),
+                    Map::Convolution {
+                        kernel,
+                        shape: ConvolutionKernel::Scalar,
+                    } => sum.scaled_add(kernel[[matrix, 0, 0, windows.offset(position + row)]], &values),
+                    Map::Convolution { kernel, .. } => {
+                        let weights = kernel.slice(s![matrix, .., 0, windows.offset(position + row)]);
+                        ndarray::azip!((sum in &mut sum, &value in &values, &weight in &weights) *sum += weight * value);
+                    }
+                    _ => sum += &values,
+                }
+            }
+        }
+    }
+}
+
+/// sums[slot] += W[:, :, offset]·x for the positions of one segment; the positions of one offset are every stride-th row.
+fn mix_channels<A: Scalar>(
+    kernel: ArrayView3<'_, A>,
+    x: ArrayView2<'_, A>,
+    position: usize,
+    windows: Windows,
+    sums: &mut ArrayViewMut2<'_, A>,
+) {
+    let stride = windows.size;
+    for offset in 0..stride {
+        let first = (offset + stride - position % stride) % stride;
+        if first >= x.nrows() {
+            continue;
+        }
+        let rows = x.slice(s![first..;stride, ..]);
+        let slot = windows.slot(position + first);
+        let mut sums = sums.slice_mut(s![slot..slot + rows.nrows(), ..]);
+        gemm(A::one(), rows, kernel.slice(s![.., .., offset]).t(), A::one(), &mut sums);
+    }
+}
+
+/// The rows as they are where all are real, a copy with zeros in place of the others where not: a product with 0 would let NaN through.
+fn selected<'x, A: Scalar>(x: ArrayView2<'x, A>, from: usize, rows: &RealRows<'_>) -> CowArray<'x, A, Ix2> {
+    if rows.holes.is_none() || (0..x.nrows()).all(|row| rows.is_real(from + row)) {
+        return x.into();
+    }
+    let mut copy: Array2<A> = x.to_owned();
+    for (row, mut values) in copy.outer_iter_mut().enumerate() {
+        if !rows.is_real(from + row) {
+            values.fill(A::zero());
+        }
+    }
+    copy.into()
+}
+
+/// row sums += E·1 over the real positions, segment by segment.
+fn add_row_sums<A: Scalar>(projection: &Projection<A>, side: &mut Side<A>, start: usize, rows: &[RealRows<'_>], windows: &[Windows]) {
+    for (item, mut sums) in side.row_sums.outer_iter_mut().enumerate() {
+        for (matrix, mut sums) in sums.outer_iter_mut().enumerate() {
+            for (from, to) in segments(start, rows[item].end) {
+                let ones = Array2::ones((to - from, 1));
+                let mut sums = sums.view_mut().insert_axis(Axis(1));
+                add_segment(projection, matrix, ones.view(), start, from, &rows[item], windows[item], &mut sums);
+            }
+        }
+    }
+}

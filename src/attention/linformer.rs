@@ -1,0 +1,338 @@
+//! Linformer attention: compress once, attend row by row.
+
+use ndarray::{Array3, Array4, ArrayRef3, Axis, s};
+
+use super::compressed::Compressed;
+use super::compressor::{Compressor, Extent, Order};
+use super::heads::{TileScratch, head_scores};
+use super::mask::PaddingMask;
+use super::projection::Projections;
+use super::weights::{AttentionWeights, tile};
+use crate::config::{LinformerConfig, ProjectionKind, Sharing};
+use crate::error::{Error, Result, checked_len};
+use crate::initialization::Streams;
+use crate::layers::{Linear, check_width, map_tiles};
+use crate::ops::gemm;
+use crate::parallel;
+use crate::parameters::parameters;
+use crate::scalar::Scalar;
+
+/// Multi-head attention in O(n·k): softmax(Q(E·K)ᵀ/√`head_dim`)·(F·V) (paper, equation 7).
+///
+/// ```
+/// use linformer::{LinformerAttention, LinformerConfig, PaddingMask};
+/// use linformer::ndarray::Array3;
+///
+/// let layer = LinformerAttention::<f32>::new(&LinformerConfig::new(64, 4, 1024, 32), 0)?;
+/// let x = Array3::from_elem((2, 1000, 64), 0.5);
+/// let mask = PaddingMask::from_lengths(&[1000, 700], 1000)?;
+/// assert_eq!(layer.forward(&x, Some(&mask))?.dim(), (2, 1000, 64));
+///
+/// // One document, compressed once, answers any number of queries.
+/// let document = layer.compress(&x, Some(&mask))?;
+/// assert_eq!(layer.attend(&Array3::zeros((2, 3, 64)), &document)?.dim(), (2, 3, 64));
+/// # Ok::<(), linformer::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct LinformerAttention<A = f32> {
+    config: LinformerConfig,
+    weights: AttentionWeights<A>,
+    /// `None` where an encoder owns one for all its layers.
+    projections: Option<Projections<A>>,
+}
+
+parameters!(LinformerAttention { projections } flat { weights });
+
+impl<A: Scalar> LinformerAttention<A> {
+    /// A layer with drawn weights.
+    ///
+    /// # Errors
+    /// A configuration that describes no layer; [`Sharing::Layerwise`], which takes an [`Encoder`](crate::Encoder).
+    pub fn new(config: &LinformerConfig, seed: u64) -> Result<Self> {
+        config.check()?;
+        if config.projection.sharing == Some(Sharing::Layerwise) {
+            return Err(Error::config(
+                "sharing",
+                "Layerwise",
+                "one projection for all layers belongs to an Encoder; a layer by itself takes KeyValue",
+            ));
+        }
+        Ok(Self::draw(config, &mut Streams::new(seed)))
+    }
+
+    pub(crate) fn draw(config: &LinformerConfig, streams: &mut Streams) -> Self {
+        let owns_projections = config.projection.sharing != Some(Sharing::Layerwise);
+        Self {
+            config: config.clone(),
+            weights: AttentionWeights::draw(&config.attention, streams),
+            projections: owns_projections.then(|| Projections::draw(config, streams)),
+        }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &LinformerConfig {
+        &self.config
+    }
+
+    /// The layer's own projections; `None` where it uses its encoder's.
+    pub fn projections(&self) -> Option<&Projections<A>> {
+        self.projections.as_ref()
+    }
+
+    /// W_Q, (heads·`head_dim`, dim).
+    pub fn query(&self) -> &Linear<A> {
+        &self.weights.query
+    }
+
+    /// W_K, (`kv_heads`·`head_dim`, dim).
+    pub fn key(&self) -> &Linear<A> {
+        &self.weights.key
+    }
+
+    /// W_V, (`kv_heads`·`head_dim`, dim); W_K itself where they are tied.
+    pub fn value(&self) -> &Linear<A> {
+        self.weights.value()
+    }
+
+    /// W_O, (dim, heads·`head_dim`), or its second factor.
+    pub fn output(&self) -> &Linear<A> {
+        &self.weights.output
+    }
+
+    pub(crate) fn weights(&self) -> &AttentionWeights<A> {
+        &self.weights
+    }
+
+    /// The layer's own projections, or those that its encoder lends it.
+    pub(crate) fn own_or<'p>(&'p self, shared: Option<&'p Projections<A>>) -> Result<&'p Projections<A>> {
+        self.projections.as_ref().or(shared).ok_or_else(|| {
+            Error::argument(
+                "LinformerAttention",
+                "this layer uses its encoder's projection (Sharing::Layerwise); pass Encoder::projections() to the method that ends in _with",
+            )
+        })
+    }
+
+    /// Self-attention: (batch, n, dim) → (batch, n, dim).
+    ///
+    /// # Errors
+    /// Another width, a mask of another shape, n > `seq_len` where the projection has no more columns.
+    pub fn forward(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        self.attend(x, &self.compress(x, mask)?)
+    }
+
+    /// Keys and values of `context` (batch, n, dim), compressed.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn compress(&self, context: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Compressed<A>> {
+        self.compress_with(self.own_or(None)?, context, mask)
+    }
+
+    /// [`compress`](Self::compress) with the projections of an encoder that shares them among its layers.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn compress_with(&self, projections: &Projections<A>, context: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Compressed<A>> {
+        let (batch, length, _) = context.dim();
+        PaddingMask::check(mask, "LinformerAttention::compress", batch, length)?;
+        let mut compressor = self.compressor_for(projections, batch, length, mask)?;
+        compressor.push(context, mask)?;
+        compressor.finish()
+    }
+
+    /// A compressor of `batch` sequences, for streams and parts.
+    ///
+    /// # Errors
+    /// Sizes that overflow.
+    pub fn compressor(&self, batch: usize) -> Result<Compressor<'_, A>> {
+        self.compressor_with(self.own_or(None)?, batch)
+    }
+
+    /// [`compressor`](Self::compressor) with the projections of an encoder that shares them among its layers.
+    ///
+    /// # Errors
+    /// Sizes that overflow.
+    pub fn compressor_with<'a>(&'a self, projections: &'a Projections<A>, batch: usize) -> Result<Compressor<'a, A>> {
+        Compressor::new(&self.config, &self.weights, projections, batch, Order::of(&self.config))
+    }
+
+    /// [`compressor`](Self::compressor) with the order of multiplication given, to compare the two.
+    ///
+    /// # Errors
+    /// [`Order::CompressFirst`] for a kind that does not commute with the weights (max pooling, convolutions over channels).
+    pub fn compressor_in_order(&self, batch: usize, order: Order) -> Result<Compressor<'_, A>> {
+        if order == Order::CompressFirst && !self.config.projection.commutes() {
+            return Err(Error::argument(
+                "LinformerAttention::compressor_in_order",
+                "this kind of projection acts on keys and values, so the weights come first",
+            ));
+        }
+        Compressor::new(&self.config, &self.weights, self.own_or(None)?, batch, order)
+    }
+
+    /// A compressor that has been told the lengths of a batch at hand.
+    pub(crate) fn compressor_for<'a>(
+        &'a self,
+        projections: &'a Projections<A>,
+        batch: usize,
+        length: usize,
+        mask: Option<&PaddingMask>,
+    ) -> Result<Compressor<'a, A>> {
+        let compressor = self.compressor_with(projections, batch)?;
+        if !matches!(
+            self.config.projection.kind,
+            ProjectionKind::MeanPooling | ProjectionKind::MaxPooling
+        ) {
+            return Ok(compressor);
+        }
+        compressor.with_extent(match mask {
+            None => Extent::Known(length),
+            Some(mask) => Extent::PerItem(mask.lengths().to_vec()),
+        })
+    }
+
+    /// Attention of `queries` (batch, m, dim) to a compressed sequence: (batch, m, dim). Any m; each row by itself.
+    ///
+    /// # Errors
+    /// Another width, or another batch than the compressed one's; a [`Compressed`] of another layer's shape.
+    pub fn attend(&self, queries: &ArrayRef3<A>, context: &Compressed<A>) -> Result<Array3<A>> {
+        self.check_context("LinformerAttention::attend", queries, context)?;
+        map_tiles(
+            "LinformerAttention::attend",
+            queries,
+            self.config.attention.dim,
+            self.attend_cost(context.keys.dim().2),
+            TileScratch::new,
+            |scratch, item, x, mut out| {
+                self.weights
+                    .attend_rows(&self.config.attention, x, context.item(item), &mut out, scratch);
+            },
+        )
+    }
+
+    /// Multiplications of a query row that attends to `slots` slots.
+    pub(crate) fn attend_cost(&self, slots: usize) -> usize {
+        2 * self
+            .config
+            .attention
+            .query_dim()
+            .saturating_mul(self.config.attention.dim.saturating_add(slots))
+    }
+
+    /// P̄ = softmax(Q·K̄ᵀ/√`head_dim`): (batch, heads, m, slots), 0 for slots that an item does not have.
+    ///
+    /// # Errors
+    /// As [`attend`](Self::attend).
+    pub fn attention_map(&self, queries: &ArrayRef3<A>, context: &Compressed<A>) -> Result<Array4<A>> {
+        self.check_context("LinformerAttention::attention_map", queries, context)?;
+        let (batch, rows, _) = queries.dim();
+        let (heads, slots) = (self.config.attention.heads, context.keys.dim().2);
+        checked_len("LinformerAttention::attention_map", &[batch, heads, rows, slots], size_of::<A>())?;
+        let mut map = Array4::zeros((batch, heads, rows, slots));
+        let tasks = map.outer_iter_mut().enumerate().collect();
+        let cost = parallel::cost(&[batch, rows, self.attend_cost(slots)]);
+        parallel::for_each_init(tasks, cost, Vec::new, |space, (item, mut map)| {
+            let mut projected = tile(space, rows, self.weights.query.out_dim());
+            self.weights.query.apply(queries.index_axis(Axis(0), item), &mut projected);
+            for (head, mut scores) in map.outer_iter_mut().enumerate() {
+                head_scores(projected.view(), context.item(item), head, heads, &mut scores);
+            }
+        });
+        Ok(map)
+    }
+
+    /// P̄·F: how much each query draws from each of the n positions whose values F compresses, (batch, heads, m, n). With E = F it is P̄·E.
+    ///
+    /// `mask` says which positions were real; [`PaddingMask::all_real`] where there was none. The result takes m·n numbers a head.
+    ///
+    /// # Errors
+    /// As [`attend`](Self::attend); a mask of another batch; a kind that has no such map (max pooling, convolutions over channels).
+    pub fn effective_map(&self, queries: &ArrayRef3<A>, context: &Compressed<A>, mask: &PaddingMask) -> Result<Array4<A>> {
+        self.effective_map_with(self.own_or(None)?, queries, context, mask)
+    }
+
+    /// [`effective_map`](Self::effective_map) with the projections of an encoder that shares them among its layers.
+    ///
+    /// # Errors
+    /// As [`effective_map`](Self::effective_map).
+    pub fn effective_map_with(
+        &self,
+        projections: &Projections<A>,
+        queries: &ArrayRef3<A>,
+        context: &Compressed<A>,
+        mask: &PaddingMask,
+    ) -> Result<Array4<A>> {
+        const OPERATION: &str = "LinformerAttention::effective_map";
+        let (batch, length) = mask.dim();
+        if batch != context.batch() {
+            return Err(Error::shape(
+                OPERATION,
+                "mask",
+                format!("({}, any length)", context.batch()),
+                &[batch, length],
+            ));
+        }
+        if !self.config.projection.any_length() && length > self.config.seq_len {
+            return Err(Error::TooLong {
+                operation: OPERATION,
+                length,
+                seq_len: self.config.seq_len,
+            });
+        }
+        let map = self.attention_map(queries, context)?;
+        let (_, heads, rows, _) = map.dim();
+        checked_len(OPERATION, &[batch, heads, rows, length], size_of::<A>())?;
+        let mut effective = Array4::zeros((batch, heads, rows, length));
+        for (item, mut effective) in effective.outer_iter_mut().enumerate() {
+            for (head, mut effective) in effective.outer_iter_mut().enumerate() {
+                let slots = context.slots[item];
+                let matrix = projections
+                    .value()
+                    .effective_matrix(head, slots, mask.item(item), mask.lengths()[item])
+                    .ok_or_else(|| Error::argument(OPERATION, "this kind of projection gives no position a weight of its own"))?;
+                gemm(
+                    A::one(),
+                    map.slice(s![item, head, .., ..slots]),
+                    matrix.view(),
+                    A::zero(),
+                    &mut effective,
+                );
+            }
+        }
+        Ok(effective)
+    }
+
+    /// This layer with room for `new_len` positions: its learned E and F, interpolated linearly along the sequence, each row keeping its sum.
+    ///
+    /// It is another model: measure it before you rely on it.
+    ///
+    /// # Errors
+    /// A projection that is not learned or not the layer's own, or a length of 0.
+    pub fn extended(&self, new_len: usize) -> Result<Self> {
+        let projections = self.own_or(None)?.extended(new_len)?;
+        let mut config = self.config.clone();
+        config.seq_len = new_len;
+        Ok(Self {
+            config,
+            weights: self.weights.clone(),
+            projections: Some(projections),
+        })
+    }
+
+    fn check_context(&self, operation: &'static str, queries: &ArrayRef3<A>, context: &Compressed<A>) -> Result<()> {
+        let dim = self.config.attention.dim;
+        check_width(operation, "queries", queries, dim)?;
+        if queries.dim().0 != context.batch() {
+            let expected = format!("({}, any length, {dim}), one item for each compressed sequence", context.batch());
+            return Err(Error::shape(operation, "queries", expected, queries.shape()));
+        }
+        let (_, heads, _, head_dim) = context.keys.dim();
+        let expected = (self.config.compressed_heads(), self.config.attention.effective_head_dim());
+        if (heads, head_dim) != expected {
+            let expected = format!("(batch, {}, any, {}), as this layer compresses", expected.0, expected.1);
+            return Err(Error::shape(operation, "context", expected, context.keys.shape()));
+        }
+        Ok(())
+    }
+}

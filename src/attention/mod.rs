@@ -1,0 +1,35 @@
+//! Attention: compress, then attend.
+//!
+//! | | |
+//! |---|---|
+//! | K̄ = E·X·W_Kᵀ, V̄ = F·X·W_Vᵀ | [`LinformerAttention::compress`]: n keys and values become k |
+//! | softmax(Q·K̄ᵀ/√`head_dim`)·V̄·W_Oᵀ, Q = X·W_Qᵀ | [`LinformerAttention::attend`]: row by row |
+//!
+//! Multiplications a token, for width d (all heads together):
+//!
+//! | | |
+//! |---|---|
+//! | exact | 4d² + 2nd |
+//! | Linformer, weights first | 4d² + 4kd |
+//! | Linformer, compression first | 2d² + 4kd, and 2kd² once a sequence |
+
+mod compressed;
+mod compressor;
+mod exact;
+mod heads;
+mod linformer;
+mod mask;
+mod projection;
+mod weights;
+
+pub use compressed::Compressed;
+pub use compressor::{Compressor, Extent, Order};
+pub use exact::ExactAttention;
+pub use linformer::LinformerAttention;
+pub use mask::PaddingMask;
+pub use projection::{Projection, Projections};
+
+pub(crate) use compressor::SEGMENT;
+pub(crate) use exact::KeyValueRows;
+pub(crate) use heads::TileScratch;
+pub(crate) use weights::tile;

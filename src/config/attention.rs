@@ -1,0 +1,257 @@
+//! Attention layers.
+
+use super::{Convolution, ProjectionConfig, ProjectionKind, Sharing, at_least_one, setters};
+use crate::error::{Error, Result, checked_len};
+use crate::initialization::Initialization;
+
+/// The heads and weights that exact and Linformer attention have in common.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[non_exhaustive]
+pub struct AttentionConfig {
+    /// Model width d.
+    pub dim: usize,
+    /// Query heads H.
+    pub heads: usize,
+    /// Width of a head; `None` stands for `dim` / `heads`, which must then divide.
+    pub head_dim: Option<usize>,
+    /// Key and value heads; each serves `heads` / `kv_heads` query heads. 1 is multi-query attention (Shazeer, arXiv 1911.02150).
+    pub kv_heads: usize,
+    /// Whether one weight makes both keys and values (lucidrains' `share_kv` has this besides a shared projection).
+    pub tie_key_value: bool,
+    /// Whether queries have a bias.
+    pub query_bias: bool,
+    /// Whether keys have a bias.
+    pub key_bias: bool,
+    /// Whether values have a bias.
+    pub value_bias: bool,
+    /// Whether the output has a bias.
+    pub output_bias: bool,
+    /// The width through which the output weight is factored, if it is.
+    pub output_rank: Option<usize>,
+}
+
+impl AttentionConfig {
+    /// `heads` heads of width `dim` / `heads`, no bias but the output's.
+    pub fn new(dim: usize, heads: usize) -> Self {
+        Self {
+            dim,
+            heads,
+            head_dim: None,
+            kv_heads: heads,
+            tie_key_value: false,
+            query_bias: false,
+            key_bias: false,
+            value_bias: false,
+            output_bias: true,
+            output_rank: None,
+        }
+    }
+
+    setters! {
+        /// Sets [`AttentionConfig::head_dim`].
+        with_head_dim => head_dim: Option<usize>,
+        /// Sets [`AttentionConfig::kv_heads`].
+        with_kv_heads => kv_heads: usize,
+        /// Sets [`AttentionConfig::tie_key_value`].
+        with_tied_key_value => tie_key_value: bool,
+        /// Sets [`AttentionConfig::query_bias`].
+        with_query_bias => query_bias: bool,
+        /// Sets [`AttentionConfig::output_bias`].
+        with_output_bias => output_bias: bool,
+        /// Sets [`AttentionConfig::output_rank`].
+        with_output_rank => output_rank: Option<usize>,
+    }
+
+    /// Sets [`AttentionConfig::key_bias`] and [`AttentionConfig::value_bias`].
+    #[must_use]
+    pub fn with_key_value_bias(mut self, key: bool, value: bool) -> Self {
+        (self.key_bias, self.value_bias) = (key, value);
+        self
+    }
+
+    /// Width of a head.
+    pub fn effective_head_dim(&self) -> usize {
+        self.head_dim.unwrap_or(self.dim / self.heads.max(1))
+    }
+
+    /// Width of all query heads side by side.
+    pub fn query_dim(&self) -> usize {
+        self.heads * self.effective_head_dim()
+    }
+
+    /// Width of all key heads, or of all value heads, side by side.
+    pub fn key_value_dim(&self) -> usize {
+        self.kv_heads * self.effective_head_dim()
+    }
+
+    /// An error where this describes no layer.
+    pub fn check(&self) -> Result<()> {
+        for (option, value) in [("dim", self.dim), ("heads", self.heads), ("kv_heads", self.kv_heads)] {
+            at_least_one(option, value)?;
+        }
+        match self.head_dim {
+            Some(head_dim) => at_least_one("head_dim", head_dim)?,
+            None if !self.dim.is_multiple_of(self.heads) => {
+                return Err(Error::config(
+                    "heads",
+                    self.heads,
+                    format!("it does not divide dim = {}; choose another or set head_dim", self.dim),
+                ));
+            }
+            None => {}
+        }
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            return Err(Error::config(
+                "kv_heads",
+                self.kv_heads,
+                format!("it does not divide heads = {}", self.heads),
+            ));
+        }
+        if self.tie_key_value && self.key_bias != self.value_bias {
+            return Err(Error::config(
+                "value_bias",
+                self.value_bias,
+                "tied keys and values have one bias: set key_bias and value_bias alike",
+            ));
+        }
+        if let Some(rank) = self.output_rank {
+            at_least_one("output_rank", rank)?;
+            checked_len("AttentionConfig", &[rank, self.dim], 8)?;
+        }
+        let wide = checked_len("AttentionConfig", &[self.heads, self.effective_head_dim()], 1)?;
+        checked_len("AttentionConfig", &[wide, self.dim.max(self.output_rank.unwrap_or(0))], 8).map(|_| ())
+    }
+}
+
+/// Where the key and value biases enter.
+///
+/// They enter every real position before the sequence is compressed, so that row j of K̄ gets the bias times the sum of row j of E, or once afterwards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum BiasPlace {
+    /// K̄ = E(X·Wᵀ + 1·bᵀ), as the paper has it. The default.
+    #[default]
+    BeforeCompression,
+    /// K̄ = (E·X)Wᵀ + 1·bᵀ, as fairseq has it.
+    AfterCompression,
+}
+
+/// A Linformer attention layer (paper, equation 7).
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[non_exhaustive]
+pub struct LinformerConfig {
+    /// Heads and weights.
+    pub attention: AttentionConfig,
+    /// The longest sequence of keys and values, n.
+    pub seq_len: usize,
+    /// The number of rows that n keys and values are compressed to.
+    pub k: usize,
+    /// How they are compressed.
+    pub projection: ProjectionConfig,
+    /// Where the key and value biases enter.
+    pub bias_place: BiasPlace,
+}
+
+impl LinformerConfig {
+    /// `heads` heads over `dim` features; at most `seq_len` keys and values, learned projections to `k` rows shared by the heads.
+    pub fn new(dim: usize, heads: usize, seq_len: usize, k: usize) -> Self {
+        Self {
+            attention: AttentionConfig::new(dim, heads),
+            seq_len,
+            k,
+            projection: ProjectionConfig::default(),
+            bias_place: BiasPlace::default(),
+        }
+    }
+
+    setters! {
+        /// Sets [`LinformerConfig::attention`].
+        with_attention => attention: AttentionConfig,
+        /// Sets [`AttentionConfig::head_dim`].
+        with_head_dim => attention.head_dim: Option<usize>,
+        /// Sets [`AttentionConfig::kv_heads`].
+        with_kv_heads => attention.kv_heads: usize,
+        /// Sets [`AttentionConfig::tie_key_value`].
+        with_tied_key_value => attention.tie_key_value: bool,
+        /// Sets [`AttentionConfig::query_bias`].
+        with_query_bias => attention.query_bias: bool,
+        /// Sets [`AttentionConfig::output_bias`].
+        with_output_bias => attention.output_bias: bool,
+        /// Sets [`AttentionConfig::output_rank`].
+        with_output_rank => attention.output_rank: Option<usize>,
+        /// Sets [`LinformerConfig::projection`].
+        with_projection => projection: ProjectionConfig,
+        /// Sets [`ProjectionConfig::kind`].
+        with_kind => projection.kind: ProjectionKind,
+        /// Sets [`ProjectionConfig::bias`].
+        with_projection_bias => projection.bias: bool,
+        /// Sets [`LinformerConfig::bias_place`].
+        with_bias_place => bias_place: BiasPlace,
+    }
+
+    /// Sets [`AttentionConfig::key_bias`] and [`AttentionConfig::value_bias`].
+    #[must_use]
+    pub fn with_key_value_bias(mut self, key: bool, value: bool) -> Self {
+        self.attention = self.attention.with_key_value_bias(key, value);
+        self
+    }
+
+    /// Sets [`ProjectionConfig::sharing`].
+    #[must_use]
+    pub fn with_sharing(mut self, sharing: Sharing) -> Self {
+        self.projection.sharing = Some(sharing);
+        self
+    }
+
+    /// Sets [`ProjectionConfig::initialization`].
+    #[must_use]
+    pub fn with_initialization(mut self, initialization: Initialization) -> Self {
+        self.projection.initialization = Some(initialization);
+        self
+    }
+
+    /// The number of slots that a full sequence is really compressed to; for a convolution it can differ from `k`.
+    ///
+    /// ```
+    /// use linformer::{Convolution, ConvolutionKernel, LinformerConfig, ProjectionKind};
+    ///
+    /// let convolution = Convolution::new(ConvolutionKernel::Scalar);
+    /// let config = LinformerConfig::new(8, 2, 510, 61).with_kind(ProjectionKind::Convolution(convolution));
+    /// assert_eq!(config.stride(), Some(8));
+    /// assert_eq!(config.effective_k(), 63);
+    /// ```
+    pub fn effective_k(&self) -> usize {
+        self.projection.slots(self.seq_len, self.k)
+    }
+
+    /// The stride and kernel length of a convolution, ⌊`seq_len` / `k`⌋; `None` for the other kinds.
+    pub fn stride(&self) -> Option<usize> {
+        match self.projection.kind {
+            ProjectionKind::Convolution(Convolution { .. }) => Some((self.seq_len / self.k.max(1)).max(1)),
+            _ => None,
+        }
+    }
+
+    /// The key and value heads of the compressed sequence: `heads` where every head has a projection of its own, `kv_heads` otherwise.
+    pub fn compressed_heads(&self) -> usize {
+        self.projection.matrices(self.attention.heads).max(self.attention.kv_heads)
+    }
+
+    /// An error where this describes no layer.
+    pub fn check(&self) -> Result<()> {
+        self.attention.check()?;
+        self.projection.check(self.seq_len, self.k)?;
+        if self.bias_place == BiasPlace::AfterCompression && !self.attention.key_bias && !self.attention.value_bias {
+            return Err(Error::config(
+                "bias_place",
+                "AfterCompression",
+                "there is neither a key nor a value bias to place; set one with with_key_value_bias",
+            ));
+        }
+        let matrices = self.projection.matrices(self.attention.heads);
+        checked_len("LinformerConfig", &[matrices, self.k, self.seq_len], 8).map(|_| ())
+    }
+}

@@ -1,0 +1,37 @@
+//! The configurations of layers and models: plain data with public fields, built with `new` and `with_…`, checked by every constructor.
+
+mod attention;
+mod model;
+mod projection;
+
+pub use attention::{AttentionConfig, BiasPlace, LinformerConfig};
+pub use model::{
+    AttentionKind, ClassifierConfig, ClassifierInput, EncoderConfig, FeedForwardConfig, HeadKind, LanguageModelConfig, NormPlacement,
+    Pooling, PositionKind, SinusoidLayout,
+};
+pub use projection::{Convolution, ConvolutionKernel, ProjectionConfig, ProjectionKind, Sharing, Tail};
+
+use crate::error::{Error, Result};
+
+/// Writes `with_…` methods that set one field each.
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident => $($field:ident).+ : $type:ty),* $(,)?) => {
+        $(
+            $(#[$doc])*
+            #[must_use]
+            pub fn $name(mut self, value: $type) -> Self {
+                self.$($field).+ = value;
+                self
+            }
+        )*
+    };
+}
+pub(crate) use setters;
+
+/// An error unless `value` is at least 1.
+pub(crate) fn at_least_one(option: &'static str, value: usize) -> Result<()> {
+    if value == 0 {
+        return Err(Error::config(option, value, "it must be at least 1"));
+    }
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! How keys and values are compressed along the sequence.
+
+use super::{at_least_one, setters};
+use crate::error::{Error, Result};
+use crate::initialization::{Initialization, is_standard_deviation};
+
+/// Which heads and layers use one and the same E and F (paper, section 4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Sharing {
+    /// Every head has its own E and its own F.
+    None,
+    /// One E and one F a layer. The default.
+    #[default]
+    Headwise,
+    /// One matrix a layer, E = F.
+    KeyValue,
+    /// One matrix for all layers, heads, keys and values. It belongs to the encoder.
+    Layerwise,
+}
+
+/// The weights of one window of a strided convolution whose kernel is as long as its stride.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum ConvolutionKernel {
+    /// One weight for each position of the window, the same for all channels.
+    Scalar,
+    /// One weight for each position and channel of a head.
+    Depthwise,
+    /// One (`head_dim`, `head_dim`) matrix for each position: PyTorch's `Conv1d`, as tatp22's implementation has it.
+    ChannelMixing,
+}
+
+/// What becomes of the positions after the last whole window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Tail {
+    /// They are left out, as PyTorch's `Conv1d` does. The default.
+    #[default]
+    Dropped,
+    /// They make one more window, as if zeros followed.
+    ZeroPadded,
+}
+
+/// A strided convolution along the sequence; its stride is ⌊`seq_len` / `k`⌋.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[non_exhaustive]
+pub struct Convolution {
+    /// The weights of a window.
+    pub kernel: ConvolutionKernel,
+    /// What becomes of an incomplete window.
+    pub tail: Tail,
+    /// Whether a shorter sequence is attended as if it were `seq_len` long, with nothing in the windows that it does not reach
+    /// (they hold the biases alone, as in tatp22's implementation under a mask). Otherwise it has fewer slots.
+    pub all_windows: bool,
+}
+
+impl Convolution {
+    /// A convolution that drops the tail and has as many slots as the sequence has windows.
+    pub fn new(kernel: ConvolutionKernel) -> Self {
+        Self {
+            kernel,
+            tail: Tail::Dropped,
+            all_windows: false,
+        }
+    }
+
+    setters! {
+        /// Sets [`Convolution::tail`].
+        with_tail => tail: Tail,
+        /// Sets [`Convolution::all_windows`].
+        with_all_windows => all_windows: bool,
+    }
+
+    /// The number of windows of a sequence of `length` positions at this `stride`.
+    pub(crate) fn windows(self, length: usize, stride: usize) -> usize {
+        match self.tail {
+            Tail::Dropped => length / stride,
+            Tail::ZeroPadded => length.div_ceil(stride),
+        }
+    }
+}
+
+/// What makes k rows out of n.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum ProjectionKind {
+    /// A trained (k, n) matrix: the paper's E and F. The default.
+    #[default]
+    Learned,
+    /// A (k, n) matrix drawn once and kept: a buffer, saved with the model and never trained.
+    Random,
+    /// The mean of each of k windows of an item's own length. Any length.
+    MeanPooling,
+    /// The maximum of each of k windows of an item's own length, feature by feature, after the key and value weights. Any length.
+    MaxPooling,
+    /// A strided convolution. Any length; the number of slots grows with it.
+    Convolution(Convolution),
+}
+
+/// How keys and values are compressed along the sequence.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[non_exhaustive]
+pub struct ProjectionConfig {
+    /// What makes k rows out of n.
+    pub kind: ProjectionKind,
+    /// Who shares it; `None` stands for [`Sharing::Headwise`]. Pooling has nothing to share and takes no mode.
+    pub sharing: Option<Sharing>,
+    /// Whether a trained number is added to each slot (learned), or to each channel (convolution), after the key and value weights.
+    pub bias: bool,
+    /// How a matrix starts. `None`: [`Initialization::MeanPooling`] for a learned one, a standard deviation of 1/√k for a random one
+    /// (paper, theorem 1). Convolutions start as the mean of the window (as PyTorch's `Conv1d` where channels mix) and take none.
+    pub initialization: Option<Initialization>,
+}
+
+impl ProjectionConfig {
+    /// A projection of this kind with its defaults.
+    pub fn new(kind: ProjectionKind) -> Self {
+        Self { kind, ..Self::default() }
+    }
+
+    setters! {
+        /// Sets [`ProjectionConfig::sharing`].
+        with_sharing => sharing: Option<Sharing>,
+        /// Sets [`ProjectionConfig::bias`].
+        with_bias => bias: bool,
+        /// Sets [`ProjectionConfig::initialization`].
+        with_initialization => initialization: Option<Initialization>,
+    }
+
+    /// Whether the kind keeps weights.
+    pub(crate) fn has_weights(&self) -> bool {
+        !matches!(self.kind, ProjectionKind::MeanPooling | ProjectionKind::MaxPooling)
+    }
+
+    /// Who shares the projection, with the default filled in. Pooling is alike for all heads, keys and values.
+    pub fn effective_sharing(&self) -> Sharing {
+        match self.kind {
+            ProjectionKind::MeanPooling | ProjectionKind::MaxPooling => Sharing::KeyValue,
+            _ => self.sharing.unwrap_or_default(),
+        }
+    }
+
+    /// Whether keys and values go through one and the same matrix.
+    pub(crate) fn ties_key_value(&self) -> bool {
+        matches!(self.effective_sharing(), Sharing::KeyValue | Sharing::Layerwise)
+    }
+
+    /// How many different matrices the heads of a layer use.
+    pub(crate) fn matrices(&self, heads: usize) -> usize {
+        if self.effective_sharing() == Sharing::None { heads } else { 1 }
+    }
+
+    /// Whether summing over the sequence and applying the key and value weights commute.
+    pub(crate) fn commutes(&self) -> bool {
+        match self.kind {
+            ProjectionKind::MaxPooling => false,
+            ProjectionKind::Convolution(convolution) => convolution.kernel == ConvolutionKernel::Scalar,
+            _ => true,
+        }
+    }
+
+    /// Whether every length is possible, not only those up to `seq_len`.
+    pub(crate) fn any_length(&self) -> bool {
+        !matches!(self.kind, ProjectionKind::Learned | ProjectionKind::Random)
+    }
+
+    /// The number of slots of a full sequence of `seq_len` positions, given the configured `k`.
+    pub(crate) fn slots(&self, seq_len: usize, k: usize) -> usize {
+        match self.kind {
+            ProjectionKind::Convolution(convolution) => convolution.windows(seq_len, (seq_len / k.max(1)).max(1)),
+            ProjectionKind::MeanPooling | ProjectionKind::MaxPooling => k.min(seq_len),
+            ProjectionKind::Learned | ProjectionKind::Random => k,
+        }
+    }
+
+    pub(crate) fn check(&self, seq_len: usize, k: usize) -> Result<()> {
+        at_least_one("seq_len", seq_len)?;
+        at_least_one("k", k)?;
+        let refused = |option, value: String, reason: &str| Err(Error::config(option, value, reason));
+        if !self.has_weights() {
+            if let Some(sharing) = self.sharing {
+                return refused(
+                    "sharing",
+                    format!("{sharing:?}"),
+                    "pooling has no weights to share; leave the sharing out",
+                );
+            }
+            if self.bias {
+                return refused("projection bias", "true".into(), "pooling has no weights and takes no bias");
+            }
+        }
+        if let Some(initialization) = self.initialization {
+            match (self.kind, initialization) {
+                (ProjectionKind::Learned, _) => {}
+                (ProjectionKind::Random, Initialization::MeanPooling) => {
+                    return refused("initialization", "MeanPooling".into(), "it draws nothing; use the kind MeanPooling");
+                }
+                (ProjectionKind::Random, _) => {}
+                _ => {
+                    return refused(
+                        "initialization",
+                        format!("{initialization:?}"),
+                        "only learned and random matrices take one",
+                    );
+                }
+            }
+            if let Initialization::Normal { standard_deviation } = initialization
+                && !is_standard_deviation(standard_deviation)
+            {
+                return refused(
+                    "standard_deviation",
+                    standard_deviation.to_string(),
+                    "it must be finite and not negative",
+                );
+            }
+        }
+        match self.kind {
+            ProjectionKind::Random if self.bias => refused("projection bias", "true".into(), "a fixed random matrix takes no trained bias"),
+            ProjectionKind::Convolution(_) if k > seq_len => refused(
+                "k",
+                k.to_string(),
+                "a convolution's stride is ⌊seq_len / k⌋, which must be at least 1: use k ≤ seq_len",
+            ),
+            _ => Ok(()),
+        }
+    }
+}

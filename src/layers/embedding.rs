@@ -1,0 +1,83 @@
+//! Token vectors.
+
+use ndarray::{Array2, Array3, ArrayRef2, ArrayView2, s};
+
+use crate::config::at_least_one;
+use crate::error::{Error, Result, checked_len};
+use crate::initialization::Streams;
+use crate::parameters::parameters;
+use crate::scalar::Scalar;
+
+/// A trained vector for each token id.
+///
+/// ```
+/// use linformer::Embedding;
+/// use linformer::ndarray::array;
+///
+/// let embedding = Embedding::from_weight(array![[0.0, 1.0], [2.0, 3.0]]);
+/// assert_eq!(embedding.forward(&array![[1, 0]])?, array![[[2.0, 3.0], [0.0, 1.0]]]);
+/// # Ok::<(), linformer::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Embedding<A = f32> {
+    weight: Array2<A>,
+}
+
+parameters!(Embedding { weight });
+
+impl<A: Scalar> Embedding<A> {
+    /// `vocab_size` vectors of `dim` numbers, normal with standard deviation 0.02.
+    ///
+    /// # Errors
+    /// A size of 0, or sizes that overflow.
+    pub fn new(vocab_size: usize, dim: usize, seed: u64) -> Result<Self> {
+        at_least_one("vocab_size", vocab_size)?;
+        at_least_one("dim", dim)?;
+        checked_len("Embedding", &[vocab_size, dim], size_of::<A>())?;
+        Ok(Self::draw(vocab_size, dim, &mut Streams::new(seed)))
+    }
+
+    pub(crate) fn draw(vocab_size: usize, dim: usize, streams: &mut Streams) -> Self {
+        Self {
+            weight: streams.normal((vocab_size, dim), 0.02),
+        }
+    }
+
+    /// The vectors as the rows of `weight`: (`vocab_size`, dim).
+    pub fn from_weight(weight: Array2<A>) -> Self {
+        Self { weight }
+    }
+
+    /// The vectors, (`vocab_size`, dim).
+    pub fn weight(&self) -> ArrayView2<'_, A> {
+        self.weight.view()
+    }
+
+    /// The number of token ids.
+    pub fn vocab_size(&self) -> usize {
+        self.weight.nrows()
+    }
+
+    /// (batch, length) token ids → (batch, length, dim).
+    ///
+    /// # Errors
+    /// A token id outside the vocabulary.
+    pub fn forward(&self, tokens: &ArrayRef2<usize>) -> Result<Array3<A>> {
+        let (batch, length) = tokens.dim();
+        let dim = self.weight.ncols();
+        checked_len("Embedding::forward", &[batch, length, dim], size_of::<A>())?;
+        let mut vectors = Array3::zeros((batch, length, dim));
+        for ((item, position), &token) in tokens.indexed_iter() {
+            if token >= self.vocab_size() {
+                return Err(Error::Token {
+                    token,
+                    item,
+                    position,
+                    vocab_size: self.vocab_size(),
+                });
+            }
+            vectors.slice_mut(s![item, position, ..]).assign(&self.weight.row(token));
+        }
+        Ok(vectors)
+    }
+}

@@ -1,0 +1,108 @@
+//! Layer normalisation.
+
+use ndarray::{Array1, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2};
+
+use super::{check_width, map_tiles};
+use crate::config::at_least_one;
+use crate::error::{Error, Result};
+use crate::ops::layer_norm_rows;
+use crate::parameters::parameters;
+use crate::scalar::Scalar;
+
+/// (x − mean) / √(variance + eps) · weight + bias over the last axis (Ba et al., arXiv 1607.06450); the variance is the biased one.
+///
+/// ```
+/// use linformer::LayerNorm;
+/// use linformer::ndarray::array;
+///
+/// let norm = LayerNorm::<f64>::new(2, 0.0)?;
+/// assert_eq!(norm.forward(&array![[[1.0, 3.0]]])?, array![[[-1.0, 1.0]]]);
+/// # Ok::<(), linformer::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct LayerNorm<A = f32> {
+    weight: Array1<A>,
+    bias: Array1<A>,
+    eps: f64,
+}
+
+parameters!(LayerNorm { weight, bias });
+
+impl<A: Scalar> LayerNorm<A> {
+    /// Weight 1 and bias 0.
+    ///
+    /// # Errors
+    /// A width of 0, or an `eps` that is negative or not finite.
+    pub fn new(dim: usize, eps: f64) -> Result<Self> {
+        at_least_one("dim", dim)?;
+        if !(eps >= 0.0 && eps.is_finite()) {
+            return Err(Error::config("norm_eps", eps, "it must be finite and not negative"));
+        }
+        Ok(Self::start(dim, eps))
+    }
+
+    pub(crate) fn start(dim: usize, eps: f64) -> Self {
+        Self {
+            weight: Array1::ones(dim),
+            bias: Array1::zeros(dim),
+            eps,
+        }
+    }
+
+    /// The weight, of shape (dim).
+    pub fn weight(&self) -> ArrayView1<'_, A> {
+        self.weight.view()
+    }
+
+    /// The bias, of shape (dim).
+    pub fn bias(&self) -> ArrayView1<'_, A> {
+        self.bias.view()
+    }
+
+    /// What is added to the variance.
+    pub fn eps(&self) -> f64 {
+        self.eps
+    }
+
+    /// (batch, length, dim) → the same shape.
+    ///
+    /// # Errors
+    /// Another width.
+    pub fn forward(&self, x: &ArrayRef3<A>) -> Result<Array3<A>> {
+        check_width("LayerNorm::forward", "x", x, self.weight.len())?;
+        map_tiles(
+            "LayerNorm::forward",
+            x,
+            self.weight.len(),
+            4 * self.weight.len(),
+            || (),
+            |(), _, x, mut out| self.apply(x, &mut out),
+        )
+    }
+
+    /// Fills `out`, whose rows must be contiguous, from the rows of `x`.
+    pub(crate) fn apply(&self, x: ArrayView2<'_, A>, out: &mut ArrayViewMut2<'_, A>) {
+        out.assign(&x);
+        self.apply_in_place(out);
+    }
+
+    /// Normalises contiguous rows in place.
+    pub(crate) fn apply_in_place(&self, rows: &mut ArrayViewMut2<'_, A>) {
+        let (Some(weight), Some(bias)) = (self.weight.as_slice(), self.bias.as_slice()) else {
+            unreachable!("weight and bias are made contiguous by every constructor");
+        };
+        if let Some(rows) = rows.as_slice_mut() {
+            return layer_norm_rows(rows, weight, bias, A::cast(self.eps));
+        }
+        for mut row in rows.rows_mut() {
+            match row.as_slice_mut() {
+                Some(row) => layer_norm_rows(row, weight, bias, A::cast(self.eps)),
+                None => {
+                    let mut copy = row.to_vec();
+                    layer_norm_rows(&mut copy, weight, bias, A::cast(self.eps));
+                    row.assign(&ArrayView1::from(&copy));
+                }
+            }
+        }
+    }
+}
