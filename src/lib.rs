@@ -3,10 +3,13 @@
 
 mod attention;
 mod blocks;
+#[cfg(feature = "checkpoint")]
+pub mod checkpoint;
 mod config;
 mod error;
 mod initialization;
 mod layers;
+mod models;
 mod ops;
 mod parallel;
 mod parameters;
@@ -23,6 +26,7 @@ pub use config::{
 pub use error::{Error, Result};
 pub use initialization::Initialization;
 pub use layers::{Embedding, FeedForward, LayerNorm, Linear, Position};
+pub use models::{Classifier, Head, LanguageModel};
 pub use ndarray;
 pub use ops::{Activation, batched_matmul};
 pub use parameters::{Parameters, Role, Visitor, VisitorMut};

@@ -295,6 +295,9 @@ pub enum PositionKind {
         base: f64,
         /// Which columns are sines.
         layout: SinusoidLayout,
+        /// Whether the frequencies are saved with the model, as rounded as they are there, rather than made anew; PyTorch models
+        /// that keep them as a buffer are reproduced only so.
+        stored: bool,
     },
 }
 
@@ -348,6 +351,7 @@ impl LanguageModelConfig {
             AttentionKind::Exact(_) => PositionKind::Sinusoidal {
                 base: 10_000.0,
                 layout: SinusoidLayout::Interleaved,
+                stored: false,
             },
         };
         Self {

@@ -1,22 +1,66 @@
 //! What tells a model where a token stands.
 
-use ndarray::{Array2, ArrayRef2, ArrayView1, ArrayViewMut1, ArrayViewMut3, s};
+use ndarray::{Array1, Array2, ArrayRef2, ArrayView1, ArrayViewMut1, ArrayViewMut3, s};
 
 use crate::config::{PositionKind, SinusoidLayout};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
-use crate::parameters::parameters;
+use crate::parameters::{Parameters, Role, Visitor, VisitorMut, join, parameters};
 use crate::scalar::Scalar;
 
 /// Position vectors, added to a sequence. See [`PositionKind`].
 #[derive(Clone, Debug)]
 pub struct Position<A = f32> {
     kind: PositionKind,
-    dim: usize,
+    /// The learned vectors, (positions, dim).
     weight: Option<Array2<A>>,
+    frequencies: Frequencies<A>,
 }
 
-parameters!(Position { weight });
+parameters!(Position { weight } flat { frequencies });
+
+/// The frequencies of sinusoidal positions, half as many as there are columns.
+#[derive(Clone, Debug)]
+enum Frequencies<A> {
+    Stored(Array1<A>),
+    Computed(Vec<f64>),
+}
+
+impl<A: Scalar> Parameters<A> for Frequencies<A> {
+    fn visit<'a>(&'a self, path: &str, visitor: &mut Visitor<'_, 'a, A>) {
+        if let Self::Stored(frequencies) = self {
+            visitor(&join(path, "frequencies"), Role::Buffer, frequencies.view().into_dyn());
+        }
+    }
+
+    fn visit_mut<'a>(&'a mut self, path: &str, visitor: &mut VisitorMut<'_, 'a, A>) {
+        if let Self::Stored(frequencies) = self {
+            visitor(&join(path, "frequencies"), Role::Buffer, frequencies.view_mut().into_dyn());
+        }
+    }
+}
+
+impl<A: Scalar> Frequencies<A> {
+    fn new(kind: PositionKind, dim: usize) -> Self {
+        let PositionKind::Sinusoidal { base, stored, .. } = kind else {
+            return Self::Computed(Vec::new());
+        };
+        let frequency = |index: usize| base.powf(-2.0 * index as f64 / dim as f64);
+        let frequencies = (0..dim.div_ceil(2)).map(frequency);
+        if stored {
+            Self::Stored(frequencies.map(A::cast).collect())
+        } else {
+            Self::Computed(frequencies.collect())
+        }
+    }
+
+    fn to_vec(&self) -> Vec<f64> {
+        match self {
+            Self::Stored(frequencies) => frequencies.iter().map(|frequency| frequency.widen()).collect(),
+            Self::Computed(frequencies) => frequencies.clone(),
+        }
+    }
+}
 
 impl<A: Scalar> Position<A> {
     pub(crate) fn draw(kind: PositionKind, dim: usize, streams: &mut Streams) -> Self {
@@ -27,8 +71,8 @@ impl<A: Scalar> Position<A> {
         };
         Self {
             kind,
-            dim,
             weight: rows.map(|rows| streams.normal((rows, dim), 0.02)),
+            frequencies: Frequencies::new(kind, dim),
         }
     }
 
@@ -61,12 +105,13 @@ impl<A: Scalar> Position<A> {
                     }
                 }
             }
-            (PositionKind::Sinusoidal { base, layout }, _) => {
-                let mut vector = vec![A::zero(); self.dim];
+            (PositionKind::Sinusoidal { layout, .. }, _) => {
+                let frequencies = self.frequencies.to_vec();
+                let mut vector = vec![A::zero(); x.dim().2];
                 for position in 0..x.dim().1 {
-                    sinusoid(position, base, layout, &mut vector);
-                    for item in x.slice_mut(s![.., position, ..]).outer_iter_mut() {
-                        add(item, ArrayView1::from(&vector));
+                    sinusoid(position, &frequencies, layout, &mut vector);
+                    for row in x.slice_mut(s![.., position, ..]).outer_iter_mut() {
+                        add(row, ArrayView1::from(&vector));
                     }
                 }
             }
@@ -91,16 +136,17 @@ fn add<A: Scalar>(mut row: ArrayViewMut1<'_, A>, vector: ArrayView1<'_, A>) {
 }
 
 /// Writes the sines and cosines of `position`. Odd widths have one sine more than cosines.
-fn sinusoid<A: Scalar>(position: usize, base: f64, layout: SinusoidLayout, vector: &mut [A]) {
-    let width = vector.len();
-    let sines = width.div_ceil(2);
-    let angle = |index: usize| position as f64 * base.powf(-2.0 * index as f64 / width as f64);
-    for (column, value) in vector.iter_mut().enumerate() {
-        *value = A::cast(match layout {
-            SinusoidLayout::Halves if column < sines => angle(column).sin(),
-            SinusoidLayout::Halves => angle(column - sines).cos(),
-            SinusoidLayout::Interleaved if column % 2 == 0 => angle(column / 2).sin(),
-            SinusoidLayout::Interleaved => angle(column / 2).cos(),
-        });
+fn sinusoid<A: Scalar>(position: usize, frequencies: &[f64], layout: SinusoidLayout, vector: &mut [A]) {
+    let sines = frequencies.len();
+    for (index, frequency) in frequencies.iter().enumerate() {
+        let (sine, cosine) = (position as f64 * frequency).sin_cos();
+        let (first, second) = match layout {
+            SinusoidLayout::Halves => (index, sines + index),
+            SinusoidLayout::Interleaved => (2 * index, 2 * index + 1),
+        };
+        vector[first] = A::cast(sine);
+        if let Some(last) = vector.get_mut(second) {
+            *last = A::cast(cosine);
+        }
     }
 }

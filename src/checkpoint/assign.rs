@@ -1,0 +1,36 @@
+//! Tensors into a model: all of them, each of its shape, or none.
+
+use std::collections::BTreeSet;
+
+use super::Tensors;
+use crate::error::{Error, Result};
+use crate::parameters::Parameters;
+use crate::scalar::Scalar;
+
+/// Copies every tensor to the parameter of its name.
+///
+/// Where one is missing, unexpected or of another shape, all such are listed in the error and `model` is left as it was.
+pub(crate) fn assign<A: Scalar>(model: &mut impl Parameters<A>, tensors: &Tensors<A>) -> Result<()> {
+    let mut problems = Vec::new();
+    let mut unexpected: BTreeSet<&str> = tensors.names().collect();
+    model.visit("", &mut |name, _, parameter| {
+        unexpected.remove(name);
+        match tensors.get(name) {
+            None => problems.push(format!("`{name}` {:?} is missing", parameter.shape())),
+            Some(tensor) if tensor.shape() != parameter.shape() => {
+                problems.push(format!("`{name}` has shape {:?}, expected {:?}", tensor.shape(), parameter.shape()))
+            }
+            Some(_) => {}
+        }
+    });
+    problems.extend(unexpected.iter().map(|name| format!("`{name}` is not part of the model")));
+    if !problems.is_empty() {
+        return Err(Error::Checkpoint { problems });
+    }
+    model.visit_mut("", &mut |name, _, mut parameter| {
+        if let Some(tensor) = tensors.get(name) {
+            parameter.assign(&tensor);
+        }
+    });
+    Ok(())
+}

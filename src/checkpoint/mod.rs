@@ -1,0 +1,7 @@
+//! Saving and loading: the crate's own files, and those of the PyTorch implementations.
+
+mod assign;
+mod foreign;
+mod tensors;
+
+pub use tensors::Tensors;

@@ -1,0 +1,100 @@
+//! From tokens to features: what language models and classifiers have in common.
+
+use ndarray::{Array3, ArrayRef2, Axis, s};
+
+use crate::attention::PaddingMask;
+use crate::blocks::Encoder;
+use crate::config::LanguageModelConfig;
+use crate::error::{Error, Result};
+use crate::initialization::Streams;
+use crate::layers::{Embedding, LayerNorm, Linear, Position};
+use crate::parameters::parameters;
+use crate::scalar::Scalar;
+
+/// Token and position vectors, the encoder, and the products around it.
+#[derive(Clone, Debug)]
+pub(crate) struct Body<A> {
+    pub(crate) embedding: Embedding<A>,
+    position: Position<A>,
+    embedding_norm: Option<LayerNorm<A>>,
+    project_in: Option<Linear<A>>,
+    pub(crate) encoder: Encoder<A>,
+    project_out: Option<Linear<A>>,
+    zeroed_token: Option<usize>,
+}
+
+parameters!(Body {
+    embedding,
+    position,
+    embedding_norm,
+    project_in,
+    encoder,
+    project_out
+});
+
+impl<A: Scalar> Body<A> {
+    pub(crate) fn draw(config: &LanguageModelConfig, streams: &mut Streams) -> Self {
+        let (width, dim) = (config.effective_embedding_dim(), config.encoder.dim());
+        let projects = config.embedding_dim.is_some_and(|width| width != dim);
+        Self {
+            embedding: Embedding::draw(config.vocab_size, width, streams),
+            position: Position::draw(config.position, width, streams),
+            embedding_norm: config.embedding_norm.then(|| LayerNorm::start(width, config.encoder.norm_eps)),
+            project_in: projects.then(|| Linear::draw(width, dim, true, streams)),
+            encoder: Encoder::draw(&config.encoder, streams),
+            project_out: projects.then(|| Linear::draw(dim, width, true, streams)),
+            zeroed_token: config.zeroed_token,
+        }
+    }
+
+    /// (batch, n) token ids → (batch, n, embedding width).
+    pub(crate) fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        let (batch, length) = tokens.dim();
+        PaddingMask::check(mask, "LanguageModel", batch, length)?;
+        let mut x = self.embedding.forward(tokens)?;
+        self.position.add_to(&mut x.view_mut(), Some(tokens))?;
+        if let Some(norm) = &self.embedding_norm {
+            x = norm.forward(&x)?;
+        }
+        if let (Some(zeroed), None) = (self.zeroed_token, mask) {
+            for ((item, position), _) in tokens.indexed_iter().filter(|&(_, &token)| token == zeroed) {
+                x.slice_mut(s![item, position, ..]).fill(A::zero());
+            }
+        }
+        if let Some(project_in) = &self.project_in {
+            x = project_in.forward(&x)?;
+        }
+        let x = self.encoder.forward_owned(x, mask)?;
+        match &self.project_out {
+            Some(project_out) => project_out.forward(&x),
+            None => Ok(x),
+        }
+    }
+}
+
+/// The features at `positions`, one list an item: (sum of all lists' lengths, dim), item after item.
+pub(crate) fn select<A: Scalar>(features: &Array3<A>, positions: &[Vec<usize>]) -> Result<Array3<A>> {
+    let (batch, length, dim) = features.dim();
+    if positions.len() != batch {
+        return Err(Error::argument(
+            "LanguageModel",
+            format!("{} lists of positions came for a batch of {batch}", positions.len()),
+        ));
+    }
+    let total = positions.iter().map(Vec::len).sum();
+    let mut selected = Array3::zeros((1, total, dim));
+    let places = positions
+        .iter()
+        .enumerate()
+        .flat_map(|(item, own)| own.iter().map(move |&position| (item, position)));
+    for (mut row, (item, position)) in selected.index_axis_mut(Axis(0), 0).outer_iter_mut().zip(places) {
+        if position >= length {
+            return Err(Error::argument(
+                "LanguageModel",
+                format!("position {position} was asked of item {item}, but the sequences have {length} positions"),
+            ));
+        }
+        row.assign(&features.slice(s![item, position, ..]));
+    }
+    Ok(selected)
+}

@@ -1,0 +1,199 @@
+//! A sequence in, class scores out.
+
+use ndarray::{Array1, Array2, Array3, ArrayRef2, ArrayRef3, Axis};
+
+use super::body::Body;
+use crate::attention::PaddingMask;
+use crate::blocks::Encoder;
+use crate::config::{ClassifierConfig, ClassifierInput, Pooling};
+use crate::error::{Error, Result};
+use crate::initialization::Streams;
+use crate::layers::{Linear, Position, check_width};
+use crate::ops::Activation;
+use crate::parameters::{Parameters, Visitor, VisitorMut, join, parameters};
+use crate::scalar::Scalar;
+
+/// A sequence of tokens or vectors in, class scores out.
+///
+/// ```
+/// use linformer::{Classifier, ClassifierConfig, EncoderConfig, LinformerConfig};
+/// use linformer::ndarray::Array3;
+///
+/// // 64 particles of 3 numbers each, 5 classes.
+/// let encoder = EncoderConfig::new(LinformerConfig::new(16, 4, 64, 4), 1);
+/// let model = Classifier::<f32>::new(&ClassifierConfig::features(3, encoder, 5), 0)?;
+/// assert_eq!(model.forward_features(&Array3::ones((2, 64, 3)), None)?.dim(), (2, 5));
+/// # Ok::<(), linformer::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Classifier<A = f32> {
+    config: ClassifierConfig,
+    input: Input<A>,
+    hidden: Option<Linear<A>>,
+    output: Linear<A>,
+}
+
+parameters!(Classifier { hidden, output } flat { input });
+
+#[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one a model
+enum Input<A> {
+    Tokens(Body<A>),
+    Features {
+        input: Linear<A>,
+        position: Position<A>,
+        encoder: Encoder<A>,
+    },
+}
+
+impl<A: Scalar> Parameters<A> for Input<A> {
+    fn visit<'a>(&'a self, path: &str, visitor: &mut Visitor<'_, 'a, A>) {
+        match self {
+            Self::Tokens(body) => body.visit(path, visitor),
+            Self::Features { input, position, encoder } => {
+                input.visit(&join(path, "input"), visitor);
+                position.visit(&join(path, "position"), visitor);
+                encoder.visit(&join(path, "encoder"), visitor);
+            }
+        }
+    }
+
+    fn visit_mut<'a>(&'a mut self, path: &str, visitor: &mut VisitorMut<'_, 'a, A>) {
+        match self {
+            Self::Tokens(body) => body.visit_mut(path, visitor),
+            Self::Features { input, position, encoder } => {
+                input.visit_mut(&join(path, "input"), visitor);
+                position.visit_mut(&join(path, "position"), visitor);
+                encoder.visit_mut(&join(path, "encoder"), visitor);
+            }
+        }
+    }
+}
+
+impl<A: Scalar> Classifier<A> {
+    /// A model with drawn weights.
+    ///
+    /// # Errors
+    /// A configuration that describes no model.
+    pub fn new(config: &ClassifierConfig, seed: u64) -> Result<Self> {
+        config.check()?;
+        Ok(Self::draw(config, &mut Streams::new(seed)))
+    }
+
+    pub(crate) fn draw(config: &ClassifierConfig, streams: &mut Streams) -> Self {
+        let (input, width) = match &config.input {
+            ClassifierInput::Tokens(model) => (Input::Tokens(Body::draw(model, streams)), model.effective_embedding_dim()),
+            ClassifierInput::Features {
+                features,
+                encoder,
+                position,
+            } => {
+                let dim = encoder.dim();
+                let input = Input::Features {
+                    input: Linear::draw(*features, dim, true, streams),
+                    position: Position::draw(*position, dim, streams),
+                    encoder: Encoder::draw(encoder, streams),
+                };
+                (input, dim)
+            }
+        };
+        Self {
+            config: config.clone(),
+            input,
+            hidden: config.hidden_dim.map(|hidden| Linear::draw(width, hidden, true, streams)),
+            output: Linear::draw(config.hidden_dim.unwrap_or(width), config.classes, true, streams),
+        }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &ClassifierConfig {
+        &self.config
+    }
+
+    /// (batch, n) token ids → (batch, classes) scores.
+    ///
+    /// # Errors
+    /// A model that reads features, a token outside the vocabulary, a mask of another shape, a sequence longer than the positions
+    /// or projections allow.
+    pub fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array2<A>> {
+        let Input::Tokens(body) = &self.input else {
+            return Err(Error::argument(
+                "Classifier::forward",
+                "the model reads features, not tokens; use forward_features",
+            ));
+        };
+        self.scores(&body.forward(tokens, mask)?, mask)
+    }
+
+    /// (batch, n, features) → (batch, classes) scores.
+    ///
+    /// # Errors
+    /// A model that reads tokens, another number of features, a mask of another shape, a sequence longer than the positions or
+    /// projections allow.
+    pub fn forward_features(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array2<A>> {
+        let Input::Features { input, position, encoder } = &self.input else {
+            return Err(Error::argument(
+                "Classifier::forward_features",
+                "the model reads tokens, not features; use forward",
+            ));
+        };
+        check_width("Classifier::forward_features", "x", x, input.in_dim())?;
+        PaddingMask::check(mask, "Classifier::forward_features", x.dim().0, x.dim().1)?;
+        let mut x = input.forward(x)?;
+        position.add_to(&mut x.view_mut(), None)?;
+        self.scores(&encoder.forward_owned(x, mask)?, mask)
+    }
+
+    fn scores(&self, features: &Array3<A>, mask: Option<&PaddingMask>) -> Result<Array2<A>> {
+        let mut pooled = pool(features, self.config.pooling, mask).insert_axis(Axis(1));
+        if let Some(hidden) = &self.hidden {
+            pooled = hidden.forward(&pooled)?;
+            if let Some(values) = pooled.as_slice_mut() {
+                Activation::apply(self.config.activation, values);
+            }
+        }
+        Ok(self.output.forward(&pooled)?.index_axis_move(Axis(1), 0))
+    }
+}
+
+/// One vector of each item's real positions: (batch, dim).
+fn pool<A: Scalar>(features: &Array3<A>, pooling: Pooling, mask: Option<&PaddingMask>) -> Array2<A> {
+    let (batch, _, dim) = features.dim();
+    let mut pooled = Array2::zeros((batch, dim));
+    for (item, (mut target, rows)) in pooled.outer_iter_mut().zip(features.outer_iter()).enumerate() {
+        let mut real = rows
+            .outer_iter()
+            .enumerate()
+            .filter(|&(position, _)| mask.is_none_or(|mask| mask.is_real(item, position)))
+            .map(|(_, row)| row);
+        match pooling {
+            Pooling::First => {
+                if let Some(row) = real.next() {
+                    target.assign(&row);
+                }
+            }
+            Pooling::Max => {
+                if let Some(row) = real.next() {
+                    target.assign(&row);
+                }
+                for row in real {
+                    target.zip_mut_with(&row, |most, &value| {
+                        if value > *most || value.is_nan() {
+                            *most = value;
+                        }
+                    });
+                }
+            }
+            Pooling::Mean => {
+                let (mut sum, mut count) = (Array1::zeros(dim), 0_usize);
+                for row in real {
+                    sum += &row;
+                    count += 1;
+                }
+                let factor = A::one() / A::cast(count.max(1) as f64);
+                target.assign(&sum.mapv(|value: A| value * factor));
+            }
+        }
+    }
+    pooled
+}

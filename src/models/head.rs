@@ -1,0 +1,67 @@
+//! From features to token scores.
+
+use ndarray::{Array1, Array2, Array3, ArrayView2};
+
+use crate::config::{HeadKind, LanguageModelConfig};
+use crate::error::Result;
+use crate::initialization::Streams;
+use crate::layers::{LayerNorm, Linear, map_tiles};
+use crate::ops::{Activation, add_bias, gemm};
+use crate::parameters::parameters;
+use crate::scalar::Scalar;
+
+/// From features to token scores; see [`HeadKind`].
+#[derive(Clone, Debug)]
+pub struct Head<A = f32> {
+    dense: Option<Linear<A>>,
+    norm: Option<LayerNorm<A>>,
+    /// (`vocab_size`, width); `None` where it is the token embedding.
+    weight: Option<Array2<A>>,
+    bias: Array1<A>,
+    activation: Activation,
+}
+
+parameters!(Head { dense, norm, weight, bias });
+
+impl<A: Scalar> Head<A> {
+    pub(crate) fn draw(config: &LanguageModelConfig, streams: &mut Streams) -> Option<Self> {
+        let width = config.effective_embedding_dim();
+        let (tied, roberta) = match config.head {
+            HeadKind::None => return None,
+            HeadKind::Plain => (false, None),
+            HeadKind::Tied => (true, None),
+            HeadKind::Roberta { tied, activation } => (tied, Some(activation)),
+        };
+        Some(Self {
+            dense: roberta.map(|_| Linear::draw(width, width, true, streams)),
+            norm: roberta.map(|_| LayerNorm::start(width, config.encoder.norm_eps)),
+            weight: (!tied).then(|| streams.uniform((config.vocab_size, width), 1.0 / (width as f64).sqrt())),
+            bias: Array1::zeros(config.vocab_size),
+            activation: roberta.unwrap_or_default(),
+        })
+    }
+
+    /// (batch, length, width) → (batch, length, `vocab_size`), with the token embedding where the weight is tied to it.
+    pub(crate) fn forward(&self, features: Array3<A>, embedding: ArrayView2<'_, A>) -> Result<Array3<A>> {
+        let mut x = features;
+        if let (Some(dense), Some(norm)) = (&self.dense, &self.norm) {
+            x = dense.forward(&x)?;
+            if let Some(values) = x.as_slice_mut() {
+                self.activation.apply(values);
+            }
+            x = norm.forward(&x)?;
+        }
+        let weight = self.weight.as_ref().map_or(embedding, |weight| weight.view());
+        map_tiles(
+            "LanguageModel",
+            &x,
+            weight.nrows(),
+            weight.len(),
+            || (),
+            |(), _, x, mut out| {
+                gemm(A::one(), x, weight.t(), A::zero(), &mut out);
+                add_bias(&mut out, self.bias.view());
+            },
+        )
+    }
+}
