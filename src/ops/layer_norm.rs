@@ -1,5 +1,8 @@
 //! Layer normalisation of rows.
 
+#![allow(clippy::inline_always)] // see `elementary`
+
+use super::elementary::{Elementary, dispatch, sum_of};
 use crate::scalar::Scalar;
 
 /// Layer normalisation of one element type.
@@ -8,29 +11,128 @@ pub(crate) trait LayerNormKernels: Sized {
     fn layer_norm_rows(x: &mut [Self], weight: &[Self], bias: &[Self], eps: Self);
 }
 
-macro_rules! reference {
+macro_rules! kernels {
     ($t:ty) => {
         impl LayerNormKernels for $t {
             fn layer_norm_rows(x: &mut [Self], weight: &[Self], bias: &[Self], eps: Self) {
-                let count = weight.len() as $t;
-                for row in x.chunks_exact_mut(weight.len()) {
-                    let mean = row.iter().sum::<$t>() / count;
-                    let variance = row.iter().map(|&x| (x - mean) * (x - mean)).sum::<$t>() / count;
-                    let factor = 1.0 / (variance + eps).sqrt();
-                    for ((x, &w), &b) in row.iter_mut().zip(weight).zip(bias) {
-                        *x = (*x - mean) * factor * w + b;
-                    }
-                }
+                dispatch!(dispatched, layer_norm_rows_body, $t, (x: &mut [$t], weight: &[$t], bias: &[$t], eps: $t));
+                dispatched(x, weight, bias, eps);
             }
         }
     };
 }
-reference!(f32);
-reference!(f64);
+kernels!(f32);
+kernels!(f64);
+
+/// The mean of a row, and 1/√(variance + eps).
+#[inline(always)]
+fn statistics<T: Elementary, const FMA: bool>(row: &[T], eps: T) -> (T, T) {
+    let count = T::of(row.len() as f64);
+    let mean = sum_of(row, |x| x) / count;
+    let variance = sum_of(row, |x| (x - mean) * (x - mean)) / count;
+    (mean, (variance + eps).sqrt().recip())
+}
+
+#[inline(always)]
+fn layer_norm_rows_body<T: Elementary, const FMA: bool>(x: &mut [T], weight: &[T], bias: &[T], eps: T) {
+    for row in x.chunks_exact_mut(weight.len()) {
+        let (mean, factor) = statistics::<T, FMA>(row, eps);
+        for ((x, &w), &b) in row.iter_mut().zip(weight).zip(bias) {
+            *x = T::fused::<FMA>((*x - mean) * factor, w, b);
+        }
+    }
+}
 
 /// (x − mean) / √(variance + eps) · weight + bias for every row of `x`, in place; the variance is the biased one, in two passes.
+///
+/// In f32 the error, measured against f64 at up to 4096 elements a row, is at most (2e-7 + 1e-7·|mean|/σ)·(1 + |weight| + |bias|).
+/// Sums are taken in an order that depends on the row's length only.
 pub(crate) fn layer_norm_rows<A: Scalar>(x: &mut [A], weight: &[A], bias: &[A], eps: A) {
     if !weight.is_empty() {
         A::layer_norm_rows(x, weight, bias, eps);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::float_cmp)] // what is compared so is exact
+mod tests {
+    use super::super::elementary::tests::spread;
+    use super::*;
+
+    const EPS: f32 = 1e-5;
+    type LayerNormRows = fn(&mut [f32], &[f32], &[f32], f32);
+    const VERSIONS: [LayerNormRows; 2] = [layer_norm_rows::<f32>, layer_norm_rows_body::<f32, false>];
+
+    fn widths() -> impl Iterator<Item = usize> {
+        (1..=40).chain([63, 64, 100, 512, 768, 1001, 4096])
+    }
+
+    fn narrow(x: Vec<f64>) -> Vec<f32> {
+        x.into_iter().map(f32::of).collect()
+    }
+
+    /// (x − mean)/√(variance + eps) of a row.
+    fn exact(row: &[f64]) -> Vec<f64> {
+        let mean = row.iter().sum::<f64>() / row.len() as f64;
+        let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / row.len() as f64;
+        row.iter().map(|x| (x - mean) / (variance + f64::from(EPS)).sqrt()).collect()
+    }
+
+    fn worst(version: LayerNormRows, offset: f64) -> f64 {
+        let mut worst = 0.0f64;
+        for cols in widths() {
+            let input = narrow(spread(3 * cols, 1.7).into_iter().map(|x| x + offset).collect());
+            let (weight, bias) = (narrow(spread(cols, 2.0)), narrow(spread(cols, 1.0)));
+            let mut x = input.clone();
+            version(&mut x, &weight, &bias, EPS);
+            for (x, input) in x.chunks_exact(cols).zip(input.chunks_exact(cols)) {
+                let normal = exact(&input.iter().map(|&x| f64::from(x)).collect::<Vec<_>>());
+                for i in 0..cols {
+                    let (weight, bias) = (f64::from(weight[i]), f64::from(bias[i]));
+                    let size = 1.0 + weight.abs() + bias.abs();
+                    worst = worst.max((f64::from(x[i]) - (normal[i] * weight + bias)).abs() / size);
+                }
+            }
+        }
+        worst
+    }
+
+    #[test]
+    fn within_the_stated_bounds() {
+        for version in VERSIONS {
+            for mean in [0.0, 10.0, 1000.0] {
+                assert!(worst(version, mean) < 2e-7 + 1e-7 * mean, "mean {mean}");
+            }
+        }
+    }
+
+    #[test]
+    fn constant_rows_give_the_bias() {
+        for version in VERSIONS {
+            let mut x = [3.25; 2 * 48];
+            version(&mut x, &[2.0; 48], &[0.5; 48], EPS);
+            assert_eq!(x, [0.5; 2 * 48]);
+        }
+    }
+
+    #[test]
+    fn double_precision() {
+        for cols in widths() {
+            let input = spread(2 * cols, 3.0);
+            let mut x = input.clone();
+            layer_norm_rows(&mut x, &vec![1.0; cols], &vec![0.0; cols], f64::from(EPS));
+            for (x, input) in x.chunks_exact(cols).zip(input.chunks_exact(cols)) {
+                assert!(x.iter().zip(exact(input)).all(|(x, exact)| (x - exact).abs() < 1e-13));
+            }
+        }
+        layer_norm_rows::<f64>(&mut [], &[], &[], 1e-5);
+    }
+
+    #[test]
+    fn nan_stays_in_its_row() {
+        let mut x = [1.0, f32::NAN, 2.0, 1.0, 3.0, 2.0];
+        layer_norm_rows(&mut x, &[1.0; 3], &[0.0; 3], EPS);
+        assert!(x[..3].iter().all(|x| x.is_nan()));
+        assert!(x[3..].iter().all(|x| x.is_finite()));
     }
 }

@@ -1,6 +1,7 @@
 //! Pure functions on slices and views: products, softmax, activations, normalisation.
 
 mod activation;
+mod elementary;
 mod layer_norm;
 mod matmul;
 mod softmax;
