@@ -214,7 +214,12 @@ fn every_dimension_wrong_by_one() {
         refused!(classifier.forward_features(&x, None), Error::Shape { .. }, "8");
     }
     let context = layer.compress(&sequence((2, 5, 8), 0), None).unwrap();
-    refused!(layer.attend(&sequence((3, 5, 8), 0), &context), Error::Shape { .. }, "one item", "2");
+    refused!(
+        layer.attend(&sequence((3, 5, 8), 0), &context),
+        Error::Shape { .. },
+        "one item",
+        "2"
+    );
     refused!(
         layer.compressor(2).unwrap().push(&sequence((3, 5, 8), 0), None),
         Error::Shape { .. },

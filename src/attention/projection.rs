@@ -117,6 +117,7 @@ impl<A: Scalar> Projection<A> {
             return Err(Error::config("seq_len", 0, "it must be at least 1"));
         }
         let ratio = old_len as f64 / new_len as f64;
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // clamped to 0..old_len
         let stretched = Array3::from_shape_fn((matrices, k, new_len), |(matrix_index, slot, position)| {
             let place = ((position as f64 + 0.5) * ratio - 0.5).clamp(0.0, (old_len - 1) as f64);
             let (left, share) = (place.floor() as usize, place.fract());

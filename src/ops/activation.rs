@@ -1,7 +1,5 @@
 //! The feed-forward's non-linearities.
 
-#![allow(clippy::inline_always)] // see `elementary`
-
 use std::f64::consts::{FRAC_2_SQRT_PI, SQRT_2};
 
 use super::elementary::{Elementary, Pointwise, at_most, dispatch, map};

@@ -5,8 +5,6 @@
 //! [`Elementary::exp_of_negative`] (0.75 of the spacing of subnormals, where the result is one), 1.8e-7 for
 //! [`Elementary::tanh_of`], and 3e-7 + 6e-8·t²/2 for [`Elementary::normal_tail`]. In f64 they are those of `std` and `libm`.
 
-#![allow(clippy::inline_always)] // a body that is not inlined into its dispatched caller is compiled without the caller's instruction set
-
 use std::hint::black_box;
 
 use ndarray::NdFloat;

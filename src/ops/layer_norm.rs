@@ -1,7 +1,5 @@
 //! Layer normalisation of rows.
 
-#![allow(clippy::inline_always)] // see `elementary`
-
 use super::elementary::{Elementary, dispatch, sum_of};
 use crate::scalar::Scalar;
 

@@ -2,8 +2,6 @@
 //!
 //! matrixmultiply packs both operands on every call, which costs more than the product itself where there are few rows or columns;
 //! those cases have loops of their own.
-#![allow(clippy::inline_always)] // Only what is inlined into a function with target features is compiled with them.
-#![allow(clippy::needless_pass_by_value)] // Views go by value, as slices do.
 
 use multiversion::multiversion;
 use multiversion::target::match_target;

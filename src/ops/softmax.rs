@@ -1,7 +1,5 @@
 //! Softmax of score tiles, with the row maximum subtracted.
 
-#![allow(clippy::inline_always)] // see `elementary`
-
 use super::elementary::{Elementary, Pointwise, dispatch, map, maximum, sum_of};
 use crate::scalar::Scalar;
 

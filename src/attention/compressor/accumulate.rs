@@ -63,18 +63,16 @@ impl<A: Scalar> Compressor<'_, A> {
     }
 
     fn windows(&self, item: usize) -> Windows {
-        match self.config.stride() {
-            Some(stride) => Windows {
+        if let Some(stride) = self.config.stride() {
+            return Windows {
                 length: None,
                 size: stride,
-            },
-            None => {
-                let length = self.extent.as_ref().map_or(0, |lengths| lengths[item]);
-                Windows {
-                    length: Some(length),
-                    size: self.pooled_slots(length),
-                }
-            }
+            };
+        }
+        let length = self.extent.as_ref().map_or(0, |lengths| lengths[item]);
+        Windows {
+            length: Some(length),
+            size: self.pooled_slots(length),
         }
     }
 

@@ -87,7 +87,7 @@ impl<A: Scalar> Compressor<'_, A> {
             Order::ProjectFirst => 0,
         };
         parallel::for_each(tasks, cost, |(item, head, mut rows)| {
-            self.finish_head(index, is_value, item, head, &mut rows)
+            self.finish_head(index, is_value, item, head, &mut rows);
         });
         Ok(finished)
     }
