@@ -158,6 +158,22 @@ pub(super) trait Pointwise<T> {
     fn at<const FMA: bool>(&self, x: T) -> T;
 }
 
+/// A function with a derivative.
+pub(super) trait Differentiable<T> {
+    /// The derivative at `x`.
+    fn slope<const FMA: bool>(&self, x: T) -> T;
+}
+
+/// The derivative as a function.
+pub(super) struct Slope<F>(pub(super) F);
+
+impl<T: Elementary, F: Differentiable<T>> Pointwise<T> for Slope<F> {
+    #[inline(always)]
+    fn at<const FMA: bool>(&self, x: T) -> T {
+        self.0.slope::<FMA>(x)
+    }
+}
+
 /// Replaces every element of `x` by the function's value there.
 #[inline(always)]
 pub(super) fn map<T: Elementary, F: Pointwise<T>, const FMA: bool>(x: &mut [T], function: &F) {

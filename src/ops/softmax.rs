@@ -1,6 +1,6 @@
 //! Softmax of score tiles, with the row maximum subtracted.
 
-use super::elementary::{Elementary, Pointwise, dispatch, map, maximum, sum_of};
+use super::elementary::{Elementary, Pointwise, dispatch, map, maximum, sum_of, sum_of_pairs};
 use crate::scalar::Scalar;
 
 /// The exponential of one element type.
@@ -10,6 +10,9 @@ pub(crate) trait SoftmaxKernels: Sized {
 
     /// Replaces every row of `tile` (rows of `cols` elements) by its softmax.
     fn softmax_rows(tile: &mut [Self], cols: usize);
+
+    /// Replaces every row of `grad`, the gradient of a softmax's output `p`, by the gradient of its input.
+    fn softmax_backward_rows(p: &[Self], grad: &mut [Self], cols: usize);
 }
 
 macro_rules! kernels {
@@ -23,6 +26,11 @@ macro_rules! kernels {
             fn softmax_rows(tile: &mut [Self], cols: usize) {
                 dispatch!(dispatched, softmax_rows_body, $t, (tile: &mut [$t], cols: usize));
                 dispatched(tile, cols);
+            }
+
+            fn softmax_backward_rows(p: &[Self], grad: &mut [Self], cols: usize) {
+                dispatch!(dispatched, softmax_backward_rows_body, $t, (p: &[$t], grad: &mut [$t], cols: usize));
+                dispatched(p, grad, cols);
             }
         }
     };
@@ -77,6 +85,16 @@ fn softmax_rows_body<T: Elementary, const FMA: bool>(tile: &mut [T], cols: usize
     }
 }
 
+#[inline(always)]
+fn softmax_backward_rows_body<T: Elementary, const FMA: bool>(p: &[T], grad: &mut [T], cols: usize) {
+    for (p, grad) in p.chunks_exact(cols).zip(grad.chunks_exact_mut(cols)) {
+        let mean = sum_of_pairs(p, grad, |p, grad| p * grad);
+        for (grad, &p) in grad.iter_mut().zip(p) {
+            *grad = p * (*grad - mean);
+        }
+    }
+}
+
 /// Replaces every row x of `tile` (rows of `cols` elements) by exp(x − max x), and writes each row's maximum and sum.
 ///
 /// A row of −∞ only becomes zeros with the sum 0. A row that holds NaN or +∞ becomes NaN, its maximum and sum too.
@@ -94,6 +112,16 @@ pub(crate) fn exp_rows<A: Scalar>(tile: &mut [A], cols: usize, maxima: &mut [A],
 pub(crate) fn softmax_rows<A: Scalar>(tile: &mut [A], cols: usize) {
     if cols > 0 {
         A::softmax_rows(tile, cols);
+    }
+}
+
+/// Replaces every row g of `grad`, the gradient of the softmax's output `p`, by that of its input: p∘(g − ⟨g, p⟩).
+///
+/// A row of zeros in `p`, which a row of −∞ only gave, makes a gradient of zeros.
+#[allow(dead_code)] // only a backward pass calls it
+pub(crate) fn softmax_backward_rows<A: Scalar>(p: &[A], grad: &mut [A], cols: usize) {
+    if cols > 0 {
+        A::softmax_backward_rows(p, grad, cols);
     }
 }
 
@@ -200,5 +228,43 @@ mod tests {
         let (mut maxima, mut sums) = ([1.0], [1.0]);
         exp_rows::<f32>(&mut [], 0, &mut maxima, &mut sums);
         assert_eq!((maxima, sums), ([-INF], [0.0]));
+    }
+    /// ⟨softmax(x), c⟩ of a row.
+    fn functional(x: &[f64], c: &[f64]) -> f64 {
+        let mut p = x.to_vec();
+        softmax_rows(&mut p, x.len());
+        p.iter().zip(c).map(|(p, c)| p * c).sum()
+    }
+
+    #[test]
+    fn backward_matches_central_differences() {
+        const STEP: f64 = 1e-5;
+        for cols in (1..=20).chain([33, 64]) {
+            let (x, c) = (spread(cols, 3.0), spread(cols + 5, 2.0)[5..].to_vec());
+            let (mut p, mut grad) = (x.clone(), c.clone());
+            softmax_rows(&mut p, cols);
+            softmax_backward_rows(&p, &mut grad, cols);
+            for i in 0..cols {
+                let [left, right] = [-STEP, STEP].map(|step| {
+                    let mut x = x.clone();
+                    x[i] += step;
+                    functional(&x, &c)
+                });
+                assert!((grad[i] - (right - left) / (2.0 * STEP)).abs() < 1e-9);
+            }
+            for version in [f32::softmax_backward_rows, softmax_backward_rows_body::<f32, false>] {
+                let [p, mut narrow] = [&p, &c].map(|x| x.iter().map(|&x| f32::of(x)).collect::<Vec<_>>());
+                version(&p, &mut narrow, cols);
+                assert!(
+                    narrow
+                        .iter()
+                        .zip(&grad)
+                        .all(|(&narrow, grad)| (f64::from(narrow) - grad).abs() < 3e-7)
+                );
+            }
+        }
+        let mut grad = [1.0, 2.0, 3.0, 5.0];
+        softmax_backward_rows(&[0.0, 0.0, 0.5, 0.5], &mut grad, 2);
+        assert_eq!(grad, [0.0, 0.0, -0.5, 0.5]);
     }
 }
