@@ -3,7 +3,8 @@
 use ndarray::{Array2, ArrayView2, ArrayView3, ArrayViewMut2, Axis, CowArray, Ix2, s};
 
 use super::super::projection::{Map, Projection};
-use super::{Compressor, Order, RealRows, SEGMENT, Side, larger};
+use super::side::{Side, larger};
+use super::{Compressor, Order, RealRows, SEGMENT};
 use crate::config::{ConvolutionKernel, ProjectionKind};
 use crate::error::Result;
 use crate::layers::Linear;

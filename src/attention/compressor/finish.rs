@@ -3,7 +3,8 @@
 use ndarray::{Array4, ArrayViewMut2, Axis, s};
 
 use super::super::compressed::Compressed;
-use super::{BiasPlace, Compressor, Map, Order, ProjectionKind};
+use super::super::projection::Map;
+use super::{BiasPlace, Compressor, Order, ProjectionKind};
 use crate::error::{Result, checked_len};
 use crate::ops::{add_bias, gemm};
 use crate::parallel;
