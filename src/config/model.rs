@@ -62,7 +62,7 @@ pub enum NormPlacement {
 
 /// The attention of an encoder's blocks.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum AttentionKind {
     /// Linformer: O(n·k).
@@ -271,7 +271,7 @@ pub enum SinusoidLayout {
 
 /// What tells a model where a token stands.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum PositionKind {
     /// Nothing.
@@ -303,7 +303,7 @@ pub enum PositionKind {
 
 /// What makes token scores of a language model's features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum HeadKind {
     /// Nothing: the model returns features.
@@ -445,7 +445,7 @@ pub enum Pooling {
 
 /// What a classifier reads.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum ClassifierInput {
     /// Token ids; see [`LanguageModelConfig`] (its head must be [`HeadKind::None`]).
