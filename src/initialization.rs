@@ -10,7 +10,7 @@ use crate::scalar::Scalar;
 
 /// How a learned projection E or F of k rows and n columns starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum Initialization {
     /// Row j averages the j-th of k equal windows. The default: compressed keys and values then start at the scale of the keys and

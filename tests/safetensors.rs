@@ -215,8 +215,8 @@ fn shapes_that_overflow_are_refused() {
     }
     assert!(reason(&one("F32", &[1 << 40], &[0; 4])).contains("takes"));
     assert!(Tensors::<f32>::from_bytes(&one("F32", &[0, 1 << 40], &[])).is_ok());
-    let many_axes = Tensors::<f32>::from_bytes(&one("F32", &[1; 5000], &[0; 4])).unwrap();
-    assert_eq!(many_axes.get("x").unwrap().ndim(), 5000);
+    let many_axes = Tensors::<f32>::from_bytes(&one("F32", &vec![1; 500], &[0; 4])).unwrap();
+    assert_eq!(many_axes.get("x").unwrap().ndim(), 500);
 }
 
 #[test]

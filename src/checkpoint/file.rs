@@ -86,3 +86,26 @@ impl Drop for Temporary {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_fails_or_panics_leaves_the_old_file_alone() {
+        let directory = std::env::temp_dir().join(format!("linformer-file-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("file");
+        replace(&path, |out| out.write_all(b"old")).unwrap();
+        let half = |out: &mut dyn Write| {
+            out.write_all(&vec![0; 1 << 20])?;
+            Err(io::Error::from(io::ErrorKind::StorageFull))
+        };
+        let error = replace(&path, half).unwrap_err();
+        assert!(matches!(error, Error::Io { action: "write", .. }), "{error}");
+        assert!(std::panic::catch_unwind(|| replace(&path, |_| panic!("on purpose"))).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}

@@ -6,6 +6,9 @@ mod contents;
 mod file;
 mod foreign;
 mod header;
+mod native;
+mod size;
 mod tensors;
 
+pub use native::Checkpoint;
 pub use tensors::Tensors;

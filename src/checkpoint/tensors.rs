@@ -163,6 +163,11 @@ impl<A: Scalar> Tensors<A> {
         self.tensors.is_empty()
     }
 
+    /// The number of elements of all tensors.
+    pub(crate) fn number_count(&self) -> usize {
+        self.tensors.values().map(|tensor| tensor.values.len()).sum()
+    }
+
     /// What the file says besides its tensors.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata

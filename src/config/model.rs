@@ -65,7 +65,7 @@ pub enum NormPlacement {
 
 /// The attention of an encoder's blocks.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum AttentionKind {
     /// Linformer: O(n·k).
@@ -277,7 +277,7 @@ pub enum SinusoidLayout {
 
 /// What tells a model where a token stands.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum PositionKind {
     /// Nothing.
@@ -309,7 +309,7 @@ pub enum PositionKind {
 
 /// What makes token scores of a language model's features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum HeadKind {
     /// Nothing: the model returns features.
@@ -454,7 +454,7 @@ pub enum Pooling {
 
 /// What a classifier reads.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum ClassifierInput {
     /// Token ids; see [`LanguageModelConfig`] (its head must be [`HeadKind::None`]).

@@ -87,7 +87,7 @@ impl Convolution {
 
 /// What makes k rows out of n.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum ProjectionKind {
     /// A trained (k, n) matrix: the paper's E and F. The default.

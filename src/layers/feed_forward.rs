@@ -60,6 +60,17 @@ impl<A: Scalar> FeedForward<A> {
         &self.output
     }
 
+    /// What the layer was made of, besides its widths.
+    #[cfg(feature = "checkpoint")]
+    pub(crate) fn config(&self) -> FeedForwardConfig {
+        FeedForwardConfig {
+            ff_dim: self.output.in_dim(),
+            activation: self.activation,
+            gated: self.gated,
+            bias: self.input.bias().is_some(),
+        }
+    }
+
     /// (batch, length, dim) → (batch, length, `out_dim`).
     ///
     /// # Errors

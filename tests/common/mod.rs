@@ -3,8 +3,8 @@
 
 use linformer::ndarray::{Array, Array3, ArrayD, ArrayView, Dimension};
 use linformer::{
-    Activation, AttentionConfig, BiasPlace, Convolution, ConvolutionKernel, EncoderConfig, FeedForwardConfig, LinformerConfig,
-    NormPlacement, ProjectionConfig, ProjectionKind, Sharing, Tail,
+    Activation, AttentionConfig, BiasPlace, Convolution, ConvolutionKernel, EncoderConfig, FeedForwardConfig, LanguageModel,
+    LanguageModelConfig, LinformerConfig, NormPlacement, Parameters, ProjectionConfig, ProjectionKind, Sharing, Tail,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -51,6 +51,30 @@ pub fn scramble<M: linformer::Parameters<f64>>(model: &mut M, seed: u64) {
             *value = (index * 2.399_963).sin() * scale + 0.02;
         }
     });
+}
+
+/// The name, shape and bits of all of a model's tensors.
+pub fn model_bits(model: &impl Parameters<f64>) -> Vec<(String, Vec<usize>, Vec<u64>)> {
+    let of = |(name, tensor): (String, ArrayD<f64>)| (name, tensor.shape().to_vec(), tensor.iter().map(|x| x.to_bits()).collect());
+    tensors(model).into_iter().map(of).collect()
+}
+
+/// Two small blocks with one projection.
+pub fn small_encoder() -> EncoderConfig {
+    let attention = LinformerConfig::new(4, 2, 6, 3)
+        .with_sharing(Sharing::Layerwise)
+        .with_output_rank(Some(2));
+    EncoderConfig::new(attention, 2).with_feed_forward(Some(FeedForwardConfig::new(5)))
+}
+
+/// A small model around [`small_encoder`].
+pub fn small_language_model() -> LanguageModelConfig {
+    LanguageModelConfig::new(7, small_encoder())
+}
+
+/// A small model with drawn numbers.
+pub fn small_model() -> LanguageModel<f64> {
+    LanguageModel::new(&small_language_model(), 1).unwrap()
 }
 
 fn kinds() -> impl Strategy<Value = ProjectionKind> {

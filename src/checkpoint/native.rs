@@ -1,0 +1,256 @@
+//! The crate's own files: a model's tensors under their own names, and its configuration.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::Tensors;
+use super::assign::assign;
+use super::contents::Contents;
+use super::header::malformed;
+use super::size::{FeedForwardFile, StoredConfig};
+use crate::attention::{ExactAttention, LinformerAttention};
+use crate::blocks::Encoder;
+use crate::config::{AttentionConfig, ClassifierConfig, EncoderConfig, LanguageModelConfig, LinformerConfig};
+use crate::error::{Error, Result};
+use crate::initialization::Streams;
+use crate::layers::FeedForward;
+use crate::models::{Classifier, LanguageModel};
+use crate::parameters::Parameters;
+use crate::scalar::Scalar;
+
+/// The one key of the metadata: with several, their order would differ from file to file.
+const KEY: &str = "linformer";
+
+/// The version of what stands under it.
+const FORMAT: u64 = 1;
+
+/// How many numbers, and how many blocks, a model may have besides those in the file, so that what is missing can be listed.
+const SPARE_NUMBERS: usize = 1 << 20;
+const SPARE_BLOCKS: usize = 1 << 10;
+
+/// Saving and loading of a model with its configuration, as one safetensors file.
+///
+/// Tensors have the names that [`Parameters::visit`] gives them; tied ones are stored once, and buffers are stored. The configuration
+/// is JSON in the file's metadata, under `linformer`. The same model gives the same bytes. Numbers are written as the model has them
+/// and read from F32, F64, F16 and BF16, so a model of one element type can be loaded as the other.
+///
+/// ```
+/// use linformer::checkpoint::Checkpoint;
+/// use linformer::{EncoderConfig, LanguageModel, LanguageModelConfig, LinformerConfig, Parameters};
+///
+/// let encoder = EncoderConfig::new(LinformerConfig::new(8, 2, 16, 4), 1);
+/// let model = LanguageModel::<f32>::new(&LanguageModelConfig::new(32, encoder), 0)?;
+/// let bytes = model.to_bytes()?;
+///
+/// let loaded = LanguageModel::<f32>::from_bytes(&bytes)?;
+/// assert_eq!(loaded.config(), model.config());
+/// assert_eq!(loaded.named(), model.named());
+/// # Ok::<(), linformer::Error>(())
+/// ```
+#[allow(private_bounds)] // the bound is the seal
+pub trait Checkpoint<A: Scalar>: Parameters<A> + Stored<A> {
+    /// Writes the model to a file.
+    ///
+    /// It is written to a temporary file in the same directory, brought to the disk and renamed: whatever happens, there is a whole
+    /// file at `path`, the old one or the new one. A symbolic link is replaced, not followed.
+    ///
+    /// # Errors
+    /// A file or directory that cannot be written; a model of more tensors than a header has room for (over a hundred thousand).
+    fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        contents(self)?.save(path.as_ref())
+    }
+
+    /// What [`save`](Self::save) writes.
+    ///
+    /// # Errors
+    /// A model of more tensors than a header has room for.
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        Ok(contents(self)?.to_bytes())
+    }
+
+    /// The model in a file that [`save`](Self::save) wrote.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no valid safetensors file; one of another kind of model, of another format number, or with a
+    /// configuration that has unknown fields or describes no model; tensors that are missing, unexpected, of another shape, or of
+    /// integers, all of them listed.
+    fn load(path: impl AsRef<Path>) -> Result<Self> {
+        restore(&Tensors::read(path)?)
+    }
+
+    /// The model in the bytes of such a file.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        restore(&Tensors::from_bytes(bytes)?)
+    }
+
+    /// Gives every parameter and buffer the value of the tensor of its name, wherever the tensors are from; their metadata is not read.
+    ///
+    /// ```
+    /// use linformer::checkpoint::{Checkpoint, Tensors};
+    /// use linformer::{AttentionConfig, ExactAttention, Parameters};
+    ///
+    /// let trained = ExactAttention::<f32>::new(&AttentionConfig::new(8, 2), 0)?;
+    /// let mut layer = ExactAttention::<f32>::new(&AttentionConfig::new(8, 2), 1)?;
+    /// layer.load_parameters(&Tensors::from_bytes(&trained.to_bytes()?)?)?;
+    /// assert_eq!(layer.named(), trained.named());
+    /// # Ok::<(), linformer::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Tensors that are missing, unexpected, of another shape, or of integers. All of them are listed, and the model is left as it was.
+    fn load_parameters(&mut self, tensors: &Tensors<A>) -> Result<()> {
+        assign(self, tensors)
+    }
+}
+
+/// What a kind of model tells about its files.
+pub(crate) trait Stored<A: Scalar>: Parameters<A> + Sized {
+    /// The name of the kind.
+    const KIND: &'static str;
+
+    type Config: StoredConfig;
+
+    fn stored_config(&self) -> Self::Config;
+
+    /// A model of a checked configuration, whose numbers are yet to come.
+    fn build(config: &Self::Config) -> Self;
+}
+
+/// Implements [`Checkpoint`] for types that keep their configuration.
+macro_rules! checkpoint {
+    ($($model:ident: $config:ty),* $(,)?) => {
+        $(
+            impl<A: Scalar> Stored<A> for $model<A> {
+                const KIND: &'static str = stringify!($model);
+
+                type Config = $config;
+
+                fn stored_config(&self) -> $config {
+                    self.config().clone()
+                }
+
+                fn build(config: &$config) -> Self {
+                    Self::draw(config, &mut Streams::zeros())
+                }
+            }
+
+            impl<A: Scalar> Checkpoint<A> for $model<A> {}
+        )*
+    };
+}
+
+checkpoint! {
+    LinformerAttention: LinformerConfig,
+    ExactAttention: AttentionConfig,
+    Encoder: EncoderConfig,
+    LanguageModel: LanguageModelConfig,
+    Classifier: ClassifierConfig,
+}
+
+impl<A: Scalar> Stored<A> for FeedForward<A> {
+    const KIND: &'static str = "FeedForward";
+
+    type Config = FeedForwardFile;
+
+    fn stored_config(&self) -> FeedForwardFile {
+        FeedForwardFile {
+            dim: self.input().in_dim(),
+            out_dim: self.output().out_dim(),
+            layer: self.config(),
+        }
+    }
+
+    fn build(config: &FeedForwardFile) -> Self {
+        Self::draw(config.dim, config.out_dim, &config.layer, &mut Streams::zeros())
+    }
+}
+
+impl<A: Scalar> Checkpoint<A> for FeedForward<A> {}
+
+/// What the metadata says, but for the configuration: all that is known of a file before it is clear that it is one of ours.
+#[derive(Deserialize)]
+struct Kind {
+    format: u64,
+    model: String,
+}
+
+/// What the metadata says.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Description<C> {
+    format: u64,
+    model: String,
+    config: C,
+}
+
+fn contents<A: Scalar, M: Stored<A>>(model: &M) -> Result<Contents<'_, A>> {
+    let description = Description {
+        format: FORMAT,
+        model: M::KIND.to_owned(),
+        config: model.stored_config(),
+    };
+    let json = serde_json::to_string(&description).map_err(|error| malformed(format!("configuration: {error}")))?;
+    Contents::new(model.named(), BTreeMap::from([(KEY.to_owned(), json)]))
+}
+
+fn restore<A: Scalar, M: Stored<A>>(tensors: &Tensors<A>) -> Result<M> {
+    let config = read_config::<A, M>(tensors)?;
+    check_extent(&config, tensors)?;
+    let mut model = M::build(&config);
+    debug_assert_eq!(count(&model), config.numbers());
+    assign(&mut model, tensors)?;
+    Ok(model)
+}
+
+/// The number of elements of all tensors, buffers too.
+fn count<A: Scalar>(model: &impl Parameters<A>) -> usize {
+    let mut count = 0;
+    model.visit("", &mut |_, _, tensor| count += tensor.len());
+    count
+}
+
+fn read_config<A: Scalar, M: Stored<A>>(tensors: &Tensors<A>) -> Result<M::Config> {
+    let Some(json) = tensors.metadata().get(KEY) else {
+        return Err(malformed(format!(
+            "its metadata has no `{KEY}`, so it was not saved by this crate; give its tensors to load_parameters, or use the module of the \
+             implementation it is from"
+        )));
+    };
+    let in_metadata = |error: serde_json::Error| malformed(format!("metadata `{KEY}`: {error}"));
+    let kind: Kind = serde_json::from_str(json).map_err(in_metadata)?;
+    if kind.format != FORMAT {
+        return Err(malformed(format!(
+            "it has the format {}, and this version of the crate reads {FORMAT}",
+            kind.format
+        )));
+    }
+    if kind.model != M::KIND {
+        let problem = format!("the file holds `{}`, expected `{}`", kind.model, M::KIND);
+        return Err(Error::Checkpoint { problems: vec![problem] });
+    }
+    let description: Description<M::Config> = serde_json::from_str(json).map_err(in_metadata)?;
+    Ok(description.config)
+}
+
+/// An error where the configuration describes no model, or one so much larger than the file that it should not be allocated.
+fn check_extent<A: Scalar>(config: &impl StoredConfig, tensors: &Tensors<A>) -> Result<()> {
+    let too_large = |described: usize, what: &str, held: usize| {
+        let problem = format!("the configuration describes {described} {what}, but the file holds {held}");
+        Err(Error::Checkpoint { problems: vec![problem] })
+    };
+    // Every block has tensors. The check takes time for each, so this comes first.
+    if config.depth() > tensors.len().max(SPARE_BLOCKS) {
+        return too_large(config.depth(), "blocks", tensors.len());
+    }
+    config.check()?;
+    let (described, held) = (config.numbers(), tensors.number_count());
+    if described > held.saturating_mul(2).saturating_add(SPARE_NUMBERS) {
+        return too_large(described, "numbers", held);
+    }
+    Ok(())
+}

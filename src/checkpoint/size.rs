@@ -1,0 +1,221 @@
+//! How much a configuration describes, counted before a model of it is made: a file must not make us allocate what it does not hold.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::config::{
+    AttentionConfig, AttentionKind, ClassifierConfig, ClassifierInput, ConvolutionKernel, EncoderConfig, FeedForwardConfig, HeadKind,
+    LanguageModelConfig, LinformerConfig, NormPlacement, PositionKind, ProjectionKind, Sharing,
+};
+use crate::error::Result;
+
+/// A configuration as a file holds it.
+pub(crate) trait StoredConfig: Serialize + DeserializeOwned {
+    /// The number of blocks.
+    fn depth(&self) -> usize;
+
+    /// An error where it describes no model.
+    fn check(&self) -> Result<()>;
+
+    /// The number of elements of all tensors, buffers too, of the model that it describes; the largest number where it is larger.
+    /// Only for a configuration that passes [`check`](Self::check).
+    fn numbers(&self) -> usize;
+}
+
+/// Implements [`StoredConfig`] for a configuration with a check of its own.
+macro_rules! stored {
+    ($type:ty, $depth:expr, $numbers:expr) => {
+        impl StoredConfig for $type {
+            fn depth(&self) -> usize {
+                let depth: fn(&Self) -> usize = $depth;
+                depth(self)
+            }
+
+            fn check(&self) -> Result<()> {
+                self.check()
+            }
+
+            fn numbers(&self) -> usize {
+                let numbers: fn(&Self) -> usize = $numbers;
+                numbers(self)
+            }
+        }
+    };
+}
+
+stored!(AttentionConfig, |_| 0, attention);
+stored!(LinformerConfig, |_| 0, linformer);
+stored!(EncoderConfig, |config| config.depth, encoder);
+stored!(LanguageModelConfig, |config| config.encoder.depth, language_model);
+stored!(
+    ClassifierConfig,
+    |config| match &config.input {
+        ClassifierInput::Tokens(model) => model.encoder.depth,
+        ClassifierInput::Features { encoder, .. } => encoder.depth,
+    },
+    classifier
+);
+
+/// A feed-forward layer, which does not keep its configuration.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FeedForwardFile {
+    pub(crate) dim: usize,
+    pub(crate) out_dim: usize,
+    pub(crate) layer: FeedForwardConfig,
+}
+
+impl StoredConfig for FeedForwardFile {
+    fn depth(&self) -> usize {
+        0
+    }
+
+    fn check(&self) -> Result<()> {
+        self.layer.check(self.dim, self.out_dim)
+    }
+
+    fn numbers(&self) -> usize {
+        feed_forward(&self.layer, self.dim, self.out_dim)
+    }
+}
+
+fn product(sizes: &[usize]) -> usize {
+    sizes.iter().fold(1, |product, &size| product.saturating_mul(size))
+}
+
+fn sum(numbers: impl IntoIterator<Item = usize>) -> usize {
+    numbers.into_iter().fold(0, usize::saturating_add)
+}
+
+fn linear(input: usize, output: usize, bias: bool) -> usize {
+    output.saturating_mul(input.saturating_add(bias.into()))
+}
+
+/// The weight and the bias of a norm.
+fn norm(dim: usize) -> usize {
+    dim.saturating_mul(2)
+}
+
+fn attention(config: &AttentionConfig) -> usize {
+    let (dim, query_dim, key_value_dim) = (config.dim, config.query_dim(), config.key_value_dim());
+    let bias = config.output_bias;
+    let value = linear(dim, key_value_dim, config.value_bias);
+    sum([
+        linear(dim, query_dim, config.query_bias),
+        linear(dim, key_value_dim, config.key_bias),
+        if config.tie_key_value { 0 } else { value },
+        config.output_rank.map_or(0, |rank| linear(query_dim, rank, bias)),
+        linear(config.output_rank.unwrap_or(query_dim), dim, bias),
+    ])
+}
+
+fn linformer(config: &LinformerConfig) -> usize {
+    let owned = if is_layerwise(config) { 0 } else { projections(config) };
+    attention(&config.attention).saturating_add(owned)
+}
+
+/// Whether the encoder owns the projection.
+fn is_layerwise(config: &LinformerConfig) -> bool {
+    config.projection.sharing == Some(Sharing::Layerwise)
+}
+
+/// E, and F where it is another.
+fn projections(config: &LinformerConfig) -> usize {
+    let matrices = config.projection.matrices(config.attention.heads);
+    let head_dim = config.attention.effective_head_dim();
+    let (weight, channels) = match config.projection.kind {
+        ProjectionKind::Learned | ProjectionKind::Random => (product(&[config.k, config.seq_len]), config.k),
+        ProjectionKind::MeanPooling | ProjectionKind::MaxPooling => (0, 0),
+        ProjectionKind::Convolution(convolution) => {
+            let stride = config.stride().unwrap_or(1);
+            match convolution.kernel {
+                ConvolutionKernel::Scalar => (stride, 1),
+                ConvolutionKernel::Depthwise => (product(&[head_dim, stride]), head_dim),
+                ConvolutionKernel::ChannelMixing => (product(&[head_dim, head_dim, stride]), head_dim),
+            }
+        }
+    };
+    let bias = if config.projection.bias { channels } else { 0 };
+    let copies = if config.projection.ties_key_value() { 1 } else { 2 };
+    product(&[copies, matrices, weight.saturating_add(bias)])
+}
+
+fn feed_forward(config: &FeedForwardConfig, dim: usize, out_dim: usize) -> usize {
+    let hidden = config.ff_dim.saturating_mul(if config.gated { 2 } else { 1 });
+    linear(dim, hidden, config.bias).saturating_add(linear(config.ff_dim, out_dim, config.bias))
+}
+
+fn encoder(config: &EncoderConfig) -> usize {
+    let shared = match &config.attention {
+        AttentionKind::Linformer(attention) if is_layerwise(attention) => projections(attention),
+        _ => 0,
+    };
+    let final_norm = if config.final_norm { norm(config.dim()) } else { 0 };
+    let blocks = (0..config.depth).map(|layer| block(config, layer));
+    sum(blocks.chain([shared, final_norm]))
+}
+
+fn block(config: &EncoderConfig, layer: usize) -> usize {
+    let (before, after) = config.widths(layer);
+    let attention = match &config.layer_attention(layer) {
+        AttentionKind::Linformer(config) => linformer(config),
+        AttentionKind::Exact(config) => attention(config),
+    };
+    let feed_forward = config.feed_forward.as_ref().map_or(0, |layer| {
+        let residual = if before == after { 0 } else { linear(before, after, true) };
+        let width = match config.norm {
+            NormPlacement::Pre => before,
+            NormPlacement::Post => after,
+        };
+        sum([norm(width), feed_forward(layer, before, after), residual])
+    });
+    sum([norm(before), attention, feed_forward])
+}
+
+fn position(kind: PositionKind, dim: usize) -> usize {
+    match kind {
+        PositionKind::Learned { max_len } => product(&[max_len, dim]),
+        PositionKind::LearnedAfterPadding { max_len, padding_token } => product(&[sum([max_len, padding_token, 1]), dim]),
+        PositionKind::Sinusoidal { stored: true, .. } => dim.div_ceil(2),
+        PositionKind::None | PositionKind::Sinusoidal { .. } => 0,
+    }
+}
+
+fn language_model(config: &LanguageModelConfig) -> usize {
+    let (width, dim) = (config.effective_embedding_dim(), config.encoder.dim());
+    let table = product(&[config.vocab_size, width]);
+    let around = linear(width, dim, true).saturating_add(linear(dim, width, true));
+    let (dense, tied) = match config.head {
+        HeadKind::None | HeadKind::Tied => (0, true),
+        HeadKind::Plain => (0, false),
+        HeadKind::Roberta { tied, .. } => (linear(width, width, true).saturating_add(norm(width)), tied),
+    };
+    sum([
+        table,
+        position(config.position, width),
+        if config.embedding_norm { norm(width) } else { 0 },
+        if width == dim { 0 } else { around },
+        encoder(&config.encoder),
+        dense,
+        if tied { 0 } else { table },
+        if config.head == HeadKind::None { 0 } else { config.vocab_size },
+    ])
+}
+
+fn classifier(config: &ClassifierConfig) -> usize {
+    let (input, width) = match &config.input {
+        ClassifierInput::Tokens(model) => (language_model(model), model.effective_embedding_dim()),
+        ClassifierInput::Features {
+            features,
+            encoder: blocks,
+            position: kind,
+        } => {
+            let dim = blocks.dim();
+            let parts = [linear(*features, dim, true), position(*kind, dim), encoder(blocks)];
+            (sum(parts), dim)
+        }
+    };
+    let hidden = config.hidden_dim.map_or(0, |hidden| linear(width, hidden, true));
+    let output = linear(config.hidden_dim.unwrap_or(width), config.classes, true);
+    sum([input, hidden, output])
+}
