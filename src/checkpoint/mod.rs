@@ -2,6 +2,7 @@
 
 mod assign;
 mod foreign;
+pub mod lucidrains;
 mod tensors;
 
 pub use tensors::Tensors;
