@@ -135,18 +135,22 @@ impl<'t, A: Scalar> Translation<'t, A> {
 
     /// One tensor that the foreign file holds under several names; all copies must agree.
     pub(crate) fn tied(&mut self, foreign: &[String], native: &str) {
+        if let Some(tensor) = self.agreeing(foreign) {
+            self.give(native, tensor.to_owned());
+        }
+    }
+
+    /// The first of the copies of one tensor; those that differ from it are noted.
+    pub(crate) fn agreeing(&mut self, foreign: &[String]) -> Option<ArrayViewD<'t, A>> {
         let copies: Vec<_> = foreign.iter().filter_map(|name| self.take(name).map(|copy| (name, copy))).collect();
-        let Some((first_name, first)) = copies.first() else {
-            return;
-        };
+        let (first_name, first) = copies.first()?;
         for (name, copy) in &copies[1..] {
             let agrees = copy.shape() == first.shape() && copy.iter().zip(first).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()));
             if !agrees {
                 self.problem(format!("`{first_name}` and `{name}` are one tensor in this model, but differ"));
             }
         }
-        let tensor = first.to_owned();
-        self.give(native, tensor);
+        Some(first.clone())
     }
 
     /// Gives the native tensors of these entries their values.

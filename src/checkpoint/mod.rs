@@ -3,6 +3,7 @@
 mod assign;
 mod foreign;
 pub mod lucidrains;
+pub mod tatp22;
 mod tensors;
 
 pub use tensors::Tensors;
