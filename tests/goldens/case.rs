@@ -162,3 +162,13 @@ fn array<A: Scalar>(name: &str, shape: Vec<usize>, data: Vec<f64>) -> ArrayD<A> 
     let data = data.into_iter().map(A::cast).collect();
     ArrayD::from_shape_vec(IxDyn(&shape), data).unwrap_or_else(|error| panic!("`{name}`: {error}"))
 }
+
+/// Panics unless a writer gave back what its loader was given, but for the names that `dropped` accepts.
+pub fn assert_written<A: Scalar>(case: &Case, written: &Tensors<A>, read: &Tensors<A>, dropped: impl Fn(&str) -> bool) {
+    let kept: Vec<&str> = read.names().filter(|name| !dropped(name)).collect();
+    let again: Vec<&str> = written.names().filter(|name| !dropped(name)).collect();
+    assert_eq!(again, kept, "{}: the writer gives other names", case.name);
+    for name in kept {
+        assert_eq!(written.get(name), read.get(name), "{}: the writer changed `{name}`", case.name);
+    }
+}
