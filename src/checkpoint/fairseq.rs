@@ -40,7 +40,7 @@ mod roberta;
 pub use options::AttentionOptions;
 pub use roberta::RobertaOptions;
 
-use ndarray::{ArrayD, IxDyn};
+use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
 use super::foreign::{load, write};
 use super::tensors::Tensors;
@@ -93,11 +93,8 @@ pub fn classifier<A: Scalar>(tensors: &Tensors<A>, options: &RobertaOptions, hea
     let tensors = old::model(tensors)?;
     let layout = Layout::of(options, &tensors)?;
     let prefix = format!("classification_heads.{head}");
-    let Some(&[classes, hidden_dim]) = tensors
-        .get(&format!("{prefix}.out_proj.weight"))
-        .as_ref()
-        .map(|weight| weight.shape())
-    else {
+    let weight = tensors.get(&format!("{prefix}.out_proj.weight"));
+    let Some(&[classes, hidden_dim]) = weight.as_ref().map(ArrayViewD::shape) else {
         let problems = vec![format!("`{prefix}.out_proj.weight`, a matrix, is missing")];
         return Err(Error::Checkpoint { problems });
     };

@@ -95,6 +95,6 @@ fn is_dropped(name: &str) -> bool {
     let is_fused = ["in_proj_", "out_proj_", "fc1_", "fc2_"]
         .iter()
         .any(|field| name.contains(&format!(".{field}")));
-    let is_unused_bias = name.contains(".compress_") && name.ends_with(".bias");
+    let is_unused_bias = name.contains(".compress_") && !name.ends_with("weight");
     is_fused || is_unused_bias || name.starts_with("classification_heads.")
 }
