@@ -185,10 +185,13 @@ impl<'t, A: Scalar> Translation<'t, A> {
     }
 }
 
-/// `model` with the values that `entries` find in `foreign`; every tensor must be used.
-pub(crate) fn load<A: Scalar, M: Parameters<A>>(model: M, foreign: &Tensors<A>, entries: &[Entry]) -> Result<M> {
+/// `model` with the values that `entries` find in `foreign`; every tensor must be used, or else be named in `dropped`.
+pub(crate) fn load<A: Scalar, M: Parameters<A>>(model: M, foreign: &Tensors<A>, entries: &[Entry], dropped: &[String]) -> Result<M> {
     let mut translation = Translation::new(foreign);
     translation.place(entries);
+    for name in dropped {
+        translation.ignore(name);
+    }
     fill(model, &translation.finish()?)
 }
 
@@ -218,6 +221,11 @@ pub(crate) fn write<A: Scalar>(model: &impl Parameters<A>, entries: &[Entry]) ->
 /// Options from JSON, in their foreign names.
 pub(crate) fn parse<T: DeserializeOwned>(operation: &'static str, json: &str) -> Result<T> {
     serde_json::from_str(json).map_err(|error| Error::argument(operation, error.to_string()))
+}
+
+/// A default.
+pub(crate) fn number<const N: usize>() -> usize {
+    N
 }
 
 /// An error unless `rate` is a dropout rate.

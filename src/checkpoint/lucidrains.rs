@@ -40,7 +40,7 @@ const PEER: &str = "lucidrains";
 pub fn attention<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<LinformerAttention<A>> {
     let config = options.attention_config()?;
     let layer = LinformerAttention::draw(&config, &mut Streams::zeros());
-    load(layer, tensors, &names::attention("", "", options.share_kv))
+    load(layer, tensors, &names::attention("", "", options.share_kv), &[])
 }
 
 /// A `FeedForward`.
@@ -50,7 +50,7 @@ pub fn attention<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<L
 pub fn feed_forward<A: Scalar>(tensors: &Tensors<A>, options: &FeedForwardOptions) -> Result<FeedForward<A>> {
     let config = options.config()?;
     let layer = FeedForward::draw(options.dim, options.dim, &config, &mut Streams::zeros());
-    load(layer, tensors, &names::feed_forward("", ""))
+    load(layer, tensors, &names::feed_forward("", ""), &[])
 }
 
 /// A `Linformer`, sequential or reversible.
@@ -60,7 +60,7 @@ pub fn feed_forward<A: Scalar>(tensors: &Tensors<A>, options: &FeedForwardOption
 pub fn linformer<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<Encoder<A>> {
     let config = options.encoder_config()?;
     let encoder = Encoder::draw(&config, &mut Streams::zeros());
-    load(encoder, tensors, &names::encoder("", "", options))
+    load(encoder, tensors, &names::encoder("", "", options), &[])
 }
 
 /// A `LinformerLM`.
@@ -70,7 +70,7 @@ pub fn linformer<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<E
 pub fn language_model<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<LanguageModel<A>> {
     let config = options.language_model_config()?;
     let model = LanguageModel::draw(&config, &mut Streams::zeros());
-    load(model, tensors, &names::language_model(options))
+    load(model, tensors, &names::language_model(options), &[])
 }
 
 /// The state dict of a `LinformerSelfAttention` that computes what `layer` does; its options are [`Options::of_attention`].

@@ -1,6 +1,7 @@
 //! Saving and loading: the crate's own files, and those of the PyTorch implementations.
 
 mod assign;
+pub mod fairseq;
 mod foreign;
 pub mod lucidrains;
 pub mod tatp22;

@@ -60,7 +60,7 @@ impl Case {
         let mut tensors = Tensors::new();
         for (name, value) in entries {
             let (shape, data) = numbers(name, value);
-            tensors.insert(name, array(name, shape, data)).expect("names in an object differ");
+            tensors.insert(name, array(name, &shape, data)).expect("names in an object differ");
         }
         tensors
     }
@@ -72,7 +72,7 @@ impl Case {
     /// An input of any shape.
     pub fn input<A: Scalar>(&self, name: &str) -> ArrayD<A> {
         let (shape, data) = self.input_numbers(name);
-        array(name, shape, data)
+        array(name, &shape, data)
     }
 
     /// An input with three axes.
@@ -108,7 +108,7 @@ impl Case {
     /// The tensor under a top-level key, `E.0` say.
     pub fn tensor<A: Scalar>(&self, key: &str) -> ArrayD<A> {
         let (shape, data) = numbers(key, self.key(key));
-        array(key, shape, data)
+        array(key, &shape, data)
     }
 
     /// All top-level keys.
@@ -158,7 +158,17 @@ fn numbers(name: &str, value: &Value) -> (Vec<usize>, Vec<f64>) {
     (list("shape").iter().map(size).collect(), list("data").iter().map(number).collect())
 }
 
-fn array<A: Scalar>(name: &str, shape: Vec<usize>, data: Vec<f64>) -> ArrayD<A> {
+fn array<A: Scalar>(name: &str, shape: &[usize], data: Vec<f64>) -> ArrayD<A> {
     let data = data.into_iter().map(A::cast).collect();
-    ArrayD::from_shape_vec(IxDyn(&shape), data).unwrap_or_else(|error| panic!("`{name}`: {error}"))
+    ArrayD::from_shape_vec(IxDyn(shape), data).unwrap_or_else(|error| panic!("`{name}`: {error}"))
+}
+
+/// Panics unless a writer gave back what its loader was given, but for the names that `dropped` accepts.
+pub fn assert_written<A: Scalar>(case: &Case, written: &Tensors<A>, read: &Tensors<A>, dropped: impl Fn(&str) -> bool) {
+    let kept: Vec<&str> = read.names().filter(|name| !dropped(name)).collect();
+    let again: Vec<&str> = written.names().filter(|name| !dropped(name)).collect();
+    assert_eq!(again, kept, "{}: the writer gives other names", case.name);
+    for name in kept {
+        assert_eq!(written.get(name), read.get(name), "{}: the writer changed `{name}`", case.name);
+    }
 }

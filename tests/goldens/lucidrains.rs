@@ -4,7 +4,7 @@ use linformer::checkpoint::{Tensors, lucidrains};
 use linformer::ndarray::Array3;
 use linformer::{Result, Scalar};
 
-use super::case::{Case, Outcome};
+use super::case::{Case, Outcome, assert_written};
 
 pub fn run<A: Scalar>(case: &Case) -> Outcome {
     if case.has("steps") && !case.has("inputs") {
@@ -18,19 +18,26 @@ pub fn run<A: Scalar>(case: &Case) -> Outcome {
 
 fn output<A: Scalar>(case: &Case, tensors: &Tensors<A>) -> Result<Array3<A>> {
     let json = case.config().to_string();
+    let written = |state_dict: &Tensors<A>| assert_written(case, state_dict, tensors, |_| false);
     // FeedForward has options of its own.
     if !case.has_option("seq_len") {
-        let options = lucidrains::FeedForwardOptions::from_json(&json)?;
-        return lucidrains::feed_forward(tensors, &options)?.forward(&case.array3("x"));
+        let layer = lucidrains::feed_forward(tensors, &lucidrains::FeedForwardOptions::from_json(&json)?)?;
+        written(&lucidrains::feed_forward_state_dict(&layer)?);
+        return layer.forward(&case.array3("x"));
     }
     let options = lucidrains::Options::from_json(&json)?;
     if case.has_option("num_tokens") {
-        return lucidrains::language_model(tensors, &options)?.forward(&case.tokens("tokens"), None);
+        let model = lucidrains::language_model(tensors, &options)?;
+        written(&lucidrains::language_model_state_dict(&model)?);
+        return model.forward(&case.tokens("tokens"), None);
     }
     if case.has_option("depth") {
-        return lucidrains::linformer(tensors, &options)?.forward(&case.array3("x"), None);
+        let encoder = lucidrains::linformer(tensors, &options)?;
+        written(&lucidrains::linformer_state_dict(&encoder)?);
+        return encoder.forward(&case.array3("x"), None);
     }
     let layer = lucidrains::attention(tensors, &options)?;
+    written(&lucidrains::attention_state_dict(&layer)?);
     let x = case.array3("x");
     if case.has_input("context") {
         return layer.attend(&x, &layer.compress(&case.array3("context"), None)?);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::foreign::{check_rate, check_same, parse};
+use super::super::foreign::{check_rate, check_same, number, parse};
 use super::PEER;
 use crate::config::{
     AttentionConfig, AttentionKind, EncoderConfig, FeedForwardConfig, LanguageModelConfig, LinformerConfig, PositionKind, Sharing,
@@ -29,10 +29,10 @@ pub struct Options {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_tokens: Option<usize>,
     /// The projected length; 256.
-    #[serde(default = "default_k")]
+    #[serde(default = "number::<256>")]
     pub k: usize,
     /// Query heads; 8.
-    #[serde(default = "default_heads")]
+    #[serde(default = "number::<8>")]
     pub heads: usize,
     /// Width of a head; `dim` / `heads`, which must then divide. (The package demands that it divides in any case; we do not.)
     #[serde(default)]
@@ -59,7 +59,7 @@ pub struct FeedForwardOptions {
     /// Model width.
     pub dim: usize,
     /// How many times wider it is in between; 4.
-    #[serde(default = "default_mult")]
+    #[serde(default = "number::<4>")]
     pub mult: usize,
     /// Dropout, in training, in between; 0.
     #[serde(default)]
@@ -70,18 +70,6 @@ pub struct FeedForwardOptions {
     /// Whether half of the first product gates the other; no.
     #[serde(default)]
     pub glu: bool,
-}
-
-fn default_k() -> usize {
-    256
-}
-
-fn default_heads() -> usize {
-    8
-}
-
-fn default_mult() -> usize {
-    4
 }
 
 /// The activations and their classes in `torch.nn`.
@@ -95,20 +83,11 @@ const ACTIVATIONS: [(&str, Activation); 5] = [
 
 impl Options {
     /// The package's defaults for a layer of this width and length.
+    ///
+    /// # Panics
+    /// Never: every other option has a default.
     pub fn new(dim: usize, seq_len: usize) -> Self {
-        Self {
-            dim,
-            seq_len,
-            depth: None,
-            num_tokens: None,
-            k: default_k(),
-            heads: default_heads(),
-            dim_head: None,
-            one_kv_head: false,
-            share_kv: false,
-            reversible: false,
-            dropout: 0.0,
-        }
+        Self::from_json(&format!(r#"{{"dim": {dim}, "seq_len": {seq_len}}}"#)).expect("every other option has a default")
     }
 
     /// Options from a JSON object of the constructor's arguments.
@@ -273,14 +252,11 @@ impl Options {
 
 impl FeedForwardOptions {
     /// The package's defaults for a layer of this width.
+    ///
+    /// # Panics
+    /// Never: every other option has a default.
     pub fn new(dim: usize) -> Self {
-        Self {
-            dim,
-            mult: default_mult(),
-            dropout: 0.0,
-            activation: None,
-            glu: false,
-        }
+        Self::from_json(&format!(r#"{{"dim": {dim}}}"#)).expect("every other option has a default")
     }
 
     /// Options from a JSON object of the constructor's arguments.

@@ -1,4 +1,4 @@
-//! Checkpoints of tatp22's `linformer-pytorch` (`PyPI`, 0.19).
+//! Checkpoints of tatp22's `linformer-pytorch` (PyPI, 0.19).
 //!
 //! Blocks are post-norm without a norm after the last; E and F have a bias, and besides them only the output and the feed-forward have
 //! one. A model is described by the options of its class, in that package's own names and with its defaults.
