@@ -121,7 +121,7 @@ impl<A: Scalar> ExactAttention<A> {
     }
 }
 
-/// The keys and values of sequences that come chunk by chunk; padding is left out.
+/// The keys and values of sequences that come chunk by chunk; padding is left out, or stays as zeros.
 #[derive(Debug)]
 pub(crate) struct KeyValueRows<'a, A> {
     layer: &'a ExactAttention<A>,
@@ -140,6 +140,8 @@ impl<A: Scalar> KeyValueRows<'_, A> {
         for item in 0..batch {
             for row in 0..length {
                 if mask.is_some_and(|mask| !mask.is_real(item, self.seen + row)) {
+                    // A slot that is kept holds the zeros it was made of.
+                    self.filled.slots[item] += usize::from(self.layer.config.masked_keys_stay);
                     continue;
                 }
                 let slot = self.filled.slots[item];

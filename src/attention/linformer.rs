@@ -280,9 +280,9 @@ impl<A: Scalar> LinformerAttention<A> {
                 seq_len: self.config.seq_len,
             });
         }
-        let tail = match self.config.projection.kind {
-            ProjectionKind::Convolution(convolution) => convolution.tail,
-            _ => Tail::default(),
+        let (tail, reach) = match self.config.projection.kind {
+            ProjectionKind::Convolution(convolution) => (convolution.tail, convolution.reach(0, self.config.seq_len)),
+            _ => (Tail::default(), 0),
         };
         let map = self.attention_map(queries, context)?;
         let (_, heads, rows, _) = map.dim();
@@ -293,7 +293,7 @@ impl<A: Scalar> LinformerAttention<A> {
                 let slots = context.slots[item];
                 let matrix = projections
                     .value()
-                    .effective_matrix(head, slots, mask.item(item), mask.lengths()[item], tail)
+                    .effective_matrix(head, slots, mask.item(item), mask.lengths()[item].max(reach), tail)
                     .ok_or_else(|| Error::argument(OPERATION, "this kind of projection gives no position a weight of its own"))?;
                 gemm(
                     A::one(),

@@ -169,7 +169,7 @@ impl<A: Scalar> Projection<A> {
                     Tail::Dropped => length - length % kernel.len(),
                     Tail::ZeroPadded => length,
                 };
-                for position in 0..covered {
+                for position in 0..covered.min(positions) {
                     effective[[position / kernel.len(), position]] = kernel[position % kernel.len()];
                 }
             }

@@ -1,12 +1,58 @@
 //! What the foreign loaders and writers have in common: tensors taken by their foreign names and given native ones.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{ArrayD, ArrayViewD, Axis};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::Tensors;
+use super::assign::assign;
 use crate::error::{Error, Result};
+use crate::parameters::{Parameters, join};
 use crate::scalar::Scalar;
+
+/// A native tensor, and the names under which a foreign file holds it. Loaders and writers read the same list of these.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    native: String,
+    /// More than one where the file repeats a shared tensor.
+    foreign: Vec<String>,
+    transposed: bool,
+}
+
+impl Entry {
+    pub(crate) fn new(native: impl Into<String>, foreign: impl Into<String>) -> Self {
+        Self::tied(native, vec![foreign.into()])
+    }
+
+    /// A matrix that the file holds transposed.
+    pub(crate) fn transposed(native: impl Into<String>, foreign: impl Into<String>) -> Self {
+        Self {
+            transposed: true,
+            ..Self::new(native, foreign)
+        }
+    }
+
+    /// A tensor that the file holds under several names.
+    pub(crate) fn tied(native: impl Into<String>, foreign: Vec<String>) -> Self {
+        Self {
+            native: native.into(),
+            foreign,
+            transposed: false,
+        }
+    }
+
+    /// `weight` and, if there is one, `bias` of a layer.
+    pub(crate) fn layer(native: &str, foreign: &str, bias: bool) -> Vec<Self> {
+        let fields = if bias { &["weight", "bias"][..] } else { &["weight"] };
+        fields
+            .iter()
+            .map(|field| Self::new(join(native, field), join(foreign, field)))
+            .collect()
+    }
+}
 
 /// Takes tensors by foreign names and collects them under native ones; every tensor must be taken or ignored by name.
 pub(crate) struct Translation<'t, A> {
@@ -89,18 +135,33 @@ impl<'t, A: Scalar> Translation<'t, A> {
 
     /// One tensor that the foreign file holds under several names; all copies must agree.
     pub(crate) fn tied(&mut self, foreign: &[String], native: &str) {
+        if let Some(tensor) = self.agreeing(foreign) {
+            self.give(native, tensor.to_owned());
+        }
+    }
+
+    /// The first of the copies of one tensor; those that differ from it are noted.
+    pub(crate) fn agreeing(&mut self, foreign: &[String]) -> Option<ArrayViewD<'t, A>> {
         let copies: Vec<_> = foreign.iter().filter_map(|name| self.take(name).map(|copy| (name, copy))).collect();
-        let Some((first_name, first)) = copies.first() else {
-            return;
-        };
+        let (first_name, first) = copies.first()?;
         for (name, copy) in &copies[1..] {
             let agrees = copy.shape() == first.shape() && copy.iter().zip(first).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()));
             if !agrees {
                 self.problem(format!("`{first_name}` and `{name}` are one tensor in this model, but differ"));
             }
         }
-        let tensor = first.to_owned();
-        self.give(native, tensor);
+        Some(first.clone())
+    }
+
+    /// Gives the native tensors of these entries their values.
+    pub(crate) fn place(&mut self, entries: &[Entry]) {
+        for entry in entries {
+            if entry.transposed {
+                self.transpose(&entry.foreign[0], &entry.native);
+            } else {
+                self.tied(&entry.foreign, &entry.native);
+            }
+        }
     }
 
     /// A tensor that means nothing to this model, if it is there.
@@ -121,5 +182,82 @@ impl<'t, A: Scalar> Translation<'t, A> {
             return Ok(self.native);
         }
         Err(Error::Checkpoint { problems: self.problems })
+    }
+}
+
+/// `model` with the values that `entries` find in `foreign`; every tensor must be used, or else be named in `dropped`.
+pub(crate) fn load<A: Scalar, M: Parameters<A>>(model: M, foreign: &Tensors<A>, entries: &[Entry], dropped: &[String]) -> Result<M> {
+    let mut translation = Translation::new(foreign);
+    translation.place(entries);
+    for name in dropped {
+        translation.ignore(name);
+    }
+    fill(model, &translation.finish()?)
+}
+
+/// `model` with these values.
+pub(crate) fn fill<A: Scalar, M: Parameters<A>>(mut model: M, native: &Tensors<A>) -> Result<M> {
+    assign(&mut model, native)?;
+    Ok(model)
+}
+
+/// The tensors of `model` under the foreign names of `entries`.
+pub(crate) fn write<A: Scalar>(model: &impl Parameters<A>, entries: &[Entry]) -> Result<Tensors<A>> {
+    let native: BTreeMap<String, ArrayViewD<'_, A>> = model.named().into_iter().collect();
+    let mut foreign = Tensors::new();
+    for entry in entries {
+        let Some(tensor) = native.get(&entry.native) else {
+            let problems = vec![format!("the model has no `{}`", entry.native)];
+            return Err(Error::Checkpoint { problems });
+        };
+        let tensor = if entry.transposed { tensor.t() } else { tensor.view() };
+        for name in &entry.foreign {
+            foreign.insert(name, tensor.as_standard_layout().into_owned())?;
+        }
+    }
+    Ok(foreign)
+}
+
+/// Options from JSON, in their foreign names.
+pub(crate) fn parse<T: DeserializeOwned>(operation: &'static str, json: &str) -> Result<T> {
+    serde_json::from_str(json).map_err(|error| Error::argument(operation, error.to_string()))
+}
+
+/// A default.
+pub(crate) fn number<const N: usize>() -> usize {
+    N
+}
+
+/// An error unless `rate` is a dropout rate.
+pub(crate) fn check_rate(option: &'static str, rate: f64) -> Result<()> {
+    if (0.0..=1.0).contains(&rate) {
+        return Ok(());
+    }
+    Err(Error::config(option, rate, "a dropout rate is between 0 and 1"))
+}
+
+/// An error by name unless `config` is the one that a foreign implementation's options describe. How weights start is no matter.
+pub(crate) fn check_same(peer: &'static str, config: &impl Serialize, foreign: &impl Serialize) -> Result<()> {
+    let (Ok(config), Ok(foreign)) = (serde_json::to_value(config), serde_json::to_value(foreign)) else {
+        return Err(Error::argument("state_dict", "a number of the configuration is not finite"));
+    };
+    match difference("", &config, &foreign) {
+        None => Ok(()),
+        Some((option, reason)) => Err(Error::Refused { peer, option, reason }),
+    }
+}
+
+/// The path of the first field that differs, and how.
+fn difference(path: &str, ours: &Value, theirs: &Value) -> Option<(String, String)> {
+    match (ours, theirs) {
+        (Value::Object(ours), Value::Object(theirs)) if ours.keys().eq(theirs.keys()) => ours
+            .iter()
+            .filter(|&(field, _)| field != "initialization")
+            .find_map(|(field, ours)| difference(&join(path, field), ours, &theirs[field])),
+        _ if ours == theirs => None,
+        _ => Some((
+            path.to_owned(),
+            format!("the model has {ours}, and the nearest model that can be written {theirs}"),
+        )),
     }
 }

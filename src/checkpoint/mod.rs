@@ -10,5 +10,9 @@ mod native;
 mod size;
 mod tensors;
 
+pub mod fairseq;
+pub mod lucidrains;
+pub mod tatp22;
+
 pub use native::Checkpoint;
 pub use tensors::Tensors;

@@ -29,6 +29,9 @@ pub struct AttentionConfig {
     pub output_bias: bool,
     /// The width through which the output weight is factored, if it is.
     pub output_rank: Option<usize>,
+    /// Whether padding keeps its place in the softmax of exact attention, with the score 0 and the value 0, so that it takes weight from
+    /// the real positions, as tatp22's implementation has it. Otherwise padding is left out. Linformer attention takes no such option.
+    pub masked_keys_stay: bool,
 }
 
 impl AttentionConfig {
@@ -45,6 +48,7 @@ impl AttentionConfig {
             value_bias: false,
             output_bias: true,
             output_rank: None,
+            masked_keys_stay: false,
         }
     }
 
@@ -61,6 +65,8 @@ impl AttentionConfig {
         with_output_bias => output_bias: bool,
         /// Sets [`AttentionConfig::output_rank`].
         with_output_rank => output_rank: Option<usize>,
+        /// Sets [`AttentionConfig::masked_keys_stay`].
+        with_masked_keys_stay => masked_keys_stay: bool,
     }
 
     /// Sets [`AttentionConfig::key_bias`] and [`AttentionConfig::value_bias`].
@@ -250,6 +256,13 @@ impl LinformerConfig {
     pub fn check(&self) -> Result<()> {
         self.attention.check()?;
         self.projection.check(self.seq_len, self.k)?;
+        if self.attention.masked_keys_stay {
+            return Err(Error::config(
+                "masked_keys_stay",
+                true,
+                "it has no effect here, since padding has no slot of its own among the compressed ones; only exact attention takes it",
+            ));
+        }
         if self.bias_place == BiasPlace::AfterCompression && !self.attention.key_bias && !self.attention.value_bias {
             return Err(Error::config(
                 "bias_place",

@@ -54,8 +54,8 @@ pub struct Convolution {
     pub kernel: ConvolutionKernel,
     /// What becomes of an incomplete window.
     pub tail: Tail,
-    /// Whether a shorter sequence is attended as if it were `seq_len` long, with nothing in the windows that it does not reach
-    /// (they hold the biases alone, as in tatp22's implementation under a mask). Otherwise it has fewer slots.
+    /// Whether a shorter sequence is attended as if it were `seq_len` long, with nothing at the positions that it does not reach (windows
+    /// there hold the biases alone, as in tatp22's implementation under a mask). Otherwise it has fewer slots.
     pub all_windows: bool,
 }
 
@@ -74,6 +74,11 @@ impl Convolution {
         with_tail => tail: Tail,
         /// Sets [`Convolution::all_windows`].
         with_all_windows => all_windows: bool,
+    }
+
+    /// The length whose windows count for an item whose real positions end at `length`.
+    pub(crate) fn reach(self, length: usize, seq_len: usize) -> usize {
+        if self.all_windows { length.max(seq_len) } else { length }
     }
 
     /// The number of windows of a sequence of `length` positions at this `stride`.

@@ -71,6 +71,16 @@ impl<A: Scalar> FeedForward<A> {
         }
     }
 
+    /// The non-linearity in between.
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
+    /// Whether half of the first product gates the other.
+    pub fn is_gated(&self) -> bool {
+        self.gated
+    }
+
     /// (batch, length, dim) → (batch, length, `out_dim`).
     ///
     /// # Errors

@@ -33,8 +33,9 @@ impl<A: Scalar> Compressor<'_, A> {
             }
             ProjectionKind::Convolution(convolution) => {
                 let stride = self.config.stride().unwrap_or(1);
-                let full = if convolution.all_windows { self.config.seq_len } else { 0 };
-                convolution.windows(self.reached[item].max(full), stride).max(1)
+                convolution
+                    .windows(convolution.reach(self.reached[item], self.config.seq_len), stride)
+                    .max(1)
             }
         }
     }
@@ -50,7 +51,8 @@ impl<A: Scalar> Compressor<'_, A> {
             match kind {
                 ProjectionKind::Learned | ProjectionKind::Random => {}
                 ProjectionKind::Convolution(convolution) => {
-                    let complete = convolution.windows(reached, stride).min(sums.dim().1);
+                    let reach = convolution.reach(reached, self.config.seq_len);
+                    let complete = convolution.windows(reach, stride).min(sums.dim().1);
                     sums.slice_mut(s![.., complete.., ..]).fill(A::zero());
                     row_sums.slice_mut(s![.., complete..]).fill(A::zero());
                 }

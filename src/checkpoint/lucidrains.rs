@@ -1,0 +1,113 @@
+//! Checkpoints of lucidrains' `linformer` (PyPI, 0.2.x).
+//!
+//! Blocks are pre-norm without a norm after the last; feed-forwards are four times as wide with an exact GELU; only the output has a
+//! bias. A model is described by [`Options`], in that package's own names and with its defaults.
+//!
+//! ```
+//! use linformer::checkpoint::{Tensors, lucidrains};
+//! use linformer::LanguageModel;
+//!
+//! // What `LinformerLM(num_tokens=256, dim=64, seq_len=512, depth=2)` was trained to, read from a safetensors file.
+//! fn load(state_dict: &Tensors<f32>) -> linformer::Result<LanguageModel> {
+//!     let options = lucidrains::Options::from_json(r#"{"num_tokens": 256, "dim": 64, "seq_len": 512, "depth": 2}"#)?;
+//!     lucidrains::language_model(state_dict, &options)
+//! }
+//! ```
+//!
+//! No tensor may be left over and none be dropped. The package has no masks; a model that was loaded takes one all the same.
+
+mod names;
+mod options;
+
+pub use options::{FeedForwardOptions, Options};
+
+use super::foreign::{load, write};
+use super::tensors::Tensors;
+use crate::attention::LinformerAttention;
+use crate::blocks::Encoder;
+use crate::error::Result;
+use crate::initialization::Streams;
+use crate::layers::FeedForward;
+use crate::models::LanguageModel;
+use crate::scalar::Scalar;
+
+const PEER: &str = "lucidrains";
+
+/// A `LinformerSelfAttention`.
+///
+/// # Errors
+/// Options that describe no layer or that it does not have; a tensor that is missing, left over or of another shape.
+pub fn attention<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<LinformerAttention<A>> {
+    let config = options.attention_config()?;
+    let layer = LinformerAttention::draw(&config, &mut Streams::zeros());
+    load(layer, tensors, &names::attention("", "", options.share_kv), &[])
+}
+
+/// A `FeedForward`.
+///
+/// # Errors
+/// Options that describe no layer; a tensor that is missing, left over or of another shape.
+pub fn feed_forward<A: Scalar>(tensors: &Tensors<A>, options: &FeedForwardOptions) -> Result<FeedForward<A>> {
+    let config = options.config()?;
+    let layer = FeedForward::draw(options.dim, options.dim, &config, &mut Streams::zeros());
+    load(layer, tensors, &names::feed_forward("", ""), &[])
+}
+
+/// A `Linformer`, sequential or reversible.
+///
+/// # Errors
+/// Options that describe no model or that it does not have; a tensor that is missing, left over or of another shape.
+pub fn linformer<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<Encoder<A>> {
+    let config = options.encoder_config()?;
+    let encoder = Encoder::draw(&config, &mut Streams::zeros());
+    load(encoder, tensors, &names::encoder("", "", options), &[])
+}
+
+/// A `LinformerLM`.
+///
+/// # Errors
+/// Options that describe no model; a tensor that is missing, left over or of another shape.
+pub fn language_model<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<LanguageModel<A>> {
+    let config = options.language_model_config()?;
+    let model = LanguageModel::draw(&config, &mut Streams::zeros());
+    load(model, tensors, &names::language_model(options), &[])
+}
+
+/// The state dict of a `LinformerSelfAttention` that computes what `layer` does; its options are [`Options::of_attention`].
+///
+/// # Errors
+/// A layer that this class cannot be, by the name of what it lacks.
+pub fn attention_state_dict<A: Scalar>(layer: &LinformerAttention<A>) -> Result<Tensors<A>> {
+    let options = Options::of_attention(layer.config())?;
+    write(layer, &names::attention("", "", options.share_kv))
+}
+
+/// The state dict of a `FeedForward` that computes what `layer` does; its options are [`FeedForwardOptions::of`].
+///
+/// # Errors
+/// A layer that this class cannot be, by the name of what it lacks.
+pub fn feed_forward_state_dict<A: Scalar>(layer: &FeedForward<A>) -> Result<Tensors<A>> {
+    FeedForwardOptions::of(layer)?;
+    write(layer, &names::feed_forward("", ""))
+}
+
+/// The state dict of a `Linformer` that computes what `encoder` does; its options are [`Options::of_encoder`].
+///
+/// # Errors
+/// An encoder that this class cannot be, by the name of what it lacks.
+pub fn linformer_state_dict<A: Scalar>(encoder: &Encoder<A>) -> Result<Tensors<A>> {
+    let options = Options::of_encoder(encoder.config())?;
+    write(encoder, &names::encoder("", "", &options))
+}
+
+/// The state dict of a `LinformerLM` that computes what `model` does; its options are [`Options::of_language_model`].
+///
+/// # Errors
+/// A model that this class cannot be, by the name of what it lacks.
+pub fn language_model_state_dict<A: Scalar>(model: &LanguageModel<A>) -> Result<Tensors<A>> {
+    let options = Options::of_language_model(model.config())?;
+    write(model, &names::language_model(&options))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! From the peer's tensors to models.
+
+use ndarray::{ArrayViewD, Axis};
+
+use super::super::foreign::{Translation, fill};
+use super::super::tensors::Tensors;
+use super::names::{self, Direction, Layout};
+use super::{FeedForwardOptions, LinformerLMOptions, LinformerOptions, MHAttentionOptions};
+use crate::blocks::{Attention, Encoder};
+use crate::error::{Error, Result};
+use crate::initialization::Streams;
+use crate::layers::FeedForward;
+use crate::models::LanguageModel;
+use crate::scalar::Scalar;
+
+/// A `Linformer`.
+///
+/// # Errors
+/// As [`LinformerOptions::encoder_config`]; tensors that are missing, left over, of another shape, or differ where they are one tensor.
+pub fn linformer<A: Scalar>(tensors: &Tensors<A>, options: &LinformerOptions) -> Result<Encoder<A>> {
+    check_count(tensors, options.depth, options.nhead)?;
+    let config = options.encoder_config()?;
+    let translated = translate(tensors, |names| names::encoder(options, "", "", names))?;
+    fill(Encoder::draw(&config, &mut Streams::zeros()), &translated)
+}
+
+/// A `LinformerLM`.
+///
+/// # Errors
+/// As [`LinformerLMOptions::language_model_config`] and [`linformer`].
+pub fn language_model<A: Scalar>(tensors: &Tensors<A>, options: &LinformerLMOptions) -> Result<LanguageModel<A>> {
+    check_count(tensors, options.depth, options.nhead)?;
+    let config = options.language_model_config()?;
+    let translated = translate(tensors, |names| names::language_model(options, names))?;
+    fill(LanguageModel::draw(&config, &mut Streams::zeros()), &translated)
+}
+
+/// An `MHAttention`.
+///
+/// # Errors
+/// As [`MHAttentionOptions::attention_config`] and [`linformer`].
+pub fn attention<A: Scalar>(tensors: &Tensors<A>, options: &MHAttentionOptions) -> Result<Attention<A>> {
+    check_count(tensors, 1, options.nhead)?;
+    let kind = options.attention_config()?;
+    let translated = translate(tensors, |names| names::attention(options, names))?;
+    fill(Attention::draw(&kind, &mut Streams::zeros()), &translated)
+}
+
+/// A `FeedForward`.
+///
+/// # Errors
+/// As [`FeedForwardOptions::config`]; a tensor that is missing, left over or of another shape.
+pub fn feed_forward<A: Scalar>(tensors: &Tensors<A>, options: &FeedForwardOptions) -> Result<FeedForward<A>> {
+    let config = options.config()?;
+    let (dim, out_dim) = (options.input_channels, options.output_channels);
+    let translated = translate(tensors, |names| names::feed_forward("", "", names))?;
+    fill(FeedForward::draw(dim, out_dim, &config, &mut Streams::zeros()), &translated)
+}
+
+/// An error where the options count more layers or heads than there are tensors: wild numbers end here, not in a long loop.
+fn check_count<A: Scalar>(tensors: &Tensors<A>, depth: usize, heads: usize) -> Result<()> {
+    let have = tensors.len();
+    let counts = [("depth", depth), ("nhead", if depth == 0 { 0 } else { heads })];
+    let problems: Vec<String> = counts
+        .iter()
+        .filter(|&&(_, count)| count > have)
+        .map(|(option, count)| format!("`{option}` = {count}, but there are only {have} tensors"))
+        .collect();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Checkpoint { problems })
+}
+
+fn translate<'t, A: Scalar>(tensors: &'t Tensors<A>, walk: impl FnOnce(&mut Translation<'t, A>)) -> Result<Tensors<A>> {
+    let mut translation = Translation::new(tensors);
+    walk(&mut translation);
+    translation.finish()
+}
+
+impl<A: Scalar> Direction for Translation<'_, A> {
+    fn copy(&mut self, peer: &str, native: &str) {
+        Translation::copy(self, peer, native);
+    }
+
+    fn rows(&mut self, peer: &[String], native: &str) {
+        if alike(self, peer) {
+            self.concatenate(peer, native);
+        }
+    }
+
+    fn shared(&mut self, peer: &[String], native: &str, layout: Layout) {
+        if layout == Layout::Saved {
+            self.tied(peer, native);
+        } else if handed(self, peer)
+            && let Some(matrix) = self.agreeing(peer)
+        {
+            self.give(native, transposed(matrix).to_owned());
+        }
+    }
+
+    fn stacked(&mut self, peer: &[String], native: &str, layout: Layout) {
+        if layout == Layout::Saved {
+            self.stack(peer, native);
+        } else if handed(self, peer) && alike(self, peer) {
+            let matrices: Vec<_> = peer.iter().filter_map(|name| self.take(name)).map(transposed).collect();
+            if let Ok(stacked) = ndarray::stack(Axis(0), &matrices) {
+                self.give(native, stacked);
+            }
+        }
+    }
+
+    fn unused(&mut self, peer: &str, _: Option<&[usize]>) {
+        self.ignore(peer);
+    }
+}
+
+/// Whether those of the tensors that are there have one shape; noted where not.
+fn alike<A: Scalar>(translation: &mut Translation<'_, A>, names: &[String]) -> bool {
+    let mut first: Option<(&String, &[usize])> = None;
+    let mut tensors = Vec::new();
+    for name in names {
+        if translation.has(name) {
+            tensors.extend(translation.take(name).map(|tensor| (name, tensor)));
+        }
+    }
+    for (name, tensor) in &tensors {
+        let (first_name, expected) = *first.get_or_insert((name, tensor.shape()));
+        if tensor.shape() != expected {
+            translation.problem(format!(
+                "`{name}` has shape {:?}, but `{first_name}` has {expected:?}",
+                tensor.shape()
+            ));
+            return false;
+        }
+    }
+    true
+}
+
+/// Whether all matrices are there that the peer does not save; noted, with what to do, where not.
+fn handed<A: Scalar>(translation: &mut Translation<'_, A>, names: &[String]) -> bool {
+    let missing: Vec<&String> = names.iter().filter(|name| !translation.has(name)).collect();
+    for name in &missing {
+        translation.problem(format!(
+            "`{name}` is missing: the peer saves no matrix with method no_params; take it from the model in PyTorch \
+             (`seq[j].fn.heads[h].E` or `.F`), and add it, (n, k) as it is there, as `E.j` or `F.j` (`E.j.h` where heads do not share; \
+             `E` or `E.h` for an MHAttention by itself)"
+        ));
+    }
+    missing.is_empty()
+}
+
+fn transposed<A>(matrix: ArrayViewD<'_, A>) -> ArrayViewD<'_, A> {
+    matrix.reversed_axes()
+}

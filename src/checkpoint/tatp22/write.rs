@@ -1,0 +1,168 @@
+//! From models to the peer's tensors.
+
+use std::collections::BTreeMap;
+
+use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn, Slice};
+
+use super::super::foreign::check_same;
+use super::super::tensors::Tensors;
+use super::names::{self, Direction, Layout};
+use super::native::{normalised, normalised_attention};
+use super::{FeedForwardOptions, LinformerLMOptions, LinformerOptions, MHAttentionOptions, PEER};
+use crate::blocks::{Attention, Encoder};
+use crate::config::AttentionKind;
+use crate::error::{Error, Result};
+use crate::layers::FeedForward;
+use crate::models::LanguageModel;
+use crate::parameters::Parameters;
+use crate::scalar::Scalar;
+
+/// The state dict of the `Linformer` of these options that computes what `encoder` does.
+///
+/// Shared tensors are repeated as the peer repeats them. The E and F that full attention has and does not use are zeros. The matrices of
+/// [`Method::NoParams`](super::Method::NoParams) are named as [`linformer`](super::linformer) takes them; they are no part of the peer's
+/// state dict and must be set by hand.
+///
+/// # Errors
+/// As [`LinformerOptions::encoder_config`]; an encoder of other options, by the name of the first that differs.
+pub fn linformer_state_dict<A: Scalar>(encoder: &Encoder<A>, options: &LinformerOptions) -> Result<Tensors<A>> {
+    check_same(PEER, &normalised(encoder.config()), &normalised(&options.encoder_config()?))?;
+    write(encoder, |names| names::encoder(options, "", "", names))
+}
+
+/// The state dict of the `LinformerLM` of these options that computes what `model` does; see [`linformer_state_dict`].
+///
+/// # Errors
+/// As [`LinformerLMOptions::language_model_config`]; a model of other options, by the name of the first that differs.
+pub fn language_model_state_dict<A: Scalar>(model: &LanguageModel<A>, options: &LinformerLMOptions) -> Result<Tensors<A>> {
+    let mut ours = model.config().clone();
+    let mut theirs = options.language_model_config()?;
+    for config in [&mut ours, &mut theirs] {
+        config.encoder = normalised(&config.encoder);
+        config.embedding_dim = Some(config.effective_embedding_dim());
+    }
+    check_same(PEER, &ours, &theirs)?;
+    write(model, |names| names::language_model(options, names))
+}
+
+/// The state dict of the `MHAttention` of these options that computes what `layer` does; see [`linformer_state_dict`].
+///
+/// # Errors
+/// As [`MHAttentionOptions::attention_config`]; a layer of other options, by the name of the first that differs.
+pub fn attention_state_dict<A: Scalar>(layer: &Attention<A>, options: &MHAttentionOptions) -> Result<Tensors<A>> {
+    let ours = match layer {
+        Attention::Linformer(layer) => AttentionKind::Linformer(layer.config().clone()),
+        Attention::Exact(layer) => AttentionKind::Exact(layer.config().clone()),
+    };
+    let theirs = options.attention_config()?;
+    check_same(PEER, &normalised_attention(&ours), &normalised_attention(&theirs))?;
+    write(layer, |names| names::attention(options, names))
+}
+
+/// The state dict of the `FeedForward` of these options that computes what `layer` does.
+///
+/// # Errors
+/// As [`FeedForwardOptions::config`]; a layer of other options.
+pub fn feed_forward_state_dict<A: Scalar>(layer: &FeedForward<A>, options: &FeedForwardOptions) -> Result<Tensors<A>> {
+    let ours = FeedForwardOptions {
+        input_channels: layer.input().in_dim(),
+        ff_dim: layer.input().out_dim(),
+        output_channels: layer.output().out_dim(),
+        ..options.clone()
+    };
+    check_same(PEER, &ours, options)?;
+    check_same(PEER, &layer.activation(), &options.config()?.activation)?;
+    write(layer, |names| names::feed_forward("", "", names))
+}
+
+fn write<'m, A: Scalar>(model: &'m impl Parameters<A>, walk: impl FnOnce(&mut Writer<'m, A>)) -> Result<Tensors<A>> {
+    let mut writer = Writer {
+        native: model.named().into_iter().collect(),
+        peer: Tensors::new(),
+        problems: Vec::new(),
+    };
+    walk(&mut writer);
+    let left: Vec<String> = writer
+        .native
+        .keys()
+        .map(|name| format!("`{name}` has no name in the peer"))
+        .collect();
+    writer.problems.extend(left);
+    if writer.problems.is_empty() {
+        return Ok(writer.peer);
+    }
+    Err(Error::Checkpoint { problems: writer.problems })
+}
+
+/// Gives native tensors their names in the peer.
+struct Writer<'m, A> {
+    /// Those that have none yet.
+    native: BTreeMap<String, ArrayViewD<'m, A>>,
+    peer: Tensors<A>,
+    problems: Vec<String>,
+}
+
+impl<'m, A: Scalar> Writer<'m, A> {
+    fn take(&mut self, native: &str) -> Option<ArrayViewD<'m, A>> {
+        let tensor = self.native.remove(native);
+        if tensor.is_none() {
+            self.problems.push(format!("the model has no `{native}`"));
+        }
+        tensor
+    }
+
+    fn give(&mut self, peer: &str, tensor: ArrayD<A>) {
+        if let Err(error) = self.peer.insert(peer, tensor) {
+            self.problems.push(error.to_string());
+        }
+    }
+}
+
+impl<A: Scalar> Direction for Writer<'_, A> {
+    fn copy(&mut self, peer: &str, native: &str) {
+        if let Some(tensor) = self.take(native) {
+            self.give(peer, tensor.to_owned());
+        }
+    }
+
+    fn rows(&mut self, peer: &[String], native: &str) {
+        let Some(tensor) = self.take(native) else {
+            return;
+        };
+        let rows = tensor.len_of(Axis(0)) / peer.len().max(1);
+        for (index, name) in peer.iter().enumerate() {
+            let part = tensor.slice_axis(Axis(0), Slice::from(index * rows..(index + 1) * rows));
+            self.give(name, part.to_owned());
+        }
+    }
+
+    fn shared(&mut self, peer: &[String], native: &str, layout: Layout) {
+        if let Some(tensor) = self.take(native) {
+            for name in peer {
+                self.give(name, laid(tensor.view(), layout));
+            }
+        }
+    }
+
+    fn stacked(&mut self, peer: &[String], native: &str, layout: Layout) {
+        if let Some(tensor) = self.take(native) {
+            for (name, part) in peer.iter().zip(tensor.outer_iter()) {
+                self.give(name, laid(part, layout));
+            }
+        }
+    }
+
+    fn unused(&mut self, peer: &str, shape: Option<&[usize]>) {
+        if let Some(shape) = shape {
+            self.give(peer, ArrayD::zeros(IxDyn(shape)));
+        }
+    }
+}
+
+/// The tensor as the peer has it.
+fn laid<A: Scalar>(tensor: ArrayViewD<'_, A>, layout: Layout) -> ArrayD<A> {
+    match layout {
+        Layout::Saved => tensor.to_owned(),
+        Layout::Handed => tensor.reversed_axes().as_standard_layout().into_owned(),
+    }
+}

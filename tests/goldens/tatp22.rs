@@ -1,0 +1,93 @@
+//! The cases of this peer.
+
+use linformer::checkpoint::{Tensors, tatp22};
+use linformer::ndarray::Array3;
+use linformer::{Attention, Error, PaddingMask, Result, Scalar};
+
+use super::case::{Case, Outcome, assert_written};
+
+pub fn run<A: Scalar>(case: &Case) -> Outcome {
+    if case.has_input("Q") {
+        return head(case);
+    }
+    if case.has_input("embeddings_mask") && !case.has_option("decoder_mode") {
+        return Outcome::Refused("embeddings_mask: an encoder takes no such argument".to_owned());
+    }
+    let swaps_masks = case.has_input("embeddings_mask");
+    match output::<A>(case) {
+        Ok(output) => Outcome::Output(output.mapv(Scalar::widen).into_dyn()),
+        Err(Error::Refused { reason, .. }) if reason.contains("not yet") && !swaps_masks => Outcome::Later("causality"),
+        Err(error @ Error::Refused { .. }) => Outcome::Refused(error.to_string()),
+        Err(error) => panic!("{}: {error}", case.name),
+    }
+}
+
+/// A head by itself attends from, to and over three sequences that no model gives it: it has no loader.
+fn head(case: &Case) -> Outcome {
+    if case.has_option("causal") {
+        return Outcome::Refused("causal: a head by itself is not loaded, and its triangle leaks the future".to_owned());
+    }
+    Outcome::Later("heads by themselves")
+}
+
+fn output<A: Scalar>(case: &Case) -> Result<Array3<A>> {
+    let tensors = tensors::<A>(case);
+    let json = case.config().to_string();
+    let mask = case.has_input("input_mask").then(|| case.mask("input_mask"));
+    let mask = mask.as_ref();
+    let written = |state_dict: &Tensors<A>| check_written(case, &tensors, state_dict);
+    if case.has_option("num_tokens") {
+        let options = tatp22::LinformerLMOptions::from_json(&json)?;
+        let model = tatp22::language_model(&tensors, &options)?;
+        written(&tatp22::language_model_state_dict(&model, &options)?);
+        return model.forward(&case.tokens("tokens"), mask);
+    }
+    if case.has_option("ff_dim") {
+        let options = tatp22::FeedForwardOptions::from_json(&json)?;
+        let layer = tatp22::feed_forward(&tensors, &options)?;
+        written(&tatp22::feed_forward_state_dict(&layer, &options)?);
+        return layer.forward(&case.array3("x"));
+    }
+    if case.has_option("dim") {
+        let options = tatp22::MHAttentionOptions::from_json(&json)?;
+        let layer = tatp22::attention(&tensors, &options)?;
+        written(&tatp22::attention_state_dict(&layer, &options)?);
+        return attend(&layer, &case.array3("x"), mask);
+    }
+    let options = tatp22::LinformerOptions::from_json(&json)?;
+    let encoder = tatp22::linformer(&tensors, &options)?;
+    written(&tatp22::linformer_state_dict(&encoder, &options)?);
+    encoder.forward(&case.array3("x"), mask)
+}
+
+fn attend<A: Scalar>(layer: &Attention<A>, x: &Array3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+    match layer {
+        Attention::Linformer(layer) => layer.forward(x, mask),
+        Attention::Exact(layer) => layer.forward(x, mask),
+        other => panic!("{other:?} is new"),
+    }
+}
+
+/// The state dict, and the matrices that the peer does not save.
+fn tensors<A: Scalar>(case: &Case) -> Tensors<A> {
+    let mut tensors = case.tensors();
+    for key in case.keys().filter(|key| is_matrix(key)) {
+        tensors.insert(key, case.tensor(key)).expect("no state dict has such names");
+    }
+    tensors
+}
+
+/// Whether `key` is `E`, `F`, or one of these with places behind it.
+fn is_matrix(key: &str) -> bool {
+    key.split('.').next().is_some_and(|first| matches!(first, "E" | "F"))
+}
+
+/// What is written must be what was loaded, but for the numbers of the E and F that full attention has and does not use.
+fn check_written<A: Scalar>(case: &Case, loaded: &Tensors<A>, written: &Tensors<A>) {
+    let full = case.has_option("full_attention");
+    assert_written(case, written, loaded, |name| full && (is_matrix(name) || name.contains("heads.")));
+    for name in written.names() {
+        let shape = |tensors: &Tensors<A>| tensors.get(name).map(|tensor| tensor.shape().to_vec());
+        assert_eq!(shape(written), shape(loaded), "{}: the shape of `{name}`", case.name);
+    }
+}
