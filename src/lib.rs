@@ -1,4 +1,71 @@
-//! Linformer.
+//! Linformer (Wang et al. 2020, [arXiv 2006.04768](https://arxiv.org/abs/2006.04768)) on [`ndarray`]: self-attention whose time and memory
+//! grow with n·k instead of n², on ordinary CPUs.
+//!
+//! # The idea: compress, then attend
+//!
+//! Two matrices E and F of k rows and n columns make k keys and k values out of n; the queries attend to those:
+//!
+//! ```text
+//!  context (B, N, D) ──► E·X·W_Kᵀ ──► K̄ (B, H, K, D/H) ┐
+//!                   └──► F·X·W_Vᵀ ──► V̄ (B, H, K, D/H) ┤
+//!  queries (B, M, D) ──► X·W_Qᵀ ─────► softmax(Q·K̄ᵀ/√(D/H))·V̄ ──► ·W_Oᵀ ──► (B, M, D)
+//! ```
+//!
+//! Both halves are public. [`LinformerAttention::compress`] is a sum over positions: it can run chunk by chunk ([`Compressor`]), in parts
+//! that are added up, or once for a document that is then asked many questions. [`LinformerAttention::attend`] treats each query row by itself.
+//!
+//! # A first look
+//!
+//! ```
+//! use linformer::{Encoder, EncoderConfig, LinformerConfig, PaddingMask, Sharing};
+//! use linformer::ndarray::Array3;
+//!
+//! // Up to 512 positions of 32 numbers, 4 heads, keys and values compressed to 16 rows by one matrix for the whole model.
+//! let attention = LinformerConfig::new(32, 4, 512, 16).with_sharing(Sharing::Layerwise);
+//! let encoder = Encoder::<f32>::new(&EncoderConfig::new(attention, 2), 0)?;
+//!
+//! // A batch of two, the second shorter: each gets what it would get alone.
+//! let x = Array3::from_shape_fn((2, 300, 32), |(b, t, i)| ((b + t * 32 + i) as f32).sin());
+//! let mask = PaddingMask::from_lengths(&[300, 120], 300)?;
+//! let together = encoder.forward(&x, Some(&mask))?;
+//! let alone = encoder.forward(&x.slice(ndarray::s![1..2, ..120, ..]), None)?;
+//! let difference = &together.slice(ndarray::s![1..2, ..120, ..]) - &alone;
+//! assert!(difference.iter().all(|difference| difference.abs() < 1e-5));
+//! # use linformer::ndarray;
+//! # Ok::<(), linformer::Error>(())
+//! ```
+//!
+//! # What is where
+//!
+//! * Attention: [`LinformerAttention`], [`ExactAttention`] (the O(n²) reference), [`Compressor`], [`PaddingMask`].
+//! * Layers: [`Linear`], [`LayerNorm`], [`Embedding`], [`Position`], [`FeedForward`].
+//! * Stacks: [`EncoderBlock`], [`Encoder`]; models: [`LanguageModel`], [`Classifier`].
+//! * Configurations, each with `new` and `with_…`: [`LinformerConfig`], [`ProjectionConfig`], [`EncoderConfig`], [`LanguageModelConfig`], …
+//! * Every tensor of a model by name: [`Parameters`].
+//! * Files: [`checkpoint`] saves and loads models, and reads and writes those of three PyTorch implementations.
+//!
+//! # Shapes and types
+//!
+//! B batch, N sequence (at most `seq_len`), M queries, D width (`dim`), H heads, K compressed rows (`k`). Sequences are (B, N, D); weights
+//! are stored as PyTorch stores them, (out, in); E and F are (K, N).
+//!
+//! Everything is generic over [`Scalar`], `f32` (the default) or `f64`. Array arguments are `&ArrayRef3<A>`: `&array` of an owned array and
+//! `&view` of a view with any strides both fit. Results are owned.
+//!
+//! # Numerical promises
+//!
+//! * Padding contributes nothing, in every layer, whatever stands there, NaN included; a right-padded batch gives each sequence what it
+//!   gets alone (1e-10 in `f64`).
+//! * On one machine results are the same bit for bit for any number of threads, and for chunks cut at multiples of
+//!   [`Compressor::CHUNK`]. Across processors they are not: products pick their instructions at run time.
+//! * No public function panics on bad input: shapes, lengths, ids, configurations and files give an [`Error`] that says what to do.
+//!
+//! # Features
+//!
+//! * `rayon` (default): batches, tiles and heads spread over the caller's pool. Without it everything runs on the calling thread.
+//! * `checkpoint` (default): the module [`checkpoint`], and serde on the configurations. Brings safetensors, serde, `serde_json` and half.
+//!
+//! `ndarray` is part of this crate's interface and re-exported; a new minor version of it makes a new minor version here.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod attention;
@@ -31,3 +98,7 @@ pub use ndarray;
 pub use ops::{Activation, batched_matmul};
 pub use parameters::{Parameters, Role, Visitor, VisitorMut};
 pub use scalar::Scalar;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

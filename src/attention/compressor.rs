@@ -1,10 +1,10 @@
 //! Compression as a sum over positions: in one call, chunk by chunk, or in parts that are added up.
 
-use ndarray::{Array2, Array3, Array4, ArrayRef2, ArrayRef3, ArrayView1, Axis, s};
+use ndarray::{Array2, Array3, Array4, ArrayRef2, ArrayRef3, ArrayView1, Axis};
 
 use super::PaddingMask;
 use super::compressed::Compressed;
-use super::projection::{Map, Projection, Projections};
+use super::projection::{Projection, Projections};
 use super::weights::AttentionWeights;
 use crate::config::{BiasPlace, LinformerConfig, ProjectionKind};
 use crate::error::{Error, Result, checked_len};
@@ -12,68 +12,18 @@ use crate::layers::{Linear, check_width};
 use crate::scalar::Scalar;
 
 mod accumulate;
+mod covered;
 mod finish;
+mod order;
+mod side;
+
+pub use order::{Extent, Order};
+
+use covered::Covered;
+use side::Side;
 
 /// Positions that are multiplied at once. Sums are added up segment by segment, so that pushes cut at multiples of it add in the same order as one.
 pub(crate) const SEGMENT: usize = 512;
-
-/// What comes first: the compression along the sequence or the key and value weights.
-///
-/// E·(X·Wᵀ) = (E·X)·Wᵀ: both give the same numbers, up to rounding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Order {
-    /// (E·X)·Wᵀ: n·k·d + k·d² multiplications.
-    CompressFirst,
-    /// E·(X·Wᵀ): n·d² + n·k·d multiplications.
-    ProjectFirst,
-}
-
-impl Order {
-    /// The order that takes fewer multiplications for a full sequence. It does not depend on the length at hand, so that streams
-    /// and single calls agree.
-    pub fn of(config: &LinformerConfig) -> Self {
-        if !config.projection.commutes() {
-            return Self::ProjectFirst;
-        }
-        let [dim, n, slots, matrices, compressed_heads, head_dim, kv_dim] = [
-            config.attention.dim,
-            config.seq_len,
-            config.effective_k(),
-            config.projection.matrices(config.attention.heads),
-            config.compressed_heads(),
-            config.attention.effective_head_dim(),
-            config.attention.key_value_dim(),
-        ]
-        .map(|size| size as u128);
-        let taken = match config.projection.kind {
-            ProjectionKind::Learned | ProjectionKind::Random => slots,
-            _ => 1,
-        };
-        let tied_weights = config.attention.tie_key_value;
-        let tied_projection = config.projection.ties_key_value();
-        let pair = |tied: bool| if tied { 1 } else { 2 };
-        let compress_first = pair(tied_projection) * matrices * n * taken * dim
-            + pair(tied_weights && tied_projection) * slots * dim * compressed_heads * head_dim;
-        let project_first =
-            pair(tied_weights) * n * dim * kv_dim + pair(tied_weights && tied_projection) * n * taken * compressed_heads * head_dim;
-        if compress_first <= project_first {
-            Self::CompressFirst
-        } else {
-            Self::ProjectFirst
-        }
-    }
-}
-
-/// How long the whole sequence will be: pooling must know before the first position comes, since its windows depend on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Extent {
-    /// All items have this length.
-    Known(usize),
-    /// Each item has a length of its own; what comes after it is padding.
-    PerItem(Vec<usize>),
-}
 
 /// The running sums K̄ = Σₜ E[:, t]·xₜ and V̄ of a batch of sequences.
 ///
@@ -108,23 +58,13 @@ pub struct Compressor<'a, A = f32> {
     limit: Option<usize>,
     /// The position of the next row pushed.
     next: usize,
-    /// The ranges of positions pushed so far, in order and apart.
-    covered: Vec<(usize, usize)>,
+    covered: Covered,
     /// One past the last real position of each item.
     reached: Vec<usize>,
     /// Keys, and values where these need sums of their own.
     sides: Vec<Side<A>>,
     /// The real positions in each (item, slot), for pooling.
     tokens: Array2<usize>,
-}
-
-/// The sums of keys or values.
-#[derive(Clone, Debug)]
-struct Side<A> {
-    /// Compression first: (batch, matrices, slots, dim). Weights first: (batch, compressed heads, slots, `head_dim`).
-    sums: Array4<A>,
-    /// E·1 over the real positions, (batch, matrices, slots): what a bias before compression is multiplied by.
-    row_sums: Array3<A>,
 }
 
 /// The rows of one item in a chunk that are real.
@@ -197,7 +137,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             extent: None,
             limit: None,
             next: 0,
-            covered: Vec::new(),
+            covered: Covered::default(),
             reached: vec![0; batch],
             sides: vec![side; sides],
             tokens: Array2::zeros((batch, if pools { slots } else { 0 })),
@@ -276,14 +216,14 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             ));
         }
         let rows = self.real_rows(length, mask)?;
-        check_apart(&self.covered, (self.next, end), OPERATION)?;
+        self.covered.check_apart((self.next, end), OPERATION)?;
         self.accumulate(chunk.view(), self.next, &rows, true)?;
         for (reached, rows) in self.reached.iter_mut().zip(&rows) {
             if rows.end > 0 {
                 *reached = (*reached).max(self.next + rows.end);
             }
         }
-        insert(&mut self.covered, (self.next, end));
+        self.covered.insert((self.next, end));
         self.next = end;
         Ok(())
     }
@@ -301,29 +241,18 @@ impl<'a, A: Scalar> Compressor<'a, A> {
                 "both parts must come from one layer and agree in batch, order and extent",
             ));
         }
-        for &range in &other.covered {
-            check_apart(&self.covered, range, OPERATION)?;
-        }
+        self.covered.check_all_apart(&other.covered, OPERATION)?;
         let slots = self.allocated().max(other.allocated());
         self.grow(slots)?;
         let takes_maximum = self.config.projection.kind == ProjectionKind::MaxPooling;
         for (side, other) in self.sides.iter_mut().zip(&other.sides) {
-            let mut sums = side.sums.slice_mut(s![.., .., ..other.sums.dim().2, ..]);
-            if takes_maximum {
-                sums.zip_mut_with(&other.sums, |sum, &other| *sum = larger(*sum, other));
-            } else {
-                sums += &other.sums;
-            }
-            let mut row_sums = side.row_sums.slice_mut(s![.., .., ..other.row_sums.dim().2]);
-            row_sums += &other.row_sums;
+            side.merge(other, takes_maximum);
         }
         self.tokens += &other.tokens;
         for (reached, &other) in self.reached.iter_mut().zip(&other.reached) {
             *reached = (*reached).max(other);
         }
-        for range in other.covered {
-            insert(&mut self.covered, range);
-        }
+        self.covered.insert_all(other.covered);
         self.next = self.next.max(other.next);
         Ok(())
     }
@@ -348,7 +277,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
                 "a maximum cannot be taken back; compress the sequence anew",
             ));
         }
-        if !self.covered.iter().any(|&(start, end)| (start..end).contains(&position)) {
+        if !self.covered.contains(position) {
             return Err(Error::argument(OPERATION, format!("position {position} was not pushed")));
         }
         let rows: Vec<_> = (0..self.batch)
@@ -426,25 +355,15 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     }
 
     fn allocated(&self) -> usize {
-        self.sides[0].sums.dim().2
+        self.sides[0].slots()
     }
 
     /// Makes room for `slots` slots.
     fn grow(&mut self, slots: usize) -> Result<()> {
-        let old = self.allocated();
-        if slots <= old {
+        if slots <= self.allocated() {
             return Ok(());
         }
-        for side in &mut self.sides {
-            let (batch, outer, _, width) = side.sums.dim();
-            checked_len("Compressor", &[batch, outer, slots, width], size_of::<A>())?;
-            let mut sums = Array4::zeros((batch, outer, slots, width));
-            sums.slice_mut(s![.., .., ..old, ..]).assign(&side.sums);
-            let mut row_sums = Array3::zeros((batch, side.row_sums.dim().1, slots));
-            row_sums.slice_mut(s![.., .., ..old]).assign(&side.row_sums);
-            *side = Side { sums, row_sums };
-        }
-        Ok(())
+        self.sides.iter_mut().try_for_each(|side| side.grow(slots))
     }
 
     /// The projection and the weights behind side `index` of the sums.
@@ -468,40 +387,4 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         };
         has_bias && self.config.bias_place == BiasPlace::BeforeCompression && self.config.projection.commutes()
     }
-}
-
-/// The larger of two numbers; NaN where either is.
-fn larger<A: Scalar>(a: A, b: A) -> A {
-    if b > a || b.is_nan() { b } else { a }
-}
-
-/// An error where `range` overlaps one of the `covered` ranges.
-fn check_apart(covered: &[(usize, usize)], range: (usize, usize), operation: &'static str) -> Result<()> {
-    match covered.iter().find(|&&(start, end)| range.0 < end && start < range.1) {
-        Some((start, end)) => Err(Error::argument(
-            operation,
-            format!(
-                "positions {} to {} overlap {start} to {end}, which were pushed already",
-                range.0, range.1
-            ),
-        )),
-        None => Ok(()),
-    }
-}
-
-/// Adds `range` to the ordered `covered` ranges, joining neighbours.
-fn insert(covered: &mut Vec<(usize, usize)>, range: (usize, usize)) {
-    if range.0 == range.1 {
-        return;
-    }
-    covered.push(range);
-    covered.sort_unstable();
-    let mut joined: Vec<(usize, usize)> = Vec::with_capacity(covered.len());
-    for &(start, end) in covered.iter() {
-        match joined.last_mut() {
-            Some(last) if last.1 == start => last.1 = end,
-            _ => joined.push((start, end)),
-        }
-    }
-    *covered = joined;
 }

@@ -8,7 +8,7 @@ use super::heads::{TileScratch, head_scores};
 use super::mask::PaddingMask;
 use super::projection::Projections;
 use super::weights::{AttentionWeights, tile};
-use crate::config::{LinformerConfig, ProjectionKind, Sharing};
+use crate::config::{LinformerConfig, ProjectionKind, Sharing, Tail};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
 use crate::layers::{Linear, check_width, map_tiles};
@@ -280,6 +280,10 @@ impl<A: Scalar> LinformerAttention<A> {
                 seq_len: self.config.seq_len,
             });
         }
+        let tail = match self.config.projection.kind {
+            ProjectionKind::Convolution(convolution) => convolution.tail,
+            _ => Tail::default(),
+        };
         let map = self.attention_map(queries, context)?;
         let (_, heads, rows, _) = map.dim();
         checked_len(OPERATION, &[batch, heads, rows, length], size_of::<A>())?;
@@ -289,7 +293,7 @@ impl<A: Scalar> LinformerAttention<A> {
                 let slots = context.slots[item];
                 let matrix = projections
                     .value()
-                    .effective_matrix(head, slots, mask.item(item), mask.lengths()[item])
+                    .effective_matrix(head, slots, mask.item(item), mask.lengths()[item], tail)
                     .ok_or_else(|| Error::argument(OPERATION, "this kind of projection gives no position a weight of its own"))?;
                 gemm(
                     A::one(),

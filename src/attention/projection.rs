@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView3, Axis, s};
 
-use crate::config::{ConvolutionKernel, LinformerConfig, ProjectionKind};
+use crate::config::{ConvolutionKernel, LinformerConfig, ProjectionKind, Sharing, Tail};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::{Initialization, Streams, window};
 use crate::parameters::{Parameters, Role, Visitor, VisitorMut, join, parameters};
@@ -87,7 +87,7 @@ impl<A: Scalar> Projection<A> {
         Self {
             map,
             bias: config.projection.bias.then(|| Array2::zeros((matrices, channels))),
-            shared: matrices == 1 && !(config.projection.effective_sharing() == crate::config::Sharing::None),
+            shared: matrices == 1 && !(config.projection.effective_sharing() == Sharing::None),
         }
     }
 
@@ -117,6 +117,7 @@ impl<A: Scalar> Projection<A> {
             return Err(Error::config("seq_len", 0, "it must be at least 1"));
         }
         let ratio = old_len as f64 / new_len as f64;
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // clamped to 0..old_len
         let stretched = Array3::from_shape_fn((matrices, k, new_len), |(matrix_index, slot, position)| {
             let place = ((position as f64 + 0.5) * ratio - 0.5).clamp(0.0, (old_len - 1) as f64);
             let (left, share) = (place.floor() as usize, place.fract());
@@ -135,8 +136,16 @@ impl<A: Scalar> Projection<A> {
     }
 
     /// The weight of each of `real.len()` positions in each of `slots` slots of `head`, for an item with these real positions;
-    /// `None` where the kind has no such matrix. The bias is not in it.
-    pub(crate) fn effective_matrix(&self, head: usize, slots: usize, real: ArrayView1<'_, bool>, length: usize) -> Option<Array2<A>> {
+    /// `None` where the kind has no such matrix. The bias is not in it. The item's `length` decides where the windows of pooling lie,
+    /// and `tail` which of a convolution's are complete.
+    pub(crate) fn effective_matrix(
+        &self,
+        head: usize,
+        slots: usize,
+        real: ArrayView1<'_, bool>,
+        length: usize,
+        tail: Tail,
+    ) -> Option<Array2<A>> {
         let positions = real.len();
         let mut effective = Array2::zeros((slots, positions));
         match &self.map {
@@ -156,11 +165,12 @@ impl<A: Scalar> Projection<A> {
                 shape: ConvolutionKernel::Scalar,
             } => {
                 let kernel = kernel.slice(s![head.min(kernel.dim().0 - 1), 0, 0, ..]);
-                for position in 0..positions {
-                    let (slot, offset) = (position / kernel.len(), position % kernel.len());
-                    if slot < slots {
-                        effective[[slot, position]] = kernel[offset];
-                    }
+                let covered = match tail {
+                    Tail::Dropped => length - length % kernel.len(),
+                    Tail::ZeroPadded => length,
+                };
+                for position in 0..covered {
+                    effective[[position / kernel.len(), position]] = kernel[position % kernel.len()];
                 }
             }
             Map::Max | Map::Convolution { .. } => return None,

@@ -13,6 +13,7 @@ use crate::scalar::Scalar;
 ///
 /// A model's type does not depend on which of them its blocks use, so that a checkpoint's configuration alone can decide it.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one a block
 #[non_exhaustive]
 pub enum Attention<A = f32> {
     /// Linformer attention, O(n·k).

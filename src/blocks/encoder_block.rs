@@ -206,7 +206,7 @@ impl<A: Scalar> EncoderBlock<A> {
             normed.assign(&part);
             let cost = parallel::cost(&[batch, end - start, width, 4]);
             parallel::for_each(tiles(normed.view_mut()), cost, |(_, mut rows)| {
-                self.attention_norm.apply_in_place(&mut rows)
+                self.attention_norm.apply_in_place(&mut rows);
             });
             collector.push(normed.view(), start, mask)?;
         }

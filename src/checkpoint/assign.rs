@@ -9,18 +9,23 @@ use crate::scalar::Scalar;
 
 /// Copies every tensor to the parameter of its name.
 ///
-/// Where one is missing, unexpected or of another shape, all such are listed in the error and `model` is left as it was.
+/// Where one is missing, unexpected, of another shape or not of floating-point numbers, all such are listed in the error and `model`
+/// is left as it was.
 pub(crate) fn assign<A: Scalar>(model: &mut impl Parameters<A>, tensors: &Tensors<A>) -> Result<()> {
     let mut problems = Vec::new();
     let mut unexpected: BTreeSet<&str> = tensors.names().collect();
     model.visit("", &mut |name, _, parameter| {
         unexpected.remove(name);
-        match tensors.get(name) {
-            None => problems.push(format!("`{name}` {:?} is missing", parameter.shape())),
-            Some(tensor) if tensor.shape() != parameter.shape() => {
-                problems.push(format!("`{name}` has shape {:?}, expected {:?}", tensor.shape(), parameter.shape()))
-            }
-            Some(_) => {}
+        let Some(tensor) = tensors.get(name) else {
+            problems.push(format!("`{name}` {:?} is missing", parameter.shape()));
+            return;
+        };
+        if tensor.shape() != parameter.shape() {
+            problems.push(format!("`{name}` has shape {:?}, expected {:?}", tensor.shape(), parameter.shape()));
+        }
+        if !tensors.is_floating(name) {
+            let dtype = tensors.dtype(name).unwrap_or_default();
+            problems.push(format!("`{name}` is stored as {dtype}, expected floating-point numbers"));
         }
     });
     problems.extend(unexpected.iter().map(|name| format!("`{name}` is not part of the model")));

@@ -85,7 +85,10 @@ impl AttentionConfig {
         self.kv_heads * self.effective_head_dim()
     }
 
-    /// An error where this describes no layer.
+    /// Checks that this describes a layer.
+    ///
+    /// # Errors
+    /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
     pub fn check(&self) -> Result<()> {
         for (option, value) in [("dim", self.dim), ("heads", self.heads), ("kv_heads", self.kv_heads)] {
             at_least_one(option, value)?;
@@ -240,7 +243,10 @@ impl LinformerConfig {
         self.projection.matrices(self.attention.heads).max(self.attention.kv_heads)
     }
 
-    /// An error where this describes no layer.
+    /// Checks that this describes a layer.
+    ///
+    /// # Errors
+    /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
     pub fn check(&self) -> Result<()> {
         self.attention.check()?;
         self.projection.check(self.seq_len, self.k)?;

@@ -39,7 +39,10 @@ impl FeedForwardConfig {
         with_bias => bias: bool,
     }
 
-    /// An error where this describes no layer between `dim` and `out_dim` features.
+    /// Checks that this describes a layer between `dim` and `out_dim` features.
+    ///
+    /// # Errors
+    /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
     pub fn check(&self, dim: usize, out_dim: usize) -> Result<()> {
         for (option, value) in [("ff_dim", self.ff_dim), ("dim", dim), ("out_dim", out_dim)] {
             at_least_one(option, value)?;
@@ -187,7 +190,10 @@ impl EncoderConfig {
         matches!(&self.attention, AttentionKind::Linformer(config) if config.projection.sharing == Some(Sharing::Layerwise))
     }
 
-    /// An error where this describes no encoder.
+    /// Checks that this describes an encoder.
+    ///
+    /// # Errors
+    /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
     pub fn check(&self) -> Result<()> {
         match &self.attention {
             AttentionKind::Linformer(config) => config.check()?,
@@ -383,7 +389,10 @@ impl LanguageModelConfig {
         self.embedding_dim.unwrap_or(self.encoder.dim())
     }
 
-    /// An error where this describes no model.
+    /// Checks that this describes a model.
+    ///
+    /// # Errors
+    /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
     pub fn check(&self) -> Result<()> {
         self.encoder.check()?;
         at_least_one("vocab_size", self.vocab_size)?;
@@ -514,7 +523,10 @@ impl ClassifierConfig {
         with_activation => activation: Activation,
     }
 
-    /// An error where this describes no model.
+    /// Checks that this describes a model.
+    ///
+    /// # Errors
+    /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
     pub fn check(&self) -> Result<()> {
         at_least_one("classes", self.classes)?;
         let width = match &self.input {

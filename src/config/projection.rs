@@ -198,11 +198,10 @@ impl ProjectionConfig {
         }
         if let Some(initialization) = self.initialization {
             match (self.kind, initialization) {
-                (ProjectionKind::Learned, _) => {}
                 (ProjectionKind::Random, Initialization::MeanPooling) => {
                     return refused("initialization", "MeanPooling".into(), "it draws nothing; use the kind MeanPooling");
                 }
-                (ProjectionKind::Random, _) => {}
+                (ProjectionKind::Learned | ProjectionKind::Random, _) => {}
                 _ => {
                     return refused(
                         "initialization",

@@ -95,13 +95,12 @@ impl<A: Scalar> LayerNorm<A> {
             return layer_norm_rows(rows, weight, bias, A::cast(self.eps));
         }
         for mut row in rows.rows_mut() {
-            match row.as_slice_mut() {
-                Some(row) => layer_norm_rows(row, weight, bias, A::cast(self.eps)),
-                None => {
-                    let mut copy = row.to_vec();
-                    layer_norm_rows(&mut copy, weight, bias, A::cast(self.eps));
-                    row.assign(&ArrayView1::from(&copy));
-                }
+            if let Some(row) = row.as_slice_mut() {
+                layer_norm_rows(row, weight, bias, A::cast(self.eps));
+            } else {
+                let mut copy = row.to_vec();
+                layer_norm_rows(&mut copy, weight, bias, A::cast(self.eps));
+                row.assign(&ArrayView1::from(&copy));
             }
         }
     }

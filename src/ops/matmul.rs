@@ -1,47 +1,269 @@
-//! Matrix products: the one place that multiplies matrices.
+//! Matrix products on views of any strides: the one place that calls `general_mat_mul`.
+//!
+//! matrixmultiply packs both operands on every call, which costs more than the product itself where there are few rows or columns;
+//! those cases have loops of their own.
 
+use multiversion::multiversion;
+use multiversion::target::match_target;
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array3, ArrayRef3, ArrayView2, ArrayViewMut2, Axis};
+use ndarray::{Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, s};
 
 use crate::error::{Error, Result, checked_len};
 use crate::parallel;
 use crate::scalar::Scalar;
 
-/// c ← alpha·a·b + beta·c on views of any strides, on the calling thread. With `beta` 0 the old `c` is not read.
+/// Fewer rows (or columns) than this are multiplied one by one.
+const FEW_ROWS: usize = 4;
+/// Partial sums of a single row: the inner index p goes to lane p mod 8, whatever the strides.
+const LANES: usize = 8;
+/// Columns of one strip of partial sums of a single row.
+const STRIP: usize = 256;
+/// Floating-point operations that are worth a task.
+const TASK_FLOPS: usize = 4_000_000;
+/// The most tasks that the items of one batch are split into, and the fewest rows or columns of one of them.
+const MAX_TASKS: usize = 32;
+const MIN_BLOCK: usize = 128;
+
+/// The loops of one element type.
+pub(crate) trait MatmulKernels: Sized {
+    /// c ← alpha·a·b + beta·c for a row a.
+    fn multiply_row(alpha: Self, a: &[Self], b: &ArrayView2<'_, Self>, beta: Self, c: ArrayViewMut1<'_, Self>);
+}
+
+macro_rules! dispatch {
+    ($t:ty) => {
+        impl MatmulKernels for $t {
+            fn multiply_row(alpha: $t, a: &[$t], b: &ArrayView2<'_, $t>, beta: $t, c: ArrayViewMut1<'_, $t>) {
+                #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+                fn run(alpha: $t, a: &[$t], b: &ArrayView2<'_, $t>, beta: $t, c: ArrayViewMut1<'_, $t>) {
+                    match_target! {
+                        "x86_64+avx512f" => row::<$t, true>(alpha, a, b, beta, c),
+                        "x86_64+fma" => row::<$t, true>(alpha, a, b, beta, c),
+                        "aarch64+neon" => row::<$t, true>(alpha, a, b, beta, c),
+                        _ => row::<$t, false>(alpha, a, b, beta, c),
+                    }
+                }
+                run(alpha, a, b, beta, c);
+            }
+        }
+    };
+}
+dispatch!(f32);
+dispatch!(f64);
+
+/// x·y + sum, fused where the processor can: without the instruction `mul_add` is a slow library call.
+#[inline(always)]
+fn multiply_add<A: Scalar, const FMA: bool>(x: A, y: A, sum: A) -> A {
+    if FMA { x.mul_add(y, sum) } else { x * y + sum }
+}
+
+/// alpha·sum + beta·c, where `beta` 0 does not read c.
+#[inline(always)]
+fn store<A: Scalar>(alpha: A, sum: A, beta: A, c: &mut A) {
+    *c = if beta == A::zero() { alpha * sum } else { alpha * sum + beta * *c };
+}
+
+#[inline(always)]
+fn lane_sum<A: Scalar>(lanes: [A; LANES]) -> A {
+    let [a, b, c, d, e, f, g, h] = lanes;
+    ((a + e) + (c + g)) + ((b + f) + (d + h))
+}
+
+#[inline(always)]
+fn row<A: Scalar, const FMA: bool>(alpha: A, a: &[A], b: &ArrayView2<'_, A>, beta: A, c: ArrayViewMut1<'_, A>) {
+    let columns = b.column(0).to_slice().is_some();
+    if columns && (b.ncols() == 1 || b.row(0).to_slice().is_none()) {
+        row_by_columns::<A, FMA>(alpha, a, b, beta, c);
+    } else {
+        row_by_rows::<A, FMA>(alpha, a, b, beta, c);
+    }
+}
+
+/// Reads b row by row.
+#[inline(always)]
+fn row_by_rows<A: Scalar, const FMA: bool>(alpha: A, a: &[A], b: &ArrayView2<'_, A>, beta: A, mut c: ArrayViewMut1<'_, A>) {
+    let mut sums = [[A::zero(); STRIP]; LANES];
+    for start in (0..b.ncols()).step_by(STRIP) {
+        let end = b.ncols().min(start + STRIP);
+        for lane in &mut sums {
+            lane[..end - start].fill(A::zero());
+        }
+        for (p, (&a, row)) in a.iter().zip(b.rows()).enumerate() {
+            let Some(row) = row.to_slice() else { return };
+            for (sum, &b) in sums[p % LANES].iter_mut().zip(&row[start..end]) {
+                *sum = multiply_add::<A, FMA>(a, b, *sum);
+            }
+        }
+        for (j, c) in c.slice_mut(s![start..end]).iter_mut().enumerate() {
+            store(alpha, lane_sum(sums.each_ref().map(|lane| lane[j])), beta, c);
+        }
+    }
+}
+
+/// Reads b column by column; the sums have the order of [`row_by_rows`].
+#[inline(always)]
+fn row_by_columns<A: Scalar, const FMA: bool>(alpha: A, a: &[A], b: &ArrayView2<'_, A>, beta: A, c: ArrayViewMut1<'_, A>) {
+    const GROUP: usize = 4;
+    let mut c = c.into_iter();
+    let last = b.ncols() - 1;
+    for start in (0..b.ncols()).step_by(GROUP) {
+        let columns: [Option<&[A]>; GROUP] = std::array::from_fn(|j| b.column(last.min(start + j)).to_slice());
+        let [Some(w), Some(x), Some(y), Some(z)] = columns else { return };
+        let columns = [w, x, y, z];
+        let mut sums = [[A::zero(); LANES]; GROUP];
+        let (blocks, tail) = a.as_chunks::<LANES>();
+        let chunks = columns.map(|column| column.as_chunks::<LANES>());
+        for (p, a) in blocks.iter().enumerate() {
+            for j in 0..GROUP {
+                let b = &chunks[j].0[p];
+                for l in 0..LANES {
+                    sums[j][l] = multiply_add::<A, FMA>(a[l], b[l], sums[j][l]);
+                }
+            }
+        }
+        for (j, sums) in sums.iter_mut().enumerate() {
+            for ((&a, &b), sum) in tail.iter().zip(chunks[j].1).zip(sums) {
+                *sum = multiply_add::<A, FMA>(a, b, *sum);
+            }
+        }
+        for (sums, c) in sums.into_iter().zip(c.by_ref()) {
+            store(alpha, lane_sum(sums), beta, c);
+        }
+    }
+}
+
+/// c ← alpha·a·b + beta·c on views of any strides, on the calling thread.
+///
+/// With `beta` 0 the old `c` is not read. An inner dimension of 0 gives beta·c. The order of the sums depends on the shapes only.
 pub(crate) fn gemm<A: Scalar>(alpha: A, a: ArrayView2<'_, A>, b: ArrayView2<'_, A>, beta: A, c: &mut ArrayViewMut2<'_, A>) {
-    general_mat_mul(alpha, &a, &b, beta, c);
+    let ((m, inner), n) = (a.dim(), b.ncols());
+    assert_eq!(
+        (inner, c.dim()),
+        (b.nrows(), (m, n)),
+        "gemm: shapes of {m}×{inner} times {inner}×{n}"
+    );
+    if c.is_empty() {
+    } else if inner == 0 {
+        c.mapv_inplace(|c| if beta == A::zero() { beta } else { beta * c });
+    } else if m < FEW_ROWS {
+        few_rows(alpha, a, b, beta, c);
+    } else if n < FEW_ROWS {
+        few_rows(alpha, b.reversed_axes(), a.reversed_axes(), beta, &mut c.view_mut().reversed_axes());
+    } else {
+        general_mat_mul(alpha, &a, &b, beta, c);
+    }
+}
+
+/// The product row by row.
+fn few_rows<A: Scalar>(alpha: A, a: ArrayView2<'_, A>, b: ArrayView2<'_, A>, beta: A, c: &mut ArrayViewMut2<'_, A>) {
+    let copy: Array2<A>;
+    let readable = b.column(0).to_slice().is_some() || b.row(0).to_slice().is_some();
+    let b = if readable {
+        b
+    } else {
+        copy = b.as_standard_layout().into_owned();
+        copy.view()
+    };
+    for (a, c) in a.rows().into_iter().zip(c.rows_mut()) {
+        A::multiply_row(alpha, &contiguous(&a), &b, beta, c);
+    }
+}
+
+fn contiguous<'a, A: Scalar>(row: &ArrayView1<'a, A>) -> std::borrow::Cow<'a, [A]> {
+    row.to_slice().map_or_else(|| row.to_vec().into(), Into::into)
 }
 
 /// Adds `bias` to every row of `rows`.
-pub(crate) fn add_bias<A: Scalar>(rows: &mut ArrayViewMut2<'_, A>, bias: ndarray::ArrayView1<'_, A>) {
+pub(crate) fn add_bias<A: Scalar>(rows: &mut ArrayViewMut2<'_, A>, bias: ArrayView1<'_, A>) {
     for mut row in rows.rows_mut() {
         row += &bias;
     }
 }
 
-/// The products a[i]·b[i] of two batches of matrices: (B, m, p)·(B, p, n) → (B, m, n).
+/// The products a\[i\]·b\[i\] of two batches of matrices: (B, m, p)·(B, p, n) → (B, m, n).
+///
+/// Operands of any strides are read in place: pass `a.view().permuted_axes([0, 2, 1])` to multiply by the transposes, or broadcast one matrix
+/// over the batch. With p = 0 the result is zeros. NaN and infinities propagate as in the written-out sums.
+///
+/// With the feature `rayon`, items, and blocks of rows or columns of large ones, are spread over the caller's pool; the result is the same bit
+/// for bit for any number of threads.
+///
+/// # Errors
+/// [`Error::Shape`] where the batch sizes or the inner dimensions differ, [`Error::Overflow`] where the result cannot be addressed.
+///
+/// # Examples
+/// ```
+/// use linformer::batched_matmul;
+/// use linformer::ndarray::array;
+///
+/// let a = array![[[1.0, 2.0], [3.0, 4.0]], [[0.5, 0.0], [0.0, 2.0]]];
+/// let b = array![[[1.0], [10.0]], [[6.0], [7.0]]];
+/// assert_eq!(batched_matmul(&a, &b)?, array![[[21.0], [43.0]], [[3.0], [14.0]]]);
+/// # Ok::<(), linformer::Error>(())
+/// ```
 pub fn batched_matmul<A: Scalar>(a: &ArrayRef3<A>, b: &ArrayRef3<A>) -> Result<Array3<A>> {
     let ((batch, m, inner), (b_batch, b_inner, n)) = (a.dim(), b.dim());
     if batch != b_batch || inner != b_inner {
-        return Err(Error::shape(
-            "batched_matmul",
-            "b",
-            format!("(batch {batch}, {inner}, any)"),
-            b.shape(),
-        ));
+        let expected = format!("({batch}, {inner}, n), since `a` has shape {:?}", a.shape());
+        return Err(Error::shape("batched_matmul", "b", expected, b.shape()));
     }
     checked_len("batched_matmul", &[batch, m, n], size_of::<A>())?;
     let mut c = Array3::zeros((batch, m, n));
-    let tasks = c.outer_iter_mut().enumerate().collect();
-    let cost = parallel::cost(&[batch, m, inner, n]);
-    parallel::for_each(tasks, cost, |(item, mut c)| {
-        gemm(
-            A::one(),
-            a.index_axis(Axis(0), item),
-            b.index_axis(Axis(0), item),
-            A::zero(),
-            &mut c,
-        );
-    });
+    let flops = 2_usize.saturating_mul(m).saturating_mul(n).saturating_mul(inner);
+    if c.is_empty() || flops == 0 {
+        return Ok(c);
+    }
+    let pieces = (flops / TASK_FLOPS).clamp(1, MAX_TASKS.div_ceil(batch));
+    if pieces == 1 {
+        whole_items(a, b, &mut c, (TASK_FLOPS / flops).max(1));
+    } else {
+        split_items(a, b, &mut c, pieces);
+    }
     Ok(c)
 }
+
+/// The products of whole items, `items` to a task.
+fn whole_items<A: Scalar>(a: &ArrayRef3<A>, b: &ArrayRef3<A>, c: &mut Array3<A>, items: usize) {
+    let tasks = c.axis_chunks_iter_mut(Axis(0), items).enumerate().collect();
+    let cost = parallel::cost(&[a.len(), b.dim().2]);
+    parallel::for_each(tasks, cost, |(task, mut c)| {
+        for (i, mut c) in c.outer_iter_mut().enumerate() {
+            let item = task * items + i;
+            gemm(
+                A::one(),
+                a.index_axis(Axis(0), item),
+                b.index_axis(Axis(0), item),
+                A::zero(),
+                &mut c,
+            );
+        }
+    });
+}
+
+/// The products of items that are each cut into at most `pieces` blocks along the longer axis of the result.
+fn split_items<A: Scalar>(a: &ArrayRef3<A>, b: &ArrayRef3<A>, c: &mut Array3<A>, pieces: usize) {
+    let (_, m, n) = c.dim();
+    let axis = usize::from(n > m);
+    let block = m.max(n).div_ceil(pieces).next_multiple_of(16).max(MIN_BLOCK);
+    let mut tasks = Vec::new();
+    for (item, mut rest) in c.outer_iter_mut().enumerate() {
+        for start in (0..m.max(n)).step_by(block) {
+            let (head, tail) = rest.split_at(Axis(axis), block.min(m.max(n) - start));
+            tasks.push((item, start, head));
+            rest = tail;
+        }
+    }
+    let cost = parallel::cost(&[a.len(), n]);
+    parallel::for_each(tasks, cost, |(item, start, mut c)| {
+        let (mut a, mut b) = (a.index_axis(Axis(0), item), b.index_axis(Axis(0), item));
+        if axis == 0 {
+            a.slice_collapse(s![start..start + c.nrows(), ..]);
+        } else {
+            b.slice_collapse(s![.., start..start + c.ncols()]);
+        }
+        gemm(A::one(), a, b, A::zero(), &mut c);
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Pure functions on slices and views: products, softmax, activations, normalisation.
 
 mod activation;
+mod elementary;
 mod layer_norm;
 mod matmul;
 mod softmax;
@@ -13,7 +14,10 @@ pub(crate) use matmul::{add_bias, gemm};
 pub(crate) use softmax::{exp_rows, softmax_rows};
 
 /// The kernels of one element type, one trait a subject.
-pub(crate) trait Kernels: activation::ActivationKernels + softmax::SoftmaxKernels + layer_norm::LayerNormKernels {}
+pub(crate) trait Kernels:
+    activation::ActivationKernels + softmax::SoftmaxKernels + layer_norm::LayerNormKernels + matmul::MatmulKernels
+{
+}
 
 impl Kernels for f32 {}
 impl Kernels for f64 {}

@@ -108,7 +108,7 @@ impl Case {
     /// The tensor under a top-level key, `E.0` say.
     pub fn tensor<A: Scalar>(&self, key: &str) -> ArrayD<A> {
         let (shape, data) = numbers(key, self.key(key));
-        array(key, shape, data)
+        array(key, &shape, data)
     }
 
     /// All top-level keys.

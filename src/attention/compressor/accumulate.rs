@@ -3,7 +3,8 @@
 use ndarray::{Array2, ArrayView2, ArrayView3, ArrayViewMut2, Axis, CowArray, Ix2, s};
 
 use super::super::projection::{Map, Projection};
-use super::{Compressor, Order, RealRows, SEGMENT, Side, larger};
+use super::side::{Side, larger};
+use super::{Compressor, Order, RealRows, SEGMENT};
 use crate::config::{ConvolutionKernel, ProjectionKind};
 use crate::error::Result;
 use crate::layers::Linear;
@@ -63,18 +64,16 @@ impl<A: Scalar> Compressor<'_, A> {
     }
 
     fn windows(&self, item: usize) -> Windows {
-        match self.config.stride() {
-            Some(stride) => Windows {
+        if let Some(stride) = self.config.stride() {
+            return Windows {
                 length: None,
                 size: stride,
-            },
-            None => {
-                let length = self.extent.as_ref().map_or(0, |lengths| lengths[item]);
-                Windows {
-                    length: Some(length),
-                    size: self.pooled_slots(length),
-                }
-            }
+            };
+        }
+        let length = self.extent.as_ref().map_or(0, |lengths| lengths[item]);
+        Windows {
+            length: Some(length),
+            size: self.pooled_slots(length),
         }
     }
 

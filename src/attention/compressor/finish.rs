@@ -3,7 +3,8 @@
 use ndarray::{Array4, ArrayViewMut2, Axis, s};
 
 use super::super::compressed::Compressed;
-use super::{BiasPlace, Compressor, Map, Order, ProjectionKind};
+use super::super::projection::Map;
+use super::{BiasPlace, Compressor, Order, ProjectionKind};
 use crate::error::{Result, checked_len};
 use crate::ops::{add_bias, gemm};
 use crate::parallel;
@@ -87,7 +88,7 @@ impl<A: Scalar> Compressor<'_, A> {
             Order::ProjectFirst => 0,
         };
         parallel::for_each(tasks, cost, |(item, head, mut rows)| {
-            self.finish_head(index, is_value, item, head, &mut rows)
+            self.finish_head(index, is_value, item, head, &mut rows);
         });
         Ok(finished)
     }

@@ -1,0 +1,62 @@
+//! The positions that were pushed.
+
+use crate::error::{Error, Result};
+
+/// Ranges of positions, in order and apart.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Covered {
+    ranges: Vec<(usize, usize)>,
+}
+
+impl Covered {
+    pub(super) fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    pub(super) fn contains(&self, position: usize) -> bool {
+        self.ranges.iter().any(|&(start, end)| (start..end).contains(&position))
+    }
+
+    /// An error where `range` overlaps what is covered.
+    pub(super) fn check_apart(&self, range: (usize, usize), operation: &'static str) -> Result<()> {
+        match self.ranges.iter().find(|&&(start, end)| range.0 < end && start < range.1) {
+            Some((start, end)) => Err(Error::argument(
+                operation,
+                format!(
+                    "positions {} to {} overlap {start} to {end}, which were pushed already",
+                    range.0, range.1
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// An error where any range of `other` overlaps what is covered.
+    pub(super) fn check_all_apart(&self, other: &Self, operation: &'static str) -> Result<()> {
+        other.ranges.iter().try_for_each(|&range| self.check_apart(range, operation))
+    }
+
+    /// Adds a range, joining neighbours.
+    pub(super) fn insert(&mut self, range: (usize, usize)) {
+        if range.0 == range.1 {
+            return;
+        }
+        self.ranges.push(range);
+        self.ranges.sort_unstable();
+        let mut joined: Vec<(usize, usize)> = Vec::with_capacity(self.ranges.len());
+        for &(start, end) in &self.ranges {
+            match joined.last_mut() {
+                Some(last) if last.1 == start => last.1 = end,
+                _ => joined.push((start, end)),
+            }
+        }
+        self.ranges = joined;
+    }
+
+    /// Adds all ranges of `other`.
+    pub(super) fn insert_all(&mut self, other: Self) {
+        for range in other.ranges {
+            self.insert(range);
+        }
+    }
+}

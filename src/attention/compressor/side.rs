@@ -1,0 +1,50 @@
+//! The sums of keys or values.
+
+use ndarray::{Array3, Array4, s};
+
+use crate::error::{Result, checked_len};
+use crate::scalar::Scalar;
+
+#[derive(Clone, Debug)]
+pub(super) struct Side<A> {
+    /// Compression first: (batch, matrices, slots, dim). Weights first: (batch, compressed heads, slots, `head_dim`).
+    pub(super) sums: Array4<A>,
+    /// E·1 over the real positions, (batch, matrices, slots): what a bias before compression is multiplied by.
+    pub(super) row_sums: Array3<A>,
+}
+
+impl<A: Scalar> Side<A> {
+    pub(super) fn slots(&self) -> usize {
+        self.sums.dim().2
+    }
+
+    /// Makes room for `slots` slots, the new ones empty.
+    pub(super) fn grow(&mut self, slots: usize) -> Result<()> {
+        let old = self.slots();
+        let (batch, outer, _, width) = self.sums.dim();
+        checked_len("Compressor", &[batch, outer, slots, width], size_of::<A>())?;
+        let mut sums = Array4::zeros((batch, outer, slots, width));
+        sums.slice_mut(s![.., .., ..old, ..]).assign(&self.sums);
+        let mut row_sums = Array3::zeros((batch, self.row_sums.dim().1, slots));
+        row_sums.slice_mut(s![.., .., ..old]).assign(&self.row_sums);
+        *self = Self { sums, row_sums };
+        Ok(())
+    }
+
+    /// Adds the sums of `other`, which has no more slots; or takes the larger ones.
+    pub(super) fn merge(&mut self, other: &Self, takes_maximum: bool) {
+        let mut sums = self.sums.slice_mut(s![.., .., ..other.slots(), ..]);
+        if takes_maximum {
+            sums.zip_mut_with(&other.sums, |sum, &other| *sum = larger(*sum, other));
+        } else {
+            sums += &other.sums;
+        }
+        let mut row_sums = self.row_sums.slice_mut(s![.., .., ..other.slots()]);
+        row_sums += &other.row_sums;
+    }
+}
+
+/// The larger of two numbers; NaN where either is.
+pub(super) fn larger<A: Scalar>(a: A, b: A) -> A {
+    if b > a || b.is_nan() { b } else { a }
+}
