@@ -32,8 +32,8 @@ fn main() -> Result<(), AnyError> {
         ],
     );
     let expected: Value = serde_json::from_slice(&std::fs::read(options.text("expected"))?)?;
-    let config: lucidrains::Config = serde_json::from_value(expected["config"].clone())?;
-    let model = lucidrains::language_model::<f32>(&config, &Tensors::read(options.text("checkpoint"))?)?;
+    let peers: lucidrains::Options = serde_json::from_value(expected["config"].clone())?;
+    let model = lucidrains::language_model::<f32>(&Tensors::read(options.text("checkpoint"))?, &peers)?;
 
     let tokens: Vec<usize> = serde_json::from_value(expected["tokens"].clone())?;
     let positions: Vec<usize> = serde_json::from_value(expected["positions"].clone())?;

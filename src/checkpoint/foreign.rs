@@ -76,9 +76,12 @@ impl<'t, A: Scalar> Translation<'t, A> {
         self.foreign.get(foreign).is_some()
     }
 
-    /// A tensor by its foreign name; one that is missing is noted.
+    /// A tensor by its foreign name; one that is missing, or not of floating-point numbers, is noted.
     pub(crate) fn take(&mut self, foreign: &str) -> Option<ArrayViewD<'t, A>> {
         let tensor = self.foreign.get(foreign);
+        if let Some(problem) = not_floating(self.foreign, foreign) {
+            self.problem(problem);
+        }
         match tensor {
             Some(_) => {
                 self.used.insert(foreign.to_owned());
@@ -164,6 +167,27 @@ impl<'t, A: Scalar> Translation<'t, A> {
         }
     }
 
+    /// Notes the tensors of these entries that have another shape than the parameters of `model`.
+    fn check_shapes(&mut self, model: &impl Parameters<A>, entries: &[Entry]) {
+        let parameters: BTreeMap<String, ArrayViewD<'_, A>> = model.named().into_iter().collect();
+        for entry in entries {
+            let (Some(parameter), Some(tensor)) = (parameters.get(&entry.native), self.foreign.get(&entry.foreign[0])) else {
+                continue;
+            };
+            let mut expected = parameter.shape().to_vec();
+            if entry.transposed {
+                expected.reverse();
+            }
+            if tensor.shape() != expected {
+                self.problem(format!(
+                    "`{}` has shape {:?}, expected {expected:?}",
+                    entry.foreign[0],
+                    tensor.shape()
+                ));
+            }
+        }
+    }
+
     /// A tensor that means nothing to this model, if it is there.
     pub(crate) fn ignore(&mut self, foreign: &str) {
         self.used.insert(foreign.to_owned());
@@ -185,9 +209,17 @@ impl<'t, A: Scalar> Translation<'t, A> {
     }
 }
 
+/// What is wrong with a tensor that is there but is not of floating-point numbers: quantised weights are no weights.
+pub(crate) fn not_floating<A: Scalar>(tensors: &Tensors<A>, name: &str) -> Option<String> {
+    let is_wrong = tensors.get(name).is_some() && !tensors.is_floating(name);
+    let dtype = tensors.dtype(name).unwrap_or_default();
+    is_wrong.then(|| format!("`{name}` is stored as {dtype}, expected floating-point numbers"))
+}
+
 /// `model` with the values that `entries` find in `foreign`; every tensor must be used, or else be named in `dropped`.
 pub(crate) fn load<A: Scalar, M: Parameters<A>>(model: M, foreign: &Tensors<A>, entries: &[Entry], dropped: &[String]) -> Result<M> {
     let mut translation = Translation::new(foreign);
+    translation.check_shapes(&model, entries);
     translation.place(entries);
     for name in dropped {
         translation.ignore(name);

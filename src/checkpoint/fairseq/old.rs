@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use ndarray::{Axis, Slice};
 
+use super::super::foreign::not_floating;
 use super::super::tensors::Tensors;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::scalar::Scalar;
 
 /// A model's tensors under today's names.
@@ -36,6 +37,12 @@ fn upgrade<'t, A: Scalar>(tensors: &'t Tensors<A>, attention: &str, rename: impl
     let is_new = |name: &str| rename(name) == name && thirds(attention, name).is_none();
     if tensors.names().all(is_new) {
         return Ok(Cow::Borrowed(tensors));
+    }
+    // The copies do not remember how the tensors were stored, and only versions may be integers.
+    let weights = tensors.names().filter(|name| !name.ends_with("version"));
+    let problems: Vec<String> = weights.filter_map(|name| not_floating(tensors, name)).collect();
+    if !problems.is_empty() {
+        return Err(Error::Checkpoint { problems });
     }
     let mut upgraded = Tensors::new();
     for name in tensors.names() {

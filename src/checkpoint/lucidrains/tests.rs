@@ -100,7 +100,24 @@ fn a_tensor_of_another_shape_is_an_error() {
     let complete = state_dict(&options(""));
     let longer = Options { seq_len: 8, ..options("") };
     let listed = message(language_model(&complete, &longer));
-    assert!(listed.contains("position.weight") && listed.contains("projections"), "{listed}");
+    for expected in [
+        "`pos_emb.weight` has shape [7, 6], expected [8, 6]",
+        "`linformer.net.layers.1.0.fn.proj_v` has shape [7, 3], expected [8, 3]",
+    ] {
+        assert!(listed.contains(expected), "{listed}");
+    }
+}
+
+#[test]
+fn integers_are_no_weights() {
+    let header = r#"{"w1.bias":{"dtype":"I8","shape":[1],"data_offsets":[0,1]},"w1.weight":{"dtype":"I8","shape":[1,1],"data_offsets":[1,2]},
+        "w2.bias":{"dtype":"I8","shape":[1],"data_offsets":[2,3]},"w2.weight":{"dtype":"I8","shape":[1,1],"data_offsets":[3,4]}}"#;
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.extend([1, 2, 3, 4]);
+    let tensors = Tensors::<f64>::from_bytes(&bytes).unwrap();
+    let options = FeedForwardOptions::from_json(r#"{"dim": 1, "mult": 1}"#).unwrap();
+    assert!(message(feed_forward(&tensors, &options)).contains("`w2.weight` is stored as I8"));
 }
 
 #[test]
