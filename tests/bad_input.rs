@@ -103,6 +103,47 @@ fn configurations_that_describe_no_layer() {
     refused!(new(config().with_head_dim(Some(usize::MAX / 2))), Error::Overflow { .. }, "memory");
 }
 
+/// Sizes whose products no memory can hold are refused before anything is allocated, wherever they stand.
+#[test]
+fn sizes_that_overflow() {
+    let huge = 1 << 40;
+    let mixing = ProjectionKind::Convolution(Convolution::new(ConvolutionKernel::ChannelMixing));
+    let convolution = LinformerConfig::new(1, 1, 1 << 10, 1)
+        .with_head_dim(Some(1 << 28))
+        .with_kind(mixing);
+    refused!(LinformerAttention::<f32>::new(&convolution, 0), Error::Overflow { .. }, "memory");
+    let small = || EncoderConfig::new(config(), 2);
+    let depth = EncoderConfig::new(config(), usize::MAX);
+    refused!(Encoder::<f32>::new(&depth, 0), Error::Overflow { .. }, "memory");
+    let wide = EncoderConfig::new(LinformerConfig::new(huge, 1, 6, 4).with_head_dim(Some(1)), 2);
+    let wide = wide.with_feed_forward(Some(FeedForwardConfig::new(1))).with_hidden_dim(Some(huge));
+    refused!(Encoder::<f32>::new(&wide, 0), Error::Overflow { .. }, "memory");
+    let feed_forward = small().with_feed_forward(Some(FeedForwardConfig::new(usize::MAX / 4)));
+    refused!(Encoder::<f32>::new(&feed_forward, 0), Error::Overflow { .. }, "memory");
+    let language = |config: LanguageModelConfig| LanguageModel::<f32>::new(&config, 0);
+    refused!(
+        language(LanguageModelConfig::new(1 << 62, small())),
+        Error::Overflow { .. },
+        "memory"
+    );
+    let embedding = LanguageModelConfig::new(11, small()).with_embedding_dim(Some(huge));
+    let embedding = embedding.with_head(HeadKind::Roberta {
+        tied: true,
+        activation: Activation::Gelu,
+    });
+    refused!(language(embedding), Error::Overflow { .. }, "memory");
+    let position = PositionKind::Learned { max_len: usize::MAX };
+    refused!(
+        language(LanguageModelConfig::new(11, small()).with_position(position)),
+        Error::Overflow { .. },
+        "memory"
+    );
+    let classes = ClassifierConfig::features(3, small(), usize::MAX);
+    refused!(Classifier::<f32>::new(&classes, 0), Error::Overflow { .. }, "memory");
+    let features = ClassifierConfig::features(1 << 62, small(), 2);
+    refused!(Classifier::<f32>::new(&features, 0), Error::Overflow { .. }, "memory");
+}
+
 #[test]
 fn configurations_that_describe_no_model() {
     let encoder = |config: EncoderConfig| Encoder::<f32>::new(&config, 0);

@@ -271,6 +271,10 @@ impl LinformerConfig {
             ));
         }
         let matrices = self.projection.matrices(self.attention.heads);
+        if let Some(stride) = self.stride() {
+            let head_dim = self.attention.effective_head_dim();
+            checked_len("LinformerConfig", &[matrices, head_dim, head_dim, stride], 8)?;
+        }
         checked_len("LinformerConfig", &[matrices, self.k, self.seq_len], 8).map(|_| ())
     }
 }

@@ -1,14 +1,15 @@
 //! The configurations of layers and models: plain data with public fields, built with `new` and `with_…`, checked by every constructor.
 
 mod attention;
+mod classifier;
+mod encoder;
 mod model;
 mod projection;
 
 pub use attention::{AttentionConfig, BiasPlace, LinformerConfig};
-pub use model::{
-    AttentionKind, ClassifierConfig, ClassifierInput, EncoderConfig, FeedForwardConfig, HeadKind, LanguageModelConfig, NormPlacement,
-    Pooling, PositionKind, SinusoidLayout,
-};
+pub use classifier::{ClassifierConfig, ClassifierInput, Pooling};
+pub use encoder::{AttentionKind, EncoderConfig, FeedForwardConfig, NormPlacement};
+pub use model::{HeadKind, LanguageModelConfig, PositionKind, SinusoidLayout};
 pub use projection::{Convolution, ConvolutionKernel, ProjectionConfig, ProjectionKind, Sharing, Tail};
 
 use crate::error::{Error, Result};

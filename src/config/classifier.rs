@@ -1,0 +1,142 @@
+//! Classifiers.
+
+use super::model::check_position;
+use super::{EncoderConfig, HeadKind, LanguageModelConfig, PositionKind, at_least_one, setters};
+use crate::error::{Error, Result, checked_len};
+use crate::ops::Activation;
+
+/// How a classifier makes one vector of a sequence. Padding takes no part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Pooling {
+    /// The mean over the real positions; 0 where there is none. The default.
+    #[default]
+    Mean,
+    /// The maximum over the real positions, feature by feature; 0 where there is none.
+    Max,
+    /// The first real position; 0 where there is none.
+    First,
+}
+
+/// What a classifier reads.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[non_exhaustive]
+pub enum ClassifierInput {
+    /// Token ids; see [`LanguageModelConfig`] (its head must be [`HeadKind::None`]).
+    Tokens(LanguageModelConfig),
+    /// Vectors of numbers (points, detector hits, samples), led into the encoder by one product.
+    Features {
+        /// How many numbers a position has.
+        features: usize,
+        /// The blocks.
+        encoder: EncoderConfig,
+        /// What tells the model where a position stands; [`PositionKind::None`] for sets.
+        position: PositionKind,
+    },
+}
+
+/// A sequence in, class scores out.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[non_exhaustive]
+pub struct ClassifierConfig {
+    /// What is read.
+    pub input: ClassifierInput,
+    /// The number of classes.
+    pub classes: usize,
+    /// How one vector is made of the sequence.
+    pub pooling: Pooling,
+    /// The width of a hidden layer before the scores, if there is one.
+    pub hidden_dim: Option<usize>,
+    /// Its non-linearity.
+    pub activation: Activation,
+}
+
+impl ClassifierConfig {
+    /// Tokens in, mean pooling, no hidden layer.
+    pub fn tokens(model: LanguageModelConfig, classes: usize) -> Self {
+        Self::new(ClassifierInput::Tokens(model.with_head(HeadKind::None)), classes)
+    }
+
+    /// Vectors of `features` numbers in, no positions, mean pooling, no hidden layer.
+    pub fn features(features: usize, encoder: EncoderConfig, classes: usize) -> Self {
+        let input = ClassifierInput::Features {
+            features,
+            encoder,
+            position: PositionKind::None,
+        };
+        Self::new(input, classes)
+    }
+
+    /// Mean pooling, no hidden layer.
+    pub fn new(input: ClassifierInput, classes: usize) -> Self {
+        Self {
+            input,
+            classes,
+            pooling: Pooling::Mean,
+            hidden_dim: None,
+            activation: Activation::Gelu,
+        }
+    }
+
+    setters! {
+        /// Sets [`ClassifierConfig::pooling`].
+        with_pooling => pooling: Pooling,
+        /// Sets [`ClassifierConfig::hidden_dim`].
+        with_hidden_dim => hidden_dim: Option<usize>,
+        /// Sets [`ClassifierConfig::activation`].
+        with_activation => activation: Activation,
+    }
+
+    /// Checks that this describes a model.
+    ///
+    /// # Errors
+    /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
+    pub fn check(&self) -> Result<()> {
+        at_least_one("classes", self.classes)?;
+        let width = match &self.input {
+            ClassifierInput::Tokens(model) => {
+                model.check()?;
+                if model.head != HeadKind::None {
+                    return Err(Error::config(
+                        "head",
+                        format!("{:?}", model.head),
+                        "a classifier makes no token scores: use HeadKind::None",
+                    ));
+                }
+                model.effective_embedding_dim()
+            }
+            ClassifierInput::Features {
+                features,
+                encoder,
+                position,
+            } => {
+                at_least_one("features", *features)?;
+                encoder.check()?;
+                if matches!(position, PositionKind::LearnedAfterPadding { .. }) {
+                    return Err(Error::config(
+                        "position",
+                        "LearnedAfterPadding",
+                        "it counts token ids, and features have none",
+                    ));
+                }
+                check_position(*position, encoder.dim(), 1)?;
+                checked_len("ClassifierConfig", &[*features, encoder.dim()], 8)?;
+                encoder.dim()
+            }
+        };
+        if let Some(hidden_dim) = self.hidden_dim {
+            at_least_one("hidden_dim", hidden_dim)?;
+        } else if self.activation != Activation::Gelu {
+            return Err(Error::config(
+                "activation",
+                format!("{:?}", self.activation),
+                "it has no effect without hidden_dim",
+            ));
+        }
+        let widest = width.max(self.hidden_dim.unwrap_or(0));
+        checked_len("ClassifierConfig", &[widest, self.classes.max(self.hidden_dim.unwrap_or(0))], 8).map(|_| ())
+    }
+}
