@@ -1,20 +1,47 @@
 //! Exact attention, O(n²): the reference.
+#![allow(clippy::needless_pass_by_value)] // Views go by value, as slices do.
 
-use ndarray::{Array3, Array4, ArrayRef3, ArrayView3, s};
+use ndarray::{Array3, Array4, ArrayRef3, ArrayView1, ArrayView2, ArrayView3, ArrayViewMut3, Axis, s};
 
 use super::compressed::Compressed;
 use super::heads::TileScratch;
 use super::linformer::LinformerAttention;
 use super::mask::PaddingMask;
-use super::weights::AttentionWeights;
+use super::weights::{AttentionWeights, tile};
 use crate::config::AttentionConfig;
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
-use crate::layers::{check_width, map_tiles};
+use crate::layers::{Linear, TILE, check_width, map_tiles};
+use crate::ops::gemm;
+use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
+use crate::views::{outer, split};
 
 /// Multi-head attention in O(n²): softmax(Q·Kᵀ/√`head_dim`)·V (Vaswani et al., arXiv 1706.03762).
+///
+/// What Linformer attention approximates, for comparison and for models that mix both. The memory for scores does not grow with n: only
+/// [`forward_materialised`](Self::forward_materialised) and [`attention_map`](Self::attention_map) hold all n² of them.
+///
+/// ```
+/// use linformer::{AttentionConfig, ExactAttention, PaddingMask};
+/// use linformer::ndarray::Array3;
+///
+/// let layer = ExactAttention::<f32>::new(&AttentionConfig::new(64, 4), 0)?;
+/// let x = Array3::from_elem((2, 100, 64), 0.5);
+/// let mask = PaddingMask::from_lengths(&[100, 70], 100)?;
+/// assert_eq!(layer.forward(&x, Some(&mask))?.dim(), (2, 100, 64));
+///
+/// // Three queries that attend to another sequence.
+/// let queries = Array3::zeros((2, 3, 64));
+/// assert_eq!(layer.attend(&queries, &x, Some(&mask))?.dim(), (2, 3, 64));
+///
+/// // Each weighs the real positions alike here, and padding not at all.
+/// let map = layer.attention_map(&queries, &x, Some(&mask))?;
+/// assert!((map[[1, 0, 0, 69]] - 1.0 / 70.0).abs() < 1e-6);
+/// assert_eq!(map[[1, 0, 0, 70]], 0.0);
+/// # Ok::<(), linformer::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ExactAttention<A = f32> {
     config: AttentionConfig,
@@ -57,7 +84,9 @@ impl<A: Scalar> ExactAttention<A> {
         &self.weights
     }
 
-    /// Self-attention: (batch, n, dim) → (batch, n, dim), with the scores made tile by tile and never stored.
+    /// Self-attention: (batch, n, dim) → (batch, n, dim), with the scores made block by block and never stored.
+    ///
+    /// An item without a real position gives the output bias everywhere.
     ///
     /// # Errors
     /// Another width, a mask of another shape.
@@ -65,38 +94,113 @@ impl<A: Scalar> ExactAttention<A> {
         self.attend(x, x, mask)
     }
 
-    /// Attention of `queries` (batch, m, dim) to `context` (batch, n, dim), whose mask is `mask`.
+    /// Attention of `queries` (batch, m, dim) to `context` (batch, n, dim), whose mask is `mask` (batch, n): (batch, m, dim).
+    ///
+    /// Scores are made block by block of keys and never stored. An item without a real position to attend to gives the output bias.
     ///
     /// # Errors
     /// Another width or batch, a mask of another shape.
     pub fn attend(&self, queries: &ArrayRef3<A>, context: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         const OPERATION: &str = "ExactAttention::attend";
-        check_width(OPERATION, "queries", queries, self.config.dim)?;
-        check_width(OPERATION, "context", context, self.config.dim)?;
-        let (batch, length, _) = context.dim();
-        PaddingMask::check(mask, OPERATION, batch, length)?;
-        if queries.dim().0 != batch {
-            return Err(Error::shape(
-                OPERATION,
-                "queries",
-                format!("({batch}, any length, {})", self.config.dim),
-                queries.shape(),
-            ));
-        }
-        let mut rows = self.key_values(batch, length)?;
-        rows.push(context.view(), mask);
-        let context = rows.finish();
-        let cost = self.attend_cost(length);
+        self.check(OPERATION, queries, context, mask)?;
+        let context = self.context(context, mask)?;
         map_tiles(
             OPERATION,
             queries,
             self.config.dim,
-            cost,
+            self.attend_cost(context.keys.dim().2),
             TileScratch::new,
             |scratch, item, x, mut out| {
                 self.weights.attend_rows(&self.config, x, context.item(item), &mut out, scratch);
             },
         )
+    }
+
+    /// [`forward`](Self::forward) in the textbook's form: all scores are stored, then their softmax, which is multiplied by V.
+    ///
+    /// It takes (batch, heads, n, n) numbers and gives what `forward` gives, to rounding: the reference of the reference.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward); scores that memory cannot address.
+    pub fn forward_materialised(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        const OPERATION: &str = "ExactAttention::forward_materialised";
+        let (map, context) = self.dense_map(OPERATION, x, x, mask)?;
+        let (batch, length, dim) = x.dim();
+        let mut output = Array3::zeros((batch, length, dim));
+        let mut tasks = Vec::new();
+        for (item, rows) in outer(output.view_mut()).into_iter().enumerate() {
+            for (index, rows) in split(rows, Axis(0), TILE).into_iter().enumerate() {
+                tasks.push((item, index * TILE, rows));
+            }
+        }
+        let (heads, head_dim) = (self.config.heads, self.config.effective_head_dim());
+        let cost = parallel::cost(&[batch, length, self.attend_cost(length)]);
+        parallel::for_each_init(tasks, cost, TileScratch::new, |scratch, (item, start, mut rows)| {
+            let context = context.item(item);
+            let mut results = tile(&mut scratch.queries, rows.nrows(), self.config.query_dim());
+            for head in 0..heads {
+                let (_, values) = context.head(head, heads);
+                let map = map.slice(s![item, head, start..start + rows.nrows(), ..context.count]);
+                let mut results = results.slice_mut(s![.., head * head_dim..(head + 1) * head_dim]);
+                gemm(A::one(), map, values, A::zero(), &mut results);
+            }
+            self.weights.apply_output(results.view(), &mut rows, &mut scratch.factor);
+        });
+        Ok(output)
+    }
+
+    /// P = softmax(Q·Kᵀ/√`head_dim`) of `queries` (batch, m, dim) and `context` (batch, n, dim): (batch, heads, m, n).
+    ///
+    /// Column t belongs to position t of `context`; it is 0 where that is padding. Every row sums to 1, or to 0 where all is padding.
+    /// Only with [`AttentionConfig::masked_keys_stay`] padding takes its share.
+    ///
+    /// # Errors
+    /// As [`attend`](Self::attend); a map that memory cannot address.
+    pub fn attention_map(&self, queries: &ArrayRef3<A>, context: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array4<A>> {
+        let (mut map, context) = self.dense_map("ExactAttention::attention_map", queries, context, mask)?;
+        if let Some(mask) = mask {
+            for (item, map) in map.outer_iter_mut().enumerate() {
+                spread_columns(map, mask.item(item), context.slots[item]);
+            }
+        }
+        Ok(map)
+    }
+
+    /// The attention map with the columns of the real positions side by side, and the keys and values in the same order.
+    fn dense_map(
+        &self,
+        operation: &'static str,
+        queries: &ArrayRef3<A>,
+        context: &ArrayRef3<A>,
+        mask: Option<&PaddingMask>,
+    ) -> Result<(Array4<A>, Compressed<A>)> {
+        self.check(operation, queries, context, mask)?;
+        let ((batch, rows, _), (_, length, _)) = (queries.dim(), context.dim());
+        // Before keys and values take memory of their own.
+        checked_len(operation, &[batch, self.config.heads, rows, length], size_of::<A>())?;
+        let context = self.context(context, mask)?;
+        let map = self.weights.attention_map(operation, &self.config, queries, &context)?;
+        Ok((map, context))
+    }
+
+    fn check(&self, operation: &'static str, queries: &ArrayRef3<A>, context: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<()> {
+        let dim = self.config.dim;
+        check_width(operation, "queries", queries, dim)?;
+        check_width(operation, "context", context, dim)?;
+        let (batch, length, _) = context.dim();
+        if queries.dim().0 != batch {
+            let expected = format!("({batch}, any length, {dim}), one item for each of the context's");
+            return Err(Error::shape(operation, "queries", expected, queries.shape()));
+        }
+        PaddingMask::check(mask, operation, batch, length)
+    }
+
+    /// Keys and values of the real positions of `context`.
+    fn context(&self, context: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Compressed<A>> {
+        let (batch, length, _) = context.dim();
+        let mut rows = self.key_values(batch, length)?;
+        rows.push(context.view(), mask);
+        Ok(rows.finish())
     }
 
     /// Multiplications of a query row that attends to `length` keys.
@@ -106,18 +210,32 @@ impl<A: Scalar> ExactAttention<A> {
 
     /// Room for the keys and values of `batch` sequences of `length`.
     pub(crate) fn key_values(&self, batch: usize, length: usize) -> Result<KeyValueRows<'_, A>> {
-        let shape = [batch, self.config.kv_heads, length, self.config.effective_head_dim()];
-        checked_len("ExactAttention", &shape, size_of::<A>())?;
-        let zeros = Array4::zeros((shape[0], shape[1], shape[2], shape[3]));
+        let shape = (batch, self.config.kv_heads, length, self.config.effective_head_dim());
+        checked_len("ExactAttention", &[shape.0, shape.1, shape.2, shape.3], size_of::<A>())?;
         Ok(KeyValueRows {
             layer: self,
             filled: Compressed {
-                keys: zeros.clone(),
-                values: zeros,
+                keys: Array4::zeros(shape),
+                values: Array4::zeros(shape),
                 slots: vec![0; batch],
             },
             seen: 0,
         })
+    }
+}
+
+/// Moves the first columns of a map (heads, m, n), those of the real positions, to where these positions are.
+fn spread_columns<A: Scalar>(mut map: ArrayViewMut3<'_, A>, real: ArrayView1<'_, bool>, slots: usize) {
+    let positions: Vec<usize> = (0..real.len()).filter(|&position| real[position]).collect();
+    let in_place = positions.last().is_none_or(|last| last + 1 == positions.len());
+    if in_place || positions.len() != slots {
+        return;
+    }
+    for mut row in map.rows_mut() {
+        // From the end: a position is never before its slot, so nothing is overwritten that is still to move.
+        for (slot, &position) in positions.iter().enumerate().rev() {
+            row.swap(slot, position);
+        }
     }
 }
 
@@ -132,35 +250,90 @@ pub(crate) struct KeyValueRows<'a, A> {
 impl<A: Scalar> KeyValueRows<'_, A> {
     /// Adds the next rows; `mask` is that of the whole sequence.
     pub(crate) fn push(&mut self, chunk: ArrayView3<'_, A>, mask: Option<&PaddingMask>) {
-        let (batch, length, _) = chunk.dim();
-        let weights = &self.layer.weights;
-        let keys = weights.key.forward(&chunk).expect("the width was checked");
-        let values = weights.value().forward(&chunk).expect("the width was checked");
-        let (kv_heads, head_dim) = (self.filled.keys.dim().1, self.filled.keys.dim().3);
-        for item in 0..batch {
-            for row in 0..length {
-                if mask.is_some_and(|mask| !mask.is_real(item, self.seen + row)) {
-                    // A slot that is kept holds the zeros it was made of.
-                    self.filled.slots[item] += usize::from(self.layer.config.masked_keys_stay);
-                    continue;
-                }
-                let slot = self.filled.slots[item];
-                for head in 0..kv_heads {
-                    let columns = head * head_dim..(head + 1) * head_dim;
-                    let target = s![item, head, slot, ..];
-                    self.filled
-                        .keys
-                        .slice_mut(target)
-                        .assign(&keys.slice(s![item, row, columns.clone()]));
-                    self.filled.values.slice_mut(target).assign(&values.slice(s![item, row, columns]));
-                }
-                self.filled.slots[item] += 1;
+        let (batch, length, dim) = chunk.dim();
+        let AttentionWeights { key, value, .. } = &self.layer.weights;
+        let stays = self.layer.config.masked_keys_stay;
+        let Compressed { keys, values, slots } = &mut self.filled;
+        let mut tasks = Vec::new();
+        for (item, (keys, values)) in outer(keys.view_mut()).into_iter().zip(outer(values.view_mut())).enumerate() {
+            let (_, mut keys) = keys.split_at(Axis(1), slots[item]);
+            let (_, mut values) = values.split_at(Axis(1), slots[item]);
+            for start in (0..length).step_by(TILE) {
+                let rows = start..length.min(start + TILE);
+                let real = mask.and_then(|mask| real_rows(mask.item(item).slice(s![self.seen + rows.start..self.seen + rows.end])));
+                let count = real.as_ref().filter(|_| !stays).map_or(rows.len(), Vec::len);
+                let x = chunk.slice(s![item, rows, ..]);
+                let (tile_keys, other_keys) = keys.split_at(Axis(1), count);
+                let (tile_values, other_values) = values.split_at(Axis(1), count);
+                (keys, values) = (other_keys, other_values);
+                slots[item] += count;
+                tasks.push((x, real, tile_keys, tile_values));
             }
         }
+        let cost = parallel::cost(&[batch, length, dim, 2 * key.out_dim()]);
+        parallel::for_each_init(tasks, cost, RowScratch::new, |scratch, (x, real, mut keys, mut values)| {
+            let mut copies = tile(&mut scratch.real, real.as_ref().map_or(0, Vec::len), dim);
+            for (mut copy, &row) in copies.outer_iter_mut().zip(real.iter().flatten()) {
+                copy.assign(&x.row(row));
+            }
+            let x = if real.is_some() { copies.view() } else { x };
+            // What stays as zeros is left as it was made.
+            let places = real.as_deref().filter(|_| stays);
+            fill_heads(key, x, places, &mut keys, &mut scratch.features);
+            match value {
+                Some(value) => fill_heads(value, x, places, &mut values, &mut scratch.features),
+                None => values.assign(&keys),
+            }
+        });
         self.seen += length;
     }
 
     pub(crate) fn finish(self) -> Compressed<A> {
         self.filled
+    }
+}
+
+/// Scratch space for one tile of keys and values.
+struct RowScratch<A> {
+    real: Vec<A>,
+    features: Vec<A>,
+}
+
+impl<A> RowScratch<A> {
+    fn new() -> Self {
+        Self {
+            real: Vec::new(),
+            features: Vec::new(),
+        }
+    }
+}
+
+/// Which rows of a tile are real; `None` where all are.
+fn real_rows(real: ArrayView1<'_, bool>) -> Option<Vec<usize>> {
+    let rows: Vec<usize> = (0..real.len()).filter(|&row| real[row]).collect();
+    (rows.len() < real.len()).then_some(rows)
+}
+
+/// Fills `out` (heads, slots, `head_dim`) with the features of the rows of `x`: in order, or each at its place.
+fn fill_heads<A: Scalar>(
+    linear: &Linear<A>,
+    x: ArrayView2<'_, A>,
+    places: Option<&[usize]>,
+    out: &mut ArrayViewMut3<'_, A>,
+    features: &mut Vec<A>,
+) {
+    let head_dim = out.dim().2;
+    let mut features = tile(features, x.nrows(), linear.out_dim());
+    linear.apply(x, &mut features);
+    for (head, mut out) in out.outer_iter_mut().enumerate() {
+        let features = features.slice(s![.., head * head_dim..(head + 1) * head_dim]);
+        match places {
+            None => out.assign(&features),
+            Some(places) => {
+                for (row, &place) in features.outer_iter().zip(places) {
+                    out.row_mut(place).assign(&row);
+                }
+            }
+        }
     }
 }

@@ -1,19 +1,18 @@
 //! Linformer attention: compress once, attend row by row.
 
-use ndarray::{Array3, Array4, ArrayRef3, Axis, s};
+use ndarray::{Array3, Array4, ArrayRef3, s};
 
 use super::compressed::Compressed;
 use super::compressor::{Compressor, Extent, Order};
-use super::heads::{TileScratch, head_scores};
+use super::heads::TileScratch;
 use super::mask::PaddingMask;
 use super::projection::Projections;
-use super::weights::{AttentionWeights, tile};
+use super::weights::AttentionWeights;
 use crate::config::{LinformerConfig, ProjectionKind, Sharing, Tail};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
 use crate::layers::{Linear, check_width, map_tiles};
 use crate::ops::gemm;
-use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
@@ -226,20 +225,8 @@ impl<A: Scalar> LinformerAttention<A> {
     /// As [`attend`](Self::attend).
     pub fn attention_map(&self, queries: &ArrayRef3<A>, context: &Compressed<A>) -> Result<Array4<A>> {
         self.check_context("LinformerAttention::attention_map", queries, context)?;
-        let (batch, rows, _) = queries.dim();
-        let (heads, slots) = (self.config.attention.heads, context.keys.dim().2);
-        checked_len("LinformerAttention::attention_map", &[batch, heads, rows, slots], size_of::<A>())?;
-        let mut map = Array4::zeros((batch, heads, rows, slots));
-        let tasks = map.outer_iter_mut().enumerate().collect();
-        let cost = parallel::cost(&[batch, rows, self.attend_cost(slots)]);
-        parallel::for_each_init(tasks, cost, Vec::new, |space, (item, mut map)| {
-            let mut projected = tile(space, rows, self.weights.query.out_dim());
-            self.weights.query.apply(queries.index_axis(Axis(0), item), &mut projected);
-            for (head, mut scores) in map.outer_iter_mut().enumerate() {
-                head_scores(projected.view(), context.item(item), head, heads, &mut scores);
-            }
-        });
-        Ok(map)
+        self.weights
+            .attention_map("LinformerAttention::attention_map", &self.config.attention, queries, context)
     }
 
     /// P̄·F: how much each query draws from each of the n positions whose values F compresses, (batch, heads, m, n). With E = F it is P̄·E.

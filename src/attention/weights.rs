@@ -1,15 +1,20 @@
 //! The weights that exact and Linformer attention have in common.
+#![allow(clippy::needless_pass_by_value)] // Views go by value, as slices do.
 
-use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2};
+use ndarray::{Array4, ArrayRef3, ArrayView2, ArrayView3, ArrayViewMut2, Axis, s};
 
-use super::heads::{TileScratch, attend_heads};
+use super::compressed::Compressed;
+use super::heads::{TileScratch, attend_heads, head_scores};
 use crate::config::AttentionConfig;
+use crate::error::{Result, checked_len};
 use crate::initialization::Streams;
-use crate::layers::Linear;
+use crate::layers::{Linear, TILE};
+use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
+use crate::views::{outer, split};
 
-/// W_Q, W_K, W_V, W_O with their biases.
+/// The four weights, of queries, keys, values and the output, with their biases.
 #[derive(Clone, Debug)]
 pub(crate) struct AttentionWeights<A> {
     pub(crate) query: Linear<A>,
@@ -35,6 +40,14 @@ pub(crate) struct ItemKeyValues<'a, A> {
     pub(crate) keys: ArrayView3<'a, A>,
     pub(crate) values: ArrayView3<'a, A>,
     pub(crate) count: usize,
+}
+
+impl<'a, A> ItemKeyValues<'a, A> {
+    /// The keys and the values, (count, `head_dim`) each, that query head `head` of `heads` attends to.
+    pub(crate) fn head(self, head: usize, heads: usize) -> (ArrayView2<'a, A>, ArrayView2<'a, A>) {
+        let slots = s![head * self.keys.dim().0 / heads, ..self.count, ..];
+        (self.keys.slice_move(slots), self.values.slice_move(slots))
+    }
 }
 
 impl<A: Scalar> AttentionWeights<A> {
@@ -69,11 +82,46 @@ impl<A: Scalar> AttentionWeights<A> {
         let mut queries = tile(queries, rows, self.query.out_dim());
         self.query.apply(x, &mut queries);
         attend_heads(&mut queries, context, config.heads, heads);
+        self.apply_output(queries.view(), out, factor);
+    }
+
+    /// softmax(Q·Kᵀ/√`head_dim`) of `queries` (batch, m, dim): (batch, heads, m, slots), 0 for slots that an item does not have.
+    pub(crate) fn attention_map(
+        &self,
+        operation: &'static str,
+        config: &AttentionConfig,
+        queries: &ArrayRef3<A>,
+        context: &Compressed<A>,
+    ) -> Result<Array4<A>> {
+        let (batch, rows, dim) = queries.dim();
+        let (heads, slots) = (config.heads, context.keys.dim().2);
+        checked_len(operation, &[batch, heads, rows, slots], size_of::<A>())?;
+        let mut map = Array4::zeros((batch, heads, rows, slots));
+        let mut tasks = Vec::new();
+        for (item, map) in outer(map.view_mut()).into_iter().enumerate() {
+            for (index, map) in split(map, Axis(1), TILE).into_iter().enumerate() {
+                tasks.push((item, index * TILE, map));
+            }
+        }
+        let cost = parallel::cost(&[batch, rows, config.query_dim(), dim.saturating_add(slots)]);
+        parallel::for_each_init(tasks, cost, Vec::new, |space, (item, start, mut map)| {
+            let x = queries.slice(s![item, start..start + map.dim().1, ..]);
+            let mut projected = tile(space, x.nrows(), self.query.out_dim());
+            self.query.apply(x, &mut projected);
+            for (head, mut scores) in map.outer_iter_mut().enumerate() {
+                head_scores(projected.view(), context.item(item), head, heads, &mut scores);
+            }
+        });
+        Ok(map)
+    }
+
+    /// Fills `out` from the heads' results side by side, (rows, heads·`head_dim`).
+    pub(crate) fn apply_output(&self, heads: ArrayView2<'_, A>, out: &mut ArrayViewMut2<'_, A>, factor: &mut Vec<A>) {
         match &self.output_factor {
-            None => self.output.apply(queries.view(), out),
+            None => self.output.apply(heads, out),
             Some(first) => {
-                let mut factored = tile(factor, rows, first.out_dim());
-                first.apply(queries.view(), &mut factored);
+                let mut factored = tile(factor, heads.nrows(), first.out_dim());
+                first.apply(heads, &mut factored);
                 self.output.apply(factored.view(), out);
             }
         }
