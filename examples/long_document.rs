@@ -63,7 +63,10 @@ fn main() -> Result<(), AnyError> {
     );
     let mut curves = vec![Vec::new(); FORMS.len()];
     let longest = text.len().min(options.number("max-n"));
-    let mut lengths: Vec<usize> = (10..).map(|power| 1 << power).take_while(|&length| length <= longest).collect();
+    let mut lengths: Vec<usize> = (10..usize::BITS)
+        .map(|power| 1 << power)
+        .take_while(|&length| length <= longest)
+        .collect();
     if lengths.is_empty() {
         lengths.push(longest);
     }
@@ -140,8 +143,8 @@ fn vectors(text: &[u8], dim: usize) -> Result<Array3<f32>, AnyError> {
     let tokens = Array2::from_shape_fn((1, text.len()), |(_, position)| usize::from(text[position]));
     let mut x = Embedding::<f32>::new(256, dim, 1)?.forward(&tokens)?;
     for ((_, position, feature), value) in x.indexed_iter_mut() {
-        let angle = position as f64 * 10_000_f64.powf(-((feature / 2 * 2) as f64) / dim as f64);
-        *value += if feature % 2 == 0 { angle.sin() } else { angle.cos() } as f32;
+        let angle = position as f32 * 10_000_f32.powf(-((feature / 2 * 2) as f32) / dim as f32);
+        *value += if feature % 2 == 0 { angle.sin() } else { angle.cos() };
     }
     Ok(x)
 }

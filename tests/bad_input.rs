@@ -516,6 +516,7 @@ fn numbers_that_are_no_numbers_propagate_and_large_scores_do_not_overflow() {
 #[test]
 fn public_types_cross_threads_and_can_be_shown() {
     fn check<T: Send + Sync + Clone + std::fmt::Debug + Unpin>() {}
+    fn is_error<T: std::error::Error + Send + Sync + 'static>() {}
     check::<LinformerAttention>();
     check::<ExactAttention>();
     check::<Encoder>();
@@ -542,6 +543,5 @@ fn public_types_cross_threads_and_can_be_shown() {
     check::<Order>();
     check::<Extent>();
     check::<Initialization>();
-    fn is_error<T: std::error::Error + Send + Sync + 'static>() {}
     is_error::<Error>();
 }

@@ -4,7 +4,7 @@ mod common;
 
 use common::{bits, difference, encoder_config, linformer_config, scramble, sequence, tensors};
 use linformer::ndarray::{Array3, Axis, concatenate, s};
-use linformer::{Compressor, Encoder, Extent, LinformerAttention, LinformerConfig, Order, PaddingMask, ProjectionKind};
+use linformer::{Compressor, Encoder, Extent, LinformerAttention, LinformerConfig, Order, PaddingMask, Parameters, ProjectionKind};
 use proptest::prelude::*;
 
 fn layer(config: &LinformerConfig, seed: u64) -> LinformerAttention<f64> {
@@ -227,7 +227,6 @@ proptest! {
     fn clones_keep_ties_and_zeros_keep_shapes(config in encoder_config(1..=12), seed in 0..1000_u64) {
         let encoder = Encoder::<f64>::new(&config, seed).unwrap();
         let copy = encoder.clone();
-        use linformer::Parameters;
         let names = |encoder: &Encoder<f64>| encoder.named().into_iter().map(|(name, tensor)| (name, tensor.shape().to_vec())).collect::<Vec<_>>();
         prop_assert_eq!(names(&encoder), names(&copy));
         prop_assert_eq!(encoder.parameter_count(), copy.parameter_count());

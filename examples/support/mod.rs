@@ -1,5 +1,5 @@
 //! What the examples share: their command line and their memory figures.
-#![allow(dead_code)] // each example uses its own part
+#![allow(dead_code, unreachable_pub)] // each example uses its own part
 
 use std::collections::BTreeMap;
 use std::process::exit;

@@ -1,5 +1,4 @@
 //! Exact attention, O(n²): the reference.
-#![allow(clippy::needless_pass_by_value)] // Views go by value, as slices do.
 
 use ndarray::{Array3, Array4, ArrayRef3, ArrayView1, ArrayView2, ArrayView3, ArrayViewMut3, Axis, s};
 

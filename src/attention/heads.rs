@@ -1,5 +1,4 @@
 //! softmax(q·kᵀ/√d)·v for one tile of queries, head by head.
-#![allow(clippy::needless_pass_by_value)] // Views go by value, as slices do.
 
 use ndarray::{ArrayView2, ArrayViewMut2, Zip, s};
 

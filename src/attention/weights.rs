@@ -1,5 +1,4 @@
 //! The weights that exact and Linformer attention have in common.
-#![allow(clippy::needless_pass_by_value)] // Views go by value, as slices do.
 
 use ndarray::{Array4, ArrayRef3, ArrayView2, ArrayView3, ArrayViewMut2, Axis, s};
 
