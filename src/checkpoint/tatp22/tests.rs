@@ -325,7 +325,8 @@ fn padding_can_stay_in_the_softmax() {
     let mut zeroed = x.clone();
     zeroed.slice_mut(s![0, 3.., ..]).fill(0.0);
     zeroed.slice_mut(s![1, .., ..]).fill(0.0);
-    assert_eq!(layer.attend(&x, &x, Some(&mask)).unwrap(), layer.attend(&x, &zeroed, None).unwrap());
+    let difference = layer.attend(&x, &x, Some(&mask)).unwrap() - layer.attend(&x, &zeroed, None).unwrap();
+    assert!(difference.iter().all(|difference| difference.abs() < 1e-14));
     let compressing = LinformerConfig::new(4, 2, 5, 2).with_attention(config);
     assert!(compressing.check().is_err());
 }
