@@ -58,6 +58,35 @@ pub enum Error {
         /// The vocabulary's size.
         vocab_size: usize,
     },
+    /// A target class that the logits have no column for.
+    #[error("the target {class} of row {row} is outside the {classes} classes; `None` is the target of a row that does not count")]
+    Class {
+        /// The target.
+        class: usize,
+        /// Its row.
+        row: usize,
+        /// The number of classes.
+        classes: usize,
+    },
+    /// A loss that is NaN or infinite.
+    #[error("step {step}: the loss is {loss}; lower the learning rate, clip the gradients, or look for bad numbers in the batch")]
+    NonFiniteLoss {
+        /// The index of the step.
+        step: u64,
+        /// The loss.
+        loss: f64,
+    },
+    /// A gradient that is NaN or infinite. Model and optimiser are left as they were.
+    #[error(
+        "optimiser step {step}: the gradient of `{parameter}` is not finite, and nothing was changed; leave this batch out, lower the learning \
+         rate, or look for bad numbers in the batch"
+    )]
+    NonFiniteGradient {
+        /// The optimiser's step, counted from 1.
+        step: u64,
+        /// The first parameter whose gradient it is.
+        parameter: String,
+    },
     /// A mask, a list of lengths or a list of positions that does not fit its sequence.
     #[error("{operation}: {reason}")]
     Argument {

@@ -3,9 +3,10 @@
 use ndarray::{Array, Array3, Dimension, ShapeBuilder};
 use ndarray_rand::RandomExt;
 use ndarray_rand::rand_distr::{Distribution, StandardNormal, Uniform};
-use rand::SeedableRng;
+use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::error::{Error, Result};
 use crate::scalar::Scalar;
 
 /// How a learned projection E or F of k rows and n columns starts.
@@ -88,6 +89,115 @@ impl Streams {
     }
 }
 
+/// The random numbers of one training step: everything that a step draws is a function of these two numbers and of the place where it is
+/// drawn. A run that is stopped after any step goes on with the same numbers.
+///
+/// The `index` counts the batches that gradients are taken of, from 0; where several batches make one optimiser step, each has its own.
+///
+/// ```
+/// use linformer::training::Step;
+///
+/// let mut step = Step::new(7, 0);
+/// step.index += 1;
+/// assert_eq!(step, Step::new(7, 1));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Step {
+    /// The seed of the whole run.
+    pub seed: u64,
+    /// Which step of the run this is.
+    pub index: u64,
+}
+
+/// Where in a layer random numbers are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code)] // only a training pass draws
+pub(crate) enum Place {
+    /// Dropout of the embedded tokens.
+    Embedding,
+    /// Dropout of the attention's weights.
+    AttentionWeights,
+    /// Dropout of what attention adds to the residual stream.
+    AttentionOutput,
+    /// Dropout between the two halves of the feed-forward layer.
+    Activation,
+    /// Dropout of what the feed-forward layer adds to the residual stream.
+    FeedForwardOutput,
+    /// Whether the whole layer is left out.
+    Layer,
+}
+
+/// No fewer than there are places.
+const PLACES: u128 = 8;
+
+/// Where in a step's stream the draws of whole sequences begin, beyond those of any layer's places.
+const ITEMS: u128 = 1 << 67;
+
+/// Room for the draws of one sequence, in words of 32 bits.
+const ITEM: u128 = 1 << 36;
+
+impl Step {
+    /// Step `index` of the run that is seeded with `seed`.
+    pub fn new(seed: u64, index: u64) -> Self {
+        Self { seed, index }
+    }
+
+    /// `loss`, or an error that names this step where it is not finite.
+    ///
+    /// # Errors
+    /// A loss that is NaN or infinite.
+    pub fn finite_loss(self, loss: f64) -> Result<f64> {
+        if loss.is_finite() {
+            Ok(loss)
+        } else {
+            Err(Error::NonFiniteLoss { step: self.index, loss })
+        }
+    }
+
+    /// The generator of this step, `word` words of 32 bits from its start. Models take the streams of a seed from 0 upwards, steps from
+    /// the last downwards: a run may have its model's seed.
+    fn draws(self, word: u128) -> Draws {
+        let mut generator = ChaCha8Rng::seed_from_u64(self.seed);
+        generator.set_stream(u64::MAX - self.index);
+        generator.set_word_pos(word);
+        Draws(generator)
+    }
+
+    /// What a counter-based stream at `place` of `layer` is keyed with.
+    #[allow(dead_code)] // only a training pass draws
+    pub(crate) fn key(self, layer: usize, place: Place) -> [u64; 2] {
+        let mut draws = self.draws((layer as u128 * PLACES + place as u128) * 4);
+        [draws.next(), draws.next()]
+    }
+
+    /// Whether what happens with this `probability` happens at `place` of `layer`.
+    #[allow(dead_code)] // only a training pass draws
+    pub(crate) fn chance(self, probability: f64, layer: usize, place: Place) -> bool {
+        unit(self.key(layer, place)[0]) < probability
+    }
+
+    /// Draws for the positions of one sequence of a batch.
+    pub(crate) fn item(self, item: usize) -> Draws {
+        // Wraps around after 2^31 sequences, since a stream has 2^68 words.
+        self.draws(ITEMS + (item as u128 * ITEM) % ITEMS)
+    }
+}
+
+/// Numbers from one place of a stream on.
+#[derive(Clone, Debug)]
+pub(crate) struct Draws(ChaCha8Rng);
+
+impl Draws {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0.next_u64()
+    }
+}
+
+/// A number in [0, 1) of 53 of the bits of `draw`.
+fn unit(draw: u64) -> f64 {
+    (draw >> 11) as f64 * (0.5_f64).powi(53)
+}
+
 /// The matrix whose row j averages the positions of the j-th of k equal windows.
 fn mean_pooling<A: Scalar>((heads, k, n): (usize, usize, usize)) -> Array3<A> {
     let mut matrix = Array3::zeros((heads, k, n));
@@ -108,4 +218,52 @@ pub(crate) fn window(slot: usize, slots: usize, length: usize) -> (usize, usize)
 /// Whether `value` can be a standard deviation.
 pub(crate) fn is_standard_deviation(value: f64) -> bool {
     value >= 0.0 && value.is_finite()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_has_its_own_key() {
+        let places = [
+            Place::Embedding,
+            Place::AttentionWeights,
+            Place::AttentionOutput,
+            Place::Activation,
+            Place::FeedForwardOutput,
+            Place::Layer,
+        ];
+        let mut halves = std::collections::BTreeSet::new();
+        for (seed, index) in [(0, 0), (0, 1), (1, 0), (0, u64::MAX)] {
+            for layer in [0, 1, 2, 100] {
+                for place in places {
+                    let key = Step::new(seed, index).key(layer, place);
+                    assert_eq!(key, Step::new(seed, index).key(layer, place));
+                    halves.extend(key);
+                }
+            }
+        }
+        assert_eq!(halves.len(), 2 * 4 * 4 * 6);
+    }
+
+    #[test]
+    fn chances() {
+        let step = Step::new(3, 0);
+        let hits = (0..4000).filter(|&layer| step.chance(0.3, layer, Place::Layer)).count();
+        // Five standard deviations.
+        assert!((1055..=1345).contains(&hits), "{hits}");
+        assert!((0..100).all(|layer| step.chance(1.0, layer, Place::Layer) && !step.chance(0.0, layer, Place::Layer)));
+    }
+
+    #[test]
+    fn items_draw_apart() {
+        let step = Step::new(3, 5);
+        let first = |item| step.item(item).next();
+        assert_eq!(first(2), first(2));
+        assert_ne!(first(0), first(1));
+        assert_ne!(first(0), Step::new(3, 6).item(0).next());
+        // No item is out of range.
+        first(usize::MAX);
+    }
 }

@@ -42,6 +42,7 @@
 //! * Stacks: [`EncoderBlock`], [`Encoder`]; models: [`LanguageModel`], [`Classifier`].
 //! * Configurations, each with `new` and `with_…`: [`LinformerConfig`], [`ProjectionConfig`], [`EncoderConfig`], [`LanguageModelConfig`], …
 //! * Every tensor of a model by name: [`Parameters`].
+//! * Training: [`training`] has losses, optimisers, schedules, masking of tokens, and files to resume from.
 //! * Files: [`checkpoint`] saves and loads models, and reads and writes those of three PyTorch implementations.
 //!
 //! # Shapes and types
@@ -81,6 +82,7 @@ mod ops;
 mod parallel;
 mod parameters;
 mod scalar;
+pub mod training;
 mod views;
 
 pub use attention::{Compressed, Compressor, ExactAttention, Extent, LinformerAttention, Order, PaddingMask, Projection, Projections};

@@ -1,6 +1,7 @@
-//! Pure functions on slices and views: products, softmax, activations, normalisation.
+//! Pure functions on slices and views: products, softmax, activations, normalisation, dropout.
 
 mod activation;
+mod dropout;
 mod elementary;
 mod layer_norm;
 mod matmul;
@@ -9,13 +10,15 @@ mod softmax;
 pub use activation::Activation;
 pub use matmul::batched_matmul;
 
+#[allow(unused_imports)] // only a training pass drops out
+pub(crate) use dropout::Dropout;
 pub(crate) use layer_norm::layer_norm_rows;
 pub(crate) use matmul::{add_bias, gemm};
 pub(crate) use softmax::{exp_rows, softmax_rows};
 
 /// The kernels of one element type, one trait a subject.
 pub(crate) trait Kernels:
-    activation::ActivationKernels + softmax::SoftmaxKernels + layer_norm::LayerNormKernels + matmul::MatmulKernels
+    activation::ActivationKernels + dropout::DropoutKernels + softmax::SoftmaxKernels + layer_norm::LayerNormKernels + matmul::MatmulKernels
 {
 }
 

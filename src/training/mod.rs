@@ -1,0 +1,3 @@
+//! Training: losses, optimisers, schedules, masking of tokens, and files to resume from.
+
+pub use crate::initialization::Step;
