@@ -1,6 +1,7 @@
-//! Pure functions on slices and views: products, softmax, activations, normalisation, dropout.
+//! Pure functions on slices and views: products, softmax, activations, normalisation, cross-entropy, dropout.
 
 mod activation;
+mod cross_entropy;
 mod dropout;
 mod elementary;
 mod layer_norm;
@@ -10,6 +11,7 @@ mod softmax;
 pub use activation::Activation;
 pub use matmul::batched_matmul;
 
+pub(crate) use cross_entropy::{cross_entropy_backward_row, cross_entropy_row};
 #[allow(unused_imports)] // only a training pass drops out
 pub(crate) use dropout::Dropout;
 pub(crate) use layer_norm::layer_norm_rows;

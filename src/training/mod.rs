@@ -1,3 +1,6 @@
 //! Training: losses, optimisers, schedules, masking of tokens, and files to resume from.
 
+mod losses;
+
 pub use crate::initialization::Step;
+pub use losses::{CrossEntropy, MeanSquaredError, Reduction};
