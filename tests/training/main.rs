@@ -2,6 +2,7 @@
 #![allow(clippy::float_cmp)] // what is compared so is exact
 
 mod losses;
+mod masking;
 
 use linformer::ndarray::{Array1, Array2};
 use serde_json::Value;
