@@ -16,3 +16,8 @@ pub mod tatp22;
 
 pub use native::Checkpoint;
 pub use tensors::Tensors;
+
+// What training saves and loads goes the same way.
+pub(crate) use assign::assign;
+pub(crate) use contents::Contents;
+pub(crate) use header::malformed;

@@ -1,8 +1,56 @@
 //! Training: losses, optimisers, schedules, masking of tokens, and files to resume from.
+//!
+//! Gradients are a value of the model's own type ([`zeros_like`](crate::Parameters::zeros_like) makes the first), so that whatever walks over
+//! a model's parameters walks over its gradients. A step is
+//!
+//! 1. the loss of a batch and the gradient of what the model put out: [`CrossEntropy`], [`MeanSquaredError`];
+//! 2. the gradients of the parameters, of one batch or of several ([`Accumulation`]);
+//! 3. [`Optimizer::clip_gradient_norm`] and [`Optimizer::step`] of [`AdamW`] or [`Sgd`], at the rate that a [`Schedule`] has for it.
+//!
+//! Everything random in it is a function of a [`Step`], so that a run goes on after a stop as if it had not stopped; with the feature
+//! `checkpoint`, `save_training` and `load_training` keep a run in a file.
+//!
+//! ```
+//! use linformer::Linear;
+//! use linformer::ndarray::array;
+//! use linformer::training::{AdamW, AdamWConfig, MeanSquaredError, Optimizer, Schedule};
+//!
+//! // One weight and one bias learn y = 2·x − 1.
+//! let mut model = Linear::<f64>::new(1, 1, true, 0)?;
+//! let mut optimizer = AdamW::new(&model, AdamWConfig::new().with_weight_decay(0.0))?;
+//! let schedule = Schedule::cosine(0.1, 300).with_warmup(10);
+//! let x = array![[[-1.0], [0.0], [2.0]]];
+//! let y = array![[[-3.0], [-1.0], [3.0]]];
+//! for step in 0..300 {
+//!     let (loss, grad) = MeanSquaredError::new().loss_and_gradient(&model.forward(&x)?, &y)?;
+//!     let mut gradients = Linear::from_parts(array![[(&grad * &x).sum()]], Some(array![grad.sum()]))?;
+//!     optimizer.clip_gradient_norm(&mut gradients, 1.0)?;
+//!     optimizer.step(&mut model, &gradients, schedule.at(step))?;
+//! #   if step == 299 { assert!(loss < 1e-4, "{loss}"); }
+//! }
+//! assert!((model.weight()[[0, 0]] - 2.0).abs() < 0.01);
+//! # Ok::<(), linformer::Error>(())
+//! ```
 
+mod accumulation;
+mod adamw;
 mod losses;
 mod masking;
+mod optimizer;
+mod rules;
+mod schedule;
+mod sgd;
+#[cfg(feature = "checkpoint")]
+mod state;
 
 pub use crate::initialization::Step;
+pub use accumulation::Accumulation;
+pub use adamw::{AdamW, AdamWConfig};
 pub use losses::{CrossEntropy, MeanSquaredError, Reduction};
 pub use masking::{MaskedTokens, TokenMasking};
+pub use optimizer::Optimizer;
+pub use rules::WeightDecay;
+pub use schedule::Schedule;
+pub use sgd::{Sgd, SgdConfig};
+#[cfg(feature = "checkpoint")]
+pub use state::{load_training, save_training};

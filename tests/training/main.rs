@@ -3,6 +3,9 @@
 
 mod losses;
 mod masking;
+mod optimizers;
+#[cfg(feature = "checkpoint")]
+mod resume;
 
 use linformer::ndarray::{Array1, Array2};
 use serde_json::Value;

@@ -1,0 +1,319 @@
+//! What all optimisers have in common: finding their parameters, checking gradients, clipping, and spreading a step over threads.
+
+use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD, Axis};
+
+use super::rules::{WeightDecay, is_below, is_stepped};
+use crate::error::{Error, Result};
+use crate::parallel;
+use crate::parameters::Parameters;
+use crate::scalar::Scalar;
+use crate::views::split;
+
+/// About how many elements one task steps.
+const PIECE: usize = 1 << 15;
+
+/// About how many multiplications the step of one element takes as long as.
+const ELEMENT: usize = 16;
+
+/// An optimiser: [`AdamW`](super::AdamW) or [`Sgd`](super::Sgd).
+///
+/// It is made for a model and keeps moments for the parameters that it steps: all trainable ones that are not frozen. Buffers are never
+/// touched. Steps are spread over the caller's rayon pool and are the same, bit for bit, for any number of threads.
+#[allow(private_bounds)] // the bound is the seal
+pub trait Optimizer<A: Scalar>: Method<A> {
+    /// Changes the parameters of `model` by one step against its `gradients`, at the learning rate `lr`.
+    ///
+    /// # Errors
+    /// A gradient that is NaN or infinite ([`Error::NonFiniteGradient`] names the first parameter); a model or gradients of another
+    /// configuration than the optimiser was made for; a rate that is negative or not finite. The model and the optimiser are then left as
+    /// they were.
+    fn step<M: Parameters<A>>(&mut self, model: &mut M, gradients: &M, lr: f64) -> Result<()> {
+        if !(lr.is_finite() && lr >= 0.0) {
+            return Err(Error::argument(
+                "Optimizer::step",
+                format!("the learning rate is {lr}; it must be finite and not negative"),
+            ));
+        }
+        let state = self.state();
+        let step = state.steps.saturating_add(1);
+        state.matched("Optimizer::step", "model", &*model)?;
+        let gradients = state.matched("Optimizer::step", "gradients", gradients)?;
+        state.check_finite(&gradients)?;
+        let rule = self.rule(lr, step);
+        let state = self.state_mut();
+        let elements = gradients.iter().map(ArrayViewD::len).sum();
+        let pieces = state.pieces(model, gradients);
+        parallel::for_each(pieces, parallel::cost(&[elements, ELEMENT]), |piece| rule.apply(piece));
+        state.steps = step;
+        Ok(())
+    }
+
+    /// Scales `gradients` down so that their norm, taken over all parameters that are stepped, is at most about `max_norm`; gives the norm they
+    /// had.
+    ///
+    /// As PyTorch's `clip_grad_norm_`: they are multiplied by `max_norm`/(norm + 1e-6) where that is less than 1. The norm is computed in `f64`.
+    /// With `max_norm` = ∞ it is computed only.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step), with the gradients left as they were; a `max_norm` that is NaN or negative.
+    fn clip_gradient_norm<M: Parameters<A>>(&self, gradients: &mut M, max_norm: f64) -> Result<f64> {
+        if max_norm.is_nan() || max_norm < 0.0 {
+            return Err(Error::argument(
+                "Optimizer::clip_gradient_norm",
+                format!("the largest norm is {max_norm}; it must be a number that is not negative"),
+            ));
+        }
+        let state = self.state();
+        let views = state.matched("Optimizer::clip_gradient_norm", "gradients", &*gradients)?;
+        let norm = state.norm(&views)?;
+        let factor = max_norm / (norm + 1e-6);
+        if factor < 1.0 {
+            let factor = A::cast(factor);
+            gradients.visit_mut("", &mut |name, role, mut gradient| {
+                if is_stepped(name, role, &state.frozen) {
+                    gradient.mapv_inplace(|gradient| gradient * factor);
+                }
+            });
+        }
+        Ok(norm)
+    }
+
+    /// The number of steps done.
+    fn steps(&self) -> u64 {
+        self.state().steps
+    }
+}
+
+/// What tells one optimiser from another.
+pub(crate) trait Method<A: Scalar>: Sized {
+    /// What one step does, learning rate and all.
+    type Rule: Rule<A>;
+
+    fn state(&self) -> &State<A>;
+
+    fn state_mut(&mut self) -> &mut State<A>;
+
+    /// The rule of `step`, counted from 1.
+    fn rule(&self, lr: f64, step: u64) -> Self::Rule;
+
+    /// The name in a file.
+    #[cfg(feature = "checkpoint")]
+    const NAME: &'static str;
+
+    /// The configuration as JSON.
+    #[cfg(feature = "checkpoint")]
+    fn config_json(&self) -> serde_json::Result<serde_json::Value>;
+
+    /// An optimiser for `model` with a configuration from JSON.
+    #[cfg(feature = "checkpoint")]
+    fn from_json(model: &impl Parameters<A>, config: serde_json::Value) -> Result<Self>;
+}
+
+/// What is done to a piece of one parameter, whatever the others are.
+pub(crate) trait Rule<A>: Send + Sync {
+    fn apply(&self, piece: Piece<'_, A>);
+}
+
+/// A part of a parameter with its gradient and moments, all of one shape.
+pub(crate) struct Piece<'a, A> {
+    pub(crate) parameter: ArrayViewMutD<'a, A>,
+    pub(crate) gradient: ArrayViewD<'a, A>,
+    pub(crate) moments: Vec<ArrayViewMutD<'a, A>>,
+    pub(crate) decays: bool,
+}
+
+/// What an optimiser knows of the parameters that it steps.
+#[derive(Clone, Debug)]
+pub(crate) struct State<A> {
+    /// In the order in which the model visits them.
+    pub(crate) slots: Vec<Slot<A>>,
+    frozen: Vec<String>,
+    /// Steps done.
+    pub(crate) steps: u64,
+}
+
+/// One parameter that is stepped.
+#[derive(Clone, Debug)]
+pub(crate) struct Slot<A> {
+    pub(crate) name: String,
+    shape: Vec<usize>,
+    decays: bool,
+    /// First, second, …, of the parameter's shape.
+    pub(crate) moments: Vec<ArrayD<A>>,
+}
+
+impl<A: Scalar> State<A> {
+    /// The parameters of `model` that none of the `frozen` paths leads to, with this many moments each.
+    pub(crate) fn new(model: &impl Parameters<A>, decay: WeightDecay, frozen: &[String], moments: usize) -> Result<Self> {
+        let mut slots = Vec::new();
+        let mut unused: Vec<&String> = frozen.iter().collect();
+        model.visit("", &mut |name, role, tensor| {
+            unused.retain(|prefix| !is_below(name, prefix));
+            if is_stepped(name, role, frozen) {
+                slots.push(Slot {
+                    name: name.to_owned(),
+                    shape: tensor.shape().to_vec(),
+                    decays: decay.includes(name, tensor.ndim()),
+                    moments: vec![ArrayD::zeros(tensor.raw_dim()); moments],
+                });
+            }
+        });
+        if let Some(prefix) = unused.first() {
+            return Err(Error::config(
+                "frozen",
+                prefix,
+                "no parameter of the model has this path; Parameters::named lists them",
+            ));
+        }
+        Ok(Self {
+            slots,
+            frozen: frozen.to_vec(),
+            steps: 0,
+        })
+    }
+
+    /// The tensors of `values` that are stepped, one for each slot, or an error where they are not those of the slots.
+    fn matched<'a>(
+        &self,
+        operation: &'static str,
+        argument: &'static str,
+        values: &'a impl Parameters<A>,
+    ) -> Result<Vec<ArrayViewD<'a, A>>> {
+        let mut slots = self.slots.iter();
+        let mut views = Vec::with_capacity(self.slots.len());
+        let mut problem = None;
+        values.visit("", &mut |name, role, tensor| {
+            if problem.is_some() || !is_stepped(name, role, &self.frozen) {
+                return;
+            }
+            match slots.next() {
+                Some(slot) if slot.name == name && slot.shape == tensor.shape() => views.push(tensor),
+                Some(slot) => problem = Some(format!("`{}` {:?}, not `{name}` {:?}", slot.name, slot.shape, tensor.shape())),
+                None => problem = Some(format!("no more, but there is `{name}`")),
+            }
+        });
+        if let (None, Some(slot)) = (&problem, slots.next()) {
+            problem = Some(format!("`{}`, which is missing", slot.name));
+        }
+        match problem {
+            Some(problem) => Err(Error::argument(
+                operation,
+                format!("the optimiser was made for another model than `{argument}`: the next parameter should be {problem}"),
+            )),
+            None => Ok(views),
+        }
+    }
+
+    fn check_finite(&self, gradients: &[ArrayViewD<'_, A>]) -> Result<()> {
+        for (slot, gradient) in self.slots.iter().zip(gradients) {
+            // Without stopping at the first it vectorises.
+            if !gradient.iter().fold(true, |finite, gradient| finite & gradient.is_finite()) {
+                return Err(Error::NonFiniteGradient {
+                    step: self.steps.saturating_add(1),
+                    parameter: slot.name.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The root of the sum of all squares, in an order that depends on shapes only.
+    fn norm(&self, gradients: &[ArrayViewD<'_, A>]) -> Result<f64> {
+        let norm = sum_of_squares(gradients, 1.0).sqrt();
+        if norm.is_finite() {
+            return Ok(norm);
+        }
+        self.check_finite(gradients)?;
+        // Squares that overflow although no number is infinite.
+        let largest = gradients
+            .iter()
+            .flatten()
+            .fold(0.0, |largest: f64, gradient| largest.max(gradient.widen().abs()));
+        Ok(largest * sum_of_squares(gradients, 1.0 / largest).sqrt())
+    }
+
+    /// Cuts every parameter that is stepped into pieces, with what belongs to them. `gradients` are those of the slots.
+    fn pieces<'a>(&'a mut self, model: &'a mut impl Parameters<A>, gradients: Vec<ArrayViewD<'a, A>>) -> Vec<Piece<'a, A>> {
+        let Self { slots, frozen, .. } = self;
+        let mut rest = slots.iter_mut().zip(gradients);
+        let mut pieces = Vec::new();
+        model.visit_mut("", &mut |name, role, parameter| {
+            if is_stepped(name, role, frozen)
+                && let Some((slot, gradient)) = rest.next()
+            {
+                cut(slot, parameter, gradient, &mut pieces);
+            }
+        });
+        pieces
+    }
+}
+
+/// The axis that a tensor of `shape` is cut along, and the size of its parts there.
+fn cuts(shape: &[usize]) -> (Axis, usize) {
+    let axis = shape.iter().position(|&size| size > 1).unwrap_or(0);
+    let size = shape.get(axis).copied().unwrap_or(1);
+    let below: usize = shape.iter().skip(axis + 1).product();
+    (Axis(axis), (PIECE / below.max(1)).clamp(1, size.max(1)))
+}
+
+fn cut<'a, A: Scalar>(slot: &'a mut Slot<A>, parameter: ArrayViewMutD<'a, A>, gradient: ArrayViewD<'a, A>, pieces: &mut Vec<Piece<'a, A>>) {
+    let decays = slot.decays;
+    let moments = slot.moments.iter_mut().map(|moment| moment.view_mut());
+    if parameter.len() <= PIECE {
+        pieces.push(Piece {
+            parameter,
+            gradient,
+            moments: moments.collect(),
+            decays,
+        });
+        return;
+    }
+    let (axis, size) = cuts(parameter.shape());
+    let mut moments: Vec<_> = moments.map(|moment| split(moment, axis, size).into_iter()).collect();
+    let mut gradient = gradient;
+    for parameter in split(parameter, axis, size) {
+        let (own, rest) = gradient.split_at(axis, parameter.len_of(axis));
+        gradient = rest;
+        pieces.push(Piece {
+            parameter,
+            gradient: own,
+            moments: moments.iter_mut().filter_map(Iterator::next).collect(),
+            decays,
+        });
+    }
+}
+
+/// Σ (factor·x)² over all of `tensors`, in `f64`.
+fn sum_of_squares<A: Scalar>(tensors: &[ArrayViewD<'_, A>], factor: f64) -> f64 {
+    let mut parts = Vec::new();
+    for tensor in tensors.iter().filter(|tensor| !tensor.is_empty()) {
+        let (axis, size) = cuts(tensor.shape());
+        if tensor.ndim() == 0 {
+            parts.push(tensor.view());
+        } else {
+            parts.extend(tensor.axis_chunks_iter(axis, size));
+        }
+    }
+    let elements = tensors.iter().map(ArrayViewD::len).sum();
+    let mut sums = vec![0.0; parts.len()];
+    let tasks = sums.iter_mut().zip(parts).collect();
+    parallel::for_each(tasks, elements, |(sum, part)| *sum = sum_of_part(&part, factor));
+    sums.iter().sum()
+}
+
+fn sum_of_part<A: Scalar>(part: &ArrayViewD<'_, A>, factor: f64) -> f64 {
+    /// Independent sums hide the latency of an addition.
+    const LANES: usize = 8;
+    let square = |x: A| (factor * x.widen()).powi(2);
+    let Some(values) = part.as_slice() else {
+        return part.iter().map(|&x| square(x)).sum();
+    };
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [0.0; LANES];
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane += square(x);
+        }
+    }
+    lanes.iter().sum::<f64>() + rest.iter().map(|&x| square(x)).sum::<f64>()
+}
