@@ -111,7 +111,6 @@ pub struct Step {
 
 /// Where in a layer random numbers are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code)] // only a training pass draws
 pub(crate) enum Place {
     /// Dropout of the embedded tokens.
     Embedding,
@@ -164,14 +163,12 @@ impl Step {
     }
 
     /// What a counter-based stream at `place` of `layer` is keyed with.
-    #[allow(dead_code)] // only a training pass draws
     pub(crate) fn key(self, layer: usize, place: Place) -> [u64; 2] {
         let mut draws = self.draws((layer as u128 * PLACES + place as u128) * 4);
         [draws.next(), draws.next()]
     }
 
     /// Whether what happens with this `probability` happens at `place` of `layer`.
-    #[allow(dead_code)] // only a training pass draws
     pub(crate) fn chance(self, probability: f64, layer: usize, place: Place) -> bool {
         unit(self.key(layer, place)[0]) < probability
     }

@@ -85,17 +85,19 @@ mod scalar;
 pub mod training;
 mod views;
 
-pub use attention::{Compressed, Compressor, ExactAttention, Extent, LinformerAttention, Order, PaddingMask, Projection, Projections};
-pub use blocks::{Attention, Encoder, EncoderBlock, FeedForwardBlock};
+pub use attention::{
+    AttentionCache, Compressed, Compressor, ExactAttention, Extent, LinformerAttention, Order, PaddingMask, Projection, Projections,
+};
+pub use blocks::{Attention, Encoder, EncoderBlock, EncoderCache, FeedForwardBlock};
 pub use config::{
     AttentionConfig, AttentionKind, BiasPlace, ClassifierConfig, ClassifierInput, Convolution, ConvolutionKernel, EncoderConfig,
     FeedForwardConfig, HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, Pooling, PositionKind, ProjectionConfig,
-    ProjectionKind, Sharing, SinusoidLayout, Tail,
+    ProjectionKind, Sharing, SinusoidLayout, Tail, TrainingPass,
 };
 pub use error::{Error, Result};
 pub use initialization::Initialization;
-pub use layers::{Embedding, FeedForward, LayerNorm, Linear, Position};
-pub use models::{Classifier, Head, LanguageModel};
+pub use layers::{Embedding, FeedForward, FeedForwardCache, LayerNorm, Linear, Position};
+pub use models::{Classifier, ClassifierCache, Head, LanguageModel, LanguageModelCache};
 pub use ndarray;
 pub use ops::{Activation, batched_matmul};
 pub use parameters::{Parameters, Role, Visitor, VisitorMut};

@@ -25,32 +25,19 @@ use expected::{Expected, expected};
 use linformer::Scalar;
 use linformer::ndarray::ArrayD;
 
-/// Keys that need not be read to reproduce an output: what is said about a case, and what training will be checked against. (The
-/// inputs are looked at one by one.)
-const NOT_READ: &[&str] = &[
-    "inputs",
-    "note",
-    "output",
-    "output_f64",
-    "output_gradient",
-    "input_gradient",
-    "context_gradient",
-    "embeddings_gradient",
-    "gradients",
-    "tied",
-    "optimizer",
-    "steps",
-];
+/// Keys that need not be read: what is said about a case, and inputs, which are looked at one by one.
+const NOT_READ: &[&str] = &["inputs", "note", "output", "output_f64", "tied"];
 
 #[test]
 fn every_golden_is_reproduced_or_refused_by_name() {
-    let mut folders = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/goldens")];
+    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/goldens");
+    let mut folders = vec![own.clone()];
     folders.extend(std::env::var_os("LINFORMER_GOLDENS").map(PathBuf::from));
     let mut failures = Vec::new();
     let mut count = 0;
     for path in folders.iter().flat_map(|folder| files(folder)) {
         count += 1;
-        match check(&Case::open(&path)) {
+        match check(&Case::open(&path), path.starts_with(&own)) {
             Ok(line) => println!("{line}"),
             Err(line) => {
                 println!("{line}");
@@ -88,16 +75,17 @@ fn run<A: Scalar>(case: &Case) -> Outcome {
 }
 
 /// A line about a case: name, what was expected, and how far the numbers are apart.
-fn check(case: &Case) -> Result<String, String> {
-    let (name, expected) = (&case.name, expected(case));
+fn check(case: &Case, is_own: bool) -> Result<String, String> {
+    let (name, expected) = (&case.name, expected(case, is_own));
     match (run::<f64>(case), &expected) {
-        (Outcome::Output(output), Expected::Match | Expected::Later) => {
+        (Outcome::Failed(error), _) => Err(format!("{name}: {expected:?} was expected, but: {error}")),
+        (Outcome::Output(output), Expected::Match | Expected::MatchOrRefused | Expected::Later) => {
             let difference = compare(case, output)?;
             let single = single_precision(case)?;
             Ok(format!("{name}: match, {difference:.1e} (f32: {single:.1e})"))
         }
-        (Outcome::Refused(reason), Expected::Refused) => Ok(format!("{name}: refused: {reason}")),
-        (Outcome::Later(what), Expected::Later) => Ok(format!("{name}: later: {what}")),
+        (Outcome::Refused(reason), Expected::Refused | Expected::MatchOrRefused) => Ok(format!("{name}: refused: {reason}")),
+        (Outcome::Later(what), Expected::Later | Expected::MatchOrRefused) => Ok(format!("{name}: later: {what}")),
         (Outcome::Output(_), _) => Err(format!("{name}: {expected:?} was expected, but the model ran")),
         (Outcome::Refused(reason), _) => Err(format!("{name}: {expected:?} was expected, but it is refused: {reason}")),
         (Outcome::Later(what), _) => Err(format!("{name}: {expected:?} was expected, but it waits for {what}")),
@@ -111,7 +99,7 @@ fn compare(case: &Case, output: ArrayD<f64>) -> Result<f64, String> {
     if case.has("output_f64") {
         near(case, "output", &output, 3e-6)?;
         outputs.push(("output_f64".to_owned(), output));
-    } else {
+    } else if case.has("output") {
         outputs.push(("output".to_owned(), output));
     }
     let mut largest = 0.0_f64;
@@ -135,7 +123,12 @@ fn single_precision(case: &Case) -> Result<f64, String> {
     for (key, output) in case.take_further() {
         near(case, &key, &output, 1e-4)?;
     }
-    near(case, "output", &output, 1e-4)
+    // Steps of training have been looked at one by one.
+    if case.has("output") {
+        near(case, "output", &output, 1e-4)
+    } else {
+        Ok(0.0)
+    }
 }
 
 /// The largest absolute difference between `output` and the tensor under `key`; an error where it is above `bound`, or above that

@@ -12,12 +12,15 @@ use crate::layers::{Linear, check_width};
 use crate::scalar::Scalar;
 
 mod accumulate;
+mod backward;
 mod covered;
 mod finish;
 mod order;
 mod side;
 
 pub use order::{Extent, Order};
+
+pub(crate) use backward::{CompressionCache, CompressionGradients};
 
 use covered::Covered;
 use side::Side;
@@ -299,7 +302,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     ///
     /// # Errors
     /// Sizes that overflow.
-    pub fn finish(self) -> Result<Compressed<A>> {
+    pub fn finish(mut self) -> Result<Compressed<A>> {
         self.finished()
     }
 

@@ -202,6 +202,10 @@ impl<A: Scalar> ExactAttention<A> {
         Ok(rows.finish())
     }
 
+    pub(crate) fn weights_mut(&mut self) -> &mut AttentionWeights<A> {
+        &mut self.weights
+    }
+
     /// Multiplications of a query row that attends to `length` keys.
     pub(crate) fn attend_cost(&self, length: usize) -> usize {
         2 * self.config.query_dim().saturating_mul(self.config.dim.saturating_add(length))

@@ -31,11 +31,17 @@ impl<A> TileScratch<A> {
         Self {
             queries: Vec::new(),
             factor: Vec::new(),
-            heads: HeadScratch {
-                scores: Vec::new(),
-                total: Partial::new(),
-                latest: Partial::new(),
-            },
+            heads: HeadScratch::new(),
+        }
+    }
+}
+
+impl<A> HeadScratch<A> {
+    pub(crate) fn new() -> Self {
+        Self {
+            scores: Vec::new(),
+            total: Partial::new(),
+            latest: Partial::new(),
         }
     }
 }

@@ -102,6 +102,11 @@ impl<A: Scalar> LinformerAttention<A> {
         &self.weights
     }
 
+    /// The weights, and the layer's own projections where it has them.
+    pub(crate) fn parts_mut(&mut self) -> (&mut AttentionWeights<A>, Option<&mut Projections<A>>) {
+        (&mut self.weights, self.projections.as_mut())
+    }
+
     /// The layer's own projections, or those that its encoder lends it.
     pub(crate) fn own_or<'p>(&'p self, shared: Option<&'p Projections<A>>) -> Result<&'p Projections<A>> {
         self.projections.as_ref().or(shared).ok_or_else(|| {
@@ -178,7 +183,16 @@ impl<A: Scalar> LinformerAttention<A> {
         length: usize,
         mask: Option<&PaddingMask>,
     ) -> Result<Compressor<'a, A>> {
-        let compressor = self.compressor_with(projections, batch)?;
+        self.told_lengths(self.compressor_with(projections, batch)?, length, mask)
+    }
+
+    /// `compressor`, told the lengths of a batch at hand where its windows depend on them.
+    pub(crate) fn told_lengths<'a>(
+        &self,
+        compressor: Compressor<'a, A>,
+        length: usize,
+        mask: Option<&PaddingMask>,
+    ) -> Result<Compressor<'a, A>> {
         if !matches!(
             self.config.projection.kind,
             ProjectionKind::MeanPooling | ProjectionKind::MaxPooling

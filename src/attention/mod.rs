@@ -16,10 +16,12 @@
 mod compressed;
 mod compressor;
 mod exact;
+mod gradients;
 mod heads;
 mod linformer;
 mod mask;
 mod projection;
+mod training;
 mod weights;
 
 pub use compressed::Compressed;
@@ -28,6 +30,7 @@ pub use exact::ExactAttention;
 pub use linformer::LinformerAttention;
 pub use mask::PaddingMask;
 pub use projection::{Projection, Projections};
+pub use training::AttentionCache;
 
 pub(crate) use compressor::SEGMENT;
 pub(crate) use exact::KeyValueRows;

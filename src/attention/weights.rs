@@ -67,6 +67,14 @@ impl<A: Scalar> AttentionWeights<A> {
         self.value.as_ref().unwrap_or(&self.key)
     }
 
+    /// What makes keys, or values; one and the same where they are tied.
+    pub(crate) fn source_mut(&mut self, is_value: bool) -> &mut Linear<A> {
+        match (&mut self.value, is_value) {
+            (Some(value), true) => value,
+            _ => &mut self.key,
+        }
+    }
+
     /// Fills `out` with the attention of the rows of `x` to one item's keys and values.
     pub(crate) fn attend_rows(
         &self,

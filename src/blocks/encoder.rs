@@ -85,19 +85,33 @@ impl<A: Scalar> Encoder<A> {
         self.forward_owned(x.to_owned(), mask)
     }
 
+    pub(crate) fn final_norm(&self) -> Option<&LayerNorm<A>> {
+        self.final_norm.as_ref()
+    }
+
+    #[allow(clippy::type_complexity)] // its three fields
+    pub(crate) fn parts_mut(&mut self) -> (Option<&mut Projections<A>>, &mut [EncoderBlock<A>], Option<&mut LayerNorm<A>>) {
+        (self.projections.as_mut(), &mut self.blocks, self.final_norm.as_mut())
+    }
+
+    /// The input, contiguous; an error where it or its mask does not fit.
+    pub(crate) fn checked(&self, x: Array3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        check_width("Encoder::forward", "x", &x, self.config.dim())?;
+        PaddingMask::check(mask, "Encoder::forward", x.dim().0, x.dim().1)?;
+        Ok(if x.is_standard_layout() {
+            x
+        } else {
+            x.as_standard_layout().into_owned()
+        })
+    }
+
     /// [`forward`](Self::forward) in the memory of its input.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn forward_owned(&self, x: Array3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
-        check_width("Encoder::forward", "x", &x, self.config.dim())?;
-        PaddingMask::check(mask, "Encoder::forward", x.dim().0, x.dim().1)?;
+        let mut stream = self.checked(x, mask)?;
         let shared = self.projections.as_ref();
-        let mut stream = if x.is_standard_layout() {
-            x
-        } else {
-            x.as_standard_layout().into_owned()
-        };
         if self.config.reversible {
             let mut second = stream.clone();
             for block in &self.blocks {

@@ -113,6 +113,18 @@ impl<A: Scalar> EncoderBlock<A> {
         self.feed_forward.as_ref()
     }
 
+    pub(crate) fn attention_norm(&self) -> &LayerNorm<A> {
+        &self.attention_norm
+    }
+
+    pub(crate) fn placement(&self) -> NormPlacement {
+        self.placement
+    }
+
+    pub(crate) fn parts_mut(&mut self) -> (&mut LayerNorm<A>, &mut Attention<A>, Option<&mut FeedForwardBlock<A>>) {
+        (&mut self.attention_norm, &mut self.attention, self.feed_forward.as_mut())
+    }
+
     /// Input features.
     pub fn in_dim(&self) -> usize {
         self.attention_norm.weight().len()
@@ -245,6 +257,18 @@ impl<A: Scalar> EncoderBlock<A> {
 }
 
 impl<A: Scalar> FeedForwardBlock<A> {
+    pub(crate) fn norm(&self) -> &LayerNorm<A> {
+        &self.norm
+    }
+
+    pub(crate) fn residual(&self) -> Option<&Linear<A>> {
+        self.residual.as_ref()
+    }
+
+    pub(crate) fn parts_mut(&mut self) -> (&mut LayerNorm<A>, &mut FeedForward<A>, Option<&mut Linear<A>>) {
+        (&mut self.norm, &mut self.layer, self.residual.as_mut())
+    }
+
     /// The feed-forward itself.
     pub fn layer(&self) -> &FeedForward<A> {
         &self.layer

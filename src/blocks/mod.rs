@@ -3,7 +3,10 @@
 mod attention;
 mod encoder;
 mod encoder_block;
+mod encoder_training;
+mod training;
 
 pub use attention::Attention;
 pub use encoder::Encoder;
 pub use encoder_block::{EncoderBlock, FeedForwardBlock};
+pub use encoder_training::EncoderCache;

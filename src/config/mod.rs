@@ -5,11 +5,14 @@ mod classifier;
 mod encoder;
 mod model;
 mod projection;
+mod training;
 
 pub use attention::{AttentionConfig, BiasPlace, LinformerConfig};
 pub use classifier::{ClassifierConfig, ClassifierInput, Pooling};
 pub use encoder::{AttentionKind, EncoderConfig, FeedForwardConfig, NormPlacement};
 pub use model::{HeadKind, LanguageModelConfig, PositionKind, SinusoidLayout};
+pub use training::TrainingPass;
+
 pub use projection::{Convolution, ConvolutionKernel, ProjectionConfig, ProjectionKind, Sharing, Tail};
 
 use crate::error::{Error, Result};

@@ -53,6 +53,10 @@ impl<A: Scalar> Embedding<A> {
         self.weight.view()
     }
 
+    pub(crate) fn weight_mut(&mut self) -> ndarray::ArrayViewMut2<'_, A> {
+        self.weight.view_mut()
+    }
+
     /// The number of token ids.
     pub fn vocab_size(&self) -> usize {
         self.weight.nrows()
@@ -79,5 +83,13 @@ impl<A: Scalar> Embedding<A> {
             vectors.slice_mut(s![item, position, ..]).assign(&self.weight.row(token));
         }
         Ok(vectors)
+    }
+
+    /// Adds the gradient of every vector `dy` to that of its token, in the order of the tokens.
+    pub(crate) fn backward(tokens: &ArrayRef2<usize>, dy: &Array3<A>, gradients: &mut Self) {
+        for ((item, position), &token) in tokens.indexed_iter() {
+            let mut row = gradients.weight.row_mut(token);
+            row += &dy.slice(s![item, position, ..]);
+        }
     }
 }

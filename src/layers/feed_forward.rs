@@ -1,14 +1,19 @@
 //! Two products with a non-linearity in between.
 
-use ndarray::{Array3, ArrayRef3, ArrayView2, ArrayViewMut2};
+use ndarray::{Array2, Array3, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, s};
 
-use super::{Linear, TILE, check_width, map_tiles};
+use super::{Linear, TILE, check_width, drop_out, map_tiles, rows, sequence};
 use crate::config::FeedForwardConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::initialization::Streams;
-use crate::ops::Activation;
+use crate::ops::{Activation, Dropout};
+use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
+use crate::views::split;
+
+/// Multiplications that an activation costs, roughly.
+const ACTIVATION_COST: usize = 16;
 
 /// W₂·act(W₁·x + b₁) + b₂; gated: W₂·(act(a) ∘ g) + b₂ with (a, g) = W₁·x + b₁.
 ///
@@ -29,6 +34,13 @@ pub struct FeedForward<A = f32> {
 }
 
 parameters!(FeedForward { input, output });
+
+/// What a feed-forward layer's backward pass needs: its input, and the first product.
+#[derive(Clone, Debug)]
+pub struct FeedForwardCache<A = f32> {
+    x: Array3<A>,
+    hidden: Array2<A>,
+}
 
 impl<A: Scalar> FeedForward<A> {
     /// A layer from `dim` to `out_dim` features.
@@ -97,6 +109,101 @@ impl<A: Scalar> FeedForward<A> {
                 self.apply(x, &mut out, hidden);
             },
         )
+    }
+
+    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_train(&self, x: &ArrayRef3<A>) -> Result<(Array3<A>, FeedForwardCache<A>)> {
+        check_width("FeedForward::forward_train", "x", x, self.input.in_dim())?;
+        let x = x.as_standard_layout().into_owned();
+        let (batch, length, _) = x.dim();
+        let (y, hidden) = self.train_rows(rows(&x), None);
+        Ok((sequence(y, batch, length), FeedForwardCache { x, hidden }))
+    }
+
+    /// The gradient of x, given `dy` of y, both (batch, length, width). Those of the weights are added to `gradients`, a value like the layer's
+    /// own [`zeros_like`](crate::Parameters::zeros_like).
+    ///
+    /// # Errors
+    /// `dy` of another shape than y.
+    pub fn backward(&self, cache: FeedForwardCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+        let (batch, length, _) = cache.x.dim();
+        let expected = (batch, length, self.output.out_dim());
+        if dy.dim() != expected {
+            return Err(Error::shape("FeedForward::backward", "dy", format!("{expected:?}"), dy.shape()));
+        }
+        let dy = dy.as_standard_layout().into_owned();
+        let dx = self.backward_rows(rows(&cache.x), cache.hidden, rows(&dy), None, gradients);
+        Ok(sequence(dx, batch, length))
+    }
+
+    /// y of the rows of `x`, and what [`backward_rows`](Self::backward_rows) needs besides `x`: W₁·x + b₁.
+    pub(crate) fn train_rows(&self, x: ArrayView2<'_, A>, dropout: Option<Dropout<A>>) -> (Array2<A>, Array2<A>) {
+        let hidden = self.input.forward_rows(x);
+        (self.output.forward_rows(self.activated(&hidden, dropout).view()), hidden)
+    }
+
+    /// The gradient of x, given that of y: dh = dy·W₂, through the activation (and the gate), dx = dh·W₁. Those of the weights are added to `gradients`.
+    pub(crate) fn backward_rows(
+        &self,
+        x: ArrayView2<'_, A>,
+        hidden: Array2<A>,
+        dy: ArrayView2<'_, A>,
+        dropout: Option<Dropout<A>>,
+        gradients: &mut Self,
+    ) -> Array2<A> {
+        let activated = self.activated(&hidden, dropout);
+        let mut dactivated = self.output.backward(activated.view(), dy, &mut gradients.output);
+        drop_out(&mut dactivated, dropout);
+        let dhidden = self.backward_activation(hidden, dactivated);
+        self.input.backward(x, dhidden.view(), &mut gradients.input)
+    }
+
+    /// dropout(act(h)), or dropout(act(a) ∘ g).
+    fn activated(&self, hidden: &Array2<A>, dropout: Option<Dropout<A>>) -> Array2<A> {
+        let ff_dim = self.output.in_dim();
+        let mut activated = hidden.slice(s![.., ..ff_dim]).as_standard_layout().into_owned();
+        let gates = self.gated.then(|| hidden.slice(s![.., ff_dim..]));
+        let tasks = split(activated.view_mut(), Axis(0), TILE).into_iter().enumerate().collect();
+        parallel::for_each(tasks, parallel::cost(&[hidden.len(), ACTIVATION_COST]), |(tile, mut rows)| {
+            self.activation
+                .apply(rows.as_slice_mut().expect("rows of a new array are contiguous"));
+            if let Some(gates) = &gates {
+                let first = tile * TILE;
+                rows *= &gates.slice(s![first..first + rows.nrows(), ..]);
+            }
+        });
+        drop_out(&mut activated, dropout);
+        activated
+    }
+
+    /// dh = dact ∘ act'(h); gated: da = dact ∘ g ∘ act'(a), dg = dact ∘ act(a).
+    fn backward_activation(&self, mut hidden: Array2<A>, dactivated: Array2<A>) -> Array2<A> {
+        let ff_dim = self.output.in_dim();
+        let cost = parallel::cost(&[hidden.len(), 2 * ACTIVATION_COST]);
+        let tasks: Vec<_> = split(hidden.view_mut(), Axis(0), TILE).into_iter().enumerate().collect();
+        parallel::for_each(tasks, cost, |(tile, mut rows)| {
+            let first = tile * TILE;
+            let dactivated = dactivated.slice(s![first..first + rows.nrows(), ..]);
+            for (mut row, dactivated) in rows.outer_iter_mut().zip(dactivated.outer_iter()) {
+                let row = row.as_slice_mut().expect("rows of an owned array are contiguous");
+                let (own, gate) = row.split_at_mut(ff_dim);
+                if self.gated {
+                    let mut activated = own.to_vec();
+                    self.activation.apply(&mut activated);
+                    self.activation.differentiate(own);
+                    for (((own, gate), &act), &d) in own.iter_mut().zip(gate).zip(&activated).zip(dactivated) {
+                        (*own, *gate) = (*own * *gate * d, act * d);
+                    }
+                } else {
+                    self.activation.differentiate(own);
+                    own.iter_mut().zip(dactivated).for_each(|(own, &d)| *own *= d);
+                }
+            }
+        });
+        hidden
     }
 
     /// Fills `out` from the rows of `x`, with `hidden` as scratch space.

@@ -1,13 +1,18 @@
 //! Layer normalisation.
 
-use ndarray::{Array1, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2};
+use ndarray::{Array1, Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::{check_width, map_tiles};
 use crate::config::at_least_one;
 use crate::error::{Error, Result};
-use crate::ops::layer_norm_rows;
+use crate::ops::{layer_norm_backward_rows, layer_norm_rows};
+use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
+use crate::views::{outer, split};
+
+/// Rows whose gradients of weight and bias one task sums up.
+const GRADIENT_ROWS: usize = 512;
 
 /// (x − mean) / √(variance + eps) · weight + bias over the last axis (Ba et al., arXiv 1607.06450); the variance is the biased one.
 ///
@@ -78,6 +83,34 @@ impl<A: Scalar> LayerNorm<A> {
             || (),
             |(), _, x, mut out| self.apply(x, &mut out),
         )
+    }
+
+    /// Replaces `dy`, the gradient of the normalised rows, by that of `x`; adds those of weight and bias to `gradients`.
+    ///
+    /// Both are (rows, dim) and contiguous. Weights' gradients are summed block by block, then the blocks in order.
+    pub(crate) fn backward(&self, x: ArrayView2<'_, A>, dy: &mut ArrayViewMut2<'_, A>, gradients: &mut Self) {
+        let dim = self.weight.len();
+        let blocks = x.nrows().div_ceil(GRADIENT_ROWS);
+        let mut sums = Array2::<A>::zeros((blocks, 2 * dim));
+        let tasks = split(dy.view_mut(), Axis(0), GRADIENT_ROWS)
+            .into_iter()
+            .zip(outer(sums.view_mut()))
+            .enumerate()
+            .collect();
+        parallel::for_each(tasks, parallel::cost(&[x.len(), 8]), |(block, (mut dy, mut sums))| {
+            let first = block * GRADIENT_ROWS;
+            let x = x.slice(s![first..first + dy.nrows(), ..]);
+            let parts = (x.as_slice(), self.weight.as_slice(), dy.as_slice_mut(), sums.as_slice_mut());
+            let (Some(x), Some(weight), Some(dy), Some(sums)) = parts else {
+                unreachable!("training keeps its rows contiguous");
+            };
+            let (for_weight, for_bias) = sums.split_at_mut(dim);
+            layer_norm_backward_rows(x, weight, A::cast(self.eps), dy, for_weight, for_bias);
+        });
+        for sums in sums.rows() {
+            gradients.weight += &sums.slice(s![..dim]);
+            gradients.bias += &sums.slice(s![dim..]);
+        }
     }
 
     /// Fills `out`, whose rows must be contiguous, from the rows of `x`.

@@ -7,14 +7,17 @@ mod linear;
 mod position;
 
 pub use embedding::Embedding;
-pub use feed_forward::FeedForward;
+pub use feed_forward::{FeedForward, FeedForwardCache};
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use position::Position;
 
-use ndarray::{Array3, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, s};
+pub(crate) use linear::{input_gradient, weight_gradient};
+
+use ndarray::{Array, Array2, Array3, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, Dimension, s};
 
 use crate::error::{Error, Result, checked_len};
+use crate::ops::Dropout;
 use crate::parallel;
 use crate::scalar::Scalar;
 use crate::views::{outer, split};
@@ -60,4 +63,41 @@ pub(crate) fn map_tiles<A: Scalar, S>(
         work(scratch, item, x.slice(s![item, start..end, ..]), rows);
     });
     Ok(output)
+}
+
+/// (batch, length, width) as rows.
+pub(crate) fn rows<A: Scalar>(x: &Array3<A>) -> ArrayView2<'_, A> {
+    let (batch, length, width) = x.dim();
+    x.view()
+        .into_shape_with_order((batch * length, width))
+        .expect("training keeps its sequences contiguous")
+}
+
+/// Rows as (batch, length, width).
+pub(crate) fn sequence<A: Scalar>(rows: Array2<A>, batch: usize, length: usize) -> Array3<A> {
+    let width = rows.ncols();
+    rows.into_shape_with_order((batch, length, width))
+        .expect("there are batch · length rows")
+}
+
+/// (batch, length, width) turned into rows.
+pub(crate) fn flat<A: Scalar>(x: Array3<A>) -> Array2<A> {
+    let (batch, length, width) = x.dim();
+    x.into_shape_with_order((batch * length, width))
+        .expect("training keeps its sequences contiguous")
+}
+
+/// Elements that one task drops out of.
+const DROPOUT_ELEMENTS: usize = 1 << 15;
+
+/// Drops out of a contiguous array, or of its gradient.
+pub(crate) fn drop_out<A: Scalar, D: Dimension>(x: &mut Array<A, D>, dropout: Option<Dropout<A>>) {
+    let (Some(dropout), Some(x)) = (dropout, x.as_slice_mut()) else {
+        return;
+    };
+    let cost = parallel::cost(&[x.len(), 4]);
+    let tasks = x.chunks_mut(DROPOUT_ELEMENTS).enumerate().collect();
+    parallel::for_each(tasks, cost, |(task, part): (usize, &mut [A])| {
+        dropout.apply(part, (task * DROPOUT_ELEMENTS) as u64);
+    });
 }

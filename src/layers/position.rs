@@ -1,6 +1,6 @@
 //! What tells a model where a token stands.
 
-use ndarray::{Array1, Array2, ArrayRef2, ArrayView1, ArrayViewMut1, ArrayViewMut3, s};
+use ndarray::{Array1, Array2, Array3, ArrayRef2, ArrayView1, ArrayViewMut1, ArrayViewMut3, s};
 
 use crate::config::{PositionKind, SinusoidLayout};
 use crate::error::{Error, Result};
@@ -96,11 +96,7 @@ impl<A: Scalar> Position<A> {
             }
             (PositionKind::LearnedAfterPadding { max_len, padding_token }, Some(weight)) => {
                 for (item, mut rows) in x.outer_iter_mut().enumerate() {
-                    let mut count = 0;
-                    for (position, row) in rows.outer_iter_mut().enumerate() {
-                        let is_token = tokens.is_none_or(|tokens| tokens[[item, position]] != padding_token);
-                        count += usize::from(is_token);
-                        let index = if is_token { padding_token + count } else { padding_token };
+                    for (row, index) in rows.outer_iter_mut().zip(rows_after_padding(tokens, item, padding_token)) {
                         add(row, after_padding(weight, index, max_len, item)?);
                     }
                 }
@@ -121,6 +117,16 @@ impl<A: Scalar> Position<A> {
     }
 }
 
+/// The row of each position's vector where only tokens that are no padding count.
+fn rows_after_padding(tokens: Option<&ArrayRef2<usize>>, item: usize, padding_token: usize) -> impl Iterator<Item = usize> {
+    let mut count = 0;
+    (0..).map(move |position| {
+        let is_token = tokens.is_none_or(|tokens| tokens[[item, position]] != padding_token);
+        count += usize::from(is_token);
+        if is_token { padding_token + count } else { padding_token }
+    })
+}
+
 fn after_padding<A>(weight: &Array2<A>, index: usize, max_len: usize, item: usize) -> Result<ArrayView1<'_, A>> {
     if index < weight.nrows() {
         return Ok(weight.row(index));
@@ -129,6 +135,25 @@ fn after_padding<A>(weight: &Array2<A>, index: usize, max_len: usize, item: usiz
         "Position",
         format!("batch item {item} has more than {max_len} tokens that are no padding, and the later ones have no vector (max_len)"),
     ))
+}
+
+impl<A: Scalar> Position<A> {
+    /// Adds the gradients `dy` of a sequence to those of the learned vectors that were added to it.
+    pub(crate) fn backward(&self, tokens: Option<&ArrayRef2<usize>>, dy: &Array3<A>, gradients: &mut Self) {
+        let Some(weight) = &mut gradients.weight else {
+            return;
+        };
+        for (item, rows) in dy.outer_iter().enumerate() {
+            if let PositionKind::LearnedAfterPadding { padding_token, .. } = self.kind {
+                for (dy, index) in rows.outer_iter().zip(rows_after_padding(tokens, item, padding_token)) {
+                    add(weight.row_mut(index), dy);
+                }
+            } else {
+                let mut own = weight.slice_mut(s![..rows.nrows(), ..]);
+                own += &rows;
+            }
+        }
+    }
 }
 
 fn add<A: Scalar>(mut row: ArrayViewMut1<'_, A>, vector: ArrayView1<'_, A>) {

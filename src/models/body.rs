@@ -15,11 +15,11 @@ use crate::scalar::Scalar;
 #[derive(Clone, Debug)]
 pub(crate) struct Body<A> {
     pub(crate) embedding: Embedding<A>,
-    position: Position<A>,
-    embedding_norm: Option<LayerNorm<A>>,
-    project_in: Option<Linear<A>>,
+    pub(super) position: Position<A>,
+    pub(super) embedding_norm: Option<LayerNorm<A>>,
+    pub(super) project_in: Option<Linear<A>>,
     pub(crate) encoder: Encoder<A>,
-    project_out: Option<Linear<A>>,
+    pub(super) project_out: Option<Linear<A>>,
     zeroed_token: Option<usize>,
 }
 
@@ -47,6 +47,16 @@ impl<A: Scalar> Body<A> {
         }
     }
 
+    /// Sets the vectors of the zeroed token to 0 where no mask is given.
+    pub(super) fn zero(&self, x: &mut Array3<A>, tokens: &ArrayRef2<usize>, masked: bool) {
+        let Some(zeroed) = self.zeroed_token.filter(|_| !masked) else {
+            return;
+        };
+        for ((item, position), _) in tokens.indexed_iter().filter(|&(_, &token)| token == zeroed) {
+            x.slice_mut(s![item, position, ..]).fill(A::zero());
+        }
+    }
+
     /// (batch, n) token ids → (batch, n, embedding width).
     pub(crate) fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         let (batch, length) = tokens.dim();
@@ -56,11 +66,7 @@ impl<A: Scalar> Body<A> {
         if let Some(norm) = &self.embedding_norm {
             x = norm.forward(&x)?;
         }
-        if let (Some(zeroed), None) = (self.zeroed_token, mask) {
-            for ((item, position), _) in tokens.indexed_iter().filter(|&(_, &token)| token == zeroed) {
-                x.slice_mut(s![item, position, ..]).fill(A::zero());
-            }
-        }
+        self.zero(&mut x, tokens, mask.is_some());
         if let Some(project_in) = &self.project_in {
             x = project_in.forward(&x)?;
         }

@@ -37,7 +37,7 @@ parameters!(Classifier { hidden, output } flat { input });
 
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one a model
-enum Input<A> {
+pub(super) enum Input<A> {
     Tokens(Body<A>),
     Features {
         input: Linear<A>,
@@ -110,6 +110,22 @@ impl<A: Scalar> Classifier<A> {
         &self.config
     }
 
+    pub(super) fn input(&self) -> &Input<A> {
+        &self.input
+    }
+
+    pub(super) fn hidden(&self) -> Option<&Linear<A>> {
+        self.hidden.as_ref()
+    }
+
+    pub(super) fn output(&self) -> &Linear<A> {
+        &self.output
+    }
+
+    pub(super) fn parts_mut(&mut self) -> (&mut Input<A>, Option<&mut Linear<A>>, &mut Linear<A>) {
+        (&mut self.input, self.hidden.as_mut(), &mut self.output)
+    }
+
     /// (batch, n) token ids → (batch, classes) scores.
     ///
     /// # Errors
@@ -157,7 +173,7 @@ impl<A: Scalar> Classifier<A> {
 }
 
 /// One vector of each item's real positions: (batch, dim).
-fn pool<A: Scalar>(features: &Array3<A>, pooling: Pooling, mask: Option<&PaddingMask>) -> Array2<A> {
+pub(super) fn pool<A: Scalar>(features: &Array3<A>, pooling: Pooling, mask: Option<&PaddingMask>) -> Array2<A> {
     let (batch, _, dim) = features.dim();
     let mut pooled = Array2::zeros((batch, dim));
     for (item, (mut target, rows)) in pooled.outer_iter_mut().zip(features.outer_iter()).enumerate() {

@@ -13,12 +13,12 @@ use crate::scalar::Scalar;
 /// From features to token scores; see [`HeadKind`].
 #[derive(Clone, Debug)]
 pub struct Head<A = f32> {
-    dense: Option<Linear<A>>,
-    norm: Option<LayerNorm<A>>,
+    pub(super) dense: Option<Linear<A>>,
+    pub(super) norm: Option<LayerNorm<A>>,
     /// (`vocab_size`, width); `None` where it is the token embedding.
-    weight: Option<Array2<A>>,
-    bias: Array1<A>,
-    activation: Activation,
+    pub(super) weight: Option<Array2<A>>,
+    pub(super) bias: Array1<A>,
+    pub(super) activation: Activation,
 }
 
 parameters!(Head { dense, norm, weight, bias });
@@ -51,10 +51,15 @@ impl<A: Scalar> Head<A> {
             }
             x = norm.forward(&x)?;
         }
+        self.scores(&x, embedding)
+    }
+
+    /// x·Wᵀ + b.
+    pub(super) fn scores(&self, x: &Array3<A>, embedding: ArrayView2<'_, A>) -> Result<Array3<A>> {
         let weight = self.weight.as_ref().map_or(embedding, |weight| weight.view());
         map_tiles(
             "LanguageModel",
-            &x,
+            x,
             weight.nrows(),
             weight.len(),
             || (),

@@ -58,6 +58,18 @@ impl<A: Scalar> LanguageModel<A> {
         &self.config
     }
 
+    pub(super) fn body(&self) -> &Body<A> {
+        &self.body
+    }
+
+    pub(super) fn head(&self) -> Option<&Head<A>> {
+        self.head.as_ref()
+    }
+
+    pub(super) fn parts_mut(&mut self) -> (&mut Body<A>, Option<&mut Head<A>>) {
+        (&mut self.body, self.head.as_mut())
+    }
+
     /// The blocks.
     pub fn encoder(&self) -> &Encoder<A> {
         &self.body.encoder

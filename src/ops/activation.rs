@@ -230,7 +230,6 @@ impl Activation {
     /// Replaces every element by the derivative of this activation there.
     ///
     /// In f32 the error, measured against f64, is at most 2.3e-7. NaN gives NaN, ±∞ the limits, and `Relu` has 0 at 0.
-    #[allow(dead_code)] // only a backward pass calls it
     pub(crate) fn differentiate<A: Scalar>(self, x: &mut [A]) {
         A::derivative(self, x);
     }

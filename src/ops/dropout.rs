@@ -100,7 +100,6 @@ pub(crate) struct Dropout<A> {
     scale: A,
 }
 
-#[allow(dead_code)] // only a training pass drops out
 impl<A: Scalar> Dropout<A> {
     /// Dropout with a `rate` from 0 to 1, keyed by [`Step::key`](crate::initialization::Step::key); `None` where nothing is dropped.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // from 0 to 65536

@@ -94,7 +94,6 @@ pub(crate) fn layer_norm_rows<A: Scalar>(x: &mut [A], weight: &[A], bias: &[A], 
 
 /// Replaces every row of `grad`, the gradient of the output of [`layer_norm_rows`] on `x`, by the gradient of `x`, and adds the
 /// gradients of weight and bias to `grad_weight` and `grad_bias`, row after row.
-#[allow(dead_code)] // only a backward pass calls it
 pub(crate) fn layer_norm_backward_rows<A: Scalar>(
     x: &[A],
     weight: &[A],

@@ -12,11 +12,10 @@ pub use activation::Activation;
 pub use matmul::batched_matmul;
 
 pub(crate) use cross_entropy::{cross_entropy_backward_row, cross_entropy_row};
-#[allow(unused_imports)] // only a training pass drops out
 pub(crate) use dropout::Dropout;
-pub(crate) use layer_norm::layer_norm_rows;
+pub(crate) use layer_norm::{layer_norm_backward_rows, layer_norm_rows};
 pub(crate) use matmul::{add_bias, gemm};
-pub(crate) use softmax::{exp_rows, softmax_rows};
+pub(crate) use softmax::{exp_rows, softmax_backward_rows, softmax_rows};
 
 /// The kernels of one element type, one trait a subject.
 pub(crate) trait Kernels:

@@ -118,7 +118,6 @@ pub(crate) fn softmax_rows<A: Scalar>(tile: &mut [A], cols: usize) {
 /// Replaces every row g of `grad`, the gradient of the softmax's output `p`, by that of its input: p∘(g − ⟨g, p⟩).
 ///
 /// A row of zeros in `p`, which a row of −∞ only gave, makes a gradient of zeros.
-#[allow(dead_code)] // only a backward pass calls it
 pub(crate) fn softmax_backward_rows<A: Scalar>(p: &[A], grad: &mut [A], cols: usize) {
     if cols > 0 {
         A::softmax_backward_rows(p, grad, cols);

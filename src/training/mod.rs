@@ -36,6 +36,7 @@ mod accumulation;
 mod adamw;
 mod losses;
 mod masking;
+mod models;
 mod optimizer;
 mod rules;
 mod schedule;

@@ -13,8 +13,10 @@ use serde_json::{Map, Value};
 pub enum Outcome {
     /// The model's output, in the axes' order of the file.
     Output(ArrayD<f64>),
-    /// The loader's error.
+    /// The loader refuses an option by name.
     Refused(String),
+    /// Any other error.
+    Failed(String),
     /// Something that the crate does not have yet, and what it is.
     Later(&'static str),
 }
@@ -105,9 +107,13 @@ impl Case {
             .unwrap_or_else(|| panic!("{}: there is no `{key}`", self.name))
     }
 
-    /// The tensor under a top-level key, `E.0` say.
+    /// The tensor under a top-level key, `E.0` say, or under a name in one: `gradients/to_q.weight`.
     pub fn tensor<A: Scalar>(&self, key: &str) -> ArrayD<A> {
-        let (shape, data) = numbers(key, self.key(key));
+        let value = match key.split_once('/') {
+            Some((key, name)) => &self.key(key)[name],
+            None => self.key(key),
+        };
+        let (shape, data) = numbers(key, value);
         array(key, &shape, data)
     }
 
@@ -119,6 +125,62 @@ impl Case {
     /// Another output, to be compared with the tensor under this top-level key.
     pub fn also(&self, key: &str, output: ArrayD<f64>) {
         self.further.borrow_mut().push((key.to_owned(), output));
+    }
+
+    /// Gradients under the peer's names, and those of the inputs, to be compared with the file's. Those of single precision are not.
+    pub fn trained<A: Scalar>(&self, gradients: &Tensors<A>, inputs: &[(&str, &Array3<A>)]) {
+        if A::NAME != f64::NAME {
+            return;
+        }
+        for name in self.key("gradients").as_object().expect("`gradients` is an object").keys() {
+            let gradient = gradients
+                .get(name)
+                .unwrap_or_else(|| panic!("{}: no gradient of `{name}`", self.name));
+            self.also(&format!("gradients/{name}"), gradient.mapv(A::widen));
+        }
+        for (key, gradient) in inputs.iter().filter(|(key, _)| self.has(key)) {
+            self.also(key, gradient.mapv(A::widen).into_dyn());
+        }
+    }
+
+    /// The tensor of this name in step `index`.
+    pub fn step_tensor(&self, index: usize, name: &str) -> ArrayD<f64> {
+        let (shape, data) = numbers(name, &self.key("steps")[index][name]);
+        array(name, &shape, data)
+    }
+
+    /// Panics unless loss, norm and weights after a step are the file's: to 1e-9 in double precision, to 1e-4 in single.
+    pub fn stepped<A: Scalar>(&self, index: usize, loss: f64, norm: f64, weights: &Tensors<A>) {
+        let bound = if A::NAME == f64::NAME { 1e-9 } else { 1e-4 };
+        let step = &self.key("steps")[index];
+        for (key, value) in [("loss", loss), ("gradient_norm", norm)] {
+            let expected = step[key]
+                .as_f64()
+                .unwrap_or_else(|| panic!("{}: step {index} has no {key}", self.name));
+            assert!(
+                (value - expected).abs() <= bound,
+                "{}: {key} of step {index} is {value}, not {expected}",
+                self.name
+            );
+        }
+        let expected = step["state_dict"].as_object().expect("`state_dict` is an object");
+        assert_eq!(expected.len(), weights.len(), "{}: step {index} has other tensors", self.name);
+        for (name, value) in expected {
+            let (shape, data) = numbers(name, value);
+            let expected: ArrayD<f64> = array(name, &shape, data);
+            let weights = weights.get(name).unwrap_or_else(|| panic!("{}: no `{name}`", self.name));
+            let wrong = weights
+                .iter()
+                .zip(&expected)
+                .map(|(a, b)| (a.widen() - b).abs())
+                .fold(0.0, f64::max);
+            assert!(wrong <= bound, "{}: `{name}` after step {index} is {wrong:e} off", self.name);
+        }
+    }
+
+    /// The gradient of the output: the loss is the sum of the output's elements, times these.
+    pub fn output_gradient<A: Scalar>(&self) -> Array3<A> {
+        self.tensor("output_gradient").into_dimensionality::<Ix3>().expect("three axes")
     }
 
     pub fn take_further(&self) -> Vec<(String, ArrayD<f64>)> {

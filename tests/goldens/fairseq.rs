@@ -2,7 +2,8 @@
 
 use linformer::checkpoint::{Tensors, fairseq};
 use linformer::ndarray::{Array3, ArrayD};
-use linformer::{Result, Scalar};
+use linformer::training::Step;
+use linformer::{Error, Parameters, Result, Scalar, TrainingPass};
 
 use super::case::{Case, Outcome, assert_written};
 
@@ -18,7 +19,8 @@ pub fn run<A: Scalar>(case: &Case) -> Outcome {
     };
     match output {
         Ok(output) => Outcome::Output(output),
-        Err(error) => Outcome::Refused(error.to_string()),
+        Err(error @ Error::Refused { .. }) => Outcome::Refused(error.to_string()),
+        Err(error) => Outcome::Failed(error.to_string()),
     }
 }
 
@@ -47,7 +49,13 @@ fn attention<A: Scalar>(case: &Case, tensors: &Tensors<A>) -> Result<ArrayD<f64>
         // fairseq accepts it and ignores it.
         case.input::<A>("key_padding_mask");
     }
-    let output = layer.forward(&swapped(case.array3("x")), None)?;
+    let x = swapped(case.array3("x"));
+    if case.has("gradients") {
+        let (mut gradients, (_, cache)) = (layer.zeros_like(), layer.forward_train(&x, None)?);
+        let dx = layer.backward(&cache, &swapped(case.output_gradient()), &mut gradients)?;
+        case.trained(&fairseq::attention_state_dict(&gradients)?, &[("input_gradient", &swapped(dx))]);
+    }
+    let output = layer.forward(&x, None)?;
     Ok(wide(&swapped(output)))
 }
 
@@ -62,6 +70,12 @@ fn model<A: Scalar>(case: &Case, tensors: &Tensors<A>) -> Result<ArrayD<f64>> {
         });
     }
     let tokens = case.tokens("tokens");
+    if case.has("gradients") {
+        let pass = TrainingPass::new(Step::new(0, 0));
+        let (mut gradients, (_, cache)) = (model.zeros_like(), model.forward_train(&tokens, None, None, &pass)?);
+        model.backward(cache, &case.output_gradient(), &mut gradients)?;
+        case.trained(&fairseq::linformer_roberta_state_dict(&gradients)?, &[]);
+    }
     let output = model.forward(&tokens, None)?;
     if case.has("classification_heads") {
         case.also("features", wide(&model.features(&tokens, None)?));

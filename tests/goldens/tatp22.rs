@@ -2,7 +2,8 @@
 
 use linformer::checkpoint::{Tensors, tatp22};
 use linformer::ndarray::Array3;
-use linformer::{Attention, Error, PaddingMask, Result, Scalar};
+use linformer::training::Step;
+use linformer::{Attention, Error, PaddingMask, Parameters, Result, Scalar, TrainingPass};
 
 use super::case::{Case, Outcome, assert_written};
 
@@ -18,7 +19,7 @@ pub fn run<A: Scalar>(case: &Case) -> Outcome {
         Ok(output) => Outcome::Output(output.mapv(Scalar::widen).into_dyn()),
         Err(Error::Refused { reason, .. }) if reason.contains("not yet") && !swaps_masks => Outcome::Later("causality"),
         Err(error @ Error::Refused { .. }) => Outcome::Refused(error.to_string()),
-        Err(error) => panic!("{}: {error}", case.name),
+        Err(error) => Outcome::Failed(error.to_string()),
     }
 }
 
@@ -35,18 +36,32 @@ fn output<A: Scalar>(case: &Case) -> Result<Array3<A>> {
     let json = case.config().to_string();
     let mask = case.has_input("input_mask").then(|| case.mask("input_mask"));
     let mask = mask.as_ref();
+    let trains = case.has("gradients");
+    let pass = TrainingPass::new(Step::new(0, 0));
     let written = |state_dict: &Tensors<A>| check_written(case, &tensors, state_dict);
     if case.has_option("num_tokens") {
         let options = tatp22::LinformerLMOptions::from_json(&json)?;
         let model = tatp22::language_model(&tensors, &options)?;
         written(&tatp22::language_model_state_dict(&model, &options)?);
-        return model.forward(&case.tokens("tokens"), mask);
+        let tokens = case.tokens("tokens");
+        if trains {
+            let (mut gradients, (_, cache)) = (model.zeros_like(), model.forward_train(&tokens, None, mask, &pass)?);
+            model.backward(cache, &case.output_gradient(), &mut gradients)?;
+            case.trained(&tatp22::language_model_state_dict(&gradients, &options)?, &[]);
+        }
+        return model.forward(&tokens, mask);
     }
     if case.has_option("ff_dim") {
         let options = tatp22::FeedForwardOptions::from_json(&json)?;
         let layer = tatp22::feed_forward(&tensors, &options)?;
         written(&tatp22::feed_forward_state_dict(&layer, &options)?);
-        return layer.forward(&case.array3("x"));
+        let x = case.array3("x");
+        if trains {
+            let (mut gradients, (_, cache)) = (layer.zeros_like(), layer.forward_train(&x)?);
+            let dx = layer.backward(cache, &case.output_gradient(), &mut gradients)?;
+            case.trained(&tatp22::feed_forward_state_dict(&gradients, &options)?, &[("input_gradient", &dx)]);
+        }
+        return layer.forward(&x);
     }
     if case.has_option("dim") {
         let options = tatp22::MHAttentionOptions::from_json(&json)?;
@@ -57,7 +72,13 @@ fn output<A: Scalar>(case: &Case) -> Result<Array3<A>> {
     let options = tatp22::LinformerOptions::from_json(&json)?;
     let encoder = tatp22::linformer(&tensors, &options)?;
     written(&tatp22::linformer_state_dict(&encoder, &options)?);
-    encoder.forward(&case.array3("x"), mask)
+    let x = case.array3("x");
+    if trains {
+        let (mut gradients, (_, cache)) = (encoder.zeros_like(), encoder.forward_train(x.clone(), mask, &pass)?);
+        let dx = encoder.backward(cache, case.output_gradient(), &mut gradients)?;
+        case.trained(&tatp22::linformer_state_dict(&gradients, &options)?, &[("input_gradient", &dx)]);
+    }
+    encoder.forward(&x, mask)
 }
 
 fn attend<A: Scalar>(layer: &Attention<A>, x: &Array3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {

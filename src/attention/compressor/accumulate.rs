@@ -18,7 +18,7 @@ const COLUMNS: usize = 128;
 
 /// Where the windows of one item lie.
 #[derive(Clone, Copy, Debug)]
-struct Windows {
+pub(super) struct Windows {
     /// Equal windows over this length (pooling), or windows of a fixed stride.
     length: Option<usize>,
     /// The number of windows, or the stride.
@@ -26,7 +26,7 @@ struct Windows {
 }
 
 impl Windows {
-    fn slot(self, position: usize) -> usize {
+    pub(super) fn slot(self, position: usize) -> usize {
         match self.length {
             // The last window whose start ⌊slot·length/slots⌋ is not after the position.
             Some(length) => (((position as u128 + 1) * self.size as u128).div_ceil(length.max(1) as u128) - 1) as usize,
@@ -34,7 +34,7 @@ impl Windows {
         }
     }
 
-    fn offset(self, position: usize) -> usize {
+    pub(super) fn offset(self, position: usize) -> usize {
         position % self.size
     }
 }
@@ -63,7 +63,7 @@ impl<A: Scalar> Compressor<'_, A> {
         Ok(())
     }
 
-    fn windows(&self, item: usize) -> Windows {
+    pub(super) fn windows(&self, item: usize) -> Windows {
         if let Some(stride) = self.config.stride() {
             return Windows {
                 length: None,
@@ -260,7 +260,7 @@ fn mix_channels<A: Scalar>(
 }
 
 /// The rows as they are where all are real, a copy with zeros in place of the others where not: a product with 0 would let NaN through.
-fn selected<'x, A: Scalar>(x: ArrayView2<'x, A>, from: usize, rows: &RealRows<'_>) -> CowArray<'x, A, Ix2> {
+pub(super) fn selected<'x, A: Scalar>(x: ArrayView2<'x, A>, from: usize, rows: &RealRows<'_>) -> CowArray<'x, A, Ix2> {
     if rows.holes.is_none() || (0..x.nrows()).all(|row| rows.is_real(from + row)) {
         return x.into();
     }

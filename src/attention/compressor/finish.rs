@@ -12,7 +12,7 @@ use crate::scalar::Scalar;
 use crate::views::outer;
 
 impl<A: Scalar> Compressor<'_, A> {
-    pub(super) fn finished(mut self) -> Result<Compressed<A>> {
+    pub(super) fn finished(&mut self) -> Result<Compressed<A>> {
         let slots: Vec<usize> = (0..self.batch).map(|item| self.item_slots(item)).collect();
         let most = slots.iter().copied().max().unwrap_or(self.config.effective_k());
         self.grow(most)?;
@@ -31,28 +31,20 @@ impl<A: Scalar> Compressor<'_, A> {
             ProjectionKind::MeanPooling | ProjectionKind::MaxPooling => {
                 self.pooled_slots(self.extent.as_ref().map_or(0, |lengths| lengths[item]))
             }
-            ProjectionKind::Convolution(convolution) => {
-                let stride = self.config.stride().unwrap_or(1);
-                convolution
-                    .windows(convolution.reach(self.reached[item], self.config.seq_len), stride)
-                    .max(1)
-            }
+            ProjectionKind::Convolution(_) => self.complete_windows(item).max(1),
         }
     }
 
     /// Turns sums into means, empty maxima into 0, and drops windows that stayed incomplete.
     fn settle(&mut self, item: usize) {
         let kind = self.config.projection.kind;
-        let stride = self.config.stride().unwrap_or(1);
-        let reached = self.reached[item];
+        let complete = self.complete_windows(item).min(self.allocated());
         for side in &mut self.sides {
             let mut sums = side.sums.index_axis_mut(Axis(0), item);
             let mut row_sums = side.row_sums.index_axis_mut(Axis(0), item);
             match kind {
                 ProjectionKind::Learned | ProjectionKind::Random => {}
-                ProjectionKind::Convolution(convolution) => {
-                    let reach = convolution.reach(reached, self.config.seq_len);
-                    let complete = convolution.windows(reach, stride).min(sums.dim().1);
+                ProjectionKind::Convolution(_) => {
                     sums.slice_mut(s![.., complete.., ..]).fill(A::zero());
                     row_sums.slice_mut(s![.., complete..]).fill(A::zero());
                 }

@@ -1,0 +1,332 @@
+//! The gradients of a compression: from those of K̄ and V̄ to those of the sequence, the weights and the projections.
+
+use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayView3, ArrayViewMut2, Axis, s};
+
+use super::super::PaddingMask;
+use super::super::compressed::Compressed;
+use super::super::projection::{Map, Projection, Projections};
+use super::super::weights::AttentionWeights;
+use super::accumulate::{Windows, selected};
+use super::side::Side;
+use super::{BiasPlace, Compressor, Order, ProjectionKind, RealRows, SEGMENT};
+use crate::config::ConvolutionKernel;
+use crate::error::Result;
+use crate::layers::{Linear, TILE};
+use crate::ops::gemm;
+use crate::parallel;
+use crate::scalar::Scalar;
+use crate::views::{outer, split};
+
+mod features;
+
+/// What training keeps of a compression, (batch, slots, dim) or less: the sums, and where the sequences end.
+#[derive(Clone, Debug)]
+pub(crate) struct CompressionCache<A> {
+    sides: Vec<Side<A>>,
+    tokens: Array2<usize>,
+    reached: Vec<usize>,
+    extent: Option<Vec<usize>>,
+}
+
+/// Where the gradients of a compression are added.
+#[derive(Debug)]
+pub(crate) struct CompressionGradients<'g, A> {
+    pub(crate) weights: &'g mut AttentionWeights<A>,
+    pub(crate) projections: &'g mut Projections<A>,
+    /// Of the sequence, (batch, n, dim).
+    pub(crate) x: &'g mut Array3<A>,
+}
+
+/// The gradients of one side of the sums.
+struct SideGradients<A> {
+    sums: Array4<A>,
+    row_sums: Array3<A>,
+}
+
+impl<A: Scalar> Compressor<'_, A> {
+    /// The order that training uses: the sums of the first are small and serve the backward pass.
+    pub(crate) fn training_order(config: &crate::config::LinformerConfig) -> Order {
+        if config.projection.commutes() {
+            Order::CompressFirst
+        } else {
+            Order::ProjectFirst
+        }
+    }
+
+    /// [`finish`](Self::finish), and what the backward pass needs.
+    pub(crate) fn finish_train(mut self) -> Result<(Compressed<A>, CompressionCache<A>)> {
+        let compressed = self.finished()?;
+        let cache = CompressionCache {
+            sides: self.sides,
+            tokens: self.tokens,
+            reached: self.reached,
+            extent: self.extent,
+        };
+        Ok((compressed, cache))
+    }
+
+    /// A new compressor in the state that it had when it was finished.
+    pub(crate) fn resumed(mut self, cache: CompressionCache<A>) -> Self {
+        self.sides = cache.sides;
+        self.tokens = cache.tokens;
+        self.reached = cache.reached;
+        self.extent = cache.extent;
+        self
+    }
+
+    /// Adds the gradients, given those of K̄ and V̄ (batch, heads, slots, `head_dim`), 0 for slots that were not there.
+    ///
+    /// `x` is the whole sequence that was pushed, `mask` its mask.
+    pub(crate) fn backward(
+        &self,
+        x: ArrayView3<'_, A>,
+        mask: Option<&PaddingMask>,
+        keys: &Array4<A>,
+        values: &Array4<A>,
+        gradients: &mut CompressionGradients<'_, A>,
+    ) -> Result<()> {
+        let rows = self.real_rows(x.dim().1, mask)?;
+        let windows: Vec<Windows> = (0..self.batch).map(|item| self.windows(item)).collect();
+        for (is_value, grad) in [(false, keys), (true, values)] {
+            projection_bias_backward(grad, gradients.projections.source_mut(is_value));
+            if self.config.bias_place == BiasPlace::AfterCompression {
+                let linear = gradients.weights.source_mut(is_value);
+                self.constant_bias_backward(grad, linear);
+            }
+        }
+        if self.order == Order::ProjectFirst {
+            self.features_backward(x, &rows, &windows, [keys, values], gradients);
+            return Ok(());
+        }
+        let mut sides: Vec<SideGradients<A>> = self.sides.iter().map(SideGradients::zeros).collect();
+        for (is_value, grad) in [(false, keys), (true, values)] {
+            let side = if is_value { self.sides.len() - 1 } else { 0 };
+            self.weights_backward(side, grad, gradients.weights.source_mut(is_value));
+            self.sums_backward(is_value, grad, &mut sides[side]);
+        }
+        for (index, side) in sides.into_iter().enumerate() {
+            self.inputs_backward(index, x, &rows, &windows, &side, gradients);
+        }
+        Ok(())
+    }
+
+    fn key_value_features(&self, head: usize) -> std::ops::Range<usize> {
+        let head_dim = self.config.attention.effective_head_dim();
+        let kv_head = head * self.config.attention.kv_heads / self.config.compressed_heads();
+        kv_head * head_dim..(kv_head + 1) * head_dim
+    }
+
+    /// b += Σ dK̄ where the bias was added once, after the compression.
+    fn constant_bias_backward(&self, grad: &Array4<A>, linear: &mut Linear<A>) {
+        let Some(bias) = linear.bias_mut() else {
+            return;
+        };
+        for item in grad.outer_iter() {
+            for (head, rows) in item.outer_iter().enumerate() {
+                let mut own = bias.slice_mut(s![self.key_value_features(head)]);
+                own += &rows.sum_axis(Axis(0));
+            }
+        }
+    }
+
+    /// W += dK̄ᵀ·(E·X), b += dK̄ᵀ·(E·1), head by head, item after item.
+    fn weights_backward(&self, side: usize, grad: &Array4<A>, linear: &mut Linear<A>) {
+        let sums = &self.sides[side];
+        let matrices = sums.row_sums.dim().1;
+        let before = self.config.bias_place == BiasPlace::BeforeCompression;
+        for head in 0..grad.dim().1 {
+            let features = self.key_value_features(head);
+            let matrix = head.min(matrices - 1);
+            for (item, grad) in grad.outer_iter().enumerate() {
+                let grad = grad.index_axis(Axis(0), head);
+                let slots = grad.nrows();
+                let inputs = sums.sums.slice(s![item, matrix, ..slots, ..]);
+                let mut weight = linear.weight_mut();
+                let mut weight = weight.slice_mut(s![features.clone(), ..]);
+                gemm(A::one(), grad.t(), inputs, A::one(), &mut weight);
+                if let Some(bias) = linear.bias_mut().filter(|_| before) {
+                    let row_sums = sums.row_sums.slice(s![item, matrix, ..slots]);
+                    let mut own = bias.slice_mut(s![features.clone()]);
+                    own += &grad.t().dot(&row_sums);
+                }
+            }
+        }
+    }
+
+    /// d(E·X) += dK̄·W, d(E·1) += dK̄·b.
+    fn sums_backward(&self, is_value: bool, grad: &Array4<A>, side: &mut SideGradients<A>) {
+        let (_, linear) = self.side_sources(usize::from(is_value));
+        let matrices = side.row_sums.dim().1;
+        let before = self.config.bias_place == BiasPlace::BeforeCompression;
+        let (batch, heads, slots, head_dim) = grad.dim();
+        let cost = parallel::cost(&[batch, heads, slots, head_dim, self.config.attention.dim]);
+        let tasks: Vec<_> = outer(side.sums.view_mut())
+            .into_iter()
+            .zip(outer(side.row_sums.view_mut()))
+            .enumerate()
+            .collect();
+        parallel::for_each(tasks, cost, |(item, (mut sums, mut row_sums))| {
+            for head in 0..heads {
+                let features = self.key_value_features(head);
+                let matrix = head.min(matrices - 1);
+                let grad = grad.slice(s![item, head, .., ..]);
+                let mut sums = sums.slice_mut(s![matrix, ..slots, ..]);
+                gemm(A::one(), grad, linear.weight().slice(s![features.clone(), ..]), A::one(), &mut sums);
+                if let Some(bias) = linear.bias().filter(|_| before) {
+                    let mut own = row_sums.slice_mut(s![matrix, ..slots]);
+                    own += &grad.dot(&bias.slice(s![features]));
+                }
+            }
+        });
+    }
+
+    /// From the gradients of E·X and E·1 to those of X and E.
+    fn inputs_backward(
+        &self,
+        index: usize,
+        x: ArrayView3<'_, A>,
+        rows: &[RealRows<'_>],
+        windows: &[Windows],
+        side: &SideGradients<A>,
+        gradients: &mut CompressionGradients<'_, A>,
+    ) {
+        let (projection, _) = self.side_sources(index);
+        let own = gradients.projections.source_mut(index > 0);
+        if let (Map::Dense { matrix, .. }, Map::Dense { matrix: grad, role }) = (&projection.map, &mut own.map) {
+            let cost = parallel::cost(&[x.len(), matrix.dim().0, matrix.dim().1]);
+            spread(matrix, side, rows, gradients.x, cost);
+            if *role == crate::parameters::Role::Trainable {
+                collect(grad, side, x, rows, cost);
+            }
+            return;
+        }
+        let complete = |item: usize| self.complete_windows(item);
+        for (item, mut dx) in gradients.x.outer_iter_mut().enumerate() {
+            for matrix in 0..side.row_sums.dim().1 {
+                for row in (0..rows[item].end).filter(|&row| rows[item].is_real(row)) {
+                    let slot = windows[item].slot(row);
+                    if slot >= complete(item) {
+                        continue;
+                    }
+                    let sums = side.sums.slice(s![item, matrix, slot, ..]);
+                    let weight = match &projection.map {
+                        Map::Convolution { kernel, .. } => kernel[[matrix, 0, 0, windows[item].offset(row)]],
+                        _ => A::one() / A::cast(self.tokens[[item, slot]].max(1) as f64),
+                    };
+                    dx.row_mut(row).scaled_add(weight, &sums);
+                    if let Map::Convolution { kernel, .. } = &mut own.map {
+                        kernel[[matrix, 0, 0, windows[item].offset(row)]] +=
+                            sums.dot(&x.slice(s![item, row, ..])) + side.row_sums[[item, matrix, slot]];
+                    }
+                }
+            }
+        }
+    }
+
+    /// How many of an item's windows are complete; all slots for the kinds without windows of a fixed stride.
+    pub(super) fn complete_windows(&self, item: usize) -> usize {
+        match self.config.projection.kind {
+            ProjectionKind::Convolution(convolution) => {
+                let reach = convolution.reach(self.reached[item], self.config.seq_len);
+                convolution.windows(reach, self.config.stride().unwrap_or(1))
+            }
+            _ => usize::MAX,
+        }
+    }
+}
+
+impl<A: Scalar> SideGradients<A> {
+    fn zeros(side: &Side<A>) -> Self {
+        Self {
+            sums: Array4::zeros(side.sums.dim()),
+            row_sums: Array3::zeros(side.row_sums.dim()),
+        }
+    }
+}
+
+/// The bias of E (or F) is added to every channel of its slot, that of a convolution to its channel in every slot.
+fn projection_bias_backward<A: Scalar>(grad: &Array4<A>, projection: &mut Projection<A>) {
+    let Some(bias) = &mut projection.bias else {
+        return;
+    };
+    let matrices = bias.nrows();
+    for item in grad.outer_iter() {
+        for (head, rows) in item.outer_iter().enumerate() {
+            let mut own = bias.row_mut(head.min(matrices - 1));
+            match (&projection.map, own.len()) {
+                (Map::Convolution { .. }, 1) => own[0] += rows.sum(),
+                (Map::Convolution { .. }, _) => own += &rows.sum_axis(Axis(0)),
+                _ => {
+                    let mut own = own.slice_mut(s![..rows.nrows()]);
+                    own += &rows.sum_axis(Axis(1));
+                }
+            }
+        }
+    }
+}
+
+/// dX += Eᵀ·d(E·X) for the real rows, tile by tile.
+fn spread<A: Scalar>(matrices: &Array3<A>, side: &SideGradients<A>, rows: &[RealRows<'_>], dx: &mut Array3<A>, cost: usize) {
+    let mut tasks = Vec::new();
+    for (item, dx) in outer(dx.view_mut()).into_iter().enumerate() {
+        for (tile, dx) in split(dx, Axis(0), TILE).into_iter().enumerate() {
+            tasks.push((item, tile * TILE, dx));
+        }
+    }
+    parallel::for_each_init(tasks, cost, Vec::new, |space, (item, start, mut dx)| {
+        let rows = &rows[item];
+        let count = rows.end.saturating_sub(start).min(dx.nrows());
+        let mut sum = super::super::weights::tile(space, count, dx.ncols());
+        let mut beta = A::zero();
+        for (matrix, sums) in matrices.outer_iter().zip(side.sums.index_axis(Axis(0), item).outer_iter()) {
+            gemm(A::one(), matrix.slice(s![.., start..start + count]).t(), sums, beta, &mut sum);
+            beta = A::one();
+        }
+        for (row, sum) in sum.outer_iter().enumerate().filter(|&(row, _)| rows.is_real(start + row)) {
+            let mut own = dx.row_mut(row);
+            own += &sum;
+        }
+    });
+}
+
+/// dE += d(E·X)·Xᵀ + d(E·1)·1ᵀ over the real rows, segment by segment, item after item.
+fn collect<A: Scalar>(grad: &mut Array3<A>, side: &SideGradients<A>, x: ArrayView3<'_, A>, rows: &[RealRows<'_>], cost: usize) {
+    let mut tasks = Vec::new();
+    for (matrix, grad) in outer(grad.view_mut()).into_iter().enumerate() {
+        for (segment, grad) in split(grad, Axis(1), SEGMENT).into_iter().enumerate() {
+            tasks.push((matrix, segment * SEGMENT, grad));
+        }
+    }
+    parallel::for_each(tasks, cost, |(matrix, start, mut grad)| {
+        for (item, rows) in rows.iter().enumerate() {
+            let end = rows.end.min(start + grad.ncols());
+            if end <= start {
+                continue;
+            }
+            let x = selected(x.slice(s![item, start..end, ..]), start, rows);
+            let sums: ArrayView2<'_, A> = side.sums.slice(s![item, matrix, .., ..]);
+            let mut own: ArrayViewMut2<'_, A> = grad.slice_mut(s![.., ..end - start]);
+            gemm(A::one(), sums, x.t(), A::one(), &mut own);
+            for (row, mut column) in own.columns_mut().into_iter().enumerate() {
+                if rows.is_real(start + row) {
+                    column += &side.row_sums.slice(s![item, matrix, ..]);
+                }
+            }
+        }
+    });
+}
+
+/// The projection that compresses the keys, or the values.
+impl<A: Scalar> Projections<A> {
+    fn source_mut(&mut self, is_value: bool) -> &mut Projection<A> {
+        match (&mut self.value, is_value) {
+            (Some(value), true) => value,
+            _ => &mut self.key,
+        }
+    }
+}
+
+/// Whether a convolution mixes the channels of a head.
+fn mixes(shape: ConvolutionKernel) -> bool {
+    shape == ConvolutionKernel::ChannelMixing
+}

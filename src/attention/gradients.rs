@@ -1,0 +1,302 @@
+//! Training of the second half of attention: queries to keys and values. Scores are made again tile by tile, never stored.
+
+use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
+
+use super::compressed::Compressed;
+use super::heads::{attend_heads, head_scores};
+use super::weights::{AttentionWeights, ItemKeyValues, tile};
+use crate::config::AttentionConfig;
+use crate::layers::{TILE, rows, sequence};
+use crate::ops::{Dropout, gemm, softmax_backward_rows};
+use crate::parallel;
+use crate::scalar::Scalar;
+use crate::views::{outer, split};
+
+/// What the backward pass needs: (batch·m, heads·`head_dim`) twice, and the factored output where there is one.
+#[derive(Clone, Debug)]
+pub(crate) struct AttendCache<A> {
+    queries: Array2<A>,
+    merged: Array2<A>,
+    factored: Option<Array2<A>>,
+}
+
+/// The gradients of what a context is made of, (batch, heads, slots, `head_dim`) each.
+#[derive(Debug)]
+pub(crate) struct KeyValueGradients<A> {
+    pub(crate) keys: Array4<A>,
+    pub(crate) values: Array4<A>,
+}
+
+impl<A: Scalar> AttentionWeights<A> {
+    /// Attention of the rows of `x` (batch, m, dim), and what the backward pass needs.
+    pub(crate) fn attend_train(
+        &self,
+        config: &AttentionConfig,
+        x: &Array3<A>,
+        context: &Compressed<A>,
+        dropout: Option<Dropout<A>>,
+    ) -> (Array3<A>, AttendCache<A>) {
+        let (batch, length, _) = x.dim();
+        let queries = self.query.forward_rows(rows(x));
+        let mut merged = queries.clone();
+        let cost = parallel::cost(&[merged.len(), 2, context.keys.dim().2]);
+        let mut items = sequence_mut(&mut merged, batch, length);
+        let mut tasks = Vec::new();
+        for (item, rows) in outer(items.view_mut()).into_iter().enumerate() {
+            for (index, rows) in split(rows, Axis(0), TILE).into_iter().enumerate() {
+                tasks.push((item, index * TILE, rows));
+            }
+        }
+        parallel::for_each_init(
+            tasks,
+            cost,
+            super::heads::HeadScratch::new,
+            |scratch, (item, start, mut queries)| match &dropout {
+                None => attend_heads(&mut queries, context.item(item), config.heads, scratch),
+                Some(dropout) => {
+                    let place = ScorePlace {
+                        item,
+                        start,
+                        length,
+                        heads: config.heads,
+                    };
+                    attend_with_dropout(&mut queries, context.item(item), place, dropout);
+                }
+            },
+        );
+        let factored = self.output_factor.as_ref().map(|factor| factor.forward_rows(merged.view()));
+        let output = self.output.forward_rows(factored.as_ref().unwrap_or(&merged).view());
+        (sequence(output, batch, length), AttendCache { queries, merged, factored })
+    }
+
+    #[allow(clippy::too_many_arguments)] // all of them vary independently
+    /// The gradients of x through the queries, and of keys and values, given those of the output (batch·m, dim).
+    pub(crate) fn attend_backward(
+        &self,
+        config: &AttentionConfig,
+        x: &Array3<A>,
+        context: &Compressed<A>,
+        cache: &AttendCache<A>,
+        dy: ArrayView2<'_, A>,
+        dropout: Option<Dropout<A>>,
+        gradients: &mut Self,
+    ) -> (Array3<A>, KeyValueGradients<A>) {
+        let (batch, length, _) = x.dim();
+        let dmerged = match (&self.output_factor, &cache.factored, &mut gradients.output_factor) {
+            (Some(factor), Some(factored), Some(own)) => {
+                let dfactored = self.output.backward(factored.view(), dy, &mut gradients.output);
+                factor.backward(cache.merged.view(), dfactored.view(), own)
+            }
+            _ => self.output.backward(cache.merged.view(), dy, &mut gradients.output),
+        };
+        let mut grads = KeyValueGradients {
+            keys: Array4::zeros(context.keys.dim()),
+            values: Array4::zeros(context.values.dim()),
+        };
+        let mut dqueries = Array2::zeros(cache.queries.dim());
+        heads_backward(
+            config,
+            context,
+            cache,
+            &dmerged,
+            dropout,
+            (batch, length),
+            &mut dqueries,
+            &mut grads,
+        );
+        let dx = self.query.backward(rows(x), dqueries.view(), &mut gradients.query);
+        (sequence(dx, batch, length), grads)
+    }
+}
+
+/// A task has the query heads of one key/value head of one item, and goes over their rows in order.
+#[allow(clippy::too_many_arguments)] // all of them vary independently
+fn heads_backward<A: Scalar>(
+    config: &AttentionConfig,
+    context: &Compressed<A>,
+    cache: &AttendCache<A>,
+    dmerged: &Array2<A>,
+    dropout: Option<Dropout<A>>,
+    (batch, length): (usize, usize),
+    dqueries: &mut Array2<A>,
+    grads: &mut KeyValueGradients<A>,
+) {
+    let kv_heads = context.keys.dim().1;
+    let group = config.heads / kv_heads;
+    let width = group * context.keys.dim().3;
+    let cost = parallel::cost(&[cache.queries.len(), 5, context.keys.dim().2]);
+    let mut dqueries = sequence_mut(dqueries, batch, length);
+    let mut tasks = Vec::new();
+    let items = outer(dqueries.view_mut())
+        .into_iter()
+        .zip(outer(grads.keys.view_mut()))
+        .zip(outer(grads.values.view_mut()));
+    for (item, ((dqueries, dkeys), dvalues)) in items.enumerate() {
+        let heads = split(dqueries, Axis(1), width).into_iter().zip(outer(dkeys)).zip(outer(dvalues));
+        for (kv_head, ((dqueries, dkeys), dvalues)) in heads.enumerate() {
+            tasks.push((item, kv_head, dqueries, dkeys, dvalues));
+        }
+    }
+    parallel::for_each_init(
+        tasks,
+        cost,
+        BackwardScratch::new,
+        |scratch, (item, kv_head, mut dqueries, mut dkeys, mut dvalues)| {
+            let rows = item * length..(item + 1) * length;
+            let queries = cache.queries.slice(s![rows.clone(), ..]);
+            let dmerged = dmerged.slice(s![rows, ..]);
+            for within in 0..group {
+                let head = kv_head * group + within;
+                let mut own = OwnGradients {
+                    keys: dkeys.view_mut(),
+                    values: dvalues.view_mut(),
+                };
+                for start in (0..length).step_by(TILE) {
+                    let tile_rows = start..length.min(start + TILE);
+                    let head_dim = own.keys.ncols();
+                    let mut dqueries = dqueries.slice_mut(s![tile_rows.clone(), within * head_dim..(within + 1) * head_dim]);
+                    let place = ScorePlace {
+                        item,
+                        start,
+                        length,
+                        heads: config.heads,
+                    };
+                    let inputs = (queries.slice(s![tile_rows.clone(), ..]), dmerged.slice(s![tile_rows, ..]));
+                    head_backward(
+                        inputs,
+                        context.item(item),
+                        head,
+                        place,
+                        dropout.as_ref(),
+                        &mut dqueries,
+                        &mut own,
+                        scratch,
+                    );
+                }
+            }
+        },
+    );
+}
+
+fn sequence_mut<A: Scalar>(rows: &mut Array2<A>, batch: usize, length: usize) -> ArrayViewMut3<'_, A> {
+    let width = rows.ncols();
+    rows.view_mut()
+        .into_shape_with_order((batch, length, width))
+        .expect("there are batch · length rows")
+}
+
+/// Where a tile of scores stands among all scores of a layer.
+#[derive(Clone, Copy)]
+struct ScorePlace {
+    item: usize,
+    start: usize,
+    length: usize,
+    heads: usize,
+}
+
+impl ScorePlace {
+    /// The index of the tile's first score in `head`.
+    fn first(self, head: usize, slots: usize) -> u64 {
+        ((self.item * self.heads + head) as u64 * self.length as u64 + self.start as u64) * slots as u64
+    }
+}
+
+/// Replaces every head's queries by dropout(softmax(q·kᵀ/√d))·v.
+fn attend_with_dropout<A: Scalar>(
+    queries: &mut ArrayViewMut2<'_, A>,
+    context: ItemKeyValues<'_, A>,
+    place: ScorePlace,
+    dropout: &Dropout<A>,
+) {
+    let (head_dim, count) = (context.keys.dim().2, context.count);
+    if count == 0 {
+        queries.fill(A::zero());
+        return;
+    }
+    let mut space = Vec::new();
+    for head in 0..place.heads {
+        let mut scores = tile(&mut space, queries.nrows(), count);
+        head_scores(queries.view(), context, head, place.heads, &mut scores);
+        let slots = context.keys.dim().1;
+        drop_out(&mut scores, place.first(head, slots), slots, dropout);
+        let (_, values) = context.head(head, place.heads);
+        let mut result = queries.slice_mut(s![.., head * head_dim..(head + 1) * head_dim]);
+        gemm(A::one(), scores.view(), values, A::zero(), &mut result);
+    }
+}
+
+/// Drops out of a tile whose rows are `slots` elements apart in the counting of elements, so that tiles do not matter.
+fn drop_out<A: Scalar>(scores: &mut ArrayViewMut2<'_, A>, first: u64, slots: usize, dropout: &Dropout<A>) {
+    for (row, mut scores) in scores.rows_mut().into_iter().enumerate() {
+        if let Some(scores) = scores.as_slice_mut() {
+            dropout.apply(scores, first + row as u64 * slots as u64);
+        }
+    }
+}
+
+struct BackwardScratch<A> {
+    scores: Vec<A>,
+    dropped: Vec<A>,
+    dscores: Vec<A>,
+}
+
+impl<A> BackwardScratch<A> {
+    fn new() -> Self {
+        Self {
+            scores: Vec::new(),
+            dropped: Vec::new(),
+            dscores: Vec::new(),
+        }
+    }
+}
+
+struct OwnGradients<'g, A> {
+    keys: ArrayViewMut2<'g, A>,
+    values: ArrayViewMut2<'g, A>,
+}
+
+/// One tile of one head: dV += Pᵀ·dO, dP = dO·Vᵀ, dS = P∘(dP − ⟨P, dP⟩), dq = dS·K/√d, dK += dSᵀ·q/√d.
+#[allow(clippy::too_many_arguments)] // all of them vary independently
+fn head_backward<A: Scalar>(
+    (queries, dmerged): (ArrayView2<'_, A>, ArrayView2<'_, A>),
+    context: ItemKeyValues<'_, A>,
+    head: usize,
+    place: ScorePlace,
+    dropout: Option<&Dropout<A>>,
+    dqueries: &mut ArrayViewMut2<'_, A>,
+    own: &mut OwnGradients<'_, A>,
+    scratch: &mut BackwardScratch<A>,
+) {
+    let (head_dim, count) = (context.keys.dim().2, context.count);
+    if count == 0 {
+        return;
+    }
+    let (one, zero) = (A::one(), A::zero());
+    let scale = one / A::cast(head_dim as f64).sqrt();
+    let columns = head * head_dim..(head + 1) * head_dim;
+    let dout = dmerged.slice(s![.., columns.clone()]);
+    let (keys, values) = context.head(head, place.heads);
+    let mut scores = tile(&mut scratch.scores, queries.nrows(), count);
+    head_scores(queries, context, head, place.heads, &mut scores);
+    let mut dscores = tile(&mut scratch.dscores, queries.nrows(), count);
+    gemm(one, dout, values.t(), zero, &mut dscores);
+    let mut dvalues = own.values.slice_mut(s![..count, ..]);
+    match dropout {
+        None => gemm(one, scores.t(), dout, one, &mut dvalues),
+        Some(dropout) => {
+            let slots = context.keys.dim().1;
+            let first = place.first(head, slots);
+            let mut dropped = tile(&mut scratch.dropped, queries.nrows(), count);
+            dropped.assign(&scores);
+            drop_out(&mut dropped, first, slots, dropout);
+            gemm(one, dropped.t(), dout, one, &mut dvalues);
+            drop_out(&mut dscores, first, slots, dropout);
+        }
+    }
+    if let (Some(scores), Some(dscores)) = (scores.as_slice(), dscores.as_slice_mut()) {
+        softmax_backward_rows(scores, dscores, count);
+    }
+    gemm(scale, dscores.view(), keys, zero, dqueries);
+    let mut dkeys = own.keys.slice_mut(s![..count, ..]);
+    gemm(scale, dscores.t(), queries.slice(s![.., columns]), one, &mut dkeys);
+}

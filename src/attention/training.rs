@@ -1,0 +1,306 @@
+//! Training of the attention layers: forward with a cache, and backward.
+
+use ndarray::{Array2, Array3, Array4, ArrayRef3, s};
+
+use super::compressed::Compressed;
+use super::compressor::{CompressionCache, CompressionGradients, Compressor};
+use super::exact::ExactAttention;
+use super::gradients::{AttendCache, KeyValueGradients};
+use super::linformer::LinformerAttention;
+use super::mask::PaddingMask;
+use super::projection::Projections;
+use crate::error::{Error, Result};
+use crate::layers::{check_width, rows, sequence};
+use crate::ops::Dropout;
+use crate::scalar::Scalar;
+
+/// What an attention layer's backward pass needs: O(n·d) numbers, no scores.
+#[derive(Clone, Debug)]
+pub struct AttentionCache<A = f32> {
+    x: Array3<A>,
+    /// The sequence attended to, where it is another.
+    other: Option<Array3<A>>,
+    mask: Option<PaddingMask>,
+    context: Compressed<A>,
+    /// Nothing for exact attention.
+    compression: Option<CompressionCache<A>>,
+    attend: AttendCache<A>,
+}
+
+impl<A: Scalar> AttentionCache<A> {
+    fn context_input(&self) -> &Array3<A> {
+        self.other.as_ref().unwrap_or(&self.x)
+    }
+
+    /// The gradient of the queries' sequence, and of the one attended to where it is another.
+    fn input_gradients(&self, mut dx: Array3<A>, dcontext: Array3<A>) -> (Array3<A>, Option<Array3<A>>) {
+        if self.other.is_some() {
+            return (dx, Some(dcontext));
+        }
+        dx += &dcontext;
+        (dx, None)
+    }
+}
+
+fn check_gradient<A>(operation: &'static str, dy: &ArrayRef3<A>, x: &Array3<A>) -> Result<()> {
+    if dy.dim() == x.dim() {
+        return Ok(());
+    }
+    Err(Error::shape(operation, "dy", format!("{:?}", x.dim()), dy.shape()))
+}
+
+fn owned<A: Scalar>(x: &ArrayRef3<A>) -> Array3<A> {
+    x.as_standard_layout().into_owned()
+}
+
+impl<A: Scalar> LinformerAttention<A> {
+    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_train(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<(Array3<A>, AttentionCache<A>)> {
+        self.train_with(None, owned(x), None, mask, None)
+    }
+
+    /// Cross-attention of `queries` to `context`, and what [`backward_cross`](Self::backward_cross) needs.
+    ///
+    /// # Errors
+    /// As [`compress`](Self::compress) and [`attend`](Self::attend).
+    pub fn forward_train_cross(
+        &self,
+        queries: &ArrayRef3<A>,
+        context: &ArrayRef3<A>,
+        mask: Option<&PaddingMask>,
+    ) -> Result<(Array3<A>, AttentionCache<A>)> {
+        self.train_with(None, owned(queries), Some(owned(context)), mask, None)
+    }
+
+    /// The gradient of `x`, given `dy` of the output, both (batch, n, dim). Those of the parameters are added to `gradients`, a value like
+    /// the layer's own [`zeros_like`](crate::Parameters::zeros_like).
+    ///
+    /// # Errors
+    /// `dy` of another shape than the output.
+    pub fn backward(&self, cache: &AttentionCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+        let (dx, dcontext) = self.backward_with(None, cache, dy, gradients, None)?;
+        Ok(match dcontext {
+            None => dx,
+            Some(_) => {
+                return Err(Error::argument(
+                    "LinformerAttention::backward",
+                    "the cache is of cross-attention; use backward_cross",
+                ));
+            }
+        })
+    }
+
+    /// The gradients of `queries` and `context`, given `dy` of the output.
+    ///
+    /// # Errors
+    /// `dy` of another shape than the output.
+    pub fn backward_cross(&self, cache: &AttentionCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<(Array3<A>, Array3<A>)> {
+        match self.backward_with(None, cache, dy, gradients, None)? {
+            (dx, Some(dcontext)) => Ok((dx, dcontext)),
+            _ => Err(Error::argument(
+                "LinformerAttention::backward_cross",
+                "the cache is of self-attention; use backward",
+            )),
+        }
+    }
+
+    pub(crate) fn train_with(
+        &self,
+        shared: Option<&Projections<A>>,
+        x: Array3<A>,
+        other: Option<Array3<A>>,
+        mask: Option<&PaddingMask>,
+        dropout: Option<Dropout<A>>,
+    ) -> Result<(Array3<A>, AttentionCache<A>)> {
+        const OPERATION: &str = "LinformerAttention::forward_train";
+        let context_input = other.as_ref().unwrap_or(&x);
+        let (batch, length, _) = context_input.dim();
+        check_width(OPERATION, "queries", &x, self.config().attention.dim)?;
+        PaddingMask::check(mask, OPERATION, batch, length)?;
+        let mut compressor = self.training_compressor(shared, batch, length, mask)?;
+        compressor.push(context_input, mask)?;
+        let (context, compression) = compressor.finish_train()?;
+        if x.dim().0 != context.batch() {
+            let expected = format!("({batch}, any length, {})", self.config().attention.dim);
+            return Err(Error::shape(OPERATION, "queries", expected, x.shape()));
+        }
+        let (y, attend) = self.weights().attend_train(&self.config().attention, &x, &context, dropout);
+        let cache = AttentionCache {
+            x,
+            other,
+            mask: mask.cloned(),
+            context,
+            compression: Some(compression),
+            attend,
+        };
+        Ok((y, cache))
+    }
+
+    fn training_compressor<'a>(
+        &'a self,
+        shared: Option<&'a Projections<A>>,
+        batch: usize,
+        length: usize,
+        mask: Option<&PaddingMask>,
+    ) -> Result<Compressor<'a, A>> {
+        let order = Compressor::<A>::training_order(self.config());
+        let compressor = Compressor::new(self.config(), self.weights(), self.own_or(shared)?, batch, order)?;
+        self.told_lengths(compressor, length, mask)
+    }
+
+    pub(crate) fn backward_with(
+        &self,
+        shared: Option<&Projections<A>>,
+        cache: &AttentionCache<A>,
+        dy: &ArrayRef3<A>,
+        gradients: &mut Self,
+        shared_gradients: Option<&mut Projections<A>>,
+    ) -> Result<(Array3<A>, Option<Array3<A>>)> {
+        self.backward_dropped(shared, cache, dy, None, gradients, shared_gradients)
+    }
+
+    pub(crate) fn backward_dropped(
+        &self,
+        shared: Option<&Projections<A>>,
+        cache: &AttentionCache<A>,
+        dy: &ArrayRef3<A>,
+        dropout: Option<Dropout<A>>,
+        gradients: &mut Self,
+        shared_gradients: Option<&mut Projections<A>>,
+    ) -> Result<(Array3<A>, Option<Array3<A>>)> {
+        const OPERATION: &str = "LinformerAttention::backward";
+        check_gradient(OPERATION, dy, &cache.x)?;
+        let dy = owned(dy);
+        let (own_weights, own_projections) = gradients.parts_mut();
+        let (Some(own_projections), Some(compression)) = (own_projections.or(shared_gradients), &cache.compression) else {
+            return Err(Error::argument(OPERATION, "the cache or the gradients are of another layer"));
+        };
+        let config = &self.config().attention;
+        let (dx, KeyValueGradients { keys, values }) =
+            self.weights()
+                .attend_backward(config, &cache.x, &cache.context, &cache.attend, rows(&dy), dropout, own_weights);
+        let input = cache.context_input();
+        let mut dcontext = Array3::zeros(input.dim());
+        let (batch, length, _) = input.dim();
+        let compressor = self
+            .training_compressor(shared, batch, length, cache.mask.as_ref())?
+            .resumed(compression.clone());
+        let mut into = CompressionGradients {
+            weights: own_weights,
+            projections: own_projections,
+            x: &mut dcontext,
+        };
+        compressor.backward(input.view(), cache.mask.as_ref(), &keys, &values, &mut into)?;
+        Ok(cache.input_gradients(dx, dcontext))
+    }
+}
+
+impl<A: Scalar> ExactAttention<A> {
+    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_train(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<(Array3<A>, AttentionCache<A>)> {
+        self.train(owned(x), None, mask, None)
+    }
+
+    /// The gradient of `x`, given `dy` of the output, both (batch, n, dim). Those of the parameters are added to `gradients`.
+    ///
+    /// # Errors
+    /// `dy` of another shape than the output.
+    pub fn backward(&self, cache: &AttentionCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+        Ok(self.backward_dropped(cache, dy, None, gradients)?.0)
+    }
+
+    pub(crate) fn train(
+        &self,
+        x: Array3<A>,
+        other: Option<Array3<A>>,
+        mask: Option<&PaddingMask>,
+        dropout: Option<Dropout<A>>,
+    ) -> Result<(Array3<A>, AttentionCache<A>)> {
+        const OPERATION: &str = "ExactAttention::forward_train";
+        let context_input = other.as_ref().unwrap_or(&x);
+        check_width(OPERATION, "x", &x, self.config().dim)?;
+        let (batch, length, _) = context_input.dim();
+        PaddingMask::check(mask, OPERATION, batch, length)?;
+        let mut collected = self.key_values(batch, length)?;
+        collected.push(context_input.view(), mask);
+        let context = collected.finish();
+        let (y, attend) = self.weights().attend_train(self.config(), &x, &context, dropout);
+        let cache = AttentionCache {
+            x,
+            other,
+            mask: mask.cloned(),
+            context,
+            compression: None,
+            attend,
+        };
+        Ok((y, cache))
+    }
+
+    pub(crate) fn backward_dropped(
+        &self,
+        cache: &AttentionCache<A>,
+        dy: &ArrayRef3<A>,
+        dropout: Option<Dropout<A>>,
+        gradients: &mut Self,
+    ) -> Result<(Array3<A>, Option<Array3<A>>)> {
+        check_gradient("ExactAttention::backward", dy, &cache.x)?;
+        let dy = owned(dy);
+        let own = gradients.weights_mut();
+        let (dx, grads) = self
+            .weights()
+            .attend_backward(self.config(), &cache.x, &cache.context, &cache.attend, rows(&dy), dropout, own);
+        let input = cache.context_input();
+        let (batch, length, _) = input.dim();
+        let selected = real_inputs(input, cache.mask.as_ref());
+        let mut dcontext = Array3::zeros(input.dim());
+        for (is_value, grad) in [(false, &grads.keys), (true, &grads.values)] {
+            let dfeatures = self.position_gradients(grad, length, cache.mask.as_ref());
+            let linear = if is_value { self.weights().value() } else { &self.weights().key };
+            let through = linear.backward(rows(&selected), dfeatures.view(), own.source_mut(is_value));
+            dcontext += &sequence(through, batch, length);
+        }
+        Ok(cache.input_gradients(dx, dcontext))
+    }
+
+    /// The gradients of the slots (batch, heads, slots, `head_dim`) at the positions that they were made of: (batch·n, heads·`head_dim`).
+    fn position_gradients(&self, grad: &Array4<A>, length: usize, mask: Option<&PaddingMask>) -> Array2<A> {
+        let (batch, heads, _, head_dim) = grad.dim();
+        let mut features = Array2::zeros((batch * length, heads * head_dim));
+        for item in 0..batch {
+            let mut slot = 0;
+            for position in 0..length {
+                let is_real = mask.is_none_or(|mask| mask.is_real(item, position));
+                if is_real {
+                    let mut row = features.row_mut(item * length + position);
+                    for head in 0..heads {
+                        row.slice_mut(s![head * head_dim..(head + 1) * head_dim])
+                            .assign(&grad.slice(s![item, head, slot, ..]));
+                    }
+                }
+                slot += usize::from(is_real || self.config().masked_keys_stay);
+            }
+        }
+        features
+    }
+}
+
+/// The sequence with zeros at padding, whose product with a gradient of 0 would otherwise let NaN through.
+fn real_inputs<A: Scalar>(x: &Array3<A>, mask: Option<&PaddingMask>) -> Array3<A> {
+    let mut selected = x.clone();
+    if let Some(mask) = mask {
+        for (item, mut rows) in selected.outer_iter_mut().enumerate() {
+            for (position, mut row) in rows.outer_iter_mut().enumerate() {
+                if !mask.is_real(item, position) {
+                    row.fill(A::zero());
+                }
+            }
+        }
+    }
+    selected
+}

@@ -1,0 +1,133 @@
+//! Training of encoders: what is kept of each block, and the way back through them.
+
+use ndarray::Array3;
+
+use super::Encoder;
+use super::training::{BlockCache, norm_backward, normed};
+use crate::attention::PaddingMask;
+use crate::config::TrainingPass;
+use crate::error::{Error, Result};
+use crate::scalar::Scalar;
+
+/// What an encoder's backward pass needs.
+#[derive(Clone, Debug)]
+pub struct EncoderCache<A = f32> {
+    pass: TrainingPass,
+    mask: Option<PaddingMask>,
+    kept: Kept<A>,
+    /// What the final norm was given.
+    last: Option<Array3<A>>,
+    dim: (usize, usize, usize),
+}
+
+impl<A> EncoderCache<A> {
+    /// The pass that made it.
+    pub fn pass(&self) -> &TrainingPass {
+        &self.pass
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Kept<A> {
+    Blocks(Vec<KeptBlock<A>>),
+    /// The two streams after the last block: those before it are computed from them.
+    Reversible(Box<[Array3<A>; 2]>),
+}
+
+#[derive(Clone, Debug)]
+enum KeptBlock<A> {
+    LeftOut,
+    Cache(Box<BlockCache<A>>),
+    /// The block's input, where it is computed again.
+    Input(Array3<A>),
+}
+
+impl<A: Scalar> Encoder<A> {
+    /// [`forward`](Self::forward) with the pass's dropout, and what [`backward`](Self::backward) needs: O(n·d) numbers a layer; with gradient
+    /// checkpointing one sequence a layer, in the reversible form two altogether.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward); a rate outside 0 to 1.
+    pub fn forward_train(&self, x: Array3<A>, mask: Option<&PaddingMask>, pass: &TrainingPass) -> Result<(Array3<A>, EncoderCache<A>)> {
+        pass.check()?;
+        let x = self.checked(x, mask)?;
+        let dim = x.dim();
+        let shared = self.projections();
+        let (mut stream, kept) = if self.config().reversible {
+            let mut streams = Box::new([x.clone(), x]);
+            for (layer, block) in self.blocks().iter().enumerate().filter(|&(layer, _)| !pass.drops_layer(layer)) {
+                block.train_reversible(&mut streams, mask, shared, pass, layer)?;
+            }
+            (&streams[0] + &streams[1], Kept::Reversible(streams))
+        } else {
+            let (mut stream, mut kept) = (x, Vec::with_capacity(self.blocks().len()));
+            for (layer, block) in self.blocks().iter().enumerate() {
+                if pass.drops_layer(layer) && block.in_dim() == block.out_dim() {
+                    kept.push(KeptBlock::LeftOut);
+                    continue;
+                }
+                let input = pass.gradient_checkpointing.then(|| stream.clone());
+                let (next, cache) = block.train(stream, shared, mask, pass, layer)?;
+                kept.push(input.map_or_else(|| KeptBlock::Cache(Box::new(cache)), KeptBlock::Input));
+                stream = next;
+            }
+            (stream, Kept::Blocks(kept))
+        };
+        let last = self.final_norm().map(|norm| {
+            let normed = normed(norm, &stream);
+            std::mem::replace(&mut stream, normed)
+        });
+        let cache = EncoderCache {
+            pass: *pass,
+            mask: mask.cloned(),
+            kept,
+            last,
+            dim,
+        };
+        Ok((stream, cache))
+    }
+
+    /// The gradient of the input, given `dy` of the output. Those of the parameters are added to `gradients`, a value like the encoder's own
+    /// [`zeros_like`](crate::Parameters::zeros_like).
+    ///
+    /// # Errors
+    /// `dy` of another shape than the output, gradients of another model.
+    pub fn backward(&self, cache: EncoderCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+        if dy.dim() != cache.dim || gradients.blocks().len() != self.blocks().len() {
+            return Err(Error::shape("Encoder::backward", "dy", format!("{:?}", cache.dim), dy.shape()));
+        }
+        let mut dy = if dy.is_standard_layout() {
+            dy
+        } else {
+            dy.as_standard_layout().into_owned()
+        };
+        let (mut shared_gradients, own_blocks, own_norm) = gradients.parts_mut();
+        if let (Some(norm), Some(last), Some(own)) = (self.final_norm(), &cache.last, own_norm) {
+            norm_backward(norm, last, &mut dy, own);
+        }
+        let (pass, mask, shared) = (&cache.pass, cache.mask.as_ref(), self.projections());
+        let layers = self.blocks().iter().zip(own_blocks).enumerate().rev();
+        match cache.kept {
+            Kept::Reversible(mut streams) => {
+                let mut grads = [dy.clone(), dy];
+                for (layer, (block, own)) in layers.filter(|&(layer, _)| !pass.drops_layer(layer)) {
+                    let shared_gradients = shared_gradients.as_deref_mut();
+                    block.backward_reversible(&mut streams, &mut grads, mask, shared, pass, layer, own, shared_gradients)?;
+                }
+                let [first, second] = grads;
+                Ok(first + second)
+            }
+            Kept::Blocks(kept) => {
+                for ((layer, (block, own)), kept) in layers.zip(kept.into_iter().rev()) {
+                    let block_cache = match kept {
+                        KeptBlock::LeftOut => continue,
+                        KeptBlock::Cache(cache) => *cache,
+                        KeptBlock::Input(input) => block.train(input, shared, mask, pass, layer)?.1,
+                    };
+                    dy = block.backward(block_cache, dy, shared, pass, layer, own, shared_gradients.as_deref_mut())?;
+                }
+                Ok(dy)
+            }
+        }
+    }
+}

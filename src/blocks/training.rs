@@ -1,0 +1,303 @@
+//! Training of blocks: forward with a cache of O(n·d), and backward.
+
+use ndarray::{Array2, Array3};
+
+use super::Attention;
+use super::encoder_block::{EncoderBlock, FeedForwardBlock, tiles};
+use crate::attention::{AttentionCache, PaddingMask, Projections};
+use crate::config::{NormPlacement, TrainingPass};
+use crate::error::{Error, Result};
+use crate::initialization::Place;
+use crate::layers::{LayerNorm, drop_out, rows, sequence};
+use crate::ops::Dropout;
+use crate::parallel;
+use crate::scalar::Scalar;
+
+/// What a block's backward pass needs.
+#[derive(Clone, Debug)]
+pub(crate) struct BlockCache<A> {
+    attention: AttentionCache<A>,
+    /// What the attention's norm was given: x before it (pre-norm), x + attention(x) (post-norm).
+    attention_normed: Array3<A>,
+    feed_forward: Option<FeedForwardBlockCache<A>>,
+}
+
+#[derive(Clone, Debug)]
+struct FeedForwardBlockCache<A> {
+    /// What the feed-forward and the residual weight were given.
+    x: Array3<A>,
+    /// x normed (pre-norm), or what the norm was given (post-norm).
+    other: Array3<A>,
+    hidden: Array2<A>,
+}
+
+pub(super) fn normed<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>) -> Array3<A> {
+    let mut normed = x.clone();
+    let cost = parallel::cost(&[x.len(), 4]);
+    parallel::for_each(tiles(normed.view_mut()), cost, |(_, mut rows)| norm.apply_in_place(&mut rows));
+    normed
+}
+
+/// The gradient of what a norm was given, in the place of that of its output.
+pub(super) fn norm_backward<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>, dy: &mut Array3<A>, gradients: &mut LayerNorm<A>) {
+    let (batch, length, dim) = x.dim();
+    let mut dy = dy
+        .view_mut()
+        .into_shape_with_order((batch * length, dim))
+        .expect("training keeps its sequences contiguous");
+    norm.backward(rows(x), &mut dy, gradients);
+}
+
+impl<A: Scalar> Attention<A> {
+    fn train(
+        &self,
+        shared: Option<&Projections<A>>,
+        x: Array3<A>,
+        mask: Option<&PaddingMask>,
+        dropout: Option<Dropout<A>>,
+    ) -> Result<(Array3<A>, AttentionCache<A>)> {
+        match self {
+            Self::Linformer(attention) => attention.train_with(shared, x, None, mask, dropout),
+            Self::Exact(attention) => attention.train(x, None, mask, dropout),
+        }
+    }
+
+    fn backward(
+        &self,
+        shared: Option<&Projections<A>>,
+        cache: &AttentionCache<A>,
+        dy: &Array3<A>,
+        dropout: Option<Dropout<A>>,
+        gradients: &mut Self,
+        shared_gradients: Option<&mut Projections<A>>,
+    ) -> Result<Array3<A>> {
+        let (dx, _) = match (self, gradients) {
+            (Self::Linformer(attention), Self::Linformer(own)) => {
+                attention.backward_dropped(shared, cache, dy, dropout, own, shared_gradients)?
+            }
+            (Self::Exact(attention), Self::Exact(own)) => attention.backward_dropped(cache, dy, dropout, own)?,
+            _ => {
+                return Err(Error::argument(
+                    "Encoder::backward",
+                    "the gradients are of a model with another attention",
+                ));
+            }
+        };
+        Ok(dx)
+    }
+}
+
+impl<A: Scalar> EncoderBlock<A> {
+    /// The block on the residual stream, and what the backward pass needs.
+    pub(crate) fn train(
+        &self,
+        x: Array3<A>,
+        shared: Option<&Projections<A>>,
+        mask: Option<&PaddingMask>,
+        pass: &TrainingPass,
+        layer: usize,
+    ) -> Result<(Array3<A>, BlockCache<A>)> {
+        let weights = pass.dropout(layer, Place::AttentionWeights);
+        let input = match self.placement() {
+            NormPlacement::Pre => normed(self.attention_norm(), &x),
+            NormPlacement::Post => x.clone(),
+        };
+        let (mut stream, attention) = self.attention().train(shared, input, mask, weights)?;
+        drop_out(&mut stream, pass.dropout(layer, Place::AttentionOutput));
+        stream += &x;
+        let attention_normed = match self.placement() {
+            NormPlacement::Pre => x,
+            NormPlacement::Post => {
+                let normed = normed(self.attention_norm(), &stream);
+                std::mem::replace(&mut stream, normed)
+            }
+        };
+        let (stream, feed_forward) = match self.feed_forward() {
+            None => (stream, None),
+            Some(feed_forward) => {
+                let (stream, cache) = feed_forward.train(self.placement(), stream, pass, layer);
+                (stream, Some(cache))
+            }
+        };
+        let cache = BlockCache {
+            attention,
+            attention_normed,
+            feed_forward,
+        };
+        Ok((stream, cache))
+    }
+
+    /// The gradient of the stream before the block, given that after it.
+    #[allow(clippy::too_many_arguments)] // all of them vary independently
+    pub(crate) fn backward(
+        &self,
+        mut cache: BlockCache<A>,
+        mut dy: Array3<A>,
+        shared: Option<&Projections<A>>,
+        pass: &TrainingPass,
+        layer: usize,
+        gradients: &mut Self,
+        shared_gradients: Option<&mut Projections<A>>,
+    ) -> Result<Array3<A>> {
+        let placement = self.placement();
+        let (own_norm, own_attention, own_feed_forward) = gradients.parts_mut();
+        if let (Some(feed_forward), Some(cache), Some(own)) = (self.feed_forward(), &mut cache.feed_forward, own_feed_forward) {
+            dy = feed_forward.backward(placement, cache, dy, pass, layer, own);
+        }
+        if placement == NormPlacement::Post {
+            norm_backward(self.attention_norm(), &cache.attention_normed, &mut dy, own_norm);
+        }
+        let mut dattention = dy.clone();
+        drop_out(&mut dattention, pass.dropout(layer, Place::AttentionOutput));
+        let weights = pass.dropout(layer, Place::AttentionWeights);
+        let mut dinput = self
+            .attention()
+            .backward(shared, &cache.attention, &dattention, weights, own_attention, shared_gradients)?;
+        if placement == NormPlacement::Pre {
+            norm_backward(self.attention_norm(), &cache.attention_normed, &mut dinput, own_norm);
+        }
+        dy += &dinput;
+        Ok(dy)
+    }
+
+    /// The gradients of both streams before a reversible block, in the place of those after it; the streams themselves are led back too.
+    #[allow(clippy::too_many_arguments)] // all of them vary independently
+    pub(crate) fn backward_reversible(
+        &self,
+        streams: &mut [Array3<A>; 2],
+        grads: &mut [Array3<A>; 2],
+        mask: Option<&PaddingMask>,
+        shared: Option<&Projections<A>>,
+        pass: &TrainingPass,
+        layer: usize,
+        gradients: &mut Self,
+        shared_gradients: Option<&mut Projections<A>>,
+    ) -> Result<()> {
+        let [first, second] = streams;
+        let [dfirst, dsecond] = grads;
+        let (own_norm, own_attention, own_feed_forward) = gradients.parts_mut();
+        if let (Some(feed_forward), Some(own)) = (self.feed_forward(), own_feed_forward) {
+            // second += f(norm(first))
+            let (added, mut cache) = feed_forward.added(NormPlacement::Pre, first.clone(), pass, layer);
+            *second -= &added;
+            *dfirst += &feed_forward.added_backward(NormPlacement::Pre, &mut cache, dsecond.clone(), pass, layer, own);
+        }
+        // first += attention(norm(second))
+        let weights = pass.dropout(layer, Place::AttentionWeights);
+        let input = normed(self.attention_norm(), second);
+        let (mut added, cache) = self.attention().train(shared, input, mask, weights)?;
+        drop_out(&mut added, pass.dropout(layer, Place::AttentionOutput));
+        *first -= &added;
+        let mut dattention = dfirst.clone();
+        drop_out(&mut dattention, pass.dropout(layer, Place::AttentionOutput));
+        let mut dinput = self
+            .attention()
+            .backward(shared, &cache, &dattention, weights, own_attention, shared_gradients)?;
+        norm_backward(self.attention_norm(), second, &mut dinput, own_norm);
+        *dsecond += &dinput;
+        Ok(())
+    }
+
+    /// The reversible form on two streams.
+    pub(crate) fn train_reversible(
+        &self,
+        streams: &mut [Array3<A>; 2],
+        mask: Option<&PaddingMask>,
+        shared: Option<&Projections<A>>,
+        pass: &TrainingPass,
+        layer: usize,
+    ) -> Result<()> {
+        let [first, second] = streams;
+        let input = normed(self.attention_norm(), second);
+        let (mut added, _) = self
+            .attention()
+            .train(shared, input, mask, pass.dropout(layer, Place::AttentionWeights))?;
+        drop_out(&mut added, pass.dropout(layer, Place::AttentionOutput));
+        *first += &added;
+        if let Some(feed_forward) = self.feed_forward() {
+            *second += &feed_forward.added(NormPlacement::Pre, first.clone(), pass, layer).0;
+        }
+        Ok(())
+    }
+}
+
+impl<A: Scalar> FeedForwardBlock<A> {
+    /// What is added to the residual: dropout(f(norm(x))), or dropout(f(x)).
+    fn added(&self, placement: NormPlacement, x: Array3<A>, pass: &TrainingPass, layer: usize) -> (Array3<A>, FeedForwardBlockCache<A>) {
+        let (batch, length, _) = x.dim();
+        let normed = (placement == NormPlacement::Pre).then(|| normed(self.norm(), &x));
+        let activation = pass.dropout(layer, Place::Activation);
+        let (added, hidden) = self.layer().train_rows(rows(normed.as_ref().unwrap_or(&x)), activation);
+        let mut added = sequence(added, batch, length);
+        drop_out(&mut added, pass.dropout(layer, Place::FeedForwardOutput));
+        let other = normed.unwrap_or_else(|| Array3::zeros((0, 0, 0)));
+        (added, FeedForwardBlockCache { x, other, hidden })
+    }
+
+    /// The gradient of x through what was added, given that of what was added.
+    fn added_backward(
+        &self,
+        placement: NormPlacement,
+        cache: &mut FeedForwardBlockCache<A>,
+        mut dadded: Array3<A>,
+        pass: &TrainingPass,
+        layer: usize,
+        gradients: &mut Self,
+    ) -> Array3<A> {
+        let (batch, length, _) = cache.x.dim();
+        drop_out(&mut dadded, pass.dropout(layer, Place::FeedForwardOutput));
+        let (own_norm, own_layer, _) = gradients.parts_mut();
+        let input = match placement {
+            NormPlacement::Pre => &cache.other,
+            NormPlacement::Post => &cache.x,
+        };
+        let activation = pass.dropout(layer, Place::Activation);
+        let dinput = self
+            .layer()
+            .backward_rows(rows(input), std::mem::take(&mut cache.hidden), rows(&dadded), activation, own_layer);
+        let mut dinput = sequence(dinput, batch, length);
+        if placement == NormPlacement::Pre {
+            norm_backward(self.norm(), &cache.x, &mut dinput, own_norm);
+        }
+        dinput
+    }
+
+    fn train(&self, placement: NormPlacement, x: Array3<A>, pass: &TrainingPass, layer: usize) -> (Array3<A>, FeedForwardBlockCache<A>) {
+        let (mut stream, mut cache) = self.added(placement, x, pass, layer);
+        match self.residual() {
+            None => stream += &cache.x,
+            Some(residual) => {
+                let (batch, length, _) = cache.x.dim();
+                stream += &sequence(residual.forward_rows(rows(&cache.x)), batch, length);
+            }
+        }
+        if placement == NormPlacement::Post {
+            let normed = normed(self.norm(), &stream);
+            cache.other = std::mem::replace(&mut stream, normed);
+        }
+        (stream, cache)
+    }
+
+    fn backward(
+        &self,
+        placement: NormPlacement,
+        cache: &mut FeedForwardBlockCache<A>,
+        mut dy: Array3<A>,
+        pass: &TrainingPass,
+        layer: usize,
+        gradients: &mut Self,
+    ) -> Array3<A> {
+        if placement == NormPlacement::Post {
+            norm_backward(self.norm(), &cache.other, &mut dy, gradients.parts_mut().0);
+        }
+        let mut dx = self.added_backward(placement, cache, dy.clone(), pass, layer, gradients);
+        match (self.residual(), gradients.parts_mut().2) {
+            (Some(residual), Some(own)) => {
+                let (batch, length, _) = cache.x.dim();
+                dx += &sequence(residual.backward(rows(&cache.x), rows(&dy), own), batch, length);
+            }
+            _ => dx += &dy,
+        }
+        dx
+    }
+}

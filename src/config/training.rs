@@ -1,0 +1,97 @@
+//! What a training pass does besides the forward pass.
+
+use super::setters;
+use crate::error::{Error, Result};
+use crate::initialization::{Place, Step};
+use crate::ops::Dropout;
+use crate::scalar::Scalar;
+
+/// How a training pass regularises, and what it keeps. None of it is part of a model: inference drops nothing.
+///
+/// Rates are the probability that an element is dropped; the others are scaled up by 1/(1 − rate).
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct TrainingPass {
+    /// Which random numbers are drawn: a pass with the same step drops the same elements.
+    pub step: Step,
+    /// Of the attention's probabilities.
+    pub attention_dropout: f64,
+    /// Of what attention and feed-forward add to the residual stream.
+    pub residual_dropout: f64,
+    /// Between the two products of the feed-forward.
+    pub activation_dropout: f64,
+    /// Of the embedded tokens.
+    pub embedding_dropout: f64,
+    /// Of whole blocks, where they keep the width (LayerDrop, Fan et al., arXiv 1909.11556).
+    pub layer_drop: f64,
+    /// Whether only the inputs of the blocks are kept and each block is computed again in the backward pass.
+    pub gradient_checkpointing: bool,
+}
+
+impl TrainingPass {
+    /// A pass that drops nothing and keeps what the backward pass needs.
+    pub fn new(step: Step) -> Self {
+        Self {
+            step,
+            attention_dropout: 0.0,
+            residual_dropout: 0.0,
+            activation_dropout: 0.0,
+            embedding_dropout: 0.0,
+            layer_drop: 0.0,
+            gradient_checkpointing: false,
+        }
+    }
+
+    setters! {
+        /// Sets [`TrainingPass::attention_dropout`].
+        with_attention_dropout => attention_dropout: f64,
+        /// Sets [`TrainingPass::residual_dropout`].
+        with_residual_dropout => residual_dropout: f64,
+        /// Sets [`TrainingPass::activation_dropout`].
+        with_activation_dropout => activation_dropout: f64,
+        /// Sets [`TrainingPass::embedding_dropout`].
+        with_embedding_dropout => embedding_dropout: f64,
+        /// Sets [`TrainingPass::layer_drop`].
+        with_layer_drop => layer_drop: f64,
+        /// Sets [`TrainingPass::gradient_checkpointing`].
+        with_gradient_checkpointing => gradient_checkpointing: bool,
+    }
+
+    /// Checks that every rate is at least 0 and below 1.
+    ///
+    /// # Errors
+    /// The first rate that is not.
+    pub fn check(&self) -> Result<()> {
+        let rates = [
+            ("attention_dropout", self.attention_dropout),
+            ("residual_dropout", self.residual_dropout),
+            ("activation_dropout", self.activation_dropout),
+            ("embedding_dropout", self.embedding_dropout),
+            ("layer_drop", self.layer_drop),
+        ];
+        match rates.into_iter().find(|(_, rate)| !(0.0..1.0).contains(rate)) {
+            Some((option, rate)) => Err(Error::config(option, rate, "a rate is at least 0 and below 1")),
+            None => Ok(()),
+        }
+    }
+
+    /// The dropout at a place of a layer, if anything is dropped there.
+    pub(crate) fn dropout<A: Scalar>(&self, layer: usize, place: Place) -> Option<Dropout<A>> {
+        let rate = match place {
+            Place::Embedding => self.embedding_dropout,
+            Place::AttentionWeights => self.attention_dropout,
+            Place::AttentionOutput | Place::FeedForwardOutput => self.residual_dropout,
+            Place::Activation => self.activation_dropout,
+            Place::Layer => return None,
+        };
+        if rate == 0.0 {
+            return None;
+        }
+        Dropout::new(rate, self.step.key(layer, place))
+    }
+
+    /// Whether a whole layer is left out.
+    pub(crate) fn drops_layer(&self, layer: usize) -> bool {
+        self.layer_drop > 0.0 && self.step.chance(self.layer_drop, layer, Place::Layer)
+    }
+}

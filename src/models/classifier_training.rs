@@ -1,0 +1,193 @@
+//! Training of classifiers.
+
+use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, Axis};
+
+use super::classifier::{Classifier, Input, pool};
+use super::training::{BodyCache, activate, differentiate, linear_rows};
+use crate::attention::PaddingMask;
+use crate::blocks::EncoderCache;
+use crate::config::{Pooling, TrainingPass};
+use crate::error::{Error, Result};
+use crate::initialization::Place;
+use crate::layers::{check_width, drop_out};
+use crate::scalar::Scalar;
+
+/// What a classifier's backward pass needs.
+#[derive(Clone, Debug)]
+pub struct ClassifierCache<A = f32> {
+    input: InputCache<A>,
+    mask: Option<PaddingMask>,
+    features: Array3<A>,
+    pooled: Array3<A>,
+    /// The hidden layer before and after its activation.
+    hidden: Option<[Array3<A>; 2]>,
+}
+
+#[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one a pass
+enum InputCache<A> {
+    Tokens(BodyCache<A>),
+    Features { x: Array3<A>, encoder: EncoderCache<A> },
+}
+
+impl<A: Scalar> Classifier<A> {
+    /// [`forward`](Self::forward) with the pass's dropout, and what [`backward`](Self::backward) needs.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward); a rate outside 0 to 1.
+    pub fn forward_train(
+        &self,
+        tokens: &ArrayRef2<usize>,
+        mask: Option<&PaddingMask>,
+        pass: &TrainingPass,
+    ) -> Result<(Array2<A>, ClassifierCache<A>)> {
+        let Input::Tokens(body) = self.input() else {
+            return Err(Error::argument(
+                "Classifier::forward_train",
+                "the model reads features, not tokens; use forward_train_features",
+            ));
+        };
+        let (features, cache) = body.train(tokens, mask, pass)?;
+        self.train_scores(features, InputCache::Tokens(cache), mask)
+    }
+
+    /// [`forward_features`](Self::forward_features) with the pass's dropout, and what [`backward`](Self::backward) needs.
+    ///
+    /// # Errors
+    /// As [`forward_features`](Self::forward_features); a rate outside 0 to 1.
+    pub fn forward_train_features(
+        &self,
+        x: &ArrayRef3<A>,
+        mask: Option<&PaddingMask>,
+        pass: &TrainingPass,
+    ) -> Result<(Array2<A>, ClassifierCache<A>)> {
+        const OPERATION: &str = "Classifier::forward_train_features";
+        let Input::Features { input, position, encoder } = self.input() else {
+            return Err(Error::argument(
+                OPERATION,
+                "the model reads tokens, not features; use forward_train",
+            ));
+        };
+        check_width(OPERATION, "x", x, input.in_dim())?;
+        PaddingMask::check(mask, OPERATION, x.dim().0, x.dim().1)?;
+        let mut stream = input.forward(x)?;
+        position.add_to(&mut stream.view_mut(), None)?;
+        drop_out(&mut stream, pass.dropout(0, Place::Embedding));
+        let (features, encoder) = encoder.forward_train(stream, mask, pass)?;
+        let x = x.as_standard_layout().into_owned();
+        self.train_scores(features, InputCache::Features { x, encoder }, mask)
+    }
+
+    fn train_scores(
+        &self,
+        features: Array3<A>,
+        input: InputCache<A>,
+        mask: Option<&PaddingMask>,
+    ) -> Result<(Array2<A>, ClassifierCache<A>)> {
+        let pooled = pool(&features, self.config().pooling, mask).insert_axis(Axis(1));
+        let hidden = match self.hidden() {
+            Some(hidden) => {
+                let before = hidden.forward(&pooled)?;
+                let mut after = before.clone();
+                activate(self.config().activation, &mut after);
+                Some([before, after])
+            }
+            None => None,
+        };
+        let scores = self.output().forward(hidden.as_ref().map_or(&pooled, |[_, after]| after))?;
+        let cache = ClassifierCache {
+            input,
+            mask: mask.cloned(),
+            features,
+            pooled,
+            hidden,
+        };
+        Ok((scores.index_axis_move(Axis(1), 0), cache))
+    }
+
+    /// Adds the gradients of all parameters to `gradients`, given `dy` (batch, classes) of the scores. Those of features that were read are returned.
+    ///
+    /// # Errors
+    /// `dy` of another shape than the scores, gradients of another model.
+    pub fn backward(&self, cache: ClassifierCache<A>, dy: &ArrayRef2<A>, gradients: &mut Self) -> Result<Option<Array3<A>>> {
+        let expected = (cache.pooled.dim().0, self.config().classes);
+        if dy.dim() != expected {
+            return Err(Error::shape("Classifier::backward", "dy", format!("{expected:?}"), dy.shape()));
+        }
+        let dy = dy.as_standard_layout().into_owned().insert_axis(Axis(1));
+        let (own_input, own_hidden, own_output) = gradients.parts_mut();
+        let before_output = cache.hidden.as_ref().map_or(&cache.pooled, |[_, after]| after);
+        let mut dx = linear_rows(self.output(), before_output, &dy, own_output);
+        if let (Some(hidden), Some([before, _]), Some(own)) = (self.hidden(), &cache.hidden, own_hidden) {
+            differentiate(self.config().activation, before, &mut dx);
+            dx = linear_rows(hidden, &cache.pooled, &dx, own);
+        }
+        let dfeatures = pool_backward(
+            &cache.features,
+            &dx.index_axis_move(Axis(1), 0),
+            self.config().pooling,
+            cache.mask.as_ref(),
+        );
+        match (self.input(), cache.input, own_input) {
+            (Input::Tokens(body), InputCache::Tokens(cache), Input::Tokens(own)) => {
+                body.backward(cache, dfeatures, own)?;
+                Ok(None)
+            }
+            (
+                Input::Features { input, position, encoder },
+                InputCache::Features { x, encoder: cache },
+                Input::Features {
+                    input: own_input,
+                    position: own_position,
+                    encoder: own_encoder,
+                },
+            ) => {
+                let pass = *cache.pass();
+                let mut dx = encoder.backward(cache, dfeatures, own_encoder)?;
+                drop_out(&mut dx, pass.dropout(0, Place::Embedding));
+                position.backward(None, &dx, own_position);
+                Ok(Some(linear_rows(input, &x, &dx, own_input)))
+            }
+            _ => Err(Error::argument(
+                "Classifier::backward",
+                "the cache or the gradients are of another model",
+            )),
+        }
+    }
+}
+
+/// The gradient of the features, given that of the pooled ones.
+fn pool_backward<A: Scalar>(features: &Array3<A>, dy: &Array2<A>, pooling: Pooling, mask: Option<&PaddingMask>) -> Array3<A> {
+    let mut dx = Array3::zeros(features.dim());
+    for (item, (mut dx, rows)) in dx.outer_iter_mut().zip(features.outer_iter()).enumerate() {
+        let real: Vec<usize> = (0..rows.nrows())
+            .filter(|&position| mask.is_none_or(|mask| mask.is_real(item, position)))
+            .collect();
+        let Some(&first) = real.first() else {
+            continue;
+        };
+        let dy = dy.row(item);
+        match pooling {
+            Pooling::First => dx.row_mut(first).assign(&dy),
+            Pooling::Mean => {
+                let factor = A::one() / A::cast(real.len() as f64);
+                for &position in &real {
+                    dx.row_mut(position).scaled_add(factor, &dy);
+                }
+            }
+            Pooling::Max => {
+                for (feature, &dy) in dy.iter().enumerate() {
+                    let best = real.iter().fold(first, |best, &position| {
+                        if rows[[position, feature]] > rows[[best, feature]] {
+                            position
+                        } else {
+                            best
+                        }
+                    });
+                    dx[[best, feature]] = dy;
+                }
+            }
+        }
+    }
+    dx
+}

@@ -1,0 +1,266 @@
+//! Training of whole models: forward with a cache, and backward.
+
+use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, Axis, s};
+
+use super::body::Body;
+use super::head::Head;
+use super::language_model::LanguageModel;
+use crate::attention::PaddingMask;
+use crate::blocks::EncoderCache;
+use crate::config::TrainingPass;
+use crate::error::{Error, Result};
+use crate::initialization::Place;
+use crate::layers::{LayerNorm, Linear, drop_out, flat, rows, sequence};
+use crate::ops::Activation;
+use crate::scalar::Scalar;
+
+/// What the backward pass of the part from tokens to features needs.
+#[derive(Clone, Debug)]
+pub(super) struct BodyCache<A> {
+    tokens: Array2<usize>,
+    pass: TrainingPass,
+    masked: bool,
+    /// Before the embedding's norm.
+    embedded: Option<Array3<A>>,
+    /// Before the product into the encoder's width.
+    projected: Option<Array3<A>>,
+    encoder: EncoderCache<A>,
+    /// Before the product out of it.
+    encoded: Option<Array3<A>>,
+}
+
+pub(super) fn norm_rows<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>, dy: Array3<A>, gradients: &mut LayerNorm<A>) -> Array3<A> {
+    let (batch, length, _) = x.dim();
+    let mut dy = flat(dy);
+    norm.backward(rows(x), &mut dy.view_mut(), gradients);
+    sequence(dy, batch, length)
+}
+
+pub(super) fn linear_rows<A: Scalar>(linear: &Linear<A>, x: &Array3<A>, dy: &Array3<A>, gradients: &mut Linear<A>) -> Array3<A> {
+    let (batch, length, _) = x.dim();
+    sequence(linear.backward(rows(x), rows(dy), gradients), batch, length)
+}
+
+impl<A: Scalar> Body<A> {
+    pub(super) fn train(
+        &self,
+        tokens: &ArrayRef2<usize>,
+        mask: Option<&PaddingMask>,
+        pass: &TrainingPass,
+    ) -> Result<(Array3<A>, BodyCache<A>)> {
+        let (batch, length) = tokens.dim();
+        PaddingMask::check(mask, "LanguageModel", batch, length)?;
+        let mut x = self.embedding.forward(tokens)?;
+        self.position.add_to(&mut x.view_mut(), Some(tokens))?;
+        let embedded = match &self.embedding_norm {
+            Some(norm) => {
+                let normed = norm.forward(&x)?;
+                Some(std::mem::replace(&mut x, normed))
+            }
+            None => None,
+        };
+        drop_out(&mut x, pass.dropout(0, Place::Embedding));
+        self.zero(&mut x, tokens, mask.is_some());
+        let projected = match &self.project_in {
+            Some(project_in) => {
+                let wider = project_in.forward(&x)?;
+                Some(std::mem::replace(&mut x, wider))
+            }
+            None => None,
+        };
+        let (mut x, encoder) = self.encoder.forward_train(x, mask, pass)?;
+        let encoded = match &self.project_out {
+            Some(project_out) => {
+                let narrower = project_out.forward(&x)?;
+                Some(std::mem::replace(&mut x, narrower))
+            }
+            None => None,
+        };
+        let cache = BodyCache {
+            tokens: tokens.to_owned(),
+            pass: *pass,
+            masked: mask.is_some(),
+            embedded,
+            projected,
+            encoder,
+            encoded,
+        };
+        Ok((x, cache))
+    }
+
+    pub(super) fn backward(&self, cache: BodyCache<A>, mut dy: Array3<A>, gradients: &mut Self) -> Result<()> {
+        if let (Some(project), Some(x), Some(own)) = (&self.project_out, &cache.encoded, &mut gradients.project_out) {
+            dy = linear_rows(project, x, &dy, own);
+        }
+        dy = self.encoder.backward(cache.encoder, dy, &mut gradients.encoder)?;
+        if let (Some(project), Some(x), Some(own)) = (&self.project_in, &cache.projected, &mut gradients.project_in) {
+            dy = linear_rows(project, x, &dy, own);
+        }
+        self.zero(&mut dy, &cache.tokens, cache.masked);
+        drop_out(&mut dy, cache.pass.dropout(0, Place::Embedding));
+        if let (Some(norm), Some(x), Some(own)) = (&self.embedding_norm, &cache.embedded, &mut gradients.embedding_norm) {
+            dy = norm_rows(norm, x, dy, own);
+        }
+        self.position.backward(Some(&cache.tokens), &dy, &mut gradients.position);
+        crate::layers::Embedding::backward(&cache.tokens, &dy, &mut gradients.embedding);
+        Ok(())
+    }
+}
+
+/// What a head's backward pass needs.
+#[derive(Clone, Debug)]
+struct HeadCache<A> {
+    features: Array3<A>,
+    /// Of RoBERTa's: the dense layer's output, and the norm's input and output.
+    dense: Option<[Array3<A>; 3]>,
+}
+
+impl<A: Scalar> Head<A> {
+    fn train(&self, features: Array3<A>, embedding: ndarray::ArrayView2<'_, A>) -> Result<(Array3<A>, HeadCache<A>)> {
+        let dense = match (&self.dense, &self.norm) {
+            (Some(dense), Some(norm)) => {
+                let hidden = dense.forward(&features)?;
+                let mut activated = hidden.clone();
+                activate(self.activation, &mut activated);
+                let normed = norm.forward(&activated)?;
+                Some([hidden, activated, normed])
+            }
+            _ => None,
+        };
+        let scores = self.scores(dense.as_ref().map_or(&features, |[_, _, normed]| normed), embedding)?;
+        Ok((scores, HeadCache { features, dense }))
+    }
+
+    /// The gradient of the features; where the weight is the token embedding, its gradient is added to `embedding`.
+    fn backward(
+        &self,
+        cache: &HeadCache<A>,
+        dy: &Array3<A>,
+        weight: ndarray::ArrayView2<'_, A>,
+        gradients: &mut Self,
+        embedding: ndarray::ArrayViewMut2<'_, A>,
+    ) -> Array3<A> {
+        let (batch, length, _) = dy.dim();
+        let x = cache.dense.as_ref().map_or(&cache.features, |[_, _, normed]| normed);
+        let own = gradients.weight.as_mut().map_or(embedding, |weight| weight.view_mut());
+        let weight = self.weight.as_ref().map_or(weight, |weight| weight.view());
+        crate::layers::weight_gradient(rows(x), rows(dy), own);
+        for dy in rows(dy).rows() {
+            gradients.bias += &dy;
+        }
+        let mut dx = Array2::zeros((batch * length, weight.ncols()));
+        crate::layers::input_gradient(rows(dy), weight, A::zero(), &mut dx.view_mut());
+        let dx = sequence(dx, batch, length);
+        let (Some(dense), Some(norm), Some([hidden, activated, _])) = (&self.dense, &self.norm, &cache.dense) else {
+            return dx;
+        };
+        let (Some(own_dense), Some(own_norm)) = (&mut gradients.dense, &mut gradients.norm) else {
+            return dx;
+        };
+        let mut dx = norm_rows(norm, activated, dx, own_norm);
+        differentiate(self.activation, hidden, &mut dx);
+        linear_rows(dense, &cache.features, &dx, own_dense)
+    }
+}
+
+pub(super) fn activate<A: Scalar>(activation: Activation, x: &mut Array3<A>) {
+    if let Some(x) = x.as_slice_mut() {
+        activation.apply(x);
+    }
+}
+
+/// dx ← dx ∘ act'(x).
+pub(super) fn differentiate<A: Scalar>(activation: Activation, x: &Array3<A>, dx: &mut Array3<A>) {
+    let mut slope = x.clone();
+    if let Some(slope) = slope.as_slice_mut() {
+        activation.differentiate(slope);
+    }
+    *dx *= &slope;
+}
+
+/// The positions that were chosen, and the shape of all features.
+type Chosen = (Vec<Vec<usize>>, (usize, usize, usize));
+
+/// What a language model's backward pass needs.
+#[derive(Clone, Debug)]
+pub struct LanguageModelCache<A = f32> {
+    body: BodyCache<A>,
+    head: Option<HeadCache<A>>,
+    /// Where scores were made, and the shape of all features; everywhere if not told.
+    positions: Option<Chosen>,
+    output: (usize, usize, usize),
+}
+
+impl<A: Scalar> LanguageModel<A> {
+    /// [`forward`](Self::forward) with the pass's dropout, and what [`backward`](Self::backward) needs.
+    ///
+    /// With `positions`, one list for each batch item, scores are made there only: (1, number of positions, `vocab_size`), item after item.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward) and [`logits_at`](Self::logits_at); a rate outside 0 to 1.
+    pub fn forward_train(
+        &self,
+        tokens: &ArrayRef2<usize>,
+        positions: Option<&[Vec<usize>]>,
+        mask: Option<&PaddingMask>,
+        pass: &TrainingPass,
+    ) -> Result<(Array3<A>, LanguageModelCache<A>)> {
+        let (mut features, body) = self.body().train(tokens, mask, pass)?;
+        let positions = match positions {
+            Some(positions) => {
+                let dim = features.dim();
+                features = super::body::select(&features, positions)?;
+                Some((positions.to_vec(), dim))
+            }
+            None => None,
+        };
+        let (output, head) = match self.head() {
+            Some(head) => {
+                let (scores, cache) = head.train(features, self.embedding().weight())?;
+                (scores, Some(cache))
+            }
+            None => (features, None),
+        };
+        let cache = LanguageModelCache {
+            body,
+            head,
+            positions,
+            output: output.dim(),
+        };
+        Ok((output, cache))
+    }
+
+    /// Adds the gradients of all parameters to `gradients`, given `dy` of the output of [`forward_train`](Self::forward_train).
+    ///
+    /// # Errors
+    /// `dy` of another shape than the output, gradients of another model.
+    pub fn backward(&self, cache: LanguageModelCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<()> {
+        if dy.dim() != cache.output {
+            return Err(Error::shape(
+                "LanguageModel::backward",
+                "dy",
+                format!("{:?}", cache.output),
+                dy.shape(),
+            ));
+        }
+        let mut dy = dy.as_standard_layout().into_owned();
+        let (own_body, own_head) = gradients.parts_mut();
+        if let (Some(head), Some(head_cache), Some(own)) = (self.head(), &cache.head, own_head) {
+            let embedding = own_body.embedding.weight_mut();
+            dy = head.backward(head_cache, &dy, self.embedding().weight(), own, embedding);
+        }
+        if let Some((positions, dim)) = &cache.positions {
+            let mut spread = Array3::zeros(*dim);
+            let places = positions
+                .iter()
+                .enumerate()
+                .flat_map(|(item, own)| own.iter().map(move |&position| (item, position)));
+            for ((item, position), dy) in places.zip(dy.index_axis(Axis(0), 0).outer_iter()) {
+                let mut row = spread.slice_mut(s![item, position, ..]);
+                row += &dy;
+            }
+            dy = spread;
+        }
+        self.body().backward(cache.body, dy, own_body)
+    }
+}
