@@ -3,6 +3,8 @@
 mod activation;
 mod layer_norm;
 mod matmul;
+mod micro_kernel;
+mod packed;
 mod softmax;
 
 pub use activation::Activation;
@@ -10,11 +12,12 @@ pub use matmul::batched_matmul;
 
 pub(crate) use layer_norm::layer_norm_rows;
 pub(crate) use matmul::{add_bias, gemm};
+pub(crate) use packed::{Output, PackedLeft, PackedMatrix, Rows, RowsMut, SEGMENT, Scratch, TILE_STRIDE, tile_len};
 pub(crate) use softmax::{exp_rows, softmax_rows};
 
 /// The kernels of one element type, one trait a subject.
 pub(crate) trait Kernels:
-    activation::ActivationKernels + softmax::SoftmaxKernels + layer_norm::LayerNormKernels + matmul::MatmulKernels
+    activation::ActivationKernels + softmax::SoftmaxKernels + layer_norm::LayerNormKernels + matmul::MatmulKernels + micro_kernel::PackedKernels
 {
 }
 
