@@ -74,6 +74,7 @@ mod blocks;
 #[cfg(feature = "checkpoint")]
 pub mod checkpoint;
 mod config;
+mod derived;
 mod error;
 mod initialization;
 mod layers;
@@ -103,6 +104,6 @@ pub use ops::{Activation, batched_matmul};
 pub use parameters::{Parameters, Role, Visitor, VisitorMut};
 pub use scalar::Scalar;
 
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "checkpoint"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -136,9 +136,9 @@ impl<A: Scalar, T: Parameters<A>> Parameters<A> for Vec<T> {
 
 /// Implements [`Parameters`] for a struct generic over its element type, from the list of its fields that hold tensors.
 ///
-/// Fields after `flat` are visited under the struct's own path.
+/// Fields after `flat` are visited under the struct's own path; those after `derived` are forgotten when the others may be written.
 macro_rules! parameters {
-    ($type:ident { $($field:ident),* $(,)? } $(flat { $($flat:ident),* })?) => {
+    ($type:ident { $($field:ident),* $(,)? } $(flat { $($flat:ident),* })? $(derived { $($derived:ident),* })?) => {
         impl<A: $crate::scalar::Scalar> $crate::parameters::Parameters<A> for $type<A> {
             fn visit<'a>(&'a self, path: &str, visitor: &mut $crate::parameters::Visitor<'_, 'a, A>) {
                 $($($crate::parameters::Parameters::visit(&self.$flat, path, visitor);)*)?
@@ -147,6 +147,7 @@ macro_rules! parameters {
             }
 
             fn visit_mut<'a>(&'a mut self, path: &str, visitor: &mut $crate::parameters::VisitorMut<'_, 'a, A>) {
+                $($(self.$derived.forget();)*)?
                 $($($crate::parameters::Parameters::visit_mut(&mut self.$flat, path, visitor);)*)?
                 $($crate::parameters::Parameters::visit_mut(
                     &mut self.$field, &$crate::parameters::join(path, stringify!($field)), visitor);)*

@@ -11,7 +11,7 @@ use crate::config::AttentionConfig;
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
 use crate::layers::{Linear, TILE, check_width, map_tiles};
-use crate::ops::gemm;
+use crate::ops::{Scratch, gemm};
 use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
@@ -143,7 +143,8 @@ impl<A: Scalar> ExactAttention<A> {
                 let mut results = results.slice_mut(s![.., head * head_dim..(head + 1) * head_dim]);
                 gemm(A::one(), map, values, A::zero(), &mut results);
             }
-            self.weights.apply_output(results.view(), &mut rows, &mut scratch.factor);
+            self.weights
+                .apply_output(results.view(), &mut rows, &mut scratch.factor, &mut scratch.products);
         });
         Ok(output)
     }
@@ -299,14 +300,17 @@ impl<A: Scalar> KeyValueRows<'_, A> {
 /// Scratch space for one tile of keys and values.
 struct RowScratch<A> {
     real: Vec<A>,
-    features: Vec<A>,
+    features: FeatureScratch<A>,
 }
 
-impl<A> RowScratch<A> {
+/// The features of a tile before they go to their heads.
+type FeatureScratch<A> = (Vec<A>, Scratch<A>);
+
+impl<A: Scalar> RowScratch<A> {
     fn new() -> Self {
         Self {
             real: Vec::new(),
-            features: Vec::new(),
+            features: (Vec::new(), Scratch::default()),
         }
     }
 }
@@ -323,11 +327,11 @@ fn fill_heads<A: Scalar>(
     x: ArrayView2<'_, A>,
     places: Option<&[usize]>,
     out: &mut ArrayViewMut3<'_, A>,
-    features: &mut Vec<A>,
+    (features, products): &mut FeatureScratch<A>,
 ) {
     let head_dim = out.dim().2;
     let mut features = tile(features, x.nrows(), linear.out_dim());
-    linear.apply(x, &mut features);
+    linear.apply(x, &mut features, products);
     for (head, mut out) in out.outer_iter_mut().enumerate() {
         let features = features.slice(s![.., head * head_dim..(head + 1) * head_dim]);
         match places {

@@ -3,7 +3,7 @@
 use ndarray::{ArrayView2, ArrayViewMut2, Zip, s};
 
 use super::weights::{ItemKeyValues, tile};
-use crate::ops::{exp_rows, gemm, softmax_rows};
+use crate::ops::{Scratch, exp_rows, gemm, softmax_rows};
 use crate::scalar::Scalar;
 
 /// Keys whose scores are held at once. It depends on nothing, so that results do not either.
@@ -14,6 +14,7 @@ const KEY_BLOCK: usize = 512;
 pub(crate) struct TileScratch<A> {
     pub(crate) queries: Vec<A>,
     pub(crate) factor: Vec<A>,
+    pub(crate) products: Scratch<A>,
     pub(crate) heads: HeadScratch<A>,
 }
 
@@ -26,11 +27,12 @@ pub(crate) struct HeadScratch<A> {
     latest: Partial<A>,
 }
 
-impl<A> TileScratch<A> {
+impl<A: Scalar> TileScratch<A> {
     pub(crate) fn new() -> Self {
         Self {
             queries: Vec::new(),
             factor: Vec::new(),
+            products: Scratch::default(),
             heads: HeadScratch::new(),
         }
     }

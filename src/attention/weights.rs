@@ -8,6 +8,7 @@ use crate::config::AttentionConfig;
 use crate::error::{Result, checked_len};
 use crate::initialization::Streams;
 use crate::layers::{Linear, TILE};
+use crate::ops::Scratch;
 use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
@@ -85,11 +86,16 @@ impl<A: Scalar> AttentionWeights<A> {
         scratch: &mut TileScratch<A>,
     ) {
         let rows = x.nrows();
-        let TileScratch { queries, factor, heads } = scratch;
+        let TileScratch {
+            queries,
+            factor,
+            products,
+            heads,
+        } = scratch;
         let mut queries = tile(queries, rows, self.query.out_dim());
-        self.query.apply(x, &mut queries);
+        self.query.apply(x, &mut queries, products);
         attend_heads(&mut queries, context, config.heads, heads);
-        self.apply_output(queries.view(), out, factor);
+        self.apply_output(queries.view(), out, factor, products);
     }
 
     /// softmax(Q·Kᵀ/√`head_dim`) of `queries` (batch, m, dim): (batch, heads, m, slots), 0 for slots that an item does not have.
@@ -111,10 +117,11 @@ impl<A: Scalar> AttentionWeights<A> {
             }
         }
         let cost = parallel::cost(&[batch, rows, config.query_dim(), dim.saturating_add(slots)]);
-        parallel::for_each_init(tasks, cost, Vec::new, |space, (item, start, mut map)| {
+        let scratch = || (Vec::new(), Scratch::default());
+        parallel::for_each_init(tasks, cost, scratch, |(space, products), (item, start, mut map)| {
             let x = queries.slice(s![item, start..start + map.dim().1, ..]);
             let mut projected = tile(space, x.nrows(), self.query.out_dim());
-            self.query.apply(x, &mut projected);
+            self.query.apply(x, &mut projected, products);
             for (head, mut scores) in map.outer_iter_mut().enumerate() {
                 head_scores(projected.view(), context.item(item), head, heads, &mut scores);
             }
@@ -123,13 +130,19 @@ impl<A: Scalar> AttentionWeights<A> {
     }
 
     /// Fills `out` from the heads' results side by side, (rows, heads·`head_dim`).
-    pub(crate) fn apply_output(&self, heads: ArrayView2<'_, A>, out: &mut ArrayViewMut2<'_, A>, factor: &mut Vec<A>) {
+    pub(crate) fn apply_output(
+        &self,
+        heads: ArrayView2<'_, A>,
+        out: &mut ArrayViewMut2<'_, A>,
+        factor: &mut Vec<A>,
+        products: &mut Scratch<A>,
+    ) {
         match &self.output_factor {
-            None => self.output.apply(heads, out),
+            None => self.output.apply(heads, out, products),
             Some(first) => {
                 let mut factored = tile(factor, heads.nrows(), first.out_dim());
-                first.apply(heads, &mut factored);
-                self.output.apply(factored.view(), out);
+                first.apply(heads, &mut factored, products);
+                self.output.apply(factored.view(), out, products);
             }
         }
     }

@@ -7,7 +7,8 @@ use crate::attention::{Compressed, PaddingMask, Projections, SEGMENT, TileScratc
 use crate::config::{EncoderConfig, NormPlacement, Sharing};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
-use crate::layers::{FeedForward, LayerNorm, Linear, TILE, check_width};
+use crate::layers::{FeedForward, FeedForwardScratch, LayerNorm, Linear, TILE, check_width};
+use crate::ops::Scratch;
 use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
@@ -45,7 +46,8 @@ parameters!(FeedForwardBlock { norm, residual } flat { layer });
 pub(crate) struct BlockScratch<A> {
     normed: Vec<A>,
     result: Vec<A>,
-    hidden: Vec<A>,
+    feed_forward: FeedForwardScratch<A>,
+    products: Scratch<A>,
     attention: TileScratch<A>,
 }
 
@@ -54,7 +56,8 @@ impl<A: Scalar> BlockScratch<A> {
         Self {
             normed: Vec::new(),
             result: Vec::new(),
-            hidden: Vec::new(),
+            feed_forward: FeedForwardScratch::new(),
+            products: Scratch::default(),
             attention: TileScratch::new(),
         }
     }
@@ -195,7 +198,7 @@ impl<A: Scalar> EncoderBlock<A> {
             first += &result;
             if let Some(feed_forward) = &self.feed_forward {
                 feed_forward.norm.apply(first.view(), &mut normed);
-                feed_forward.layer.apply(normed.view(), &mut result, &mut scratch.hidden);
+                feed_forward.layer.apply(normed.view(), &mut result, &mut scratch.feed_forward);
                 second += &result;
             }
         });
@@ -277,18 +280,21 @@ impl<A: Scalar> FeedForwardBlock<A> {
     /// rows ← rows + f(norm(rows)), or norm(rows + f(rows)).
     fn add_in_place(&self, placement: NormPlacement, rows: &mut ArrayViewMut2<'_, A>, scratch: &mut BlockScratch<A>) {
         let BlockScratch {
-            normed, result, hidden, ..
+            normed,
+            result,
+            feed_forward,
+            ..
         } = scratch;
         let mut result = tile(result, rows.nrows(), rows.ncols());
         match placement {
             NormPlacement::Pre => {
                 let mut normed = tile(normed, rows.nrows(), rows.ncols());
                 self.norm.apply(rows.view(), &mut normed);
-                self.layer.apply(normed.view(), &mut result, hidden);
+                self.layer.apply(normed.view(), &mut result, feed_forward);
                 *rows += &result;
             }
             NormPlacement::Post => {
-                self.layer.apply(rows.view(), &mut result, hidden);
+                self.layer.apply(rows.view(), &mut result, feed_forward);
                 *rows += &result;
                 self.norm.apply_in_place(rows);
             }
@@ -298,19 +304,23 @@ impl<A: Scalar> FeedForwardBlock<A> {
     /// The same into rows of another width: the residual goes through a weight of its own.
     fn write(&self, placement: NormPlacement, rows: ArrayView2<'_, A>, out: &mut ArrayViewMut2<'_, A>, scratch: &mut BlockScratch<A>) {
         let BlockScratch {
-            normed, result, hidden, ..
+            normed,
+            result,
+            feed_forward,
+            products,
+            ..
         } = scratch;
         match placement {
             NormPlacement::Pre => {
                 let mut normed = tile(normed, rows.nrows(), rows.ncols());
                 self.norm.apply(rows, &mut normed);
-                self.layer.apply(normed.view(), out, hidden);
+                self.layer.apply(normed.view(), out, feed_forward);
             }
-            NormPlacement::Post => self.layer.apply(rows, out, hidden),
+            NormPlacement::Post => self.layer.apply(rows, out, feed_forward),
         }
         if let Some(residual) = &self.residual {
             let mut result = tile(result, out.nrows(), out.ncols());
-            residual.apply(rows, &mut result);
+            residual.apply(rows, &mut result, products);
             *out += &result;
         }
         if placement == NormPlacement::Post {

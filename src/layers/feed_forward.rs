@@ -6,7 +6,7 @@ use super::{Linear, TILE, check_width, drop_out, map_tiles, rows, sequence};
 use crate::config::FeedForwardConfig;
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
-use crate::ops::{Activation, Dropout};
+use crate::ops::{Activation, Dropout, Scratch};
 use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
@@ -34,6 +34,22 @@ pub struct FeedForward<A = f32> {
 }
 
 parameters!(FeedForward { input, output });
+
+/// Scratch space for one tile of rows.
+#[derive(Debug)]
+pub(crate) struct FeedForwardScratch<A> {
+    hidden: Vec<A>,
+    products: Scratch<A>,
+}
+
+impl<A: Scalar> FeedForwardScratch<A> {
+    pub(crate) fn new() -> Self {
+        Self {
+            hidden: Vec::new(),
+            products: Scratch::default(),
+        }
+    }
+}
 
 /// What a feed-forward layer's backward pass needs: its input, and the first product.
 #[derive(Clone, Debug)]
@@ -104,7 +120,7 @@ impl<A: Scalar> FeedForward<A> {
             x,
             self.output.out_dim(),
             self.input.weight().len() + self.output.weight().len(),
-            Vec::new,
+            FeedForwardScratch::new,
             |hidden, _, x, mut out| {
                 self.apply(x, &mut out, hidden);
             },
@@ -206,14 +222,15 @@ impl<A: Scalar> FeedForward<A> {
         hidden
     }
 
-    /// Fills `out` from the rows of `x`, with `hidden` as scratch space.
-    pub(crate) fn apply(&self, x: ArrayView2<'_, A>, out: &mut ArrayViewMut2<'_, A>, hidden: &mut Vec<A>) {
+    /// Fills `out` from the rows of `x`.
+    pub(crate) fn apply(&self, x: ArrayView2<'_, A>, out: &mut ArrayViewMut2<'_, A>, scratch: &mut FeedForwardScratch<A>) {
+        let FeedForwardScratch { hidden, products } = scratch;
         let (rows, width) = (x.nrows(), self.input.out_dim());
         let ff_dim = self.output.in_dim();
         hidden.resize(rows.max(TILE) * width, A::zero());
         let hidden = &mut hidden[..rows * width];
         let mut view = ArrayViewMut2::from_shape((rows, width), hidden).expect("the slice has this size");
-        self.input.apply(x, &mut view);
+        self.input.apply(x, &mut view, products);
         if self.gated {
             for row in hidden.chunks_exact_mut(width) {
                 let (value, gate) = row.split_at_mut(ff_dim);
@@ -226,6 +243,6 @@ impl<A: Scalar> FeedForward<A> {
             self.activation.apply(hidden);
         }
         let hidden = ArrayView2::from_shape((rows, width), hidden).expect("the slice has this size");
-        self.output.apply(hidden.slice_move(ndarray::s![.., ..ff_dim]), out);
+        self.output.apply(hidden.slice_move(s![.., ..ff_dim]), out, products);
     }
 }

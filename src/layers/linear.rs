@@ -4,9 +4,10 @@ use ndarray::{Array1, Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayVi
 
 use super::{TILE, check_width, map_tiles};
 use crate::config::at_least_one;
+use crate::derived::Derived;
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
-use crate::ops::{add_bias, gemm};
+use crate::ops::{Output, PackedMatrix, Rows, RowsMut, Scratch, add_bias, gemm};
 use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
@@ -14,6 +15,8 @@ use crate::views::split;
 
 /// Rows of W whose gradient one task sums up.
 const GRADIENT_ROWS: usize = 128;
+/// Fewer rows are multiplied without packing the weight.
+const PACKED_ROWS: usize = 4;
 
 /// y = x·Wᵀ + b, with W stored as PyTorch stores it: (out, in).
 ///
@@ -29,9 +32,11 @@ const GRADIENT_ROWS: usize = 128;
 pub struct Linear<A = f32> {
     weight: Array2<A>,
     bias: Option<Array1<A>>,
+    /// Wᵀ, for products with more than a few rows.
+    packed: Derived<PackedMatrix<A>>,
 }
 
-parameters!(Linear { weight, bias });
+parameters!(Linear { weight, bias } derived { packed });
 
 impl<A: Scalar> Linear<A> {
     /// A layer from `in_dim` to `out_dim` features whose numbers are uniform in ±1/√`in_dim`, as PyTorch draws them.
@@ -50,6 +55,7 @@ impl<A: Scalar> Linear<A> {
         Self {
             weight: streams.uniform((out_dim, in_dim), limit),
             bias: bias.then(|| streams.uniform(out_dim, limit)),
+            packed: Derived::new(),
         }
     }
 
@@ -68,7 +74,12 @@ impl<A: Scalar> Linear<A> {
                 bias.shape(),
             ));
         }
-        Ok(Self { weight, bias })
+        let bias = bias.map(|bias| bias.as_standard_layout().into_owned());
+        Ok(Self {
+            weight,
+            bias,
+            packed: Derived::new(),
+        })
     }
 
     /// W, of shape (out, in).
@@ -82,6 +93,7 @@ impl<A: Scalar> Linear<A> {
     }
 
     pub(crate) fn weight_mut(&mut self) -> ArrayViewMut2<'_, A> {
+        self.packed.forget();
         self.weight.view_mut()
     }
 
@@ -110,8 +122,8 @@ impl<A: Scalar> Linear<A> {
             x,
             self.out_dim(),
             self.weight.len(),
-            || (),
-            |(), _, x, mut out| self.apply(x, &mut out),
+            Scratch::default,
+            |scratch, _, x, mut out| self.apply(x, &mut out, scratch),
         )
     }
 
@@ -120,9 +132,9 @@ impl<A: Scalar> Linear<A> {
         let mut y = Array2::zeros((x.nrows(), self.out_dim()));
         let cost = parallel::cost(&[x.nrows(), self.weight.len()]);
         let tasks = split(y.view_mut(), Axis(0), TILE).into_iter().enumerate().collect();
-        parallel::for_each(tasks, cost, |(tile, mut y)| {
+        parallel::for_each_init(tasks, cost, Scratch::default, |scratch, (tile, mut y)| {
             let first = tile * TILE;
-            self.apply(x.slice(s![first..first + y.nrows(), ..]), &mut y);
+            self.apply(x.slice(s![first..first + y.nrows(), ..]), &mut y, scratch);
         });
         y
     }
@@ -143,10 +155,37 @@ impl<A: Scalar> Linear<A> {
     }
 
     /// Fills `out` from the rows of `x`.
-    pub(crate) fn apply(&self, x: ArrayView2<'_, A>, out: &mut ArrayViewMut2<'_, A>) {
-        gemm(A::one(), x, self.weight.t(), A::zero(), out);
-        if let Some(bias) = &self.bias {
-            add_bias(out, bias.view());
+    pub(crate) fn apply(&self, x: ArrayView2<'_, A>, out: &mut ArrayViewMut2<'_, A>, scratch: &mut Scratch<A>) {
+        let (count, width) = out.dim();
+        let bias = self
+            .bias
+            .as_ref()
+            .map(|bias| bias.as_slice().expect("every constructor makes it contiguous"));
+        match out.as_slice_mut() {
+            Some(data) if count >= PACKED_ROWS => {
+                let packed = self.packed.get_or_make(|| PackedMatrix::new(self.weight.t(), A::one()));
+                let output = bias.map_or(Output::Set, Output::SetWithBias);
+                let to = RowsMut { data, stride: width };
+                match x.as_slice() {
+                    Some(data) => packed.multiply(
+                        Rows {
+                            data,
+                            stride: x.ncols(),
+                            count,
+                        },
+                        output,
+                        to,
+                        scratch,
+                    ),
+                    None => packed.multiply_view(x, output, to, scratch),
+                }
+            }
+            _ => {
+                gemm(A::one(), x, self.weight.t(), A::zero(), out);
+                if let Some(bias) = &self.bias {
+                    add_bias(out, bias.view());
+                }
+            }
         }
     }
 }
@@ -170,4 +209,36 @@ pub(crate) fn input_gradient<A: Scalar>(dy: ArrayView2<'_, A>, weight: ArrayView
         let first = tile * TILE;
         gemm(A::one(), dy.slice(s![first..first + dx.nrows(), ..]), weight, beta, &mut dx);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parameters::Parameters;
+    use ndarray::Array3;
+
+    /// Whatever writes a weight, the next product is of what was written: packed weights are made anew.
+    #[test]
+    fn packed_weights_follow_the_parameters() {
+        let x = Array3::from_shape_fn((1, 9, 5), |(_, t, i)| f64::from(u32::try_from(t * 5 + i).unwrap_or(0)).sin());
+        let doubled = |layer: &Linear<f64>, before: &Array3<f64>| {
+            let after = layer.forward(&x).expect("it fits");
+            after.iter().zip(before).all(|(after, before)| (after - 2.0 * before).abs() < 1e-12)
+        };
+        let mut layer = Linear::<f64>::new(5, 7, false, 1).expect("valid sizes");
+        let mut before = layer.forward(&x).expect("it fits");
+        layer.visit_mut("", &mut |_, _, mut weight| weight.mapv_inplace(|value| 2.0 * value));
+        assert!(doubled(&layer, &before));
+        before = layer.forward(&x).expect("it fits");
+        layer.weight_mut().mapv_inplace(|value| 2.0 * value);
+        assert!(doubled(&layer, &before));
+        before = layer.forward(&x).expect("it fits");
+        let copy = layer.clone();
+        layer.scaled_add(1.0, &copy);
+        assert!(doubled(&layer, &before));
+        let mut other = copy.clone();
+        other.visit_mut("", &mut |_, _, mut weight| weight.mapv_inplace(|value| 2.0 * value));
+        assert!(doubled(&other, &before));
+        assert_eq!(copy.forward(&x).expect("it fits"), before, "a copy does not follow");
+    }
 }

@@ -8,6 +8,8 @@ mod position;
 
 pub use embedding::Embedding;
 pub use feed_forward::{FeedForward, FeedForwardCache};
+
+pub(crate) use feed_forward::FeedForwardScratch;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use position::Position;

@@ -265,26 +265,4 @@ mod tests {
             }
         }
     }
-
-    #[test]
-    #[ignore = "prints a time: cargo test --release dropout_time -- --ignored --nocapture"]
-    fn dropout_time() {
-        // A tile of 192 rows of 128 scores, in cache.
-        let mut x = vec![1.0_f32; 192 * 128];
-        let dropout = Dropout::new(0.1, key(0, 0, 0)).unwrap();
-        let mut best = f64::INFINITY;
-        for repeat in 0..2000_u64 {
-            let start = std::time::Instant::now();
-            dropout.apply(std::hint::black_box(&mut x), repeat * 24_576);
-            best = best.min(start.elapsed().as_secs_f64() / x.len() as f64);
-        }
-        let mut exp = f64::INFINITY;
-        for _ in 0..2000 {
-            x.fill(0.5);
-            let start = std::time::Instant::now();
-            super::super::softmax_rows(std::hint::black_box(&mut x), 128);
-            exp = exp.min(start.elapsed().as_secs_f64() / x.len() as f64);
-        }
-        println!("dropout {:.3} ns an element, softmax {:.3} ns", best * 1e9, exp * 1e9);
-    }
 }

@@ -1,7 +1,7 @@
 //! Matrix products on views of any strides: the one place that calls `general_mat_mul`.
 //!
-//! matrixmultiply packs both operands on every call, which costs more than the product itself where there are few rows or columns;
-//! those cases have loops of their own.
+//! matrixmultiply packs both operands on every call, which costs more than the product itself where there are few rows or columns,
+//! or where the whole product is tiny; those cases have loops of their own.
 
 use multiversion::multiversion;
 use multiversion::target::match_target;
@@ -18,6 +18,8 @@ const FEW_ROWS: usize = 4;
 const LANES: usize = 8;
 /// Columns of one strip of partial sums of a single row.
 const STRIP: usize = 256;
+/// The most rows, inner positions and columns of a tiny product: (m, p, n).
+const TINY: (usize, usize, usize) = (16, 16, 16);
 /// Floating-point operations that are worth a task.
 const TASK_FLOPS: usize = 4_000_000;
 /// The most tasks that the items of one batch are split into, and the fewest rows or columns of one of them.
@@ -28,6 +30,8 @@ const MIN_BLOCK: usize = 128;
 pub(crate) trait MatmulKernels: Sized {
     /// c ← alpha·a·b + beta·c for a row a.
     fn multiply_row(alpha: Self, a: &[Self], b: &ArrayView2<'_, Self>, beta: Self, c: ArrayViewMut1<'_, Self>);
+    /// sums ← a·b for rows a of as many elements as b has rows, whose own elements are padded.
+    fn multiply_tiny(a: &[Self], b: &[[Self; TINY.2]], sums: &mut [[Self; TINY.2]]);
 }
 
 macro_rules! dispatch {
@@ -44,6 +48,19 @@ macro_rules! dispatch {
                     }
                 }
                 run(alpha, a, b, beta, c);
+            }
+
+            fn multiply_tiny(a: &[$t], b: &[[$t; TINY.2]], sums: &mut [[$t; TINY.2]]) {
+                #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+                fn run(a: &[$t], b: &[[$t; TINY.2]], sums: &mut [[$t; TINY.2]]) {
+                    match_target! {
+                        "x86_64+avx512f" => tiny::<$t, true>(a, b, sums),
+                        "x86_64+fma" => tiny::<$t, true>(a, b, sums),
+                        "aarch64+neon" => tiny::<$t, true>(a, b, sums),
+                        _ => tiny::<$t, false>(a, b, sums),
+                    }
+                }
+                run(a, b, sums);
             }
         }
     };
@@ -132,6 +149,50 @@ fn row_by_columns<A: Scalar, const FMA: bool>(alpha: A, a: &[A], b: &ArrayView2<
     }
 }
 
+#[inline(always)]
+fn tiny<A: Scalar, const FMA: bool>(a: &[A], b: &[[A; TINY.2]], sums: &mut [[A; TINY.2]]) {
+    for (a, to) in a.chunks_exact(b.len()).zip(sums) {
+        let mut sums = [A::zero(); TINY.2];
+        for (&a, b) in a.iter().zip(b) {
+            for j in 0..TINY.2 {
+                sums[j] = multiply_add::<A, FMA>(a, b[j], sums[j]);
+            }
+        }
+        *to = sums;
+    }
+}
+
+/// A tiny product, on copies on the stack where the operands are not as the loops want them. Zeros pad the columns that are dropped.
+fn tiny_product<A: Scalar>(alpha: A, a: &ArrayView2<'_, A>, b: &ArrayView2<'_, A>, beta: A, c: &mut ArrayViewMut2<'_, A>) {
+    let ((m, inner), n) = (a.dim(), b.ncols());
+    let mut left = [A::zero(); TINY.0 * TINY.1];
+    let a = a.to_slice().unwrap_or_else(|| {
+        left.iter_mut().zip(a).for_each(|(to, &from)| *to = from);
+        &left[..m * inner]
+    });
+    let mut right = [[A::zero(); TINY.2]; TINY.1];
+    if let Some(b) = b.to_slice() {
+        for (to, from) in right.iter_mut().zip(b.chunks_exact(n)) {
+            to.iter_mut().zip(from).for_each(|(to, &from)| *to = from);
+        }
+    } else {
+        for (to, from) in right.iter_mut().zip(b.rows()) {
+            to.iter_mut().zip(from).for_each(|(to, &from)| *to = from);
+        }
+    }
+    let mut sums = [[A::zero(); TINY.2]; TINY.0];
+    A::multiply_tiny(a, &right[..inner], &mut sums);
+    if let Some(c) = c.as_slice_mut() {
+        for (c, sums) in c.chunks_exact_mut(n).zip(&sums) {
+            c.iter_mut().zip(sums).for_each(|(c, &sum)| store(alpha, sum, beta, c));
+        }
+    } else {
+        for (c, sums) in c.rows_mut().into_iter().zip(&sums) {
+            c.into_iter().zip(sums).for_each(|(c, &sum)| store(alpha, sum, beta, c));
+        }
+    }
+}
+
 /// c ← alpha·a·b + beta·c on views of any strides, on the calling thread.
 ///
 /// With `beta` 0 the old `c` is not read. An inner dimension of 0 gives beta·c. The order of the sums depends on the shapes only.
@@ -145,6 +206,8 @@ pub(crate) fn gemm<A: Scalar>(alpha: A, a: ArrayView2<'_, A>, b: ArrayView2<'_, 
     if c.is_empty() {
     } else if inner == 0 {
         c.mapv_inplace(|c| if beta == A::zero() { beta } else { beta * c });
+    } else if m <= TINY.0 && inner <= TINY.1 && n <= TINY.2 {
+        tiny_product(alpha, &a, &b, beta, c);
     } else if m < FEW_ROWS {
         few_rows(alpha, a, b, beta, c);
     } else if n < FEW_ROWS {

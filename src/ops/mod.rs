@@ -6,6 +6,8 @@ mod dropout;
 mod elementary;
 mod layer_norm;
 mod matmul;
+mod micro_kernel;
+mod packed;
 mod softmax;
 
 pub use activation::Activation;
@@ -15,11 +17,17 @@ pub(crate) use cross_entropy::{cross_entropy_backward_row, cross_entropy_row};
 pub(crate) use dropout::Dropout;
 pub(crate) use layer_norm::{layer_norm_backward_rows, layer_norm_rows};
 pub(crate) use matmul::{add_bias, gemm};
+pub(crate) use packed::{Output, PackedLeft, PackedMatrix, Rows, RowsMut, SEGMENT, Scratch};
 pub(crate) use softmax::{exp_rows, softmax_backward_rows, softmax_rows};
 
 /// The kernels of one element type, one trait a subject.
 pub(crate) trait Kernels:
-    activation::ActivationKernels + dropout::DropoutKernels + softmax::SoftmaxKernels + layer_norm::LayerNormKernels + matmul::MatmulKernels
+    activation::ActivationKernels
+    + dropout::DropoutKernels
+    + softmax::SoftmaxKernels
+    + layer_norm::LayerNormKernels
+    + matmul::MatmulKernels
+    + micro_kernel::PackedKernels
 {
 }
 

@@ -8,13 +8,37 @@ use super::{Compressor, Order, RealRows, SEGMENT};
 use crate::config::{ConvolutionKernel, ProjectionKind};
 use crate::error::Result;
 use crate::layers::Linear;
-use crate::ops::{add_bias, gemm};
+use crate::ops::{PackedLeft, Rows, RowsMut, Scratch, add_bias, gemm};
 use crate::parallel;
 use crate::scalar::Scalar;
 use crate::views::{outer, split};
 
-/// Columns of the compressed input that one task sums up.
-const COLUMNS: usize = 128;
+/// Columns of the compressed input that one task sums up: wide, so that whole rows are read, but at least two tasks.
+fn task_columns(dim: usize) -> usize {
+    (dim / 2).next_multiple_of(32).clamp(64, 256)
+}
+
+/// Scratch space for one segment.
+#[derive(Debug)]
+struct SegmentScratch<A> {
+    /// The rows, where they cannot be read in place.
+    copy: Vec<A>,
+    /// The sums of a block of columns.
+    sums: Vec<A>,
+    features: Vec<A>,
+    products: Scratch<A>,
+}
+
+impl<A: Scalar> SegmentScratch<A> {
+    fn new() -> Self {
+        Self {
+            copy: Vec::new(),
+            sums: Vec::new(),
+            features: Vec::new(),
+            products: Scratch::default(),
+        }
+    }
+}
 
 /// Where the windows of one item lie.
 #[derive(Clone, Copy, Debug)]
@@ -97,25 +121,53 @@ impl<A: Scalar> Compressor<'_, A> {
     fn compress_inputs(&mut self, chunk: ArrayView3<'_, A>, start: usize, rows: &[RealRows<'_>], windows: &[Windows]) {
         let (_, length, dim) = chunk.dim();
         let cost = parallel::cost(&[self.batch, length, dim, self.cost_per_element()]);
-        let key_projection = self.projections.key();
-        let value_projection = self.projections.value();
+        let width = task_columns(dim);
+        let projections = [self.projections.key(), self.projections.value()];
         let mut tasks = Vec::new();
-        for (side, projection) in self.sides.iter_mut().zip([key_projection, value_projection]) {
+        for (side, projection) in self.sides.iter_mut().zip(projections) {
             for (item, sums) in outer(side.sums.view_mut()).into_iter().enumerate() {
                 for (matrix, sums) in outer(sums).into_iter().enumerate() {
-                    for (block, sums) in split(sums, Axis(1), COLUMNS).into_iter().enumerate() {
-                        tasks.push((projection, item, matrix, block * COLUMNS, sums));
+                    for (block, sums) in split(sums, Axis(1), width).into_iter().enumerate() {
+                        tasks.push((projection, item, matrix, block * width, sums));
                     }
                 }
             }
         }
-        parallel::for_each(tasks, cost, |(projection, item, matrix, first, mut sums)| {
-            let columns = first..first + sums.ncols();
-            for (from, to) in segments(start, rows[item].end) {
-                let x = chunk.slice(s![item, from..to, columns.clone()]);
-                add_segment(projection, matrix, x, start, from, &rows[item], windows[item], &mut sums);
-            }
-        });
+        parallel::for_each_init(
+            tasks,
+            cost,
+            SegmentScratch::new,
+            |scratch, (projection, item, matrix, first, mut sums)| {
+                let columns = first..first + sums.ncols();
+                // A block of columns is summed up apart, since its rows lie far from each other.
+                let SegmentScratch {
+                    sums: block,
+                    copy,
+                    products,
+                    ..
+                } = scratch;
+                let mut block = super::super::weights::tile(block, sums.nrows(), sums.ncols());
+                block.assign(&sums);
+                for (from, to) in segments(start, rows[item].end) {
+                    let x = chunk.slice(s![item, from..to, columns.clone()]);
+                    if let Map::Dense { .. } = &projection.map {
+                        let in_place = chunk.as_slice().filter(|_| rows[item].holes.is_none());
+                        let x = match in_place {
+                            Some(data) => Rows {
+                                data: &data[(item * length + from) * dim + first..],
+                                stride: dim,
+                                count: to - from,
+                            },
+                            None => copied(x, from, &rows[item], copy),
+                        };
+                        add_dense(projection.packed(matrix), start + from, x, &mut block, products);
+                    } else {
+                        add_segment(projection, matrix, x, start, from, &rows[item], windows[item], &mut block);
+                    }
+                }
+                sums.assign(&block);
+            },
+        );
     }
 
     /// sums += E·(X·Wᵀ), key/value head by key/value head.
@@ -140,16 +192,32 @@ impl<A: Scalar> Compressor<'_, A> {
                 }
             }
         }
-        parallel::for_each_init(tasks, cost, Vec::new, |space, ((projection, linear), item, kv_head, mut sums)| {
-            for (from, to) in segments(start, rows[item].end) {
-                let x = chunk.slice(s![item, from..to, ..]);
-                let features = head_features(linear, kv_head * head_dim, head_dim, x, with_bias, space);
-                for (within, sums) in sums.iter_mut().enumerate() {
-                    let matrix = if shared { 0 } else { kv_head * group + within };
-                    add_segment(projection, matrix, features.view(), start, from, &rows[item], windows[item], sums);
+        parallel::for_each_init(
+            tasks,
+            cost,
+            SegmentScratch::new,
+            |scratch, ((projection, linear), item, kv_head, mut sums)| {
+                let SegmentScratch {
+                    features: space,
+                    copy,
+                    products,
+                    ..
+                } = scratch;
+                for (from, to) in segments(start, rows[item].end) {
+                    let x = chunk.slice(s![item, from..to, ..]);
+                    let features = head_features(linear, kv_head * head_dim, head_dim, x, with_bias, space);
+                    for (within, sums) in sums.iter_mut().enumerate() {
+                        let matrix = if shared { 0 } else { kv_head * group + within };
+                        if let Map::Dense { .. } = &projection.map {
+                            let x = copied(features.view(), from, &rows[item], copy);
+                            add_dense(projection.packed(matrix), start + from, x, sums, products);
+                        } else {
+                            add_segment(projection, matrix, features.view(), start, from, &rows[item], windows[item], sums);
+                        }
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 
     /// Multiplications for each element of a chunk, roughly.
@@ -206,11 +274,6 @@ fn add_segment<A: Scalar>(
 ) {
     let position = start + from;
     match &projection.map {
-        Map::Dense { matrix: weights, .. } => {
-            let x = selected(x, from, rows);
-            let weights = weights.slice(s![matrix, .., position..position + x.nrows()]);
-            gemm(A::one(), weights, x.view(), A::one(), sums);
-        }
         Map::Convolution {
             kernel,
             shape: ConvolutionKernel::ChannelMixing,
@@ -218,7 +281,7 @@ fn add_segment<A: Scalar>(
             let x = selected(x, from, rows);
             mix_channels(kernel.index_axis(Axis(0), matrix), x.view(), position, windows, sums);
         }
-        Map::Mean | Map::Max | Map::Convolution { .. } => {
+        Map::Dense { .. } | Map::Mean | Map::Max | Map::Convolution { .. } => {
             for (row, values) in x.outer_iter().enumerate().filter(|&(row, _)| rows.is_real(from + row)) {
                 let mut sum = sums.row_mut(windows.slot(position + row));
                 match &projection.map {
@@ -273,14 +336,56 @@ pub(super) fn selected<'x, A: Scalar>(x: ArrayView2<'x, A>, from: usize, rows: &
     copy.into()
 }
 
+/// The rows of a segment in memory of their own, with zeros in place of those that are not real; contiguous ones that are all real as they are.
+fn copied<'c, A: Scalar>(x: ArrayView2<'c, A>, from: usize, rows: &RealRows<'_>, copy: &'c mut Vec<A>) -> Rows<'c, A> {
+    let (count, stride) = x.dim();
+    if rows.holes.is_none()
+        && let Some(data) = x.to_slice()
+    {
+        return Rows { data, stride, count };
+    }
+    let mut to = super::super::weights::tile(copy, count, stride);
+    for (row, (mut to, x)) in to.outer_iter_mut().zip(x.outer_iter()).enumerate() {
+        if rows.is_real(from + row) {
+            to.assign(&x);
+        } else {
+            to.fill(A::zero());
+        }
+    }
+    Rows {
+        data: &copy[..count * stride],
+        stride,
+        count,
+    }
+}
+
+/// sums += E[:, position..]·x, with contiguous sums.
+fn add_dense<A: Scalar>(
+    packed: &PackedLeft<A>,
+    position: usize,
+    x: Rows<'_, A>,
+    sums: &mut ArrayViewMut2<'_, A>,
+    products: &mut Scratch<A>,
+) {
+    let columns = sums.ncols();
+    let data = sums.as_slice_mut().expect("sums are contiguous, block by block");
+    packed.accumulate(position, x, columns, RowsMut { data, stride: columns }, products);
+}
+
 /// row sums += E·1 over the real positions, segment by segment.
 fn add_row_sums<A: Scalar>(projection: &Projection<A>, side: &mut Side<A>, start: usize, rows: &[RealRows<'_>], windows: &[Windows]) {
     for (item, mut sums) in side.row_sums.outer_iter_mut().enumerate() {
         for (matrix, mut sums) in sums.outer_iter_mut().enumerate() {
             for (from, to) in segments(start, rows[item].end) {
                 let ones = Array2::ones((to - from, 1));
+                let ones = selected(ones.view(), from, &rows[item]);
                 let mut sums = sums.view_mut().insert_axis(Axis(1));
-                add_segment(projection, matrix, ones.view(), start, from, &rows[item], windows[item], &mut sums);
+                if let Map::Dense { matrix: weights, .. } = &projection.map {
+                    let weights = weights.slice(s![matrix, .., start + from..start + to]);
+                    gemm(A::one(), weights, ones.view(), A::one(), &mut sums);
+                } else {
+                    add_segment(projection, matrix, ones.view(), start, from, &rows[item], windows[item], &mut sums);
+                }
             }
         }
     }

@@ -1,0 +1,291 @@
+//! The innermost loops of the packed products: plain arrays that stay in vector registers, compiled once per processor level.
+//!
+//! A block of MR rows and NR columns of the result is summed in registers over the whole inner range, in the order of the inner index. So an
+//! element's bits do not depend on which block it falls into, how wide that is, or what lies next to it.
+
+use multiversion::multiversion;
+use multiversion::target::match_target;
+
+use crate::scalar::Scalar;
+
+/// Positions of the inner dimension that one block of a left operand spans.
+pub(crate) const DEPTH: usize = 512;
+/// The distance of its rows. It is a constant, so that all rows are addressed from one register, and no multiple of 4096 bytes, so that
+/// they fall into different sets of the cache.
+pub(crate) const STRIDE: usize = DEPTH + 16;
+
+/// What becomes of the old values of the result.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Output<'a, A> {
+    /// c ← a·b
+    Set,
+    /// c ← a·b + bias, the same row added to every row
+    SetWithBias(&'a [A]),
+    /// c ← c + a·b
+    Add,
+}
+
+/// c ← left·panels for one block of the inner dimension.
+#[derive(Debug)]
+pub(crate) struct Product<'a, A> {
+    /// The left operand: rows at the distance `STRIDE`, up to a multiple of the kernel's rows; those that do not count may hold anything.
+    pub(crate) left: &'a [A],
+    /// The rows that count.
+    pub(crate) rows: usize,
+    /// The right operand's panels, each `depth` rows of `Kernel::width` elements.
+    pub(crate) panels: &'a [A],
+    /// The inner dimension of the panels.
+    pub(crate) depth: usize,
+    /// The first panel row that takes part.
+    pub(crate) start: usize,
+    /// How many take part, `DEPTH` at most.
+    pub(crate) inner: usize,
+    /// The columns of the result.
+    pub(crate) cols: usize,
+    /// What becomes of the old values.
+    pub(crate) output: Output<'a, A>,
+    /// The distance of the result's rows.
+    pub(crate) stride: usize,
+}
+
+/// The loops of one processor level, and the block that they work on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kernel<A> {
+    /// Rows of a block.
+    pub(crate) rows: usize,
+    /// Columns of a panel. A last panel with no more than half of that is stored half as wide.
+    pub(crate) cols: usize,
+    /// Computes a product.
+    pub(crate) run: fn(&Product<'_, A>, &mut [A]),
+    /// Copies `inner` rows of `cols` elements, the first argument's at the distance of the second, into panels.
+    pub(crate) pack: fn(&[A], usize, usize, usize, &mut [A]),
+}
+
+impl<A> Kernel<A> {
+    /// How many columns the panels of `cols` columns have.
+    pub(crate) fn padded(&self, cols: usize) -> usize {
+        let rest = cols % self.cols;
+        let last = if rest == 0 {
+            0
+        } else if rest * 2 <= self.cols {
+            self.cols / 2
+        } else {
+            self.cols
+        };
+        cols - rest + last
+    }
+
+    /// How far a left operand of `rows` rows is read.
+    pub(crate) fn reach(&self, rows: usize) -> usize {
+        (rows.next_multiple_of(self.rows) + 1) * STRIDE
+    }
+}
+
+/// The kernels of one element type.
+pub(crate) trait PackedKernels: Sized {
+    /// The fastest kernel of this processor: the same one in every call.
+    fn kernel() -> Kernel<Self>;
+    /// The kernel for any processor.
+    #[cfg(test)]
+    fn portable() -> Kernel<Self>;
+}
+
+/// A kernel in a function of its own, compiled with the features of the function around it.
+macro_rules! kernel {
+    ($t:ty, $fma:literal, $mr:literal, $mid:literal, $low:literal, $nr:literal, $half:literal) => {{
+        #[multiversion::inherit_target]
+        fn run(product: &Product<'_, $t>, c: &mut [$t]) {
+            panels::<$t, $fma, $mr, $mid, $low, $nr, $half>(product, c);
+        }
+        #[multiversion::inherit_target]
+        fn pack(rows: &[$t], ld: usize, inner: usize, cols: usize, panels: &mut [$t]) {
+            pack_rows::<$t, $nr, $half>(rows, ld, inner, cols, panels);
+        }
+        Kernel {
+            rows: $mr,
+            cols: $nr,
+            run,
+            pack,
+        }
+    }};
+}
+
+impl PackedKernels for f32 {
+    fn kernel() -> Kernel<f32> {
+        #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+        fn select() -> Kernel<f32> {
+            match_target! {
+                "x86_64+avx512f" => kernel!(f32, true, 12, 6, 3, 32, 16),
+                "x86_64+fma" => kernel!(f32, true, 6, 3, 1, 16, 8),
+                "aarch64+neon" => kernel!(f32, true, 6, 3, 1, 16, 8),
+                _ => kernel!(f32, false, 4, 2, 1, 8, 4),
+            }
+        }
+        select()
+    }
+
+    #[cfg(test)]
+    fn portable() -> Kernel<f32> {
+        fn run(product: &Product<'_, f32>, c: &mut [f32]) {
+            panels::<f32, false, 4, 2, 1, 8, 4>(product, c);
+        }
+        Kernel {
+            rows: 4,
+            cols: 8,
+            run,
+            pack: pack_rows::<f32, 8, 4>,
+        }
+    }
+}
+
+impl PackedKernels for f64 {
+    fn kernel() -> Kernel<f64> {
+        #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+        fn select() -> Kernel<f64> {
+            match_target! {
+                "x86_64+avx512f" => kernel!(f64, true, 12, 6, 3, 16, 8),
+                "x86_64+fma" => kernel!(f64, true, 6, 3, 1, 8, 4),
+                "aarch64+neon" => kernel!(f64, true, 6, 3, 1, 8, 4),
+                _ => kernel!(f64, false, 4, 2, 1, 4, 2),
+            }
+        }
+        select()
+    }
+
+    #[cfg(test)]
+    fn portable() -> Kernel<f64> {
+        fn run(product: &Product<'_, f64>, c: &mut [f64]) {
+            panels::<f64, false, 4, 2, 1, 4, 2>(product, c);
+        }
+        Kernel {
+            rows: 4,
+            cols: 4,
+            run,
+            pack: pack_rows::<f64, 4, 2>,
+        }
+    }
+}
+
+#[inline(always)]
+fn panels<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const LOW: usize, const NR: usize, const HALF: usize>(
+    product: &Product<'_, A>,
+    c: &mut [A],
+) {
+    for first in (0..product.cols).step_by(NR) {
+        let width = NR.min(product.cols - first);
+        let panel = &product.panels[first * product.depth..];
+        if width > HALF {
+            column::<A, FMA, MR, MID, LOW, NR>(product, panel, first, width, c);
+        } else {
+            column::<A, FMA, MR, MID, LOW, HALF>(product, panel, first, width, c);
+        }
+    }
+}
+
+/// One panel against all rows: the panel stays in the nearest cache.
+#[inline(always)]
+fn column<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const LOW: usize, const NR: usize>(
+    product: &Product<'_, A>,
+    panel: &[A],
+    first: usize,
+    width: usize,
+    c: &mut [A],
+) {
+    let (panel, _) = panel[product.start * NR..][..product.inner * NR].as_chunks::<NR>();
+    let (left, _) = product.left.as_chunks::<STRIDE>();
+    for row in (0..product.rows).step_by(MR) {
+        let c = &mut c[row * product.stride + first..];
+        let rows = MR.min(product.rows - row);
+        let place = Place {
+            rows,
+            width,
+            first,
+            output: product.output,
+            stride: product.stride,
+        };
+        if rows > MID {
+            block::<A, FMA, MR, NR>(&left[row..], panel, place, c);
+        } else if rows > LOW {
+            block::<A, FMA, MID, NR>(&left[row..], panel, place, c);
+        } else {
+            block::<A, FMA, LOW, NR>(&left[row..], panel, place, c);
+        }
+    }
+}
+
+/// Which part of a block counts, and where it goes.
+#[derive(Clone, Copy)]
+struct Place<'a, A> {
+    rows: usize,
+    width: usize,
+    first: usize,
+    output: Output<'a, A>,
+    stride: usize,
+}
+
+#[inline(always)]
+fn block<A: Scalar, const FMA: bool, const MR: usize, const NR: usize>(
+    left: &[[A; STRIDE]],
+    panel: &[[A; NR]],
+    place: Place<'_, A>,
+    c: &mut [A],
+) {
+    let Some(left) = left.first_chunk::<MR>() else { return };
+    let mut sums = [[A::zero(); NR]; MR];
+    for (p, b) in (0..STRIDE).zip(panel) {
+        for i in 0..MR {
+            for j in 0..NR {
+                sums[i][j] = if FMA {
+                    left[i][p].mul_add(b[j], sums[i][j])
+                } else {
+                    left[i][p] * b[j] + sums[i][j]
+                };
+            }
+        }
+    }
+    // Written to memory whole and at once, the sums are what LLVM recognises as vectors; used one by one below, some would be scalars.
+    let copy = sums;
+    let sums = std::hint::black_box(&copy);
+    if place.rows == MR && place.width == NR {
+        for (i, sums) in sums.iter().enumerate() {
+            store(sums, place, &mut c[i * place.stride..][..NR]);
+        }
+    } else {
+        for (i, sums) in sums.iter().take(place.rows).enumerate() {
+            store(&sums[..place.width], place, &mut c[i * place.stride..][..place.width]);
+        }
+    }
+}
+
+#[inline(always)]
+fn store<A: Scalar>(sums: &[A], place: Place<'_, A>, c: &mut [A]) {
+    match place.output {
+        Output::Set => c.copy_from_slice(sums),
+        Output::SetWithBias(bias) => {
+            let bias = &bias[place.first..][..sums.len()];
+            for ((c, &sum), &bias) in c.iter_mut().zip(sums).zip(bias) {
+                *c = sum + bias;
+            }
+        }
+        Output::Add => c.iter_mut().zip(sums).for_each(|(c, &sum)| *c += sum),
+    }
+}
+
+/// Rows are read whole, so that the processor can tell what comes next.
+#[inline(always)]
+fn pack_rows<A: Scalar, const NR: usize, const HALF: usize>(rows: &[A], ld: usize, inner: usize, cols: usize, panels: &mut [A]) {
+    let whole = cols - cols % NR;
+    let (panels, last) = panels.split_at_mut(whole * inner);
+    let width = if (cols - whole) > HALF { NR } else { HALF };
+    for p in 0..inner {
+        let (chunks, rest) = rows[p * ld..][..cols].as_chunks::<NR>();
+        for (chunk, panel) in chunks.iter().zip(panels.chunks_exact_mut(NR * inner)) {
+            panel[p * NR..][..NR].copy_from_slice(chunk);
+        }
+        if !rest.is_empty() {
+            let to = &mut last[p * width..][..width];
+            to[..rest.len()].copy_from_slice(rest);
+            to[rest.len()..].fill(A::zero());
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Products with an operand that is packed once and used many times, for tiles that stay in cache; on the calling thread.
+//!
+//! An element of a result is summed in the order of the inner index, in runs of [`SEGMENT`] positions whose sums are added in turn. So its
+//! bits depend on the inner dimension only: not on how rows and columns are split, nor on what lies next to it.
+//!
+//! Slices that are too short for what is asked of them panic, as indexing does.
+
+use ndarray::{ArrayView2, Axis, s};
+
+use super::micro_kernel::{DEPTH, Kernel, Product, STRIDE};
+use crate::scalar::Scalar;
+
+pub(crate) use super::micro_kernel::Output;
+
+/// Positions that are summed in one go: sequences that are cut at its multiples add up to the same bits.
+pub(crate) const SEGMENT: usize = DEPTH;
+/// The distance of rows at which [`PackedMatrix::multiply`] can read a tile in place; others are copied first.
+#[cfg(test)]
+pub(crate) const TILE_STRIDE: usize = STRIDE;
+/// What a block of copied rows may take of the second-level cache.
+const BLOCK_BYTES: usize = 192 * STRIDE * 4;
+/// Columns of a right operand that are packed before they are multiplied: rows of them are long enough to be read at the speed of memory.
+const BLOCK_COLS: usize = 512;
+/// Vector loads are fastest from addresses that are multiples of this.
+const ALIGNMENT: usize = 64;
+
+/// A row-major operand: `count` rows, each `stride` after the one before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows<'a, A> {
+    pub(crate) data: &'a [A],
+    pub(crate) stride: usize,
+    pub(crate) count: usize,
+}
+
+/// A row-major result. To write to later columns of a tile, pass the slice that starts at the first of them.
+#[derive(Debug)]
+pub(crate) struct RowsMut<'a, A> {
+    pub(crate) data: &'a mut [A],
+    pub(crate) stride: usize,
+}
+
+/// A buffer whose elements start at a multiple of 64 bytes.
+#[derive(Debug, Default)]
+struct Aligned<A> {
+    data: Vec<A>,
+    start: usize,
+    len: usize,
+}
+
+impl<A: Scalar> Aligned<A> {
+    /// Makes room for `len` elements of any value, and allocates only where there has never been as much.
+    fn resize(&mut self, len: usize) -> &mut [A] {
+        let slack = ALIGNMENT / size_of::<A>();
+        if self.data.len() < len + slack {
+            self.data = vec![A::zero(); len + slack];
+            self.start = self.data.as_ptr().align_offset(ALIGNMENT).min(slack);
+        }
+        self.len = len;
+        &mut self.data[self.start..self.start + len]
+    }
+
+    fn as_slice(&self) -> &[A] {
+        &self.data[self.start..self.start + self.len]
+    }
+}
+
+/// Room that the products of one thread share; it grows to what the largest of them needs.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch<A> {
+    left: Vec<A>,
+    panels: Aligned<A>,
+}
+
+/// A right operand (p, n), packed into panels of as many columns as the kernel of this processor works on.
+#[derive(Debug)]
+pub(crate) struct PackedMatrix<A> {
+    kernel: Kernel<A>,
+    panels: Aligned<A>,
+    inner: usize,
+    cols: usize,
+}
+
+impl<A: Scalar> Default for PackedMatrix<A> {
+    /// An empty matrix, to be repacked.
+    fn default() -> Self {
+        Self::with_kernel(A::kernel())
+    }
+}
+
+impl<A: Scalar> PackedMatrix<A> {
+    /// `scale`·`matrix`, packed. A transposed view is as good as any.
+    pub(crate) fn new(matrix: ArrayView2<'_, A>, scale: A) -> Self {
+        let mut packed = Self::default();
+        packed.repack(matrix, scale);
+        packed
+    }
+
+    fn with_kernel(kernel: Kernel<A>) -> Self {
+        Self {
+            kernel,
+            panels: Aligned::default(),
+            inner: 0,
+            cols: 0,
+        }
+    }
+
+    /// Replaces the matrix by `scale`·`matrix`, without allocating where the room suffices.
+    pub(crate) fn repack(&mut self, matrix: ArrayView2<'_, A>, scale: A) {
+        (self.inner, self.cols) = matrix.dim();
+        let mut rest = self.panels.resize(self.kernel.padded(self.cols) * self.inner);
+        for first in (0..self.cols).step_by(self.kernel.cols) {
+            let count = self.kernel.cols.min(self.cols - first);
+            let width = self.kernel.padded(count);
+            let (panel, others) = rest.split_at_mut(width * self.inner);
+            pack_panel(matrix.slice(s![.., first..first + count]), scale, width, panel);
+            rest = others;
+        }
+    }
+
+    /// The matrix's dimensions (p, n).
+    #[cfg(test)]
+    pub(crate) fn dim(&self) -> (usize, usize) {
+        (self.inner, self.cols)
+    }
+
+    /// The product of the first p columns of `a` with this matrix, into the first n columns of `c`.
+    ///
+    /// Rows at the distance [`TILE_STRIDE`] are read in place where p is at most [`SEGMENT`] and the slice goes on for at least
+    /// [`tile_len`] elements; the elements between and after the rows may be anything.
+    pub(crate) fn multiply(&self, a: Rows<'_, A>, output: Output<'_, A>, c: RowsMut<'_, A>, scratch: &mut Scratch<A>) {
+        if a.stride == STRIDE && self.inner <= DEPTH && a.data.len() >= self.kernel.reach(a.count) {
+            self.run(a.data, a.count, 0, output, c.data, c.stride);
+            return;
+        }
+        self.blocks(a.count, output, c, scratch, |row, start, to| {
+            to.copy_from_slice(&a.data[row * a.stride + start..][..to.len()]);
+        });
+    }
+
+    /// [`PackedMatrix::multiply`] for a left operand (m, p) of any strides.
+    pub(crate) fn multiply_view(&self, a: ArrayView2<'_, A>, output: Output<'_, A>, c: RowsMut<'_, A>, scratch: &mut Scratch<A>) {
+        self.blocks(a.nrows(), output, c, scratch, |row, start, to| {
+            let from = a.slice(s![row, start..start + to.len()]);
+            to.iter_mut().zip(from).for_each(|(to, &from)| *to = from);
+        });
+    }
+
+    /// Blocks of rows, and of the inner dimension within them. `copy` fills its slice from a row and a position on.
+    fn blocks(
+        &self,
+        rows: usize,
+        output: Output<'_, A>,
+        c: RowsMut<'_, A>,
+        scratch: &mut Scratch<A>,
+        copy: impl Fn(usize, usize, &mut [A]),
+    ) {
+        let count = rows.div_ceil(BLOCK_BYTES / (STRIDE * size_of::<A>())).max(1);
+        let block = rows.div_ceil(count).next_multiple_of(self.kernel.rows).max(1);
+        let needed = self.kernel.reach(block);
+        if scratch.left.len() < needed {
+            scratch.left.resize(needed, A::zero());
+        }
+        for first in (0..rows).step_by(block) {
+            let rows = block.min(rows - first);
+            // Once even where the sums are empty: they still overwrite c or add the bias.
+            for start in (0..self.inner.max(1)).step_by(DEPTH) {
+                let inner = DEPTH.min(self.inner - start);
+                for (row, to) in scratch.left.chunks_exact_mut(STRIDE).take(rows).enumerate() {
+                    copy(first + row, start, &mut to[..inner]);
+                }
+                let output = if start == 0 { output } else { Output::Add };
+                self.run(&scratch.left, rows, start, output, &mut c.data[first * c.stride..], c.stride);
+            }
+        }
+    }
+
+    fn run(&self, left: &[A], rows: usize, start: usize, output: Output<'_, A>, c: &mut [A], stride: usize) {
+        let product = Product {
+            left,
+            rows,
+            panels: self.panels.as_slice(),
+            depth: self.inner,
+            start,
+            inner: DEPTH.min(self.inner - start),
+            cols: self.cols,
+            output,
+            stride,
+        };
+        (self.kernel.run)(&product, c);
+    }
+}
+
+/// The length of a slice of `rows` rows at the distance [`TILE_STRIDE`] that [`PackedMatrix::multiply`] reads in place.
+#[cfg(test)]
+pub(crate) fn tile_len<A: Scalar>(rows: usize) -> usize {
+    A::kernel().reach(rows)
+}
+
+/// Copies `columns`, times `scale`, to a panel `width` wide. Zeros fill the columns that are missing; their results are dropped.
+fn pack_panel<A: Scalar>(columns: ArrayView2<'_, A>, scale: A, width: usize, panel: &mut [A]) {
+    if columns.ncols() < width {
+        panel.fill(A::zero());
+    }
+    if columns.stride_of(Axis(1)) == 1 {
+        for (to, from) in panel.chunks_exact_mut(width).zip(columns.rows()) {
+            to.iter_mut().zip(from).for_each(|(to, &from)| *to = scale * from);
+        }
+    } else {
+        for (j, column) in columns.columns().into_iter().enumerate() {
+            let panel = panel.chunks_exact_mut(width);
+            panel.zip(column).for_each(|(to, &from)| to[j] = scale * from);
+        }
+    }
+}
+
+/// A left operand (k, n), packed once, whose right operand comes in runs of rows and is used once: E, or E above F, times a sequence.
+#[derive(Clone, Debug)]
+pub(crate) struct PackedLeft<A> {
+    kernel: Kernel<A>,
+    /// For every segment its k rows, at the distance `STRIDE`, up to a multiple of the kernel's rows.
+    segments: Vec<A>,
+    rows: usize,
+    #[cfg(test)]
+    len: usize,
+}
+
+impl<A: Scalar> PackedLeft<A> {
+    /// The matrices (k, n), one above the other, packed. Those with fewer columns than the first are continued by zeros.
+    pub(crate) fn new(matrices: &[ArrayView2<'_, A>]) -> Self {
+        Self::with_kernel(A::kernel(), matrices)
+    }
+
+    fn with_kernel(kernel: Kernel<A>, matrices: &[ArrayView2<'_, A>]) -> Self {
+        let rows = matrices.iter().map(ArrayView2::nrows).sum();
+        let len = matrices.first().map_or(0, ArrayView2::ncols);
+        let mut packed = Self {
+            kernel,
+            segments: Vec::new(),
+            rows,
+            #[cfg(test)]
+            len,
+        };
+        // One row more, for runs that start inside the last segment.
+        packed.segments = vec![A::zero(); packed.segment_len() * len.div_ceil(SEGMENT) + STRIDE];
+        for (i, row) in matrices.iter().flat_map(|matrix| matrix.rows()).enumerate() {
+            for (segment, from) in row.axis_chunks_iter(Axis(0), SEGMENT).enumerate() {
+                let place = segment * packed.segment_len() + i * STRIDE;
+                let to = &mut packed.segments[place..];
+                to.iter_mut().zip(from).for_each(|(to, &from)| *to = from);
+            }
+        }
+        packed
+    }
+
+    fn segment_len(&self) -> usize {
+        self.rows.next_multiple_of(self.kernel.rows) * STRIDE
+    }
+
+    /// The dimensions (k, n) of the stacked operand.
+    #[cfg(test)]
+    pub(crate) fn dim(&self) -> (usize, usize) {
+        (self.rows, self.len)
+    }
+
+    /// c ← c + left[:, start..start + count]·x for the first `cols` columns of `x` and `c`, where `count` is the number of rows of `x`.
+    ///
+    /// Columns can be split in any way, and positions at multiples of [`SEGMENT`], without changing a bit.
+    pub(crate) fn accumulate(&self, start: usize, x: Rows<'_, A>, cols: usize, c: RowsMut<'_, A>, scratch: &mut Scratch<A>) {
+        let mut done = 0;
+        while done < x.count {
+            let (segment, offset) = ((start + done) / SEGMENT, (start + done) % SEGMENT);
+            let inner = (SEGMENT - offset).min(x.count - done);
+            let left = &self.segments[segment * self.segment_len() + offset..];
+            for first in (0..cols).step_by(BLOCK_COLS) {
+                let cols = BLOCK_COLS.min(cols - first);
+                let panels = scratch.panels.resize(inner * self.kernel.padded(cols));
+                (self.kernel.pack)(&x.data[done * x.stride + first..], x.stride, inner, cols, panels);
+                let product = Product {
+                    left,
+                    rows: self.rows,
+                    panels,
+                    depth: inner,
+                    start: 0,
+                    inner,
+                    cols,
+                    output: Output::Add,
+                    stride: c.stride,
+                };
+                (self.kernel.run)(&product, &mut c.data[first..]);
+            }
+            done += inner;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,308 @@
+//! Packed products against the definition, written out in f64.
+#![allow(clippy::needless_pass_by_value)]
+
+use ndarray::Array2;
+
+use super::*;
+
+fn matrix<A: Scalar>(rows: usize, cols: usize, seed: usize) -> Array2<A> {
+    Array2::from_shape_fn((rows, cols), |(i, j)| {
+        A::cast((((i * cols + j) * 7919 + seed * 104_729) % 2003) as f64 / 1001.5 - 1.0)
+    })
+}
+
+/// Each element with the sum of the magnitudes that bounds its rounding error.
+fn naive<A: Scalar>(a: ArrayView2<'_, A>, b: ArrayView2<'_, A>) -> Array2<(f64, f64)> {
+    Array2::from_shape_fn((a.nrows(), b.ncols()), |(i, j)| {
+        let products = a.row(i).into_iter().zip(b.column(j)).map(|(x, y)| x.widen() * y.widen());
+        products.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()))
+    })
+}
+
+fn kernels<A: Scalar>() -> [Kernel<A>; 2] {
+    [A::kernel(), A::portable()]
+}
+
+fn packed<A: Scalar>(kernel: Kernel<A>, matrix: ArrayView2<'_, A>, scale: f64) -> PackedMatrix<A> {
+    let mut packed = PackedMatrix::with_kernel(kernel);
+    packed.repack(matrix, A::cast(scale));
+    packed
+}
+
+fn assert_close<A: Scalar>(found: A, expected: f64, size: f64, inner: usize) {
+    let unit = if A::NAME == "F32" { f64::from(f32::EPSILON) } else { f64::EPSILON };
+    let bound = (inner as f64 + 3.0) * unit * (size + 2.0);
+    assert!((found.widen() - expected).abs() <= bound, "{found} for {expected} ± {bound}");
+}
+
+/// Every output mode into a tile with NaN around it, which must stay.
+fn check<A: Scalar>(kernel: Kernel<A>, m: usize, inner: usize, n: usize) {
+    let (a, b, old) = (matrix::<A>(m, inner, 1), matrix::<A>(inner, n, 2), matrix::<A>(m, n, 3));
+    let bias: Vec<A> = matrix::<A>(1, n, 4).into_iter().collect();
+    let truth = naive(a.view(), b.view());
+    let packed = packed(kernel, b.view(), 1.0);
+    let (stride, left) = (n + 5, 3);
+    for mode in 0..3 {
+        let mut tile = Array2::from_elem((m + 1, stride), A::nan());
+        if mode == 2 {
+            tile.slice_mut(s![..m, left..left + n]).assign(&old);
+        }
+        let output = [Output::Set, Output::SetWithBias(&bias[..]), Output::Add][mode];
+        let mut scratch = Scratch::default();
+        // What an earlier product left behind must not show.
+        scratch.left.resize(kernel.reach(m), A::nan());
+        let rows = Rows {
+            data: a.as_slice().unwrap(),
+            stride: inner,
+            count: m,
+        };
+        let data = &mut tile.as_slice_mut().unwrap()[left..];
+        packed.multiply(rows, output, RowsMut { data, stride }, &mut scratch);
+        for ((i, j), &c) in tile.indexed_iter() {
+            if i == m || j < left || j >= left + n {
+                assert!(c.is_nan(), "{m}×{inner}×{n} wrote to {i}, {j}");
+                continue;
+            }
+            let (sum, size) = truth[[i, j - left]];
+            let before = [0.0, bias[j - left].widen(), old[[i, j - left]].widen()][mode];
+            assert_close(c, sum + before, size, inner);
+        }
+    }
+}
+
+#[test]
+fn every_small_shape_is_the_definition() {
+    fn all<A: Scalar>(kernel: Kernel<A>) {
+        let sizes = [0, 1, 3, 8, 17, 33, 40];
+        for m in 0..=40 {
+            for (i, inner) in sizes.into_iter().enumerate() {
+                check(kernel, m, inner, sizes[(m + i) % sizes.len()]);
+                check(kernel, inner, m, sizes[(m + 2 * i) % sizes.len()]);
+                check(kernel, sizes[(m + 3 * i) % sizes.len()], inner, m);
+            }
+        }
+    }
+    kernels::<f32>().into_iter().for_each(all);
+    kernels::<f64>().into_iter().for_each(all);
+}
+
+#[test]
+fn long_inner_dimensions_and_many_rows_go_block_by_block() {
+    for (m, inner, n) in [(7, SEGMENT, 9), (5, SEGMENT + 1, 20), (13, 2 * SEGMENT + 77, 35), (401, 30, 10)] {
+        for (single, double) in kernels().into_iter().zip(kernels()) {
+            check::<f32>(single, m, inner, n);
+            check::<f64>(double, m, inner, n);
+        }
+    }
+}
+
+#[test]
+fn any_strides_on_both_sides_and_a_scale() {
+    for kernel in kernels::<f64>() {
+        let (a, b) = (matrix::<f64>(15, 23, 1), matrix::<f64>(23, 21, 2));
+        let product = |b: ArrayView2<'_, f64>, a: ArrayView2<'_, f64>| {
+            let mut c = Array2::zeros((15, 21));
+            let data = c.as_slice_mut().unwrap();
+            packed(kernel, b, -0.5).multiply_view(a, Output::Set, RowsMut { data, stride: 21 }, &mut Scratch::default());
+            c
+        };
+        let expected = product(b.view(), a.view());
+        for (&c, &(sum, size)) in expected.iter().zip(&naive(a.view(), b.view())) {
+            assert_close(c, -0.5 * sum, size, 23);
+        }
+        let (at, bt) = (a.t().as_standard_layout().into_owned(), b.t().as_standard_layout().into_owned());
+        assert_eq!(product(bt.t(), at.t()), expected);
+        let (ar, br) = (a.slice(s![..;-1, ..;-1]).to_owned(), b.slice(s![..;-1, ..;-1]).to_owned());
+        assert_eq!(product(br.slice(s![..;-1, ..;-1]), ar.slice(s![..;-1, ..;-1])), expected);
+        let ones = Array2::from_elem((1, 1), 1.0);
+        let sums = product(ones.broadcast((23, 21)).unwrap(), ones.broadcast((15, 23)).unwrap());
+        assert_eq!(sums, Array2::from_elem((15, 21), -11.5));
+    }
+}
+
+#[test]
+fn nan_and_infinity_stay_in_their_rows_and_columns() {
+    for kernel in kernels::<f32>() {
+        for (m, inner, n) in [(5, 7, 3), (13, 20, 33), (12, 600, 17)] {
+            let (mut a, mut b) = (matrix::<f32>(m, inner, 1), matrix::<f32>(inner, n, 2));
+            a[[1, 2]] = f32::NAN;
+            a[[m - 1, 4]] = f32::INFINITY;
+            b[[3, n - 1]] = f32::NEG_INFINITY;
+            let mut c = Array2::zeros((m, n));
+            let data = c.as_slice_mut().unwrap();
+            packed(kernel, b.view(), 1.0).multiply_view(a.view(), Output::Set, RowsMut { data, stride: n }, &mut Scratch::default());
+            for (c, (sum, _)) in c.iter().zip(naive(a.view(), b.view())) {
+                assert_eq!(c.is_nan(), sum.is_nan());
+                assert!(sum.is_nan() || sum.is_finite() == c.is_finite());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tile_is_read_in_place_with_the_same_bits() {
+    for (rows, inner) in [(1, 3), (12, 64), (97, SEGMENT), (30, SEGMENT + 3)] {
+        let b = PackedMatrix::new(matrix::<f32>(inner, 50, 2).view(), 1.0);
+        let a = matrix::<f32>(rows, inner, 1);
+        let mut tile = vec![f32::NAN; 2 * TILE_STRIDE + tile_len::<f32>(rows)];
+        for (to, from) in tile.chunks_exact_mut(TILE_STRIDE).zip(a.rows()) {
+            to[..inner.min(TILE_STRIDE)].copy_from_slice(&from.to_slice().unwrap()[..inner.min(TILE_STRIDE)]);
+        }
+        let product = |a: Rows<'_, f32>| {
+            let mut c = vec![0.0; rows * 50];
+            b.multiply(a, Output::Set, RowsMut { data: &mut c, stride: 50 }, &mut Scratch::default());
+            c
+        };
+        let expected = product(Rows {
+            data: a.as_slice().unwrap(),
+            stride: inner,
+            count: rows,
+        });
+        if inner > TILE_STRIDE {
+            continue;
+        }
+        // In place, and copied because the slice ends too soon.
+        for len in [tile.len(), (rows - 1) * TILE_STRIDE + inner] {
+            let in_tile = product(Rows {
+                data: &tile[..len],
+                stride: TILE_STRIDE,
+                count: rows,
+            });
+            assert_eq!(in_tile, expected);
+        }
+    }
+}
+
+#[test]
+fn rows_split_in_any_way_give_the_same_bits() {
+    let (a, b) = (matrix::<f32>(100, 700, 1), PackedMatrix::new(matrix::<f32>(700, 45, 2).view(), 1.0));
+    let product = |tile: usize| {
+        let mut c = vec![0.0; 100 * 45];
+        for first in (0..100).step_by(tile) {
+            let rows = Rows {
+                data: &a.as_slice().unwrap()[first * 700..],
+                stride: 700,
+                count: tile.min(100 - first),
+            };
+            let data = &mut c[first * 45..];
+            b.multiply(rows, Output::Set, RowsMut { data, stride: 45 }, &mut Scratch::default());
+        }
+        c
+    };
+    let whole = product(100);
+    for tile in [1, 7, 12, 64] {
+        assert_eq!(product(tile), whole);
+    }
+}
+
+#[test]
+fn repacking_and_multiplying_again_allocates_nothing() {
+    let mut b = PackedMatrix::new(matrix::<f32>(30, 40, 1).view(), 1.0);
+    let mut scratch = Scratch::default();
+    let (a, mut c) = (matrix::<f32>(20, 30, 2), vec![0.0; 20 * 40]);
+    b.multiply_view(a.view(), Output::Set, RowsMut { data: &mut c, stride: 40 }, &mut scratch);
+    let buffers = |b: &PackedMatrix<f32>, scratch: &Scratch<f32>| (b.panels.data.as_ptr(), scratch.left.as_ptr());
+    let before = buffers(&b, &scratch);
+    b.repack(matrix::<f32>(25, 31, 3).view(), 2.0);
+    b.multiply_view(
+        a.slice(s![..9, ..25]),
+        Output::Set,
+        RowsMut { data: &mut c, stride: 40 },
+        &mut scratch,
+    );
+    assert_eq!(buffers(&b, &scratch), before);
+    assert_eq!(b.dim(), (25, 31));
+    let fresh = PackedMatrix::new(matrix::<f32>(25, 31, 3).view(), 2.0);
+    assert_eq!(fresh.panels.as_slice(), b.panels.as_slice());
+    assert_eq!(fresh.panels.as_slice().as_ptr().align_offset(ALIGNMENT), 0);
+}
+
+fn accumulated<A: Scalar>(left: &PackedLeft<A>, x: &Array2<A>, start: usize, cuts: &[usize], width: usize) -> Array2<A> {
+    let (rows, d) = (left.dim().0, x.ncols());
+    let mut c = Array2::from_elem((rows, d), A::one());
+    let mut scratch = Scratch::default();
+    let ends = cuts.iter().skip(1).copied().chain([x.nrows()]);
+    for (&from, to) in cuts.iter().zip(ends) {
+        for first in (0..d).step_by(width) {
+            let x = Rows {
+                data: x.as_slice().unwrap().get(from * d + first..).unwrap_or_default(),
+                stride: d,
+                count: to - from,
+            };
+            let data = c.as_slice_mut().unwrap().get_mut(first..).unwrap_or_default();
+            left.accumulate(start + from, x, width.min(d - first), RowsMut { data, stride: d }, &mut scratch);
+        }
+    }
+    c
+}
+
+fn check_left<A: Scalar>(kernel: Kernel<A>, k: usize, n: usize, d: usize, start: usize) {
+    let e = matrix::<A>(k, n, 1);
+    let x = matrix::<A>(n - start, d, 2);
+    let left = PackedLeft::with_kernel(kernel, &[e.view()]);
+    assert_eq!(left.dim(), (k, n));
+    let c = accumulated(&left, &x, start, &[0], d.max(1));
+    for (&c, &(sum, size)) in c.iter().zip(&naive(e.slice(s![.., start..]), x.view())) {
+        assert_close(c, 1.0 + sum, size, n);
+    }
+}
+
+#[test]
+fn a_packed_left_operand_is_the_definition() {
+    fn all<A: Scalar>(kernel: Kernel<A>) {
+        for (k, n, d) in [
+            (1, 1, 1),
+            (4, 200, 32),
+            (13, 40, 17),
+            (12, 600, 33),
+            (30, 1030, 20),
+            (0, 5, 5),
+            (5, 0, 5),
+            (5, 5, 0),
+        ] {
+            check_left(kernel, k, n, d, 0);
+            check_left(kernel, k, n, d, n / 3);
+            check_left(kernel, k, n, d, n - n / 5);
+        }
+        check_left(kernel, 3, 20, BLOCK_COLS + 9, 4);
+    }
+    kernels::<f32>().into_iter().for_each(all);
+    kernels::<f64>().into_iter().for_each(all);
+}
+
+#[test]
+fn segments_and_columns_split_in_any_way_give_the_same_bits() {
+    let n = 3 * SEGMENT + 100;
+    let (e, f, x) = (matrix::<f32>(20, n, 1), matrix::<f32>(9, n, 5), matrix::<f32>(n, 77, 2));
+    let left = PackedLeft::new(&[e.view(), f.view()]);
+    let whole = accumulated(&left, &x, 0, &[0], 77);
+    for cuts in [
+        &[0, SEGMENT][..],
+        &[0, 2 * SEGMENT, 3 * SEGMENT],
+        &[0, SEGMENT, 2 * SEGMENT, 3 * SEGMENT],
+    ] {
+        for width in [77, 40, 16, 5] {
+            assert_eq!(accumulated(&left, &x, 0, cuts, width), whole);
+        }
+    }
+    let alone = accumulated(&PackedLeft::new(&[f.view()]), &x, 0, &[0], 77);
+    assert_eq!(whole.slice(s![20.., ..]), alone);
+    let transposed = f.t().as_standard_layout().into_owned();
+    assert_eq!(accumulated(&PackedLeft::new(&[transposed.t()]), &x, 0, &[0], 77), alone);
+}
+
+#[test]
+fn what_lies_outside_the_run_does_not_leak_in() {
+    for kernel in kernels::<f32>() {
+        let mut e = matrix::<f32>(5, 40, 1);
+        e.column_mut(3).fill(f32::NAN);
+        e.column_mut(30).fill(f32::INFINITY);
+        let left = PackedLeft::with_kernel(kernel, &[e.view()]);
+        let mut x = matrix::<f32>(20, 9, 2);
+        x.column_mut(7).fill(f32::NAN);
+        let c = accumulated(&left, &x, 5, &[0], 9);
+        for ((_, j), c) in c.indexed_iter() {
+            assert_eq!(c.is_finite(), j != 7);
+        }
+    }
+}
