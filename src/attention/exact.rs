@@ -1,6 +1,8 @@
 //! Exact attention, O(n²): the reference.
 
-use ndarray::{Array3, Array4, ArrayRef3, ArrayView1, ArrayView2, ArrayView3, ArrayViewMut3, Axis, s};
+use std::ops::Range;
+
+use ndarray::{Array3, Array4, ArrayRef3, ArrayView1, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, s};
 
 use super::compressed::Compressed;
 use super::heads::TileScratch;
@@ -10,12 +12,15 @@ use super::weights::{AttentionWeights, tile};
 use crate::config::AttentionConfig;
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
-use crate::layers::{Linear, TILE, check_width, map_tiles};
+use crate::layers::{Linear, TILE, check_width};
 use crate::ops::{Scratch, gemm};
 use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 use crate::views::{outer, split};
+
+/// Tiles that share out evenly enough among the threads of a large machine.
+const MANY_TILES: usize = 16;
 
 /// Multi-head attention in O(n²): softmax(Q·Kᵀ/√`head_dim`)·V (Vaswani et al., arXiv 1706.03762).
 ///
@@ -103,16 +108,12 @@ impl<A: Scalar> ExactAttention<A> {
         const OPERATION: &str = "ExactAttention::attend";
         self.check(OPERATION, queries, context, mask)?;
         let context = self.context(context, mask)?;
-        map_tiles(
-            OPERATION,
-            queries,
-            self.config.dim,
-            self.attend_cost(context.keys.dim().2),
-            TileScratch::new,
-            |scratch, item, x, mut out| {
-                self.weights.attend_rows(&self.config, x, context.item(item), &mut out, scratch);
-            },
-        )
+        let cost = self.attend_cost(context.keys.dim().2);
+        let size = query_tile(queries.dim().1);
+        map_rows(OPERATION, queries.dim(), size, cost, |scratch, item, rows, out| {
+            let x = queries.slice(s![item, rows, ..]);
+            self.weights.attend_rows(&self.config, x, context.item(item), out, scratch);
+        })
     }
 
     /// [`forward`](Self::forward) in the textbook's form: all scores are stored, then their softmax, which is multiplied by V.
@@ -124,29 +125,20 @@ impl<A: Scalar> ExactAttention<A> {
     pub fn forward_materialised(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         const OPERATION: &str = "ExactAttention::forward_materialised";
         let (map, context) = self.dense_map(OPERATION, x, x, mask)?;
-        let (batch, length, dim) = x.dim();
-        let mut output = Array3::zeros((batch, length, dim));
-        let mut tasks = Vec::new();
-        for (item, rows) in outer(output.view_mut()).into_iter().enumerate() {
-            for (index, rows) in split(rows, Axis(0), TILE).into_iter().enumerate() {
-                tasks.push((item, index * TILE, rows));
-            }
-        }
         let (heads, head_dim) = (self.config.heads, self.config.effective_head_dim());
-        let cost = parallel::cost(&[batch, length, self.attend_cost(length)]);
-        parallel::for_each_init(tasks, cost, TileScratch::new, |scratch, (item, start, mut rows)| {
+        let cost = self.attend_cost(x.dim().1);
+        map_rows(OPERATION, x.dim(), TILE, cost, |scratch, item, rows, out| {
             let context = context.item(item);
-            let mut results = tile(&mut scratch.queries, rows.nrows(), self.config.query_dim());
+            let mut results = tile(&mut scratch.queries, rows.len(), self.config.query_dim());
             for head in 0..heads {
                 let (_, values) = context.head(head, heads);
-                let map = map.slice(s![item, head, start..start + rows.nrows(), ..context.count]);
+                let map = map.slice(s![item, head, rows.clone(), ..context.count]);
                 let mut results = results.slice_mut(s![.., head * head_dim..(head + 1) * head_dim]);
                 gemm(A::one(), map, values, A::zero(), &mut results);
             }
-            self.weights
-                .apply_output(results.view(), &mut rows, &mut scratch.factor, &mut scratch.products);
-        });
-        Ok(output)
+            let TileScratch { factor, products, .. } = scratch;
+            self.weights.apply_output(results.view(), out, factor, products);
+        })
     }
 
     /// P = softmax(Q·Kᵀ/√`head_dim`) of `queries` (batch, m, dim) and `context` (batch, n, dim): (batch, heads, m, n).
@@ -226,6 +218,36 @@ impl<A: Scalar> ExactAttention<A> {
             seen: 0,
         })
     }
+}
+
+/// A new array whose tiles of `size` rows `work` fills, told the item and which rows these are.
+fn map_rows<A: Scalar>(
+    operation: &'static str,
+    shape: (usize, usize, usize),
+    size: usize,
+    cost_per_row: usize,
+    work: impl Fn(&mut TileScratch<A>, usize, Range<usize>, &mut ArrayViewMut2<'_, A>) + Send + Sync,
+) -> Result<Array3<A>> {
+    let (batch, length, width) = shape;
+    checked_len(operation, &[batch, length, width], size_of::<A>())?;
+    let mut output = Array3::zeros(shape);
+    let mut tasks = Vec::new();
+    for (item, rows) in outer(output.view_mut()).into_iter().enumerate() {
+        for (index, rows) in split(rows, Axis(0), size).into_iter().enumerate() {
+            tasks.push((item, index * size, rows));
+        }
+    }
+    let cost = parallel::cost(&[batch, length, cost_per_row]);
+    parallel::for_each_init(tasks, cost, TileScratch::new, |scratch, (item, start, mut rows)| {
+        work(scratch, item, start..start + rows.nrows(), &mut rows);
+    });
+    Ok(output)
+}
+
+/// How many of `rows` query rows make a tile. Each tile reads all keys and values, so large ones are faster where enough of them are left
+/// to keep many threads busy.
+fn query_tile(rows: usize) -> usize {
+    if rows >= MANY_TILES * 2 * TILE { 2 * TILE } else { TILE }
 }
 
 /// Moves the first columns of a map (heads, m, n), those of the real positions, to where these positions are.
