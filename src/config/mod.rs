@@ -17,6 +17,8 @@ pub use projection::{Convolution, ConvolutionKernel, ProjectionConfig, Projectio
 
 use crate::error::{Error, Result};
 
+pub(crate) use model::check_position;
+
 /// Writes `with_…` methods that set one field each.
 macro_rules! setters {
     ($($(#[$doc:meta])* $name:ident => $($field:ident).+ : $type:ty),* $(,)?) => {

@@ -154,7 +154,7 @@ impl LanguageModelConfig {
     }
 }
 
-pub(super) fn check_position(position: PositionKind, width: usize, vocab_size: usize) -> Result<()> {
+pub(crate) fn check_position(position: PositionKind, width: usize, vocab_size: usize) -> Result<()> {
     match position {
         PositionKind::None => Ok(()),
         PositionKind::Learned { max_len } => {

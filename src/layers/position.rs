@@ -1,17 +1,31 @@
 //! What tells a model where a token stands.
 
-use ndarray::{Array1, Array2, Array3, ArrayRef2, ArrayView1, ArrayViewMut1, ArrayViewMut3, s};
+use ndarray::{Array1, Array2, Array3, ArrayRef2, ArrayRef3, ArrayView1, ArrayViewMut1, ArrayViewMut3, s};
 
-use crate::config::{PositionKind, SinusoidLayout};
+use super::check_width;
+use crate::config::{PositionKind, SinusoidLayout, at_least_one, check_position};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::parameters::{Parameters, Role, Visitor, VisitorMut, join, parameters};
 use crate::scalar::Scalar;
 
 /// Position vectors, added to a sequence. See [`PositionKind`].
+///
+/// ```
+/// use linformer::ndarray::Array3;
+/// use linformer::{Position, PositionKind, SinusoidLayout};
+///
+/// let kind = PositionKind::Sinusoidal { base: 10_000.0, layout: SinusoidLayout::Interleaved, stored: false };
+/// let placed = Position::<f64>::new(kind, 3, 0)?.forward(&Array3::zeros((1, 2, 3)), None)?;
+/// assert_eq!(placed[[0, 0, 0]], 0.0); // sin 0
+/// assert_eq!(placed[[0, 0, 1]], 1.0); // cos 0
+/// assert_eq!(placed[[0, 1, 0]], 1.0_f64.sin());
+/// # Ok::<(), linformer::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Position<A = f32> {
     kind: PositionKind,
+    dim: usize,
     /// The learned vectors, (positions, dim).
     weight: Option<Array2<A>>,
     frequencies: Frequencies<A>,
@@ -71,9 +85,43 @@ impl<A: Scalar> Position<A> {
         };
         Self {
             kind,
+            dim,
             weight: rows.map(|rows| streams.normal((rows, dim), 0.02)),
             frequencies: Frequencies::new(kind, dim),
         }
+    }
+
+    /// Position vectors of `dim` numbers; learned ones are normal with standard deviation 0.02.
+    ///
+    /// # Errors
+    /// A size of 0, sizes that overflow, a base that is not above 0.
+    pub fn new(kind: PositionKind, dim: usize, seed: u64) -> Result<Self> {
+        at_least_one("dim", dim)?;
+        check_position(kind, dim, usize::MAX)?;
+        Ok(Self::draw(kind, dim, &mut Streams::new(seed)))
+    }
+
+    /// `x` (batch, length, dim) with its vector added to every position. `tokens` (batch, length) are the ids that `x` was made of;
+    /// only [`PositionKind::LearnedAfterPadding`] looks at them, and takes everything for real without.
+    ///
+    /// # Errors
+    /// Another width, tokens of another shape, more positions than there are vectors.
+    pub fn forward(&self, x: &ArrayRef3<A>, tokens: Option<&ArrayRef2<usize>>) -> Result<Array3<A>> {
+        check_width("Position::forward", "x", x, self.dim)?;
+        let (batch, length, _) = x.dim();
+        if let Some(tokens) = tokens
+            && tokens.dim() != (batch, length)
+        {
+            return Err(Error::shape(
+                "Position::forward",
+                "tokens",
+                format!("({batch}, {length})"),
+                tokens.shape(),
+            ));
+        }
+        let mut placed = x.to_owned();
+        self.add_to(&mut placed.view_mut(), tokens)?;
+        Ok(placed)
     }
 
     /// Adds its vector to every position of `x`; `tokens` are the ids that `x` was made of, where it was made of any.

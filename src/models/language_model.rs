@@ -62,7 +62,8 @@ impl<A: Scalar> LanguageModel<A> {
         &self.body
     }
 
-    pub(super) fn head(&self) -> Option<&Head<A>> {
+    /// What makes token scores, if the model has it.
+    pub fn head(&self) -> Option<&Head<A>> {
         self.head.as_ref()
     }
 
