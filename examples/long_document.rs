@@ -177,7 +177,12 @@ fn draw(path: &str, curves: &[Vec<(f64, f64)>]) -> Result<(), AnyError> {
             .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color));
     }
-    chart.configure_series_labels().border_style(BLACK).background_style(WHITE).draw()?;
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .border_style(BLACK)
+        .background_style(WHITE)
+        .draw()?;
     canvas.present()?;
     Ok(())
 }

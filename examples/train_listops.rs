@@ -14,7 +14,7 @@ use linformer::ndarray::Array2;
 use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Schedule, Step};
 use linformer::{
     AttentionConfig, AttentionKind, Classifier, ClassifierConfig, EncoderConfig, FeedForwardConfig, LanguageModelConfig, LinformerConfig,
-    PaddingMask, PositionKind, SinusoidLayout, TrainingPass,
+    PaddingMask, Pooling, PositionKind, SinusoidLayout, TrainingPass,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -63,10 +63,10 @@ fn main() -> Result<(), AnyError> {
         }
     } else {
         Size {
-            shortest: 8,
-            longest: 128,
-            depth: 4,
-            arguments: 5,
+            shortest: 4,
+            longest: 32,
+            depth: 3,
+            arguments: 4,
         }
     };
     let seed = u64::try_from(options.number("seed"))?;
@@ -75,7 +75,7 @@ fn main() -> Result<(), AnyError> {
         .collect::<Result<_, _>>()?;
     let majority = majority(&test);
     println!("the commonest answer is right in {:.1} %", 100.0 * majority);
-    let linformer = LinformerConfig::new(64, 4, size.longest, 32);
+    let linformer = LinformerConfig::new(64, 4, size.longest, size.longest / 2);
     let exact = AttentionConfig::new(64, 4);
     let mut results = Vec::new();
     for (name, attention) in [
@@ -108,9 +108,9 @@ fn train(
         stored: false,
     };
     let body = LanguageModelConfig::new(VOCABULARY, encoder).with_position(position);
-    let mut model = Classifier::<f32>::new(&ClassifierConfig::tokens(body, 10), seed)?;
+    let mut model = Classifier::<f32>::new(&ClassifierConfig::tokens(body, 10).with_pooling(Pooling::First), seed)?;
     let mut optimizer = AdamW::new(&model, AdamWConfig::new())?;
-    let schedule = Schedule::constant(1e-3).with_warmup(50);
+    let schedule = Schedule::constant(2e-3).with_warmup(100);
     let time = Duration::from_secs(options.number("seconds") as u64);
     let bar = ProgressBar::new(time.as_secs()).with_message(name);
     bar.set_style(ProgressStyle::with_template("{msg:16} {bar:30} {pos}/{len} s  loss {prefix}")?);

@@ -3,10 +3,8 @@
 use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView3, Axis, s};
 
 use crate::config::{ConvolutionKernel, LinformerConfig, ProjectionKind, Sharing, Tail};
-use crate::derived::Derived;
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::{Initialization, Streams, window};
-use crate::ops::PackedLeft;
 use crate::parameters::{Parameters, Role, Visitor, VisitorMut, join, parameters};
 use crate::scalar::Scalar;
 
@@ -20,8 +18,6 @@ pub struct Projection<A = f32> {
     /// (matrices, slots or channels).
     pub(crate) bias: Option<Array2<A>>,
     shared: bool,
-    /// The matrices of a learned or random projection.
-    packed: Derived<Vec<PackedLeft<A>>>,
 }
 
 /// The weights of each kind; the first axis counts the matrices: 1 where heads share.
@@ -91,18 +87,8 @@ impl<A: Scalar> Projection<A> {
         Self {
             map,
             bias: config.projection.bias.then(|| Array2::zeros((matrices, channels))),
-            packed: Derived::new(),
             shared: matrices == 1 && !(config.projection.effective_sharing() == Sharing::None),
         }
-    }
-
-    /// The packed matrix of this index.
-    pub(crate) fn packed(&self, matrix: usize) -> &PackedLeft<A> {
-        let all = self.packed.get_or_make(|| match &self.map {
-            Map::Dense { matrix, .. } => matrix.outer_iter().map(|matrix| PackedLeft::new(&[matrix])).collect(),
-            _ => Vec::new(),
-        });
-        &all[matrix]
     }
 
     /// The (matrices, k, n) of a learned or random projection; one matrix where the heads share it.
@@ -146,7 +132,6 @@ impl<A: Scalar> Projection<A> {
             },
             bias: self.bias.clone(),
             shared: self.shared,
-            packed: Derived::new(),
         })
     }
 
@@ -229,7 +214,6 @@ impl<A: Scalar> Parameters<A> for Projection<A> {
     }
 
     fn visit_mut<'a>(&'a mut self, path: &str, visitor: &mut VisitorMut<'_, 'a, A>) {
-        self.packed.forget();
         let shared = self.shared;
         match &mut self.map {
             Map::Dense { matrix, role } => {

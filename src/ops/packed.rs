@@ -213,7 +213,7 @@ fn pack_panel<A: Scalar>(columns: ArrayView2<'_, A>, scale: A, width: usize, pan
     }
 }
 
-/// A left operand (k, n), packed once, whose right operand comes in runs of rows and is used once: E, or E above F, times a sequence.
+/// A left operand (k, n), packed, whose right operand comes in runs of rows and is used once: E times a part of a sequence.
 #[derive(Clone, Debug)]
 pub(crate) struct PackedLeft<A> {
     kernel: Kernel<A>,
@@ -224,32 +224,53 @@ pub(crate) struct PackedLeft<A> {
     len: usize,
 }
 
+impl<A: Scalar> Default for PackedLeft<A> {
+    /// An empty operand, to be repacked.
+    fn default() -> Self {
+        Self::with_kernel(A::kernel(), &[])
+    }
+}
+
 impl<A: Scalar> PackedLeft<A> {
     /// The matrices (k, n), one above the other, packed. Those with fewer columns than the first are continued by zeros.
+    #[cfg(test)]
     pub(crate) fn new(matrices: &[ArrayView2<'_, A>]) -> Self {
         Self::with_kernel(A::kernel(), matrices)
     }
 
     fn with_kernel(kernel: Kernel<A>, matrices: &[ArrayView2<'_, A>]) -> Self {
-        let rows = matrices.iter().map(ArrayView2::nrows).sum();
-        let len = matrices.first().map_or(0, ArrayView2::ncols);
         let mut packed = Self {
             kernel,
             segments: Vec::new(),
-            rows,
+            rows: 0,
             #[cfg(test)]
-            len,
+            len: 0,
         };
+        packed.repack(matrices);
+        packed
+    }
+
+    /// Replaces the operand by `matrices`, without allocating where the room suffices.
+    pub(crate) fn repack(&mut self, matrices: &[ArrayView2<'_, A>]) {
+        self.rows = matrices.iter().map(ArrayView2::nrows).sum();
+        let len = matrices.first().map_or(0, ArrayView2::ncols);
+        #[cfg(test)]
+        {
+            self.len = len;
+        }
         // One row more, for runs that start inside the last segment.
-        packed.segments = vec![A::zero(); packed.segment_len() * len.div_ceil(SEGMENT) + STRIDE];
+        let needed = self.segment_len() * len.div_ceil(SEGMENT) + STRIDE;
+        if self.segments.len() < needed {
+            self.segments.resize(needed, A::zero());
+        }
+        let segment_len = self.segment_len();
         for (i, row) in matrices.iter().flat_map(|matrix| matrix.rows()).enumerate() {
             for (segment, from) in row.axis_chunks_iter(Axis(0), SEGMENT).enumerate() {
-                let place = segment * packed.segment_len() + i * STRIDE;
-                let to = &mut packed.segments[place..];
+                let place = segment * segment_len + i * STRIDE;
+                let to = &mut self.segments[place..];
                 to.iter_mut().zip(from).for_each(|(to, &from)| *to = from);
             }
         }
-        packed
     }
 
     fn segment_len(&self) -> usize {

@@ -20,13 +20,20 @@ fn task_columns(dim: usize) -> usize {
 
 /// Scratch space for one segment.
 #[derive(Debug)]
-struct SegmentScratch<A> {
+struct SegmentScratch<A: Scalar> {
     /// The rows, where they cannot be read in place.
     copy: Vec<A>,
     /// The sums of a block of columns.
     sums: Vec<A>,
     features: Vec<A>,
-    products: Scratch<A>,
+    products: DenseScratch<A>,
+}
+
+/// A segment of E, and room for the product. All of E is not kept packed, since that would be as much again as the model has.
+#[derive(Debug, Default)]
+struct DenseScratch<A: Scalar> {
+    left: PackedLeft<A>,
+    room: Scratch<A>,
 }
 
 impl<A: Scalar> SegmentScratch<A> {
@@ -35,7 +42,7 @@ impl<A: Scalar> SegmentScratch<A> {
             copy: Vec::new(),
             sums: Vec::new(),
             features: Vec::new(),
-            products: Scratch::default(),
+            products: DenseScratch::default(),
         }
     }
 }
@@ -150,7 +157,7 @@ impl<A: Scalar> Compressor<'_, A> {
                 block.assign(&sums);
                 for (from, to) in segments(start, rows[item].end) {
                     let x = chunk.slice(s![item, from..to, columns.clone()]);
-                    if let Map::Dense { .. } = &projection.map {
+                    if let Map::Dense { matrix: weights, .. } = &projection.map {
                         let in_place = chunk.as_slice().filter(|_| rows[item].holes.is_none());
                         let x = match in_place {
                             Some(data) => Rows {
@@ -160,7 +167,8 @@ impl<A: Scalar> Compressor<'_, A> {
                             },
                             None => copied(x, from, &rows[item], copy),
                         };
-                        add_dense(projection.packed(matrix), start + from, x, &mut block, products);
+                        let weights = weights.slice(s![matrix, .., start + from..start + to]);
+                        add_dense(weights, x, &mut block, products);
                     } else {
                         add_segment(projection, matrix, x, start, from, &rows[item], windows[item], &mut block);
                     }
@@ -208,9 +216,10 @@ impl<A: Scalar> Compressor<'_, A> {
                     let features = head_features(linear, kv_head * head_dim, head_dim, x, with_bias, space);
                     for (within, sums) in sums.iter_mut().enumerate() {
                         let matrix = if shared { 0 } else { kv_head * group + within };
-                        if let Map::Dense { .. } = &projection.map {
+                        if let Map::Dense { matrix: weights, .. } = &projection.map {
                             let x = copied(features.view(), from, &rows[item], copy);
-                            add_dense(projection.packed(matrix), start + from, x, sums, products);
+                            let weights = weights.slice(s![matrix, .., start + from..start + to]);
+                            add_dense(weights, x, sums, products);
                         } else {
                             add_segment(projection, matrix, features.view(), start, from, &rows[item], windows[item], sums);
                         }
@@ -359,17 +368,14 @@ fn copied<'c, A: Scalar>(x: ArrayView2<'c, A>, from: usize, rows: &RealRows<'_>,
     }
 }
 
-/// sums += E[:, position..]·x, with contiguous sums.
-fn add_dense<A: Scalar>(
-    packed: &PackedLeft<A>,
-    position: usize,
-    x: Rows<'_, A>,
-    sums: &mut ArrayViewMut2<'_, A>,
-    products: &mut Scratch<A>,
-) {
+/// sums += E·x for the rows x of one segment and its columns of E, with contiguous sums.
+fn add_dense<A: Scalar>(weights: ArrayView2<'_, A>, x: Rows<'_, A>, sums: &mut ArrayViewMut2<'_, A>, scratch: &mut DenseScratch<A>) {
     let columns = sums.ncols();
     let data = sums.as_slice_mut().expect("sums are contiguous, block by block");
-    packed.accumulate(position, x, columns, RowsMut { data, stride: columns }, products);
+    scratch.left.repack(&[weights]);
+    scratch
+        .left
+        .accumulate(0, x, columns, RowsMut { data, stride: columns }, &mut scratch.room);
 }
 
 /// row sums += E·1 over the real positions, segment by segment.
