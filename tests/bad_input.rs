@@ -347,6 +347,24 @@ fn sequences_tokens_and_masks_that_do_not_fit() {
     refused!(layer.effective_map(&x, &context, &other), Error::Shape { .. }, "mask");
     let long = PaddingMask::all_real(2, 7).unwrap();
     refused!(layer.effective_map(&x, &context, &long), Error::TooLong { .. }, "7");
+    // The map of a context that this layer or this mask did not make.
+    let wider = LinformerAttention::<f64>::new(&LinformerConfig::new(8, 2, 6, 5), 0).unwrap();
+    let five = PaddingMask::all_real(2, 5).unwrap();
+    refused!(
+        layer.effective_map(&x, &wider.compress(&x, None).unwrap(), &five),
+        Error::Argument { .. },
+        "4 slots",
+        "5"
+    );
+    let windows = ProjectionKind::Convolution(Convolution::new(ConvolutionKernel::Scalar));
+    let windows = LinformerAttention::<f64>::new(&LinformerConfig::new(8, 2, 6, 6).with_kind(windows), 0).unwrap();
+    let longer = PaddingMask::all_real(2, 9).unwrap();
+    refused!(
+        windows.effective_map(&x, &windows.compress(&x, None).unwrap(), &longer),
+        Error::Argument { .. },
+        "9 slots",
+        "5"
+    );
     refused!(PaddingMask::from_lengths(&[3, 5], 4), Error::Argument { .. }, "item 1", "4");
     refused!(PaddingMask::all_real(usize::MAX, 2), Error::Overflow { .. }, "memory");
 
@@ -369,6 +387,12 @@ fn compressors_used_wrongly() {
     refused!(new().with_extent(Extent::PerItem(vec![1, 2])), Error::Argument { .. }, "batch");
     refused!(new().with_extent(Extent::Known(7)), Error::TooLong { .. }, "7");
     refused!(new().starting_at(7), Error::TooLong { .. }, "7");
+    let pooling = LinformerAttention::<f64>::new(&config().with_kind(ProjectionKind::MeanPooling), 0).unwrap();
+    let far = pooling.compressor(1).unwrap().with_extent(Extent::Known(usize::MAX)).unwrap();
+    let mut far = far.starting_at(usize::MAX - 3).unwrap();
+    far.push(&x, None).unwrap();
+    refused!(far.push(&x, None), Error::Overflow { .. }, "memory");
+    assert!(far.finish().unwrap().keys().iter().all(|value| value.is_finite()));
     let mut short = new().with_extent(Extent::Known(2)).unwrap();
     refused!(short.push(&x, None), Error::Argument { .. }, "extent");
     refused!(pushed.clone().merge(pushed.clone()), Error::Argument { .. }, "overlap");

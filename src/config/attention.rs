@@ -83,12 +83,12 @@ impl AttentionConfig {
 
     /// Width of all query heads side by side.
     pub fn query_dim(&self) -> usize {
-        self.heads * self.effective_head_dim()
+        self.heads.saturating_mul(self.effective_head_dim())
     }
 
     /// Width of all key heads, or of all value heads, side by side.
     pub fn key_value_dim(&self) -> usize {
-        self.kv_heads * self.effective_head_dim()
+        self.kv_heads.saturating_mul(self.effective_head_dim())
     }
 
     /// Checks that this describes a layer.

@@ -242,7 +242,7 @@ impl<A: Scalar> Compressor<'_, A> {
 fn segments(start: usize, end: usize) -> impl Iterator<Item = (usize, usize)> {
     let mut from = 0;
     std::iter::from_fn(move || {
-        let to = end.min((start + from) / SEGMENT * SEGMENT + SEGMENT - start);
+        let to = end.min(from + SEGMENT - (start + from) % SEGMENT);
         let segment = (from, to);
         from = to;
         (segment.0 < segment.1).then_some(segment)
