@@ -282,7 +282,7 @@ impl<A: Scalar> LinformerAttention<A> {
             });
         }
         for (&own, &slots) in mask.lengths().iter().zip(&context.slots) {
-            let expected = self.slots_of(own);
+            let expected = self.config.slots_of(own);
             if slots != expected {
                 let reason = format!(
                     "the mask belongs to a sequence of {expected} slots, but the context has {slots}; pass the mask it was compressed with"
@@ -315,17 +315,6 @@ impl<A: Scalar> LinformerAttention<A> {
             }
         }
         Ok(effective)
-    }
-
-    /// How many slots a sequence is compressed to whose real positions end at `length`.
-    fn slots_of(&self, length: usize) -> usize {
-        match (self.config.projection.kind, self.config.stride()) {
-            (ProjectionKind::Convolution(convolution), Some(stride)) => {
-                convolution.windows(convolution.reach(length, self.config.seq_len), stride).max(1)
-            }
-            (ProjectionKind::MeanPooling | ProjectionKind::MaxPooling, _) => self.config.k.min(length).max(1),
-            _ => self.config.k,
-        }
     }
 
     /// This layer with room for `new_len` positions: its learned E and F, interpolated linearly along the sequence, each row keeping its sum.

@@ -236,6 +236,17 @@ impl LinformerConfig {
         self.projection.slots(self.seq_len, self.k)
     }
 
+    /// How many slots a sequence is compressed to whose real positions end at `length`; at least one, which may be empty.
+    pub(crate) fn slots_of(&self, length: usize) -> usize {
+        match (self.projection.kind, self.stride()) {
+            (ProjectionKind::Convolution(convolution), Some(stride)) => {
+                convolution.windows(convolution.reach(length, self.seq_len), stride).max(1)
+            }
+            (ProjectionKind::MeanPooling | ProjectionKind::MaxPooling, _) => self.k.min(length).max(1),
+            _ => self.k,
+        }
+    }
+
     /// The stride and kernel length of a convolution, ⌊`seq_len` / `k`⌋; `None` for the other kinds.
     pub fn stride(&self) -> Option<usize> {
         match self.projection.kind {

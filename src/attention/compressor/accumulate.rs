@@ -104,13 +104,8 @@ impl<A: Scalar> Compressor<'_, A> {
         let length = self.extent.as_ref().map_or(0, |lengths| lengths[item]);
         Windows {
             length: Some(length),
-            size: self.pooled_slots(length),
+            size: self.config.slots_of(length),
         }
-    }
-
-    /// The windows that pooling makes of a sequence of `length` positions.
-    pub(super) fn pooled_slots(&self, length: usize) -> usize {
-        self.config.k.min(length).max(1)
     }
 
     fn count_tokens(&mut self, start: usize, rows: &[RealRows<'_>], windows: &[Windows]) {

@@ -26,13 +26,9 @@ impl<A: Scalar> Compressor<'_, A> {
 
     /// How many slots an item has.
     fn item_slots(&self, item: usize) -> usize {
-        match self.config.projection.kind {
-            ProjectionKind::Learned | ProjectionKind::Random => self.config.k,
-            ProjectionKind::MeanPooling | ProjectionKind::MaxPooling => {
-                self.pooled_slots(self.extent.as_ref().map_or(0, |lengths| lengths[item]))
-            }
-            ProjectionKind::Convolution(_) => self.complete_windows(item).max(1),
-        }
+        let told = self.extent.as_ref().map(|lengths| lengths[item]);
+        let pools = self.tokens.ncols() > 0;
+        self.config.slots_of(if pools { told.unwrap_or(0) } else { self.reached[item] })
     }
 
     /// Turns sums into means, empty maxima into 0, and drops windows that stayed incomplete.
