@@ -1,0 +1,139 @@
+//! Runs and times the models of the crate for `run.py`: one command a line on standard input, one answer a line on standard output,
+//! both JSON.
+//!
+//! Threads are those of rayon's global pool: start it with `RAYON_NUM_THREADS`.
+
+mod model;
+mod peak;
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::hint::black_box;
+use std::io::{BufRead, Write, stdin, stdout};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use linformer::batched_matmul;
+use linformer::ndarray::Array3;
+use model::{Kind, Model};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+type AnyError = Box<dyn Error>;
+
+/// What `run.py` may ask for.
+#[derive(Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+enum Command {
+    /// Makes a model and its input ready under a name.
+    Load {
+        id: String,
+        model: Kind,
+        /// The constructor's options, in the peer's own names.
+        options: Value,
+        weights: PathBuf,
+        input: PathBuf,
+        shape: [usize; 3],
+    },
+    /// Writes the model's output, as little-endian f32.
+    Write { id: String, path: PathBuf },
+    /// `warm` calls, then `calls` timed ones: seconds of each.
+    Time { id: String, warm: usize, calls: usize },
+    /// Forgets a model.
+    Drop { id: String },
+    /// The machine's multiply-adds a second in registers, times two.
+    Peak { threads: usize, seconds: f64 },
+    /// Seconds of a product of two square matrices.
+    Gemm { size: usize },
+}
+
+/// A model with the input that it is timed on.
+struct Loaded {
+    model: Model,
+    input: Array3<f32>,
+}
+
+fn main() -> Result<(), AnyError> {
+    let mut loaded = HashMap::new();
+    for line in stdin().lock().lines() {
+        let answer = serde_json::from_str(&line?)
+            .map_err(AnyError::from)
+            .and_then(|command| answer(command, &mut loaded))
+            .unwrap_or_else(|error| json!({ "failed": error.to_string() }));
+        let mut out = stdout().lock();
+        writeln!(out, "{answer}")?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn answer(command: Command, loaded: &mut HashMap<String, Loaded>) -> Result<Value, AnyError> {
+    match command {
+        Command::Load {
+            id,
+            model,
+            options,
+            weights,
+            input,
+            shape,
+        } => {
+            let model = Model::read(model, &options, &weights)?;
+            let input = read_input(&input, shape)?;
+            loaded.insert(id, Loaded { model, input });
+            Ok(json!({}))
+        }
+        Command::Write { id, path } => {
+            let Loaded { model, input } = find(loaded, &id)?;
+            let bytes: Vec<u8> = model.call(input)?.iter().flat_map(|value| value.to_le_bytes()).collect();
+            std::fs::write(path, bytes)?;
+            Ok(json!({}))
+        }
+        Command::Time { id, warm, calls } => time(find(loaded, &id)?, warm, calls),
+        Command::Drop { id } => {
+            loaded.remove(&id);
+            Ok(json!({}))
+        }
+        Command::Peak { threads, seconds } => Ok(json!({ "flops": peak::measure(threads, seconds) })),
+        Command::Gemm { size } => gemm(size),
+    }
+}
+
+fn find<'l>(loaded: &'l HashMap<String, Loaded>, id: &str) -> Result<&'l Loaded, AnyError> {
+    loaded.get(id).ok_or_else(|| format!("nothing is loaded as `{id}`").into())
+}
+
+/// The result of a call is dropped after the clock was read, as in PyTorch's part.
+fn time(Loaded { model, input }: &Loaded, warm: usize, calls: usize) -> Result<Value, AnyError> {
+    for _ in 0..warm {
+        black_box(model.call(input)?);
+    }
+    let mut seconds = Vec::with_capacity(calls);
+    for _ in 0..calls {
+        let start = Instant::now();
+        let output = model.call(black_box(input))?;
+        seconds.push(start.elapsed().as_secs_f64());
+        black_box(output);
+    }
+    Ok(json!({ "seconds": seconds }))
+}
+
+fn gemm(size: usize) -> Result<Value, AnyError> {
+    let a = Array3::<f32>::from_shape_fn((1, size, size), |(_, i, j)| ((i * size + j) as f32 * 0.734).sin());
+    let mut best = f64::INFINITY;
+    for _ in 0..3 {
+        let start = Instant::now();
+        black_box(batched_matmul(black_box(&a), black_box(&a))?);
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(json!({ "seconds": best }))
+}
+
+fn read_input(path: &Path, shape: [usize; 3]) -> Result<Array3<f32>, AnyError> {
+    let bytes = std::fs::read(path)?;
+    let (values, rest) = bytes.as_chunks::<4>();
+    if !rest.is_empty() {
+        return Err("the input is no whole number of f32".into());
+    }
+    let values = values.iter().map(|&value| f32::from_le_bytes(value)).collect();
+    Ok(Array3::from_shape_vec(shape, values)?)
+}

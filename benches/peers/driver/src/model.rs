@@ -1,0 +1,93 @@
+//! The models that are compared with their peers.
+
+use std::path::Path;
+
+use linformer::checkpoint::{Tensors, lucidrains};
+use linformer::ndarray::Array3;
+use linformer::{AttentionConfig, Encoder, EncoderConfig, ExactAttention, FeedForwardConfig, LinformerAttention, Parameters, Result};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::AnyError;
+
+/// What a file of weights holds.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// lucidrains' `LinformerSelfAttention`.
+    Attention,
+    /// The same weights without E and F, in exact attention.
+    Exact,
+    /// lucidrains' `Linformer`.
+    Encoder,
+    /// PyTorch's `nn.TransformerEncoder`, by this crate's names.
+    ExactEncoder,
+}
+
+#[allow(clippy::large_enum_variant)] // a handful exist at a time
+pub enum Model {
+    Attention(LinformerAttention<f32>),
+    Exact(ExactAttention<f32>),
+    Encoder(Encoder<f32>),
+}
+
+/// The options of `nn.TransformerEncoder` that a comparison sets.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TransformerOptions {
+    dim: usize,
+    heads: usize,
+    depth: usize,
+    ff_dim: usize,
+}
+
+impl Model {
+    pub fn read(kind: Kind, options: &Value, weights: &Path) -> std::result::Result<Self, AnyError> {
+        let tensors = Tensors::<f32>::read(weights)?;
+        if let Kind::ExactEncoder = kind {
+            return Ok(Self::Encoder(exact_encoder(&TransformerOptions::deserialize(options)?, &tensors)?));
+        }
+        let options = lucidrains::Options::deserialize(options)?;
+        Ok(match kind {
+            Kind::Attention => Self::Attention(lucidrains::attention(&tensors, &options)?),
+            Kind::Exact => Self::Exact(ExactAttention::from_linformer(&lucidrains::attention(&tensors, &options)?)),
+            Kind::Encoder | Kind::ExactEncoder => Self::Encoder(lucidrains::linformer(&tensors, &options)?),
+        })
+    }
+
+    pub fn call(&self, x: &Array3<f32>) -> Result<Array3<f32>> {
+        match self {
+            Self::Attention(layer) => layer.forward(x, None),
+            Self::Exact(layer) => layer.forward(x, None),
+            Self::Encoder(encoder) => encoder.forward(x, None),
+        }
+    }
+}
+
+/// A pre-norm Transformer encoder with all its biases and no final norm, its tensors taken by name.
+fn exact_encoder(options: &TransformerOptions, tensors: &Tensors<f32>) -> std::result::Result<Encoder<f32>, AnyError> {
+    let attention = AttentionConfig::new(options.dim, options.heads)
+        .with_query_bias(true)
+        .with_key_value_bias(true, true);
+    let config = EncoderConfig::new(attention, options.depth)
+        .with_feed_forward(Some(FeedForwardConfig::new(options.ff_dim)))
+        .with_final_norm(false);
+    let mut encoder = Encoder::new(&config, 0)?;
+    let mut wrong = Vec::new();
+    let mut taken = 0;
+    encoder.visit_mut("", &mut |name, _, mut tensor| match tensors.get(name) {
+        Some(values) if values.shape() == tensor.shape() => {
+            tensor.assign(&values);
+            taken += 1;
+        }
+        _ => wrong.push(name.to_owned()),
+    });
+    if !wrong.is_empty() || taken != tensors.len() {
+        return Err(format!(
+            "the weights do not fit: {taken} of {} tensors taken, not found: {wrong:?}",
+            tensors.len()
+        )
+        .into());
+    }
+    Ok(encoder)
+}

@@ -1,0 +1,211 @@
+"""Runs and times PyTorch models for run.py: one command a line on standard input, one answer a
+line on standard output, both JSON.  The answers of the Rust driver look the same."""
+
+import importlib.metadata
+import json
+import math
+import os
+import sys
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from linformer import Linformer, LinformerSelfAttention
+from linformer_pytorch.linformer_pytorch import MHAttention
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class ExactAttention(nn.Module):
+    """Exact attention on PyTorch's fused kernel, with the weights of a LinformerSelfAttention."""
+
+    def __init__(self, dim, heads, **_):
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(dim, dim, bias=False)
+        self.to_k = nn.Linear(dim, dim, bias=False)
+        self.to_v = nn.Linear(dim, dim, bias=False)
+        self.to_out = nn.Linear(dim, dim)
+
+    def forward(self, x):
+        batch, length, dim = x.shape
+        split = lambda y: y.view(batch, length, self.heads, -1).transpose(1, 2)
+        out = F.scaled_dot_product_attention(
+            split(self.to_q(x)), split(self.to_k(x)), split(self.to_v(x)))
+        return self.to_out(out.transpose(1, 2).reshape(batch, length, dim))
+
+
+def lucidrains_attention(options, weights):
+    module = LinformerSelfAttention(**options)
+    module.load_state_dict(weights)
+    return module
+
+
+def lucidrains_encoder(options, weights):
+    module = Linformer(**options)
+    module.load_state_dict(weights)
+    return module
+
+
+def exact_attention(options, weights):
+    module = ExactAttention(**options)
+    module.load_state_dict({name: weights[name] for name in module.state_dict()})
+    return module
+
+
+def tatp22_attention(options, weights):
+    """tatp22's layer with the same weights: its heads have a matrix each, and E and F a bias."""
+    dim, heads, n, k = (options[name] for name in ("dim", "heads", "seq_len", "k"))
+    head_dim = dim // heads
+    module = MHAttention(n, head_dim, dim, k, heads, 0.0, "C0", "headwise", None, None, False, None)
+    state = {"w_o.weight": weights["to_out.weight"], "w_o.bias": weights["to_out.bias"]}
+    for head in range(heads):
+        rows = slice(head * head_dim, (head + 1) * head_dim)
+        for name in ("to_q", "to_k", "to_v"):
+            state[f"{name}.{head}.weight"] = weights[f"{name}.weight"][rows]
+        for name, matrix in (("E", "proj_k"), ("F", "proj_v")):
+            state[f"heads.{head}.{name}.weight"] = weights[matrix].T
+            state[f"heads.{head}.{name}.bias"] = torch.zeros(k)
+    module.load_state_dict(state)
+    return module
+
+
+def transformer_encoder(options, weights):
+    module = new_transformer(options)
+    module.load_state_dict({theirs: join(weights, ours) for theirs, ours in names(options)})
+    return module
+
+
+def new_transformer(options):
+    layer = nn.TransformerEncoderLayer(
+        options["dim"], options["heads"], options["ff_dim"], dropout=0.0, activation="gelu",
+        batch_first=True, norm_first=True)
+    return nn.TransformerEncoder(layer, options["depth"], enable_nested_tensor=False)
+
+
+def names(options):
+    """Each tensor of nn.TransformerEncoder, and what it is made of in the crate's names."""
+    for i in range(options["depth"]):
+        theirs, ours = f"layers.{i}", f"blocks.{i}"
+        for kind in ("weight", "bias"):
+            parts = [f"{ours}.attention.{part}.{kind}" for part in ("query", "key", "value")]
+            yield f"{theirs}.self_attn.in_proj_{kind}", parts
+            for name, ours_name in (("self_attn.out_proj", "attention.output"),
+                                    ("norm1", "attention_norm"),
+                                    ("norm2", "feed_forward.norm"),
+                                    ("linear1", "feed_forward.input"),
+                                    ("linear2", "feed_forward.output")):
+                yield f"{theirs}.{name}.{kind}", [f"{ours}.{ours_name}.{kind}"]
+
+
+def join(weights, parts):
+    return torch.cat([weights[part] for part in parts])
+
+
+MODELS = {
+    "lucidrains_attention": lucidrains_attention,
+    "lucidrains_encoder": lucidrains_encoder,
+    "exact_attention": exact_attention,
+    "tatp22_attention": tatp22_attention,
+    "transformer_encoder": transformer_encoder,
+}
+
+
+def drawn_weights(model, options):
+    """Weights as the package draws them, by the names that the Rust driver reads."""
+    if model == "transformer_encoder":
+        state = new_transformer(options).state_dict()
+        made = {}
+        for theirs, ours in names(options):
+            made.update(zip(ours, state[theirs].chunk(len(ours))))
+        return made
+    module = Linformer if model == "lucidrains_encoder" else LinformerSelfAttention
+    return module(**options).state_dict()
+
+
+class Worker:
+    def __init__(self):
+        self.loaded = {}
+
+    def about(self, threads):
+        torch.set_num_threads(threads)
+        found = {name: importlib.metadata.version(name)
+                 for name in ("torch", "linformer", "linformer-pytorch", "numpy")}
+        # "Intel(R) MKL-DNN v3.13.3 (Git Hash …)" and the like
+        lines = [line.strip(" -").split(" (")[0] for line in torch.__config__.show().splitlines()]
+        found["libraries"] = [line for line in lines if "MKL-DNN" in line or "Math Kernel" in line]
+        found["bfloat16"] = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return found
+
+    def make(self, model, options, shape, seed, weights, input):
+        """Draws weights and an input and writes them to files."""
+        torch.manual_seed(seed)
+        state = {name: value.detach().clone().contiguous()
+                 for name, value in drawn_weights(model, options).items()}
+        save_file(state, weights)
+        torch.randn(shape).numpy().astype("<f4").tofile(input)
+
+    def load(self, id, model, options, weights, input, shape, dtype="float32", compile=False):
+        dtype = DTYPES[dtype]
+        module = MODELS[model](options, load_file(weights)).to(dtype).eval()
+        x = torch.from_numpy(np.fromfile(input, "<f4").reshape(shape)).to(dtype)
+        self.loaded[id] = (torch.compile(module) if compile else module, x)
+
+    def check(self, id, path):
+        """How far the output written to `path` is from this model's: the largest difference
+        over the root mean square."""
+        module, x = self.loaded[id]
+        ours = torch.from_numpy(np.fromfile(path, "<f4"))
+        with torch.inference_mode():
+            theirs = module(x).float().flatten()
+        if ours.shape != theirs.shape:
+            raise ValueError(f"{ours.numel()} numbers came, {theirs.numel()} were expected")
+        size = theirs.square().mean().sqrt().item()
+        error = (ours - theirs).abs().max().item()
+        return {"error": error / size if math.isfinite(error) and size > 0 else float("inf")}
+
+    def time(self, id, warm, calls):
+        module, x = self.loaded[id]
+        seconds = []
+        with torch.inference_mode():
+            for _ in range(warm):
+                module(x)
+            for _ in range(calls):
+                start = time.perf_counter_ns()
+                y = module(x)
+                seconds.append((time.perf_counter_ns() - start) * 1e-9)
+                del y
+        return {"seconds": seconds}
+
+    def gemm(self, size):
+        a = torch.randn(size, size)
+        best = float("inf")
+        for _ in range(3):
+            start = time.perf_counter()
+            a @ a
+            best = min(best, time.perf_counter() - start)
+        return {"seconds": best}
+
+    def drop(self, id):
+        self.loaded.pop(id, None)
+
+
+def main():
+    # Only answers may go to the pipe: whatever else prints goes to standard error.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    worker = Worker()
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            answer = getattr(worker, command.pop("op"))(**command) or {}
+        except Exception as error:
+            answer = {"failed": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
