@@ -4,6 +4,7 @@
 //! Threads are those of rayon's global pool: start it with `RAYON_NUM_THREADS`.
 
 mod model;
+#[path = "../../../support/peak.rs"]
 mod peak;
 
 use std::collections::HashMap;

@@ -1,4 +1,5 @@
 //! How many floating-point operations a second the machine can do at all: multiply-adds on values that never leave the registers.
+//! The executable that is compared with PyTorch has this file too.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -29,7 +30,7 @@ const KERNELS: [Kernel; 3] = [
 ];
 
 /// The most operations a second that `threads` threads together reached in `seconds` seconds, two to a multiply-add.
-pub fn measure(threads: usize, seconds: f64) -> f64 {
+pub(crate) fn measure(threads: usize, seconds: f64) -> f64 {
     let share = seconds / KERNELS.len() as f64;
     KERNELS.iter().map(|kernel| rate(kernel, threads, share)).fold(0.0, f64::max)
 }
