@@ -2,6 +2,10 @@
 //!
 //! What a task computes depends on the shapes only, never on the number of threads, so that results are bit-equal for any pool.
 
+use std::sync::{Mutex, TryLockError};
+
+use ndarray::{ArrayViewMut, Axis, Dimension};
+
 /// Multiplications below which handing work to other threads costs more than it saves.
 const WORTH_SPREADING: usize = 1 << 20;
 
@@ -35,4 +39,160 @@ pub(crate) fn for_each_init<T: Send, S>(
 /// The product of `factors`, for [`for_each`]; too large a one is as good as the largest.
 pub(crate) fn cost(factors: &[usize]) -> usize {
     factors.iter().fold(1, |product, &factor| product.saturating_mul(factor))
+}
+
+/// Something that can be cut between its parts, without allocating.
+pub(crate) trait Divide: Send + Sized {
+    /// The number of parts.
+    fn count(&self) -> usize;
+
+    /// The first `at` parts, and the others.
+    fn divide(self, at: usize) -> (Self, Self);
+}
+
+/// A view cut along `axis` into parts of `size`; the last may be shorter.
+pub(crate) struct Parts<'v, A, D: Dimension> {
+    pub(crate) view: ArrayViewMut<'v, A, D>,
+    pub(crate) axis: usize,
+    pub(crate) size: usize,
+}
+
+impl<A: Send + Sync, D: Dimension> Divide for Parts<'_, A, D> {
+    fn count(&self) -> usize {
+        self.view.len_of(Axis(self.axis)).div_ceil(self.size)
+    }
+
+    fn divide(self, at: usize) -> (Self, Self) {
+        let Self { view, axis, size } = self;
+        let (first, second) = view.split_at(Axis(axis), at * size);
+        let part = |view| Self { view, axis, size };
+        (part(first), part(second))
+    }
+}
+
+/// A slice cut into parts of `size` elements; the last may be shorter.
+pub(crate) struct Chunks<'s, T> {
+    pub(crate) slice: &'s mut [T],
+    pub(crate) size: usize,
+}
+
+impl<T: Send> Divide for Chunks<'_, T> {
+    fn count(&self) -> usize {
+        self.slice.len().div_ceil(self.size)
+    }
+
+    fn divide(self, at: usize) -> (Self, Self) {
+        let Self { slice, size } = self;
+        let (first, second) = slice.split_at_mut(at * size);
+        (Self { slice: first, size }, Self { slice: second, size })
+    }
+}
+
+/// Two that have as many parts and are cut at the same places.
+impl<P: Divide, Q: Divide> Divide for (P, Q) {
+    fn count(&self) -> usize {
+        self.0.count()
+    }
+
+    fn divide(self, at: usize) -> (Self, Self) {
+        let (first, second) = (self.0.divide(at), self.1.divide(at));
+        ((first.0, second.0), (first.1, second.1))
+    }
+}
+
+/// [`for_each`] for the parts of something, each with its index, without allocating.
+pub(crate) fn for_each_part<P: Divide>(parts: P, multiplications: usize, work: impl Fn(usize, P) + Sync) {
+    let spreads = cfg!(feature = "rayon") && multiplications >= WORTH_SPREADING;
+    halve(parts, 0, spreads, &work);
+}
+
+fn halve<P: Divide>(parts: P, first: usize, spreads: bool, work: &(impl Fn(usize, P) + Sync)) {
+    let count = parts.count();
+    if count <= 1 {
+        if count == 1 {
+            work(first, parts);
+        }
+        return;
+    }
+    let middle = count / 2;
+    let (left, right) = parts.divide(middle);
+    #[cfg(feature = "rayon")]
+    if spreads {
+        rayon::join(
+            || halve(left, first, spreads, work),
+            || halve(right, first + middle, spreads, work),
+        );
+        return;
+    }
+    halve(left, first, spreads, work);
+    halve(right, first + middle, spreads, work);
+}
+
+/// Scratch space that is kept from call to call, one for each thread.
+#[derive(Debug, Default)]
+pub(crate) struct Pool<S> {
+    spaces: Vec<Mutex<S>>,
+}
+
+impl<S: Default + Send> Pool<S> {
+    /// Makes one for every thread that may come, where there are fewer.
+    pub(crate) fn prepare(&mut self) {
+        #[cfg(feature = "rayon")]
+        let threads = rayon::current_num_threads();
+        #[cfg(not(feature = "rayon"))]
+        let threads = 1;
+        if self.spaces.len() < threads {
+            self.spaces.resize_with(threads, Mutex::default);
+        }
+    }
+
+    /// Calls `work` with a space that no other thread uses meanwhile.
+    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut S) -> R) -> R {
+        #[cfg(feature = "rayon")]
+        let own = rayon::current_thread_index().unwrap_or(0);
+        #[cfg(not(feature = "rayon"))]
+        let own = 0;
+        let (before, after) = self.spaces.split_at(own.min(self.spaces.len()));
+        for space in after.iter().chain(before) {
+            match space.try_lock() {
+                Ok(mut space) => return work(&mut space),
+                // What a panic left behind is scratch space as good as any.
+                Err(TryLockError::Poisoned(space)) => return work(&mut space.into_inner()),
+                Err(TryLockError::WouldBlock) => {}
+            }
+        }
+        work(&mut S::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::Array2;
+
+    #[test]
+    fn every_part_comes_once_with_its_index() {
+        for (rows, size) in [(0, 3), (1, 3), (3, 3), (10, 3), (64, 1)] {
+            for multiplications in [0, usize::MAX] {
+                let mut seen = Array2::<usize>::zeros((rows, 2));
+                let parts = Parts {
+                    view: seen.view_mut(),
+                    axis: 0,
+                    size,
+                };
+                for_each_part(parts, multiplications, |index, mut part| part.view += index + 1);
+                for (row, seen) in seen.outer_iter().enumerate() {
+                    assert!(seen.iter().all(|&seen| seen == row / size + 1));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_pool_keeps_its_spaces() {
+        let mut pool = Pool::<Vec<usize>>::default();
+        pool.prepare();
+        pool.with(|space| space.push(1));
+        pool.with(|space| assert_eq!(space.as_slice(), [1]));
+    }
 }

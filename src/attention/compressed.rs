@@ -2,20 +2,48 @@
 
 use ndarray::{Array4, ArrayView4, Axis};
 
+use super::key_values::PackedKeyValues;
 use super::weights::ItemKeyValues;
+use crate::derived::Derived;
 use crate::scalar::Scalar;
 
 /// The compressed keys and values of a batch of sequences: what queries attend to.
 ///
 /// It is small, (batch, heads, k, `head_dim`) twice whatever the sequence's length was, and can be kept to answer any number of queries.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Compressed<A = f32> {
     pub(crate) keys: Array4<A>,
     pub(crate) values: Array4<A>,
     pub(crate) slots: Vec<usize>,
+    packed: Derived<PackedKeyValues<A>>,
+}
+
+impl<A: Scalar> PartialEq for Compressed<A> {
+    fn eq(&self, other: &Self) -> bool {
+        self.keys == other.keys && self.values == other.values && self.slots == other.slots
+    }
 }
 
 impl<A: Scalar> Compressed<A> {
+    /// The keys and values of a batch, (batch, heads, slots, `head_dim`) each, of which an item has as many as `slots` says.
+    pub(crate) fn of(keys: Array4<A>, values: Array4<A>, slots: Vec<usize>) -> Self {
+        Self {
+            keys,
+            values,
+            slots,
+            packed: Derived::new(),
+        }
+    }
+
+    pub(crate) fn forget_packed(&mut self) {
+        self.packed.forget();
+    }
+
+    /// The same, packed when it is first attended to.
+    pub(crate) fn packed(&self) -> &PackedKeyValues<A> {
+        self.packed.get_or_make(|| PackedKeyValues::new(self))
+    }
+
     /// K̄, (batch, key/value heads, slots, `head_dim`).
     pub fn keys(&self) -> ArrayView4<'_, A> {
         self.keys.view()

@@ -14,6 +14,7 @@ use crate::scalar::Scalar;
 mod accumulate;
 mod backward;
 mod covered;
+mod dense;
 mod finish;
 mod order;
 mod side;
@@ -21,6 +22,7 @@ mod side;
 pub use order::{Extent, Order};
 
 pub(crate) use backward::{CompressionCache, CompressionGradients};
+pub(crate) use dense::CompressionScratch;
 
 use covered::Covered;
 use side::Side;
@@ -191,6 +193,16 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     /// Another batch or width, a mask of another shape, more positions than the projection has columns for or than
     /// [`with_extent`](Self::with_extent) told, or pooling that was told no extent. The sums are then as they were.
     pub fn push(&mut self, chunk: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<()> {
+        self.push_with(chunk, mask, &mut CompressionScratch::default())
+    }
+
+    /// [`push`](Self::push) with scratch space that is kept.
+    pub(crate) fn push_with(
+        &mut self,
+        chunk: &ArrayRef3<A>,
+        mask: Option<&PaddingMask>,
+        scratch: &mut CompressionScratch<A>,
+    ) -> Result<()> {
         const OPERATION: &str = "Compressor::push";
         let (batch, length, _) = chunk.dim();
         check_width(OPERATION, "chunk", chunk, self.config.attention.dim)?;
@@ -220,7 +232,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         }
         let rows = self.real_rows(length, mask)?;
         self.covered.check_apart((self.next, end), OPERATION)?;
-        self.accumulate(chunk.view(), self.next, &rows, true)?;
+        self.accumulate(chunk.view(), self.next, &rows, true, scratch)?;
         for (reached, rows) in self.reached.iter_mut().zip(&rows) {
             if rows.end > 0 {
                 *reached = (*reached).max(self.next + rows.end);
@@ -290,7 +302,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             })
             .collect();
         let difference = (new - old).insert_axis(Axis(1));
-        self.accumulate(difference.view(), position, &rows, false)
+        self.accumulate(difference.view(), position, &rows, false, &mut CompressionScratch::default())
     }
 
     /// The order of multiplication in use.

@@ -1,23 +1,20 @@
 //! Exact attention, O(n²): the reference.
 
-use std::ops::Range;
-
-use ndarray::{Array3, Array4, ArrayRef3, ArrayView1, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, s};
+use ndarray::{Array2, Array3, Array4, ArrayRef3, ArrayView1, ArrayView2, ArrayView3, ArrayViewMut3, Axis, s};
 
 use super::compressed::Compressed;
-use super::heads::TileScratch;
 use super::linformer::LinformerAttention;
 use super::mask::PaddingMask;
-use super::weights::{AttentionWeights, tile};
+use super::weights::{AttendScratch, AttentionWeights, tile};
 use crate::config::AttentionConfig;
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
-use crate::layers::{Linear, TILE, check_width};
-use crate::ops::{Scratch, gemm};
-use crate::parallel;
+use crate::layers::{Linear, TILE, check_width, for_each_tile, tile_rows};
+use crate::ops::{RowsMut, Runs, Scratch, Tile, gemm};
+use crate::parallel::{self, Pool};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
-use crate::views::{outer, split};
+use crate::views::outer;
 
 /// Tiles that share out evenly enough among the threads of a large machine.
 const MANY_TILES: usize = 16;
@@ -108,12 +105,20 @@ impl<A: Scalar> ExactAttention<A> {
         const OPERATION: &str = "ExactAttention::attend";
         self.check(OPERATION, queries, context, mask)?;
         let context = self.context(context, mask)?;
-        let cost = self.attend_cost(context.keys.dim().2);
-        let size = query_tile(queries.dim().1);
-        map_rows(OPERATION, queries.dim(), size, cost, |scratch, item, rows, out| {
-            let x = queries.slice(s![item, rows, ..]);
-            self.weights.attend_rows(&self.config, x, context.item(item), out, scratch);
-        })
+        let packed = context.packed();
+        let (batch, length, _) = queries.dim();
+        let cost = parallel::cost(&[batch, length, self.attend_cost(context.keys.dim().2)]);
+        let mut output = Array3::zeros(queries.dim());
+        let mut pool = Pool::<(Tile<A>, AttendScratch<A>)>::default();
+        pool.prepare();
+        for_each_tile(output.view_mut(), query_tile(length), cost, |item, rows, out| {
+            pool.with(|(tile, scratch)| {
+                tile.fill(queries.slice(s![item, rows, ..]), Runs::of(self.config.dim));
+                self.weights
+                    .attend_tile(&self.config, tile.rows(), (packed, item), false, RowsMut::of(out), scratch);
+            });
+        });
+        Ok(output)
     }
 
     /// [`forward`](Self::forward) in the textbook's form: all scores are stored, then their softmax, which is multiplied by V.
@@ -126,19 +131,22 @@ impl<A: Scalar> ExactAttention<A> {
         const OPERATION: &str = "ExactAttention::forward_materialised";
         let (map, context) = self.dense_map(OPERATION, x, x, mask)?;
         let (heads, head_dim) = (self.config.heads, self.config.effective_head_dim());
-        let cost = self.attend_cost(x.dim().1);
-        map_rows(OPERATION, x.dim(), TILE, cost, |scratch, item, rows, out| {
+        let (batch, length, _) = x.dim();
+        let cost = parallel::cost(&[batch, length, self.attend_cost(length)]);
+        let mut output = Array3::zeros(x.dim());
+        for_each_tile(output.view_mut(), TILE, cost, |item, rows, mut out| {
             let context = context.item(item);
-            let mut results = tile(&mut scratch.queries, rows.len(), self.config.query_dim());
+            let mut results = Array2::zeros((rows.len(), self.config.query_dim()));
             for head in 0..heads {
                 let (_, values) = context.head(head, heads);
                 let map = map.slice(s![item, head, rows.clone(), ..context.count]);
                 let mut results = results.slice_mut(s![.., head * head_dim..(head + 1) * head_dim]);
                 gemm(A::one(), map, values, A::zero(), &mut results);
             }
-            let TileScratch { factor, products, .. } = scratch;
-            self.weights.apply_output(results.view(), out, factor, products);
-        })
+            self.weights
+                .apply_output(results.view(), &mut out, &mut Vec::new(), &mut Scratch::default());
+        });
+        Ok(output)
     }
 
     /// P = softmax(Q·Kᵀ/√`head_dim`) of `queries` (batch, m, dim) and `context` (batch, n, dim): (batch, heads, m, n).
@@ -210,44 +218,16 @@ impl<A: Scalar> ExactAttention<A> {
         checked_len("ExactAttention", &[shape.0, shape.1, shape.2, shape.3], size_of::<A>())?;
         Ok(KeyValueRows {
             layer: self,
-            filled: Compressed {
-                keys: Array4::zeros(shape),
-                values: Array4::zeros(shape),
-                slots: vec![0; batch],
-            },
+            filled: Compressed::of(Array4::zeros(shape), Array4::zeros(shape), vec![0; batch]),
             seen: 0,
         })
     }
 }
 
-/// A new array whose tiles of `size` rows `work` fills, told the item and which rows these are.
-fn map_rows<A: Scalar>(
-    operation: &'static str,
-    shape: (usize, usize, usize),
-    size: usize,
-    cost_per_row: usize,
-    work: impl Fn(&mut TileScratch<A>, usize, Range<usize>, &mut ArrayViewMut2<'_, A>) + Send + Sync,
-) -> Result<Array3<A>> {
-    let (batch, length, width) = shape;
-    checked_len(operation, &[batch, length, width], size_of::<A>())?;
-    let mut output = Array3::zeros(shape);
-    let mut tasks = Vec::new();
-    for (item, rows) in outer(output.view_mut()).into_iter().enumerate() {
-        for (index, rows) in split(rows, Axis(0), size).into_iter().enumerate() {
-            tasks.push((item, index * size, rows));
-        }
-    }
-    let cost = parallel::cost(&[batch, length, cost_per_row]);
-    parallel::for_each_init(tasks, cost, TileScratch::new, |scratch, (item, start, mut rows)| {
-        work(scratch, item, start..start + rows.nrows(), &mut rows);
-    });
-    Ok(output)
-}
-
 /// How many of `rows` query rows make a tile. Each tile reads all keys and values, so large ones are faster where enough of them are left
 /// to keep many threads busy.
 fn query_tile(rows: usize) -> usize {
-    if rows >= MANY_TILES * 2 * TILE { 2 * TILE } else { TILE }
+    if rows >= MANY_TILES * 2 * TILE { 2 * TILE } else { tile_rows(rows) }
 }
 
 /// Moves the first columns of a map (heads, m, n), those of the real positions, to where these positions are.
@@ -279,7 +259,7 @@ impl<A: Scalar> KeyValueRows<'_, A> {
         let (batch, length, dim) = chunk.dim();
         let AttentionWeights { key, value, .. } = &self.layer.weights;
         let stays = self.layer.config.masked_keys_stay;
-        let Compressed { keys, values, slots } = &mut self.filled;
+        let Compressed { keys, values, slots, .. } = &mut self.filled;
         let mut tasks = Vec::new();
         for (item, (keys, values)) in outer(keys.view_mut()).into_iter().zip(outer(values.view_mut())).enumerate() {
             let (_, mut keys) = keys.split_at(Axis(1), slots[item]);

@@ -3,11 +3,12 @@
 use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
 
 use super::compressed::Compressed;
-use super::heads::{attend_heads, head_scores};
+use super::heads::head_scores;
+use super::key_values::HeadScratch;
 use super::weights::{AttentionWeights, ItemKeyValues, tile};
 use crate::config::AttentionConfig;
 use crate::layers::{TILE, rows, sequence};
-use crate::ops::{Dropout, gemm, softmax_backward_rows};
+use crate::ops::{Dropout, Runs, Tile, gemm, softmax_backward_rows};
 use crate::parallel;
 use crate::scalar::Scalar;
 use crate::views::{outer, split};
@@ -50,9 +51,13 @@ impl<A: Scalar> AttentionWeights<A> {
         parallel::for_each_init(
             tasks,
             cost,
-            super::heads::HeadScratch::new,
-            |scratch, (item, start, mut queries)| match &dropout {
-                None => attend_heads(&mut queries, context.item(item), config.heads, scratch),
+            || (Tile::default(), HeadScratch::default()),
+            |(tile, scratch), (item, start, mut queries)| match &dropout {
+                None => {
+                    tile.fill(queries.view(), Runs::of_units(config.heads, config.effective_head_dim()));
+                    context.packed().attend(item, config.heads, tile, scratch);
+                    tile.copy_to(&mut queries);
+                }
                 Some(dropout) => {
                     let place = ScorePlace {
                         item,

@@ -4,15 +4,14 @@ use ndarray::{Array3, Array4, ArrayRef3, s};
 
 use super::compressed::Compressed;
 use super::compressor::{Compressor, Extent, Order};
-use super::heads::TileScratch;
 use super::mask::PaddingMask;
 use super::projection::Projections;
-use super::weights::AttentionWeights;
+use super::weights::{AttendScratch, AttentionWeights};
 use crate::config::{LinformerConfig, ProjectionKind, Sharing, Tail};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
 use crate::layers::{Linear, check_width, map_tiles};
-use crate::ops::gemm;
+use crate::ops::{RowsMut, Runs, Tile, gemm};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
@@ -211,15 +210,16 @@ impl<A: Scalar> LinformerAttention<A> {
     /// Another width, or another batch than the compressed one's; a [`Compressed`] of another layer's shape.
     pub fn attend(&self, queries: &ArrayRef3<A>, context: &Compressed<A>) -> Result<Array3<A>> {
         self.check_context("LinformerAttention::attend", queries, context)?;
+        let packed = context.packed();
         map_tiles(
             "LinformerAttention::attend",
             queries,
             self.config.attention.dim,
             self.attend_cost(context.keys.dim().2),
-            TileScratch::new,
-            |scratch, item, x, mut out| {
+            |(tile, scratch): &mut (Tile<A>, AttendScratch<A>), item, x, out| {
+                tile.fill(x, Runs::of(x.ncols()));
                 self.weights
-                    .attend_rows(&self.config.attention, x, context.item(item), &mut out, scratch);
+                    .attend_tile(&self.config.attention, tile.rows(), (packed, item), false, RowsMut::of(out), scratch);
             },
         )
     }

@@ -18,8 +18,10 @@ mod compressor;
 mod exact;
 mod gradients;
 mod heads;
+mod key_values;
 mod linformer;
 mod mask;
+mod partial;
 mod projection;
 mod training;
 mod weights;
@@ -34,5 +36,6 @@ pub use training::AttentionCache;
 
 pub(crate) use compressor::SEGMENT;
 pub(crate) use exact::KeyValueRows;
-pub(crate) use heads::TileScratch;
+pub(crate) use key_values::PackedKeyValues;
+pub(crate) use weights::AttendScratch;
 pub(crate) use weights::tile;

@@ -122,12 +122,13 @@ impl<A: Scalar> LinformerAttention<A> {
         PaddingMask::check(mask, OPERATION, batch, length)?;
         let mut compressor = self.training_compressor(shared, batch, length, mask)?;
         compressor.push(context_input, mask)?;
-        let (context, compression) = compressor.finish_train()?;
+        let (mut context, compression) = compressor.finish_train()?;
         if x.dim().0 != context.batch() {
             let expected = format!("({batch}, any length, {})", self.config().attention.dim);
             return Err(Error::shape(OPERATION, "queries", expected, x.shape()));
         }
         let (y, attend) = self.weights().attend_train(&self.config().attention, &x, &context, dropout);
+        context.forget_packed();
         let cache = AttentionCache {
             x,
             other,
@@ -229,8 +230,9 @@ impl<A: Scalar> ExactAttention<A> {
         PaddingMask::check(mask, OPERATION, batch, length)?;
         let mut collected = self.key_values(batch, length)?;
         collected.push(context_input.view(), mask);
-        let context = collected.finish();
+        let mut context = collected.finish();
         let (y, attend) = self.weights().attend_train(self.config(), &x, &context, dropout);
+        context.forget_packed();
         let cache = AttentionCache {
             x,
             other,

@@ -3,12 +3,13 @@
 use ndarray::{Array4, ArrayRef3, ArrayView2, ArrayView3, ArrayViewMut2, Axis, s};
 
 use super::compressed::Compressed;
-use super::heads::{TileScratch, attend_heads, head_scores};
+use super::heads::head_scores;
+use super::key_values::{HeadScratch, PackedKeyValues};
 use crate::config::AttentionConfig;
 use crate::error::{Result, checked_len};
 use crate::initialization::Streams;
 use crate::layers::{Linear, TILE};
-use crate::ops::Scratch;
+use crate::ops::{RowsMut, Runs, Scratch, Tile, TileRows};
 use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
@@ -76,26 +77,27 @@ impl<A: Scalar> AttentionWeights<A> {
         }
     }
 
-    /// Fills `out` with the attention of the rows of `x` to one item's keys and values.
-    pub(crate) fn attend_rows(
+    /// `out` ← or += the attention of the rows of `x` to one item's keys and values.
+    pub(crate) fn attend_tile(
         &self,
         config: &AttentionConfig,
-        x: ArrayView2<'_, A>,
-        context: ItemKeyValues<'_, A>,
-        out: &mut ArrayViewMut2<'_, A>,
-        scratch: &mut TileScratch<A>,
+        x: TileRows<'_, A>,
+        (context, item): (&PackedKeyValues<A>, usize),
+        adds: bool,
+        out: RowsMut<'_, A>,
+        scratch: &mut AttendScratch<A>,
     ) {
-        let rows = x.nrows();
-        let TileScratch {
-            queries,
-            factor,
-            products,
-            heads,
-        } = scratch;
-        let mut queries = tile(queries, rows, self.query.out_dim());
-        self.query.apply(x, &mut queries, products);
-        attend_heads(&mut queries, context, config.heads, heads);
-        self.apply_output(queries.view(), out, factor, products);
+        let AttendScratch { queries, factor, heads } = scratch;
+        self.query
+            .apply_runs(x, Runs::of_units(config.heads, config.effective_head_dim()), queries);
+        context.attend(item, config.heads, queries, heads);
+        match &self.output_factor {
+            None => self.output.apply_tile(queries.rows(), adds, out),
+            Some(first) => {
+                first.apply_runs(queries.rows(), Runs::of(first.out_dim()), factor);
+                self.output.apply_tile(factor.rows(), adds, out);
+            }
+        }
     }
 
     /// softmax(Q·Kᵀ/√`head_dim`) of `queries` (batch, m, dim): (batch, heads, m, slots), 0 for slots that an item does not have.
@@ -144,6 +146,24 @@ impl<A: Scalar> AttentionWeights<A> {
                 first.apply(heads, &mut factored, products);
                 self.output.apply(factored.view(), out, products);
             }
+        }
+    }
+}
+
+/// Scratch space for one tile of queries.
+#[derive(Debug)]
+pub(crate) struct AttendScratch<A: Scalar> {
+    queries: Tile<A>,
+    factor: Tile<A>,
+    heads: HeadScratch<A>,
+}
+
+impl<A: Scalar> Default for AttendScratch<A> {
+    fn default() -> Self {
+        Self {
+            queries: Tile::default(),
+            factor: Tile::default(),
+            heads: HeadScratch::default(),
         }
     }
 }

@@ -1,11 +1,14 @@
 //! The attention of a block, exact or Linformer, behind one face.
 
-use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2};
+use ndarray::ArrayView3;
 
-use crate::attention::{Compressed, Compressor, ExactAttention, KeyValueRows, LinformerAttention, PaddingMask, Projections, TileScratch};
+use crate::attention::{
+    AttendScratch, Compressed, Compressor, ExactAttention, KeyValueRows, LinformerAttention, PackedKeyValues, PaddingMask, Projections,
+};
 use crate::config::{AttentionConfig, AttentionKind};
 use crate::error::Result;
 use crate::initialization::Streams;
+use crate::ops::{RowsMut, TileRows};
 use crate::parameters::{Parameters, Visitor, VisitorMut};
 use crate::scalar::Scalar;
 
@@ -70,20 +73,19 @@ impl<A: Scalar> Attention<A> {
         })
     }
 
-    /// Fills `out` with the attention of the rows of `x` to an item of `context`.
-    pub(crate) fn attend_rows(
+    /// `out` += the attention of the rows of `x` to an item of `context`.
+    pub(crate) fn add_tile(
         &self,
-        x: ArrayView2<'_, A>,
-        context: &Compressed<A>,
-        item: usize,
-        out: &mut ArrayViewMut2<'_, A>,
-        scratch: &mut TileScratch<A>,
+        x: TileRows<'_, A>,
+        context: (&PackedKeyValues<A>, usize),
+        out: RowsMut<'_, A>,
+        scratch: &mut AttendScratch<A>,
     ) {
         let weights = match self {
             Self::Linformer(attention) => attention.weights(),
             Self::Exact(attention) => attention.weights(),
         };
-        weights.attend_rows(self.config(), x, context.item(item), out, scratch);
+        weights.attend_tile(self.config(), x, context, true, out, scratch);
     }
 
     /// Multiplications of a query row that attends to `slots` slots.

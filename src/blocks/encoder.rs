@@ -9,7 +9,7 @@ use crate::config::{AttentionKind, EncoderConfig};
 use crate::error::Result;
 use crate::initialization::Streams;
 use crate::layers::{LayerNorm, check_width};
-use crate::parallel;
+use crate::parallel::{self, Pool};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
@@ -112,15 +112,17 @@ impl<A: Scalar> Encoder<A> {
     pub fn forward_owned(&self, x: Array3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         let mut stream = self.checked(x, mask)?;
         let shared = self.projections.as_ref();
+        let mut pool = Pool::default();
+        pool.prepare();
         if self.config.reversible {
             let mut second = stream.clone();
             for block in &self.blocks {
-                block.apply_reversible(&mut stream, &mut second, shared, mask)?;
+                block.apply_reversible(&mut stream, &mut second, shared, mask, &pool)?;
             }
             stream += &second;
         } else {
             for block in &self.blocks {
-                stream = block.apply(stream, shared, mask)?;
+                stream = block.apply(stream, shared, mask, &pool)?;
             }
         }
         if let Some(norm) = &self.final_norm {

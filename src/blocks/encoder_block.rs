@@ -3,13 +3,13 @@
 use ndarray::{Array3, ArrayRef3, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, s};
 
 use super::Attention;
-use crate::attention::{Compressed, PaddingMask, Projections, SEGMENT, TileScratch, tile};
+use crate::attention::{AttendScratch, Compressed, PackedKeyValues, PaddingMask, Projections, SEGMENT, tile};
 use crate::config::{EncoderConfig, NormPlacement, Sharing};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
-use crate::layers::{FeedForward, FeedForwardScratch, LayerNorm, Linear, TILE, check_width};
-use crate::ops::Scratch;
-use crate::parallel;
+use crate::layers::{FeedForward, FeedForwardScratch, LayerNorm, Linear, TILE, check_width, for_each_tile, for_each_tile_of_two, tile_rows};
+use crate::ops::{RowsMut, Runs, Tile};
+use crate::parallel::{self, Pool};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 use crate::views::{outer, split};
@@ -43,23 +43,33 @@ pub struct FeedForwardBlock<A = f32> {
 parameters!(FeedForwardBlock { norm, residual } flat { layer });
 
 /// Scratch space for one tile of rows.
-pub(crate) struct BlockScratch<A> {
+#[derive(Debug, Default)]
+pub(crate) struct BlockScratch<A: Scalar> {
     normed: Vec<A>,
-    result: Vec<A>,
+    x: Tile<A>,
+    attention: AttendScratch<A>,
     feed_forward: FeedForwardScratch<A>,
-    products: Scratch<A>,
-    attention: TileScratch<A>,
 }
 
 impl<A: Scalar> BlockScratch<A> {
-    fn new() -> Self {
-        Self {
-            normed: Vec::new(),
-            result: Vec::new(),
-            feed_forward: FeedForwardScratch::new(),
-            products: Scratch::default(),
-            attention: TileScratch::new(),
+    /// Takes over the rows that a product reads: normed where the norm comes first.
+    fn take(&mut self, rows: ArrayView2<'_, A>, norm: Option<&LayerNorm<A>>) {
+        let runs = Runs::of(rows.ncols());
+        match norm {
+            None => self.x.fill(rows, runs),
+            Some(norm) => {
+                let mut normed = tile(&mut self.normed, rows.nrows(), rows.ncols());
+                norm.apply(rows, &mut normed);
+                self.x.fill(normed.view(), runs);
+            }
         }
+    }
+}
+
+impl NormPlacement {
+    /// `norm`, where it comes before what it belongs to.
+    fn first<N>(self, norm: &N) -> Option<&N> {
+        (self == Self::Pre).then_some(norm)
     }
 }
 
@@ -147,31 +157,43 @@ impl<A: Scalar> EncoderBlock<A> {
     pub fn forward(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         check_width("EncoderBlock::forward", "x", x, self.in_dim())?;
         PaddingMask::check(mask, "EncoderBlock::forward", x.dim().0, x.dim().1)?;
-        self.apply(x.to_owned(), None, mask)
+        let mut pool = Pool::default();
+        pool.prepare();
+        self.apply(x.as_standard_layout().into_owned(), None, mask, &pool)
     }
 
     /// The block on the residual stream, in place where the width stays.
-    pub(crate) fn apply(&self, mut stream: Array3<A>, shared: Option<&Projections<A>>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+    pub(crate) fn apply(
+        &self,
+        mut stream: Array3<A>,
+        shared: Option<&Projections<A>>,
+        mask: Option<&PaddingMask>,
+        pool: &Pool<BlockScratch<A>>,
+    ) -> Result<Array3<A>> {
         let context = self.context(stream.view(), shared, mask)?;
         let cost = self.cost(stream.dim(), &context);
+        let context = context.packed();
+        let (batch, length, _) = stream.dim();
         if self.in_dim() == self.out_dim() {
-            parallel::for_each_init(tiles(stream.view_mut()), cost, BlockScratch::new, |scratch, (item, mut rows)| {
-                self.attend(&mut rows, &context, item, scratch);
-                if let Some(feed_forward) = &self.feed_forward {
-                    feed_forward.add_in_place(self.placement, &mut rows, scratch);
-                }
+            for_each_tile(stream.view_mut(), tile_rows(length), cost, |item, _, mut rows| {
+                pool.with(|scratch| {
+                    self.attend(&mut rows, (context, item), scratch);
+                    if let Some(feed_forward) = &self.feed_forward {
+                        feed_forward.add_in_place(self.placement, &mut rows, scratch);
+                    }
+                });
             });
             return Ok(stream);
         }
-        let (batch, length, _) = stream.dim();
         checked_len("EncoderBlock", &[batch, length, self.out_dim()], size_of::<A>())?;
         let mut wider = Array3::zeros((batch, length, self.out_dim()));
-        let tasks: Vec<_> = tiles(stream.view_mut()).into_iter().zip(tiles(wider.view_mut())).collect();
-        parallel::for_each_init(tasks, cost, BlockScratch::new, |scratch, ((item, mut rows), (_, mut out))| {
-            self.attend(&mut rows, &context, item, scratch);
-            if let Some(feed_forward) = &self.feed_forward {
-                feed_forward.write(self.placement, rows.view(), &mut out, scratch);
-            }
+        for_each_tile_of_two(stream.view_mut(), wider.view_mut(), cost, |item, mut rows, mut out| {
+            pool.with(|scratch| {
+                self.attend(&mut rows, (context, item), scratch);
+                if let Some(feed_forward) = &self.feed_forward {
+                    feed_forward.write(self.placement, rows.view(), &mut out, scratch);
+                }
+            });
         });
         Ok(wider)
     }
@@ -183,24 +205,22 @@ impl<A: Scalar> EncoderBlock<A> {
         second: &mut Array3<A>,
         shared: Option<&Projections<A>>,
         mask: Option<&PaddingMask>,
+        pool: &Pool<BlockScratch<A>>,
     ) -> Result<()> {
         let context = self.context(second.view(), shared, mask)?;
         let cost = self.cost(first.dim(), &context);
-        let tasks: Vec<_> = tiles(first.view_mut()).into_iter().zip(tiles(second.view_mut())).collect();
-        parallel::for_each_init(tasks, cost, BlockScratch::new, |scratch, ((item, mut first), (_, mut second))| {
-            let BlockScratch {
-                normed, result, attention, ..
-            } = scratch;
-            let mut normed = tile(normed, second.nrows(), second.ncols());
-            self.attention_norm.apply(second.view(), &mut normed);
-            let mut result = tile(result, first.nrows(), first.ncols());
-            self.attention.attend_rows(normed.view(), &context, item, &mut result, attention);
-            first += &result;
-            if let Some(feed_forward) = &self.feed_forward {
-                feed_forward.norm.apply(first.view(), &mut normed);
-                feed_forward.layer.apply(normed.view(), &mut result, &mut scratch.feed_forward);
-                second += &result;
-            }
+        let context = context.packed();
+        for_each_tile_of_two(first.view_mut(), second.view_mut(), cost, |item, mut first, mut second| {
+            pool.with(|scratch| {
+                scratch.take(second.view(), Some(&self.attention_norm));
+                let BlockScratch { x, attention, .. } = &mut *scratch;
+                self.attention
+                    .add_tile(x.rows(), (context, item), RowsMut::of(first.view_mut()), attention);
+                if let Some(feed_forward) = &self.feed_forward {
+                    scratch.take(first.view(), Some(&feed_forward.norm));
+                    feed_forward.apply(scratch, true, &mut second);
+                }
+            });
         });
         Ok(())
     }
@@ -229,23 +249,13 @@ impl<A: Scalar> EncoderBlock<A> {
     }
 
     /// rows ← rows + attention(norm(rows)), or norm(rows + attention(rows)).
-    fn attend(&self, rows: &mut ArrayViewMut2<'_, A>, context: &Compressed<A>, item: usize, scratch: &mut BlockScratch<A>) {
-        let BlockScratch {
-            normed, result, attention, ..
-        } = scratch;
-        let mut result = tile(result, rows.nrows(), rows.ncols());
-        match self.placement {
-            NormPlacement::Pre => {
-                let mut normed = tile(normed, rows.nrows(), rows.ncols());
-                self.attention_norm.apply(rows.view(), &mut normed);
-                self.attention.attend_rows(normed.view(), context, item, &mut result, attention);
-                *rows += &result;
-            }
-            NormPlacement::Post => {
-                self.attention.attend_rows(rows.view(), context, item, &mut result, attention);
-                *rows += &result;
-                self.attention_norm.apply_in_place(rows);
-            }
+    fn attend(&self, rows: &mut ArrayViewMut2<'_, A>, context: (&PackedKeyValues<A>, usize), scratch: &mut BlockScratch<A>) {
+        scratch.take(rows.view(), self.placement.first(&self.attention_norm));
+        let BlockScratch { x, attention, .. } = scratch;
+        self.attention
+            .add_tile(x.rows(), context, RowsMut::of(rows.view_mut()), attention);
+        if self.placement == NormPlacement::Post {
+            self.attention_norm.apply_in_place(rows);
         }
     }
 
@@ -277,51 +287,29 @@ impl<A: Scalar> FeedForwardBlock<A> {
         &self.layer
     }
 
+    /// `out` ← or += f of the rows that were taken.
+    fn apply(&self, scratch: &mut BlockScratch<A>, adds: bool, out: &mut ArrayViewMut2<'_, A>) {
+        let BlockScratch { x, feed_forward, .. } = scratch;
+        self.layer
+            .apply_tile(x.rows(), adds, RowsMut::of(out.view_mut()), feed_forward);
+    }
+
     /// rows ← rows + f(norm(rows)), or norm(rows + f(rows)).
     fn add_in_place(&self, placement: NormPlacement, rows: &mut ArrayViewMut2<'_, A>, scratch: &mut BlockScratch<A>) {
-        let BlockScratch {
-            normed,
-            result,
-            feed_forward,
-            ..
-        } = scratch;
-        let mut result = tile(result, rows.nrows(), rows.ncols());
-        match placement {
-            NormPlacement::Pre => {
-                let mut normed = tile(normed, rows.nrows(), rows.ncols());
-                self.norm.apply(rows.view(), &mut normed);
-                self.layer.apply(normed.view(), &mut result, feed_forward);
-                *rows += &result;
-            }
-            NormPlacement::Post => {
-                self.layer.apply(rows.view(), &mut result, feed_forward);
-                *rows += &result;
-                self.norm.apply_in_place(rows);
-            }
+        scratch.take(rows.view(), placement.first(&self.norm));
+        self.apply(scratch, true, rows);
+        if placement == NormPlacement::Post {
+            self.norm.apply_in_place(rows);
         }
     }
 
     /// The same into rows of another width: the residual goes through a weight of its own.
     fn write(&self, placement: NormPlacement, rows: ArrayView2<'_, A>, out: &mut ArrayViewMut2<'_, A>, scratch: &mut BlockScratch<A>) {
-        let BlockScratch {
-            normed,
-            result,
-            feed_forward,
-            products,
-            ..
-        } = scratch;
-        match placement {
-            NormPlacement::Pre => {
-                let mut normed = tile(normed, rows.nrows(), rows.ncols());
-                self.norm.apply(rows, &mut normed);
-                self.layer.apply(normed.view(), out, feed_forward);
-            }
-            NormPlacement::Post => self.layer.apply(rows, out, feed_forward),
-        }
+        scratch.take(rows, placement.first(&self.norm));
+        self.apply(scratch, false, out);
         if let Some(residual) = &self.residual {
-            let mut result = tile(result, out.nrows(), out.ncols());
-            residual.apply(rows, &mut result, products);
-            *out += &result;
+            scratch.take(rows, None);
+            residual.apply_tile(scratch.x.rows(), true, RowsMut::of(out.view_mut()));
         }
         if placement == NormPlacement::Post {
             self.norm.apply_in_place(out);

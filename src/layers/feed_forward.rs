@@ -1,12 +1,12 @@
 //! Two products with a non-linearity in between.
 
-use ndarray::{Array2, Array3, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array2, Array3, ArrayRef3, ArrayView2, Axis, s};
 
 use super::{Linear, TILE, check_width, drop_out, map_tiles, rows, sequence};
 use crate::config::FeedForwardConfig;
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
-use crate::ops::{Activation, Dropout, Scratch};
+use crate::ops::{Activation, Dropout, RowsMut, Runs, Tile, TileRows};
 use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
@@ -36,19 +36,10 @@ pub struct FeedForward<A = f32> {
 parameters!(FeedForward { input, output });
 
 /// Scratch space for one tile of rows.
-#[derive(Debug)]
-pub(crate) struct FeedForwardScratch<A> {
-    hidden: Vec<A>,
-    products: Scratch<A>,
-}
-
-impl<A: Scalar> FeedForwardScratch<A> {
-    pub(crate) fn new() -> Self {
-        Self {
-            hidden: Vec::new(),
-            products: Scratch::default(),
-        }
-    }
+#[derive(Debug, Default)]
+pub(crate) struct FeedForwardScratch<A: Scalar> {
+    hidden: Tile<A>,
+    gate: Tile<A>,
 }
 
 /// What a feed-forward layer's backward pass needs: its input, and the first product.
@@ -120,9 +111,9 @@ impl<A: Scalar> FeedForward<A> {
             x,
             self.output.out_dim(),
             self.input.weight().len() + self.output.weight().len(),
-            FeedForwardScratch::new,
-            |hidden, _, x, mut out| {
-                self.apply(x, &mut out, hidden);
+            |(tile, scratch): &mut (Tile<A>, FeedForwardScratch<A>), _, x, out| {
+                tile.fill(x, Runs::of(x.ncols()));
+                self.apply_tile(tile.rows(), false, RowsMut::of(out), scratch);
             },
         )
     }
@@ -222,27 +213,27 @@ impl<A: Scalar> FeedForward<A> {
         hidden
     }
 
-    /// Fills `out` from the rows of `x`.
-    pub(crate) fn apply(&self, x: ArrayView2<'_, A>, out: &mut ArrayViewMut2<'_, A>, scratch: &mut FeedForwardScratch<A>) {
-        let FeedForwardScratch { hidden, products } = scratch;
-        let (rows, width) = (x.nrows(), self.input.out_dim());
-        let ff_dim = self.output.in_dim();
-        hidden.resize(rows.max(TILE) * width, A::zero());
-        let hidden = &mut hidden[..rows * width];
-        let mut view = ArrayViewMut2::from_shape((rows, width), hidden).expect("the slice has this size");
-        self.input.apply(x, &mut view, products);
-        if self.gated {
-            for row in hidden.chunks_exact_mut(width) {
-                let (value, gate) = row.split_at_mut(ff_dim);
-                self.activation.apply(value);
-                for (value, gate) in value.iter_mut().zip(gate) {
-                    *value *= *gate;
-                }
+    /// `out` ← or += the layer of a tile, some hidden features at a time.
+    pub(crate) fn apply_tile(&self, x: TileRows<'_, A>, adds: bool, mut out: RowsMut<'_, A>, scratch: &mut FeedForwardScratch<A>) {
+        let FeedForwardScratch { hidden, gate } = scratch;
+        let rows = x.nrows();
+        let runs = Runs::separate(1 + usize::from(self.gated), self.output.in_dim());
+        let parts = Runs::of(self.output.in_dim()).count();
+        for part in 0..parts {
+            let range = runs.range(part);
+            hidden.reshape(rows, Runs::of(range.len()));
+            self.input.apply_run(x, runs, part, hidden.run_mut(0));
+            let RowsMut { data, stride } = hidden.run_mut(0);
+            let data = &mut data[..rows * stride];
+            self.activation.apply_rows(data, range.len(), stride);
+            if self.gated {
+                gate.reshape(rows, Runs::of(range.len()));
+                self.input.apply_run(x, runs, parts + part, gate.run_mut(0));
+                // The numbers between the rows are multiplied too: they may be anything.
+                let gates = &*gate.run_mut(0).data;
+                data.iter_mut().zip(gates).for_each(|(value, &gate)| *value *= gate);
             }
-        } else {
-            self.activation.apply(hidden);
+            self.output.apply_tile_part(hidden.rows(), range.start, adds, out.reborrow());
         }
-        let hidden = ArrayView2::from_shape((rows, width), hidden).expect("the slice has this size");
-        self.output.apply(hidden.slice_move(s![.., ..ff_dim]), out, products);
     }
 }

@@ -80,8 +80,7 @@ impl<A: Scalar> LayerNorm<A> {
             x,
             self.weight.len(),
             4 * self.weight.len(),
-            || (),
-            |(), _, x, mut out| self.apply(x, &mut out),
+            |(): &mut (), _, x, mut out| self.apply(x, &mut out),
         )
     }
 

@@ -7,7 +7,7 @@ use crate::config::at_least_one;
 use crate::derived::Derived;
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
-use crate::ops::{Output, PackedMatrix, Rows, RowsMut, Scratch, add_bias, gemm};
+use crate::ops::{Output, PackedMatrix, Rows, RowsMut, Runs, Scratch, Tile, TileRows, add_bias, gemm};
 use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
@@ -34,9 +34,11 @@ pub struct Linear<A = f32> {
     bias: Option<Array1<A>>,
     /// Wᵀ, for products with more than a few rows.
     packed: Derived<PackedMatrix<A>>,
+    /// Wᵀ, cut into the runs of columns that its only user wants, where they cannot be had from the whole.
+    by_runs: Derived<Vec<PackedMatrix<A>>>,
 }
 
-parameters!(Linear { weight, bias } derived { packed });
+parameters!(Linear { weight, bias } derived { packed, by_runs });
 
 impl<A: Scalar> Linear<A> {
     /// A layer from `in_dim` to `out_dim` features whose numbers are uniform in ±1/√`in_dim`, as PyTorch draws them.
@@ -56,6 +58,7 @@ impl<A: Scalar> Linear<A> {
             weight: streams.uniform((out_dim, in_dim), limit),
             bias: bias.then(|| streams.uniform(out_dim, limit)),
             packed: Derived::new(),
+            by_runs: Derived::new(),
         }
     }
 
@@ -79,6 +82,7 @@ impl<A: Scalar> Linear<A> {
             weight,
             bias,
             packed: Derived::new(),
+            by_runs: Derived::new(),
         })
     }
 
@@ -94,6 +98,7 @@ impl<A: Scalar> Linear<A> {
 
     pub(crate) fn weight_mut(&mut self) -> ArrayViewMut2<'_, A> {
         self.packed.forget();
+        self.by_runs.forget();
         self.weight.view_mut()
     }
 
@@ -122,7 +127,6 @@ impl<A: Scalar> Linear<A> {
             x,
             self.out_dim(),
             self.weight.len(),
-            Scratch::default,
             |scratch, _, x, mut out| self.apply(x, &mut out, scratch),
         )
     }
@@ -154,17 +158,74 @@ impl<A: Scalar> Linear<A> {
         dx
     }
 
+    fn packed(&self) -> &PackedMatrix<A> {
+        self.packed.get_or_make(|| PackedMatrix::new(self.weight.t(), A::one()))
+    }
+
+    pub(crate) fn bias_slice(&self) -> Option<&[A]> {
+        let bias = self.bias.as_ref();
+        bias.map(|bias| bias.as_slice().expect("every constructor makes it contiguous"))
+    }
+
+    /// `out` ← or += the product of a tile.
+    pub(crate) fn apply_tile(&self, x: TileRows<'_, A>, adds: bool, out: RowsMut<'_, A>) {
+        let output = if adds { Output::add } else { Output::set };
+        self.packed().multiply_tile(x, 0, 0..self.out_dim(), output(self.bias_slice()), out);
+    }
+
+    /// `out` += the product of a tile with rows start.. of Wᵀ; the first part of several, at 0, comes with the bias, and may overwrite.
+    pub(crate) fn apply_tile_part(&self, x: TileRows<'_, A>, start: usize, adds: bool, out: RowsMut<'_, A>) {
+        let output = match (start, adds) {
+            (0, false) => Output::set(self.bias_slice()),
+            (0, true) => Output::add(self.bias_slice()),
+            _ => Output::Add,
+        };
+        self.packed().multiply_tile(x, start, 0..self.out_dim(), output, out);
+    }
+
+    /// Columns `runs.range(index)` of the product of a tile. All calls must have the same `runs`.
+    pub(crate) fn apply_run(&self, x: TileRows<'_, A>, runs: Runs, index: usize, out: RowsMut<'_, A>) {
+        let bias = self.bias_slice().map(|bias| &bias[runs.range(index)]);
+        self.multiply_run(x, runs, index, Output::set(bias), out);
+    }
+
+    /// Fills the tile `out` with the product, without the bias. All calls must have the same runs.
+    pub(crate) fn multiply_runs(&self, x: TileRows<'_, A>, runs: Runs, out: &mut Tile<A>) {
+        out.reshape(x.nrows(), runs);
+        for index in 0..runs.count() {
+            self.multiply_run(x, runs, index, Output::Set, out.run_mut(index));
+        }
+    }
+
+    fn multiply_run(&self, x: TileRows<'_, A>, runs: Runs, index: usize, output: Output<'_, A>, out: RowsMut<'_, A>) {
+        let range = runs.range(index);
+        if runs.start_with_panels() {
+            return self.packed().multiply_tile(x, 0, range, output, out);
+        }
+        let matrices = self.by_runs.get_or_make(|| {
+            (0..runs.count())
+                .map(|index| PackedMatrix::new(self.weight.slice(s![runs.range(index), ..]).t(), A::one()))
+                .collect()
+        });
+        matrices[index].multiply_tile(x, 0, 0..range.len(), output, out);
+    }
+
+    /// Fills the tile `out`, run by run. All calls must have the same runs.
+    pub(crate) fn apply_runs(&self, x: TileRows<'_, A>, runs: Runs, out: &mut Tile<A>) {
+        out.reshape(x.nrows(), runs);
+        for index in 0..runs.count() {
+            self.apply_run(x, runs, index, out.run_mut(index));
+        }
+    }
+
     /// Fills `out` from the rows of `x`.
     pub(crate) fn apply(&self, x: ArrayView2<'_, A>, out: &mut ArrayViewMut2<'_, A>, scratch: &mut Scratch<A>) {
         let (count, width) = out.dim();
-        let bias = self
-            .bias
-            .as_ref()
-            .map(|bias| bias.as_slice().expect("every constructor makes it contiguous"));
+        let bias = self.bias_slice();
         match out.as_slice_mut() {
             Some(data) if count >= PACKED_ROWS => {
-                let packed = self.packed.get_or_make(|| PackedMatrix::new(self.weight.t(), A::one()));
-                let output = bias.map_or(Output::Set, Output::SetWithBias);
+                let packed = self.packed();
+                let output = Output::set(bias);
                 let to = RowsMut { data, stride: width };
                 match x.as_slice() {
                     Some(data) => packed.multiply(

@@ -16,16 +16,34 @@ pub use position::Position;
 
 pub(crate) use linear::{input_gradient, weight_gradient};
 
-use ndarray::{Array, Array2, Array3, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, Dimension, s};
+use std::ops::Range;
+
+use ndarray::{Array, Array2, Array3, ArrayRef3, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, Dimension, Ix2, Ix3, s};
 
 use crate::error::{Error, Result, checked_len};
 use crate::ops::Dropout;
-use crate::parallel;
+use crate::parallel::{self, Parts, Pool, for_each_part};
 use crate::scalar::Scalar;
-use crate::views::{outer, split};
 
 /// Rows of a sequence that go through a chain of products together. It depends on nothing, so that results do not either.
 pub(crate) const TILE: usize = 192;
+
+/// Rows of the tiles that a sequence of `length` is cut into: even ones, and enough of them to share out among a few threads.
+pub(crate) fn tile_rows(length: usize) -> usize {
+    /// Rows below which the products of a tile slow down.
+    const FEW: usize = 48;
+    /// A number of tiles that threads can share evenly.
+    const EVEN: usize = 4;
+    /// A multiple of the rows that the kernels work on.
+    const ROWS: usize = 12;
+    let needed = length.div_ceil(TILE);
+    let count = if needed > EVEN {
+        needed.next_multiple_of(EVEN)
+    } else {
+        needed.max(EVEN.min(length / FEW)).max(1)
+    };
+    length.div_ceil(count).next_multiple_of(ROWS).max(ROWS)
+}
 
 /// An error unless the last axis of the sequence `x` is `dim` wide.
 pub(crate) fn check_width<A>(operation: &'static str, argument: &'static str, x: &ArrayRef3<A>, dim: usize) -> Result<()> {
@@ -42,29 +60,67 @@ pub(crate) fn check_width<A>(operation: &'static str, argument: &'static str, x:
 
 /// A new (batch, length, width) array whose tiles of rows `work` fills from the same rows of `x`, spread over threads; a row takes
 /// about `cost_per_row` multiplications.
-pub(crate) fn map_tiles<A: Scalar, S>(
+pub(crate) fn map_tiles<A: Scalar, S: Default + Send>(
     operation: &'static str,
     x: &ArrayRef3<A>,
     width: usize,
     cost_per_row: usize,
-    scratch: impl Fn() -> S + Send + Sync,
-    work: impl Fn(&mut S, usize, ArrayView2<'_, A>, ArrayViewMut2<'_, A>) + Send + Sync,
+    work: impl Fn(&mut S, usize, ArrayView2<'_, A>, ArrayViewMut2<'_, A>) + Sync,
 ) -> Result<Array3<A>> {
     let (batch, length, _) = x.dim();
     checked_len(operation, &[batch, length, width], size_of::<A>())?;
     let mut output = Array3::zeros((batch, length, width));
-    let mut tasks = Vec::new();
-    for (item, rows) in outer(output.view_mut()).into_iter().enumerate() {
-        for (tile, rows) in split(rows, Axis(0), TILE).into_iter().enumerate() {
-            tasks.push((item, tile * TILE, rows));
-        }
-    }
+    let mut pool = Pool::default();
+    pool.prepare();
     let cost = parallel::cost(&[batch, length, cost_per_row]);
-    parallel::for_each_init(tasks, cost, scratch, |scratch, (item, start, rows)| {
-        let end = start + rows.nrows();
-        work(scratch, item, x.slice(s![item, start..end, ..]), rows);
+    for_each_tile(output.view_mut(), tile_rows(length), cost, |item, rows, out| {
+        pool.with(|scratch| work(scratch, item, x.slice(s![item, rows, ..]), out));
     });
     Ok(output)
+}
+
+/// Calls `work` for tiles of `size` rows of every item, told the item and which rows these are; `cost` is that of all together.
+pub(crate) fn for_each_tile<A: Scalar>(
+    stream: ArrayViewMut3<'_, A>,
+    size: usize,
+    cost: usize,
+    work: impl Fn(usize, Range<usize>, ArrayViewMut2<'_, A>) + Sync,
+) {
+    let items = Parts {
+        view: stream,
+        axis: 0,
+        size: 1,
+    };
+    for_each_part(items, cost, |item, part| {
+        for_each_part(rows_of(part, size), cost, |tile, part| {
+            let start = tile * size;
+            work(item, start..start + part.view.nrows(), part.view);
+        });
+    });
+}
+
+/// [`for_each_tile`] for the same rows of two arrays of one length.
+pub(crate) fn for_each_tile_of_two<A: Scalar>(
+    first: ArrayViewMut3<'_, A>,
+    second: ArrayViewMut3<'_, A>,
+    cost: usize,
+    work: impl Fn(usize, ArrayViewMut2<'_, A>, ArrayViewMut2<'_, A>) + Sync,
+) {
+    let size = tile_rows(first.dim().1);
+    let items = |view| Parts { view, axis: 0, size: 1 };
+    for_each_part((items(first), items(second)), cost, |item, (first, second)| {
+        let tiles = (rows_of(first, size), rows_of(second, size));
+        for_each_part(tiles, cost, |_, (first, second)| work(item, first.view, second.view));
+    });
+}
+
+/// The one item of a part, to be cut into tiles.
+fn rows_of<A>(item: Parts<'_, A, Ix3>, size: usize) -> Parts<'_, A, Ix2> {
+    Parts {
+        view: item.view.index_axis_move(Axis(0), 0),
+        axis: 0,
+        size,
+    }
 }
 
 /// (batch, length, width) as rows.

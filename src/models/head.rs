@@ -62,8 +62,7 @@ impl<A: Scalar> Head<A> {
             x,
             weight.nrows(),
             weight.len(),
-            || (),
-            |(), _, x, mut out| {
+            |(): &mut (), _, x, mut out| {
                 gemm(A::one(), x, weight.t(), A::zero(), &mut out);
                 add_bias(&mut out, self.bias.view());
             },

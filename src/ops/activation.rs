@@ -27,8 +27,8 @@ pub enum Activation {
 
 /// The activations of one element type.
 pub(crate) trait ActivationKernels: Sized {
-    /// Applies `activation` to every element of `x`.
-    fn activate(activation: Activation, x: &mut [Self]);
+    /// Applies `activation` to the first `cols` of every `stride` elements of `x`.
+    fn activate(activation: Activation, x: &mut [Self], cols: usize, stride: usize);
 
     /// Replaces every element of `x` by the derivative of `activation` there.
     fn derivative(activation: Activation, x: &mut [Self]);
@@ -37,9 +37,9 @@ pub(crate) trait ActivationKernels: Sized {
 macro_rules! kernels {
     ($t:ty) => {
         impl ActivationKernels for $t {
-            fn activate(activation: Activation, x: &mut [Self]) {
-                dispatch!(dispatched, activate_body, $t, (activation: Activation, x: &mut [$t]));
-                dispatched(activation, x);
+            fn activate(activation: Activation, x: &mut [Self], cols: usize, stride: usize) {
+                dispatch!(dispatched, activate_body, $t, (activation: Activation, x: &mut [$t], cols: usize, stride: usize));
+                dispatched(activation, x, cols, stride);
             }
 
             fn derivative(activation: Activation, x: &mut [Self]) {
@@ -53,14 +53,21 @@ kernels!(f32);
 kernels!(f64);
 
 #[inline(always)]
-fn activate_body<T: Elementary, const FMA: bool>(activation: Activation, x: &mut [T]) {
+fn activate_body<T: Elementary, const FMA: bool>(activation: Activation, x: &mut [T], cols: usize, stride: usize) {
     match activation {
-        Activation::Gelu => map::<T, _, FMA>(x, &Gated(Gelu)),
-        Activation::GeluTanh => map::<T, _, FMA>(x, &Gated(GeluTanh)),
-        Activation::Relu => map::<T, _, FMA>(x, &Relu),
-        Activation::Silu => map::<T, _, FMA>(x, &Gated(Silu)),
-        Activation::Tanh => map::<T, _, FMA>(x, &Tanh),
+        Activation::Gelu => map_rows::<T, _, FMA>(x, cols, stride, &Gated(Gelu)),
+        Activation::GeluTanh => map_rows::<T, _, FMA>(x, cols, stride, &Gated(GeluTanh)),
+        Activation::Relu => map_rows::<T, _, FMA>(x, cols, stride, &Relu),
+        Activation::Silu => map_rows::<T, _, FMA>(x, cols, stride, &Gated(Silu)),
+        Activation::Tanh => map_rows::<T, _, FMA>(x, cols, stride, &Tanh),
         Activation::Identity => {}
+    }
+}
+
+#[inline(always)]
+fn map_rows<T: Elementary, F: Pointwise<T>, const FMA: bool>(x: &mut [T], cols: usize, stride: usize, function: &F) {
+    for row in x.chunks_mut(stride) {
+        map::<T, F, FMA>(&mut row[..cols], function);
     }
 }
 
@@ -224,7 +231,14 @@ impl Activation {
     ///
     /// NaN gives NaN, and −∞ the limit: 0 for the gated ones, where `PyTorch` has NaN: −∞·0.
     pub(crate) fn apply<A: Scalar>(self, x: &mut [A]) {
-        A::activate(self, x);
+        if !x.is_empty() {
+            A::activate(self, x, x.len(), x.len());
+        }
+    }
+
+    /// [`apply`](Self::apply) to the first `cols` of every `stride` elements.
+    pub(crate) fn apply_rows<A: Scalar>(self, x: &mut [A], cols: usize, stride: usize) {
+        A::activate(self, x, cols, stride);
     }
 
     /// Replaces every element by the derivative of this activation there.
@@ -243,7 +257,10 @@ mod tests {
     use Activation::{Gelu, GeluTanh, Identity, Relu, Silu, Tanh};
 
     type Kernel = fn(Activation, &mut [f32]);
-    const VALUES: [Kernel; 2] = [f32::activate, activate_body::<f32, false>];
+    const VALUES: [Kernel; 2] = [
+        |activation, x| f32::activate(activation, x, x.len(), x.len()),
+        |activation, x| activate_body::<f32, false>(activation, x, x.len(), x.len()),
+    ];
     const DERIVATIVES: [Kernel; 2] = [f32::derivative, derivative_body::<f32, false>];
     const ALL: [Activation; 6] = [Gelu, GeluTanh, Silu, Relu, Tanh, Identity];
 

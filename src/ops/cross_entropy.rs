@@ -12,7 +12,7 @@ pub(crate) fn cross_entropy_row<A: Scalar>(row: &mut [A], class: usize, smoothin
     // Not where nothing is smoothed: 0·∞ would be NaN.
     let mean = (smoothing > 0.0).then(|| sum_widened(row) / row.len() as f64);
     let (mut max, mut sum) = ([A::zero()], [A::zero()]);
-    exp_rows(row, row.len(), &mut max, &mut sum);
+    exp_rows(row, row.len(), row.len(), &mut max, &mut sum);
     // The kernel's sum has the element type's precision, which shows in rows of many classes.
     let sum = if sum[0].is_nan() { f64::NAN } else { sum_widened(row) };
     let log_sum = max[0].widen() + sum.ln();

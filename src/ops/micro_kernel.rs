@@ -23,6 +23,20 @@ pub(crate) enum Output<'a, A> {
     SetWithBias(&'a [A]),
     /// c ← c + a·b
     Add,
+    /// c ← c + a·b + bias
+    AddWithBias(&'a [A]),
+}
+
+impl<'a, A> Output<'a, A> {
+    /// What is done first where the inner dimension comes in parts, all later ones being added.
+    pub(crate) fn set(bias: Option<&'a [A]>) -> Self {
+        bias.map_or(Self::Set, Self::SetWithBias)
+    }
+
+    /// The same on top of what is there.
+    pub(crate) fn add(bias: Option<&'a [A]>) -> Self {
+        bias.map_or(Self::Add, Self::AddWithBias)
+    }
 }
 
 /// c ← left·panels for one block of the inner dimension.
@@ -268,6 +282,12 @@ fn store<A: Scalar>(sums: &[A], place: Place<'_, A>, c: &mut [A]) {
             }
         }
         Output::Add => c.iter_mut().zip(sums).for_each(|(c, &sum)| *c += sum),
+        Output::AddWithBias(bias) => {
+            let bias = &bias[place.first..][..sums.len()];
+            for ((c, &sum), &bias) in c.iter_mut().zip(sums).zip(bias) {
+                *c += sum + bias;
+            }
+        }
     }
 }
 

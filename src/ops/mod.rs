@@ -1,6 +1,7 @@
 //! Pure functions on slices and views: products, softmax, activations, normalisation, cross-entropy, dropout.
 
 mod activation;
+mod aligned;
 mod cross_entropy;
 mod dropout;
 mod elementary;
@@ -9,6 +10,7 @@ mod matmul;
 mod micro_kernel;
 mod packed;
 mod softmax;
+mod tile;
 
 pub use activation::Activation;
 pub use matmul::batched_matmul;
@@ -17,8 +19,9 @@ pub(crate) use cross_entropy::{cross_entropy_backward_row, cross_entropy_row};
 pub(crate) use dropout::Dropout;
 pub(crate) use layer_norm::{layer_norm_backward_rows, layer_norm_rows};
 pub(crate) use matmul::{add_bias, gemm};
-pub(crate) use packed::{Output, PackedLeft, PackedMatrix, Rows, RowsMut, SEGMENT, Scratch};
-pub(crate) use softmax::{exp_rows, softmax_backward_rows, softmax_rows};
+pub(crate) use packed::{Output, PANEL_COLS, PackedLeft, PackedMatrix, Rows, RowsMut, SEGMENT, Scratch, pack_panels, panels_len};
+pub(crate) use softmax::{exp_rows, scale_rows, softmax_backward_rows, softmax_rows};
+pub(crate) use tile::{Runs, Tile, TileRows};
 
 /// The kernels of one element type, one trait a subject.
 pub(crate) trait Kernels:

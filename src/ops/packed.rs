@@ -5,24 +5,25 @@
 //!
 //! Slices that are too short for what is asked of them panic, as indexing does.
 
-use ndarray::{ArrayView2, Axis, s};
+use std::ops::Range;
 
+use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
+
+use super::aligned::Aligned;
 use super::micro_kernel::{DEPTH, Kernel, Product, STRIDE};
+use super::tile::TileRows;
 use crate::scalar::Scalar;
 
 pub(crate) use super::micro_kernel::Output;
 
 /// Positions that are summed in one go: sequences that are cut at its multiples add up to the same bits.
 pub(crate) const SEGMENT: usize = DEPTH;
-/// The distance of rows at which [`PackedMatrix::multiply`] can read a tile in place; others are copied first.
-#[cfg(test)]
-pub(crate) const TILE_STRIDE: usize = STRIDE;
+/// A multiple of every kernel's panel width.
+pub(crate) const PANEL_COLS: usize = 32;
 /// What a block of copied rows may take of the second-level cache.
 const BLOCK_BYTES: usize = 192 * STRIDE * 4;
 /// Columns of a right operand that are packed before they are multiplied: rows of them are long enough to be read at the speed of memory.
 const BLOCK_COLS: usize = 512;
-/// Vector loads are fastest from addresses that are multiples of this.
-const ALIGNMENT: usize = 64;
 
 /// A row-major operand: `count` rows, each `stride` after the one before.
 #[derive(Clone, Copy, Debug)]
@@ -39,28 +40,19 @@ pub(crate) struct RowsMut<'a, A> {
     pub(crate) stride: usize,
 }
 
-/// A buffer whose elements start at a multiple of 64 bytes.
-#[derive(Debug, Default)]
-struct Aligned<A> {
-    data: Vec<A>,
-    start: usize,
-    len: usize,
-}
-
-impl<A: Scalar> Aligned<A> {
-    /// Makes room for `len` elements of any value, and allocates only where there has never been as much.
-    fn resize(&mut self, len: usize) -> &mut [A] {
-        let slack = ALIGNMENT / size_of::<A>();
-        if self.data.len() < len + slack {
-            self.data = vec![A::zero(); len + slack];
-            self.start = self.data.as_ptr().align_offset(ALIGNMENT).min(slack);
-        }
-        self.len = len;
-        &mut self.data[self.start..self.start + len]
+impl<'a, A> RowsMut<'a, A> {
+    /// Contiguous rows.
+    pub(crate) fn of(rows: ArrayViewMut2<'a, A>) -> Self {
+        let stride = rows.ncols();
+        let data = rows.into_slice().expect("tiles are made of contiguous arrays");
+        Self { data, stride }
     }
 
-    fn as_slice(&self) -> &[A] {
-        &self.data[self.start..self.start + self.len]
+    pub(crate) fn reborrow(&mut self) -> RowsMut<'_, A> {
+        RowsMut {
+            data: self.data,
+            stride: self.stride,
+        }
     }
 }
 
@@ -118,20 +110,40 @@ impl<A: Scalar> PackedMatrix<A> {
     }
 
     /// The matrix's dimensions (p, n).
-    #[cfg(test)]
     pub(crate) fn dim(&self) -> (usize, usize) {
         (self.inner, self.cols)
     }
 
-    /// The product of the first p columns of `a` with this matrix, into the first n columns of `c`.
+    /// The product of rows start.. of this matrix and a tile with as many columns, into columns `columns` of the product's.
     ///
-    /// Rows at the distance [`TILE_STRIDE`] are read in place where p is at most [`SEGMENT`] and the slice goes on for at least
-    /// [`tile_len`] elements; the elements between and after the rows may be anything.
-    pub(crate) fn multiply(&self, a: Rows<'_, A>, output: Output<'_, A>, c: RowsMut<'_, A>, scratch: &mut Scratch<A>) {
-        if a.stride == STRIDE && self.inner <= DEPTH && a.data.len() >= self.kernel.reach(a.count) {
-            self.run(a.data, a.count, 0, output, c.data, c.stride);
-            return;
+    /// The first of `columns` is a multiple of [`PANEL_COLS`]; a bias starts with it.
+    pub(crate) fn multiply_tile(
+        &self,
+        a: TileRows<'_, A>,
+        start: usize,
+        columns: Range<usize>,
+        output: Output<'_, A>,
+        c: RowsMut<'_, A>,
+    ) {
+        for index in 0..a.runs.count() {
+            let range = a.runs.range(index);
+            let product = Product {
+                left: &a.data[index * a.run_len..],
+                rows: a.rows,
+                panels: &self.panels.as_slice()[columns.start * self.inner..],
+                depth: self.inner,
+                start: start + range.start,
+                inner: range.len(),
+                cols: columns.len(),
+                output: if index == 0 { output } else { Output::Add },
+                stride: c.stride,
+            };
+            (self.kernel.run)(&product, c.data);
         }
+    }
+
+    /// The product of the first p columns of `a` with this matrix, into the first n columns of `c`.
+    pub(crate) fn multiply(&self, a: Rows<'_, A>, output: Output<'_, A>, c: RowsMut<'_, A>, scratch: &mut Scratch<A>) {
         self.blocks(a.count, output, c, scratch, |row, start, to| {
             to.copy_from_slice(&a.data[row * a.stride + start..][..to.len()]);
         });
@@ -188,12 +200,6 @@ impl<A: Scalar> PackedMatrix<A> {
         };
         (self.kernel.run)(&product, c);
     }
-}
-
-/// The length of a slice of `rows` rows at the distance [`TILE_STRIDE`] that [`PackedMatrix::multiply`] reads in place.
-#[cfg(test)]
-pub(crate) fn tile_len<A: Scalar>(rows: usize) -> usize {
-    A::kernel().reach(rows)
 }
 
 /// Copies `columns`, times `scale`, to a panel `width` wide. Zeros fill the columns that are missing; their results are dropped.
@@ -267,8 +273,11 @@ impl<A: Scalar> PackedLeft<A> {
         for (i, row) in matrices.iter().flat_map(|matrix| matrix.rows()).enumerate() {
             for (segment, from) in row.axis_chunks_iter(Axis(0), SEGMENT).enumerate() {
                 let place = segment * segment_len + i * STRIDE;
-                let to = &mut self.segments[place..];
-                to.iter_mut().zip(from).for_each(|(to, &from)| *to = from);
+                let to = &mut self.segments[place..][..from.len()];
+                match from.to_slice() {
+                    Some(from) => to.copy_from_slice(from),
+                    None => to.iter_mut().zip(from).for_each(|(to, &from)| *to = from),
+                }
             }
         }
     }
@@ -281,6 +290,22 @@ impl<A: Scalar> PackedLeft<A> {
     #[cfg(test)]
     pub(crate) fn dim(&self) -> (usize, usize) {
         (self.rows, self.len)
+    }
+
+    /// c ← c + left·x for the columns of `x` that [`pack_panels`] packed; `left` is one segment at most.
+    pub(crate) fn accumulate_panels(&self, panels: &[A], inner: usize, cols: usize, c: RowsMut<'_, A>) {
+        let product = Product {
+            left: &self.segments,
+            rows: self.rows,
+            panels,
+            depth: inner,
+            start: 0,
+            inner,
+            cols,
+            output: Output::Add,
+            stride: c.stride,
+        };
+        (self.kernel.run)(&product, c.data);
     }
 
     /// c ← c + left[:, start..start + count]·x for the first `cols` columns of `x` and `c`, where `count` is the number of rows of `x`.
@@ -312,6 +337,18 @@ impl<A: Scalar> PackedLeft<A> {
             done += inner;
         }
     }
+}
+
+/// The length of `cols` packed columns of `inner` rows.
+pub(crate) fn panels_len<A: Scalar>(inner: usize, cols: usize) -> usize {
+    A::kernel().padded(cols) * inner
+}
+
+/// Packs the first `cols` columns of `x` for [`PackedLeft::accumulate_panels`].
+///
+/// Blocks of columns can be packed apart, one after the other, if all but the last have a multiple of [`PANEL_COLS`] columns.
+pub(crate) fn pack_panels<A: Scalar>(x: Rows<'_, A>, cols: usize, panels: &mut [A]) {
+    (A::kernel().pack)(x.data, x.stride, x.count, cols, panels);
 }
 
 #[cfg(test)]

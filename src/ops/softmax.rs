@@ -5,8 +5,8 @@ use crate::scalar::Scalar;
 
 /// The exponential of one element type.
 pub(crate) trait SoftmaxKernels: Sized {
-    /// Replaces every row x of `tile` (rows of `cols` elements) by exp(x − max x) and writes the rows' maxima and sums.
-    fn exp_rows(tile: &mut [Self], cols: usize, maxima: &mut [Self], sums: &mut [Self]);
+    /// Replaces every row x of `tile` (rows of `cols` elements at the distance `stride`) by exp(x − max x) and writes the rows' maxima and sums.
+    fn exp_rows(tile: &mut [Self], cols: usize, stride: usize, maxima: &mut [Self], sums: &mut [Self]);
 
     /// Replaces every row of `tile` (rows of `cols` elements) by its softmax.
     fn softmax_rows(tile: &mut [Self], cols: usize);
@@ -18,9 +18,9 @@ pub(crate) trait SoftmaxKernels: Sized {
 macro_rules! kernels {
     ($t:ty) => {
         impl SoftmaxKernels for $t {
-            fn exp_rows(tile: &mut [Self], cols: usize, maxima: &mut [Self], sums: &mut [Self]) {
-                dispatch!(dispatched, exp_rows_body, $t, (tile: &mut [$t], cols: usize, maxima: &mut [$t], sums: &mut [$t]));
-                dispatched(tile, cols, maxima, sums);
+            fn exp_rows(tile: &mut [Self], cols: usize, stride: usize, maxima: &mut [Self], sums: &mut [Self]) {
+                dispatch!(dispatched, exp_rows_body, $t, (tile: &mut [$t], cols: usize, stride: usize, maxima: &mut [$t], sums: &mut [$t]));
+                dispatched(tile, cols, stride, maxima, sums);
             }
 
             fn softmax_rows(tile: &mut [Self], cols: usize) {
@@ -66,9 +66,9 @@ fn exp_row<T: Elementary, const FMA: bool>(row: &mut [T]) -> (T, T) {
 }
 
 #[inline(always)]
-fn exp_rows_body<T: Elementary, const FMA: bool>(tile: &mut [T], cols: usize, maxima: &mut [T], sums: &mut [T]) {
-    for ((row, max), sum) in tile.chunks_exact_mut(cols).zip(maxima).zip(sums) {
-        (*max, *sum) = exp_row::<T, FMA>(row);
+fn exp_rows_body<T: Elementary, const FMA: bool>(tile: &mut [T], cols: usize, stride: usize, maxima: &mut [T], sums: &mut [T]) {
+    for ((row, max), sum) in tile.chunks_mut(stride).zip(maxima).zip(sums) {
+        (*max, *sum) = exp_row::<T, FMA>(&mut row[..cols]);
     }
 }
 
@@ -95,17 +95,26 @@ fn softmax_backward_rows_body<T: Elementary, const FMA: bool>(p: &[T], grad: &mu
     }
 }
 
-/// Replaces every row x of `tile` (rows of `cols` elements) by exp(x − max x), and writes each row's maximum and sum.
+/// Multiplies the first `cols` of every `stride` elements by a row's factor.
+pub(crate) fn scale_rows<A: Scalar>(x: &mut [A], cols: usize, stride: usize, factors: &[A]) {
+    for (row, &factor) in x.chunks_mut(stride).zip(factors) {
+        for x in &mut row[..cols] {
+            *x *= factor;
+        }
+    }
+}
+
+/// Replaces every row x of `tile` (rows of `cols` elements at the distance `stride`) by exp(x − max x), and writes each row's maximum and sum.
 ///
 /// A row of −∞ only becomes zeros with the sum 0. A row that holds NaN or +∞ becomes NaN, its maximum and sum too.
 /// In f32 an exponential is within 8.6e-8 of that of the rounded difference; sums are taken in an order that depends on `cols` only.
-pub(crate) fn exp_rows<A: Scalar>(tile: &mut [A], cols: usize, maxima: &mut [A], sums: &mut [A]) {
+pub(crate) fn exp_rows<A: Scalar>(tile: &mut [A], cols: usize, stride: usize, maxima: &mut [A], sums: &mut [A]) {
     if cols == 0 {
         maxima.fill(A::neg_infinity());
         sums.fill(A::zero());
         return;
     }
-    A::exp_rows(tile, cols, maxima, sums);
+    A::exp_rows(tile, cols, stride, maxima, sums);
 }
 
 /// Replaces every row of `tile` (rows of `cols` elements) by its softmax; a row of −∞ only becomes zeros, one with NaN or +∞ NaN.

@@ -4,8 +4,9 @@ use ndarray::{Array2, ArrayView2, ArrayView3, ArrayViewMut2, Axis, CowArray, Ix2
 
 use super::super::projection::{Map, Projection};
 use super::side::{Side, larger};
+use super::dense::CompressionScratch;
 use super::{Compressor, Order, RealRows, SEGMENT};
-use crate::config::{ConvolutionKernel, ProjectionKind};
+use crate::config::ConvolutionKernel;
 use crate::error::Result;
 use crate::layers::Linear;
 use crate::ops::{PackedLeft, Rows, RowsMut, Scratch, add_bias, gemm};
@@ -23,8 +24,6 @@ fn task_columns(dim: usize) -> usize {
 struct SegmentScratch<A: Scalar> {
     /// The rows, where they cannot be read in place.
     copy: Vec<A>,
-    /// The sums of a block of columns.
-    sums: Vec<A>,
     features: Vec<A>,
     products: DenseScratch<A>,
 }
@@ -40,7 +39,6 @@ impl<A: Scalar> SegmentScratch<A> {
     fn new() -> Self {
         Self {
             copy: Vec::new(),
-            sums: Vec::new(),
             features: Vec::new(),
             products: DenseScratch::default(),
         }
@@ -72,7 +70,14 @@ impl Windows {
 
 impl<A: Scalar> Compressor<'_, A> {
     /// Adds `chunk`, which starts at `start`, to the sums; `is_new` where these positions were not counted before.
-    pub(super) fn accumulate(&mut self, chunk: ArrayView3<'_, A>, start: usize, rows: &[RealRows<'_>], is_new: bool) -> Result<()> {
+    pub(super) fn accumulate(
+        &mut self,
+        chunk: ArrayView3<'_, A>,
+        start: usize,
+        rows: &[RealRows<'_>],
+        is_new: bool,
+        scratch: &mut CompressionScratch<A>,
+    ) -> Result<()> {
         if let Some(stride) = self.config.stride() {
             let end = rows.iter().map(|rows| rows.end).max().unwrap_or(0);
             self.grow((start + end).div_ceil(stride))?;
@@ -88,6 +93,9 @@ impl<A: Scalar> Compressor<'_, A> {
             }
         }
         match self.order {
+            Order::CompressFirst if matches!(self.projections.key().map, Map::Dense { .. }) => {
+                self.compress_dense(chunk, start, rows, scratch);
+            }
             Order::CompressFirst => self.compress_inputs(chunk, start, rows, &windows),
             Order::ProjectFirst => self.compress_features(chunk, start, rows, &windows, is_new),
         }
@@ -122,7 +130,7 @@ impl<A: Scalar> Compressor<'_, A> {
     /// sums += E·X, column block by column block.
     fn compress_inputs(&mut self, chunk: ArrayView3<'_, A>, start: usize, rows: &[RealRows<'_>], windows: &[Windows]) {
         let (_, length, dim) = chunk.dim();
-        let cost = parallel::cost(&[self.batch, length, dim, self.cost_per_element()]);
+        let cost = parallel::cost(&[self.batch, length, dim, self.sides.len()]);
         let width = task_columns(dim);
         let projections = [self.projections.key(), self.projections.value()];
         let mut tasks = Vec::new();
@@ -135,42 +143,13 @@ impl<A: Scalar> Compressor<'_, A> {
                 }
             }
         }
-        parallel::for_each_init(
-            tasks,
-            cost,
-            SegmentScratch::new,
-            |scratch, (projection, item, matrix, first, mut sums)| {
-                let columns = first..first + sums.ncols();
-                // A block of columns is summed up apart, since its rows lie far from each other.
-                let SegmentScratch {
-                    sums: block,
-                    copy,
-                    products,
-                    ..
-                } = scratch;
-                let mut block = super::super::weights::tile(block, sums.nrows(), sums.ncols());
-                block.assign(&sums);
-                for (from, to) in segments(start, rows[item].end) {
-                    let x = chunk.slice(s![item, from..to, columns.clone()]);
-                    if let Map::Dense { matrix: weights, .. } = &projection.map {
-                        let in_place = chunk.as_slice().filter(|_| rows[item].holes.is_none());
-                        let x = match in_place {
-                            Some(data) => Rows {
-                                data: &data[(item * length + from) * dim + first..],
-                                stride: dim,
-                                count: to - from,
-                            },
-                            None => copied(x, from, &rows[item], copy),
-                        };
-                        let weights = weights.slice(s![matrix, .., start + from..start + to]);
-                        add_dense(weights, x, &mut block, products);
-                    } else {
-                        add_segment(projection, matrix, x, start, from, &rows[item], windows[item], &mut block);
-                    }
-                }
-                sums.assign(&block);
-            },
-        );
+        parallel::for_each(tasks, cost, |(projection, item, matrix, first, mut sums)| {
+            let columns = first..first + sums.ncols();
+            for (from, to) in segments(start, rows[item].end) {
+                let x = chunk.slice(s![item, from..to, columns.clone()]);
+                add_segment(projection, matrix, x, start, from, &rows[item], windows[item], &mut sums);
+            }
+        });
     }
 
     /// sums += E·(X·Wᵀ), key/value head by key/value head.
@@ -222,14 +201,6 @@ impl<A: Scalar> Compressor<'_, A> {
                 }
             },
         );
-    }
-
-    /// Multiplications for each element of a chunk, roughly.
-    fn cost_per_element(&self) -> usize {
-        match self.config.projection.kind {
-            ProjectionKind::Learned | ProjectionKind::Random => self.config.k * self.sides.len(),
-            _ => self.sides.len(),
-        }
     }
 }
 
@@ -341,7 +312,7 @@ pub(super) fn selected<'x, A: Scalar>(x: ArrayView2<'x, A>, from: usize, rows: &
 }
 
 /// The rows of a segment in memory of their own, with zeros in place of those that are not real; contiguous ones that are all real as they are.
-fn copied<'c, A: Scalar>(x: ArrayView2<'c, A>, from: usize, rows: &RealRows<'_>, copy: &'c mut Vec<A>) -> Rows<'c, A> {
+pub(super) fn copied<'c, A: Scalar>(x: ArrayView2<'c, A>, from: usize, rows: &RealRows<'_>, copy: &'c mut Vec<A>) -> Rows<'c, A> {
     let (count, stride) = x.dim();
     if rows.holes.is_none()
         && let Some(data) = x.to_slice()

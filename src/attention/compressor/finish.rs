@@ -1,15 +1,17 @@
 //! From sums to compressed keys and values.
 
-use ndarray::{Array4, ArrayViewMut2, Axis, s};
+use ndarray::{Array4, ArrayViewMut2, ArrayViewMut3, Axis, s};
 
 use super::super::compressed::Compressed;
 use super::super::projection::Map;
 use super::{BiasPlace, Compressor, Order, ProjectionKind};
 use crate::error::{Result, checked_len};
-use crate::ops::{add_bias, gemm};
-use crate::parallel;
+use crate::ops::{Runs, Tile, add_bias, gemm};
+use crate::parallel::{self, Chunks, Parts, Pool, for_each_part};
 use crate::scalar::Scalar;
-use crate::views::outer;
+
+/// Slots that one task finishes: a few blocks of the kernels.
+const TASK_SLOTS: usize = 36;
 
 impl<A: Scalar> Compressor<'_, A> {
     pub(super) fn finished(&mut self) -> Result<Compressed<A>> {
@@ -19,9 +21,13 @@ impl<A: Scalar> Compressor<'_, A> {
         for item in 0..self.batch {
             self.settle(item);
         }
-        let keys = self.finish_side(0, false, most)?;
-        let values = self.finish_side(self.sides.len() - 1, true, most)?;
-        Ok(Compressed { keys, values, slots })
+        let (heads, head_dim) = (self.config.compressed_heads(), self.config.attention.effective_head_dim());
+        let shape = (self.batch, heads, most, head_dim);
+        checked_len("Compressor::finish", &[shape.0, shape.1, shape.2, shape.3], size_of::<A>())?;
+        let mut finished = [Array4::zeros(shape), Array4::zeros(shape)];
+        self.finish_sides(&mut finished);
+        let [keys, values] = finished;
+        Ok(Compressed::of(keys, values, slots))
     }
 
     /// How many slots an item has.
@@ -62,49 +68,78 @@ impl<A: Scalar> Compressor<'_, A> {
         }
     }
 
-    /// K̄ or V̄ of the first `slots` slots, from side `index` of the sums.
-    fn finish_side(&self, index: usize, is_value: bool, slots: usize) -> Result<Array4<A>> {
-        let (heads, head_dim) = (self.config.compressed_heads(), self.config.attention.effective_head_dim());
-        checked_len("Compressor::finish", &[self.batch, heads, slots, head_dim], size_of::<A>())?;
-        let mut finished = Array4::zeros((self.batch, heads, slots, head_dim));
-        let mut tasks = Vec::new();
-        for (item, heads) in outer(finished.view_mut()).into_iter().enumerate() {
-            for (head, rows) in outer(heads).into_iter().enumerate() {
-                tasks.push((item, head, rows));
-            }
-        }
+    /// K̄ and V̄ (batch, heads, slots, `head_dim`) of the sums.
+    fn finish_sides(&self, finished: &mut [Array4<A>; 2]) {
+        let (_, heads, slots, head_dim) = finished[0].dim();
         let cost = match self.order {
-            Order::CompressFirst => parallel::cost(&[self.batch, heads, slots, head_dim, self.config.attention.dim]),
+            Order::CompressFirst => parallel::cost(&[2, self.batch, heads, slots, head_dim, self.config.attention.dim]),
             Order::ProjectFirst => 0,
         };
-        parallel::for_each(tasks, cost, |(item, head, mut rows)| {
-            self.finish_head(index, is_value, item, head, &mut rows);
+        let mut pool = Pool::<(Tile<A>, Tile<A>)>::default();
+        pool.prepare();
+        let along = |view, axis, size| Parts { view, axis, size };
+        for_each_part(Chunks { slice: finished, size: 1 }, cost, |is_value, part| {
+            for_each_part(along(part.slice[0].view_mut(), 0, 1), cost, |item, part| {
+                for_each_part(along(part.view, 2, TASK_SLOTS), cost, |block, mut part| {
+                    let rows = part.view.index_axis_mut(Axis(0), 0);
+                    pool.with(|tiles| self.finish_rows(is_value == 1, item, block * TASK_SLOTS, rows, tiles));
+                });
+            });
         });
-        Ok(finished)
     }
 
-    fn finish_head(&self, index: usize, is_value: bool, item: usize, head: usize, rows: &mut ArrayViewMut2<'_, A>) {
-        let slots = rows.nrows();
+    /// All heads' rows (heads, rows, `head_dim`) from slot `first` on.
+    fn finish_rows(
+        &self,
+        is_value: bool,
+        item: usize,
+        first: usize,
+        mut rows: ArrayViewMut3<'_, A>,
+        (input, features): &mut (Tile<A>, Tile<A>),
+    ) {
+        let (heads, count, head_dim) = rows.dim();
+        let side = &self.sides[if is_value { self.sides.len() - 1 } else { 0 }];
+        let (_, linear) = self.side_sources(usize::from(is_value));
+        let kv_heads = self.config.attention.kv_heads;
+        let slots = first..first + count;
+        // All heads at once, where they are made of the same sums.
+        let together = self.order == Order::CompressFirst && side.sums.dim().1 == 1;
+        if together {
+            let sums = side.sums.slice(s![item, 0, slots.clone(), ..]);
+            input.fill(sums, Runs::of(sums.ncols()));
+            linear.multiply_runs(input.rows(), Runs::of_units(kv_heads, head_dim), features);
+        }
+        for (head, mut rows) in rows.outer_iter_mut().enumerate() {
+            let kv_head = head * kv_heads / heads;
+            match self.order {
+                Order::CompressFirst if together => features.copy_unit_to(kv_head, &mut rows),
+                Order::CompressFirst => {
+                    let sums = side.sums.slice(s![item, head, slots.clone(), ..]);
+                    let weight = linear.weight();
+                    let weight = weight.slice(s![kv_head * head_dim..(kv_head + 1) * head_dim, ..]);
+                    gemm(A::one(), sums, weight.t(), A::zero(), &mut rows);
+                }
+                Order::ProjectFirst => rows.assign(&side.sums.slice(s![item, head, slots.clone(), ..])),
+            }
+            self.add_biases(is_value, item, head, first, &mut rows);
+        }
+    }
+
+    /// The biases of one head's rows from slot `first` on.
+    fn add_biases(&self, is_value: bool, item: usize, head: usize, first: usize, rows: &mut ArrayViewMut2<'_, A>) {
         let head_dim = rows.ncols();
-        let side = &self.sides[index];
+        let slots = first..first + rows.nrows();
+        let side = &self.sides[if is_value { self.sides.len() - 1 } else { 0 }];
         let (projection, linear) = self.side_sources(usize::from(is_value));
         let matrix = head.min(side.row_sums.dim().1 - 1);
         let kv_head = head * self.config.attention.kv_heads / self.config.compressed_heads();
-        let features = kv_head * head_dim..(kv_head + 1) * head_dim;
-        match self.order {
-            Order::CompressFirst => {
-                let sums = side.sums.slice(s![item, matrix, ..slots, ..]);
-                gemm(A::one(), sums, linear.weight().slice(s![features.clone(), ..]).t(), A::zero(), rows);
-            }
-            Order::ProjectFirst => rows.assign(&side.sums.slice(s![item, head, ..slots, ..])),
-        }
         if let Some(bias) = linear.bias() {
-            let bias = bias.slice_move(s![features]);
+            let bias = bias.slice_move(s![kv_head * head_dim..(kv_head + 1) * head_dim]);
             match self.config.bias_place {
                 BiasPlace::AfterCompression => add_bias(rows, bias),
                 // Otherwise it was part of what was compressed.
                 BiasPlace::BeforeCompression if self.config.projection.commutes() => {
-                    for (mut row, &sum) in rows.outer_iter_mut().zip(side.row_sums.slice(s![item, matrix, ..slots])) {
+                    for (mut row, &sum) in rows.outer_iter_mut().zip(side.row_sums.slice(s![item, matrix, slots.clone()])) {
                         row.scaled_add(sum, &bias);
                     }
                 }
@@ -119,7 +154,7 @@ impl<A: Scalar> Compressor<'_, A> {
             (Map::Convolution { .. }, 1) => rows.mapv_inplace(|value| value + bias[0]),
             (Map::Convolution { .. }, _) => add_bias(rows, bias),
             _ => {
-                for (mut row, &bias) in rows.outer_iter_mut().zip(bias) {
+                for (mut row, &bias) in rows.outer_iter_mut().zip(bias.slice_move(s![slots])) {
                     row.mapv_inplace(|value| value + bias);
                 }
             }

@@ -1,0 +1,200 @@
+//! Keys and values packed for the tiles that attend to them.
+
+use ndarray::{ArrayView2, Axis, s};
+
+use super::compressed::Compressed;
+use super::partial::Partial;
+use crate::ops::{Output, PackedMatrix, RowsMut, Runs, Tile, exp_rows, scale_rows};
+use crate::parallel::{self, Chunks, for_each_part};
+use crate::scalar::Scalar;
+
+/// Keys whose scores are held at once. It depends on nothing, so that results do not either.
+const KEY_BLOCK: usize = 512;
+
+/// The keys and values of a batch, head by head.
+#[derive(Debug)]
+pub(crate) struct PackedKeyValues<A> {
+    heads: Vec<PackedHead<A>>,
+    per_item: usize,
+}
+
+/// One head's keys and values, block by block of slots.
+#[derive(Debug)]
+struct PackedHead<A> {
+    blocks: Vec<PackedBlock<A>>,
+    /// How many of them count; room is kept for more.
+    count: usize,
+}
+
+#[derive(Debug)]
+struct PackedBlock<A> {
+    /// (`head_dim`, slots), divided by √`head_dim`.
+    keys: PackedMatrix<A>,
+    /// (slots, `head_dim`).
+    values: PackedMatrix<A>,
+}
+
+impl<A: Scalar> Default for PackedBlock<A> {
+    fn default() -> Self {
+        Self {
+            keys: PackedMatrix::default(),
+            values: PackedMatrix::default(),
+        }
+    }
+}
+
+/// Scratch space for one head of a tile.
+#[derive(Debug)]
+pub(crate) struct HeadScratch<A> {
+    scores: Tile<A>,
+    /// What the blocks so far sum to, and what the latest adds.
+    total: Partial<A>,
+    latest: Partial<A>,
+}
+
+impl<A: Scalar> Default for HeadScratch<A> {
+    fn default() -> Self {
+        Self {
+            scores: Tile::default(),
+            total: Partial::default(),
+            latest: Partial::default(),
+        }
+    }
+}
+
+impl<A> Default for PackedKeyValues<A> {
+    fn default() -> Self {
+        Self {
+            heads: Vec::new(),
+            per_item: 0,
+        }
+    }
+}
+
+impl<A: Scalar> PackedKeyValues<A> {
+    pub(crate) fn new(context: &Compressed<A>) -> Self {
+        let mut packed = Self::default();
+        packed.repack(context);
+        packed
+    }
+
+    /// Replaces everything, without allocating where the room suffices.
+    pub(crate) fn repack(&mut self, context: &Compressed<A>) {
+        let (batch, heads, slots, head_dim) = context.keys.dim();
+        self.per_item = heads;
+        self.heads.resize_with(batch * heads, || PackedHead {
+            blocks: Vec::new(),
+            count: 0,
+        });
+        let parts = Chunks {
+            slice: &mut self.heads,
+            size: 1,
+        };
+        // Moving a number costs about as much as some multiplications.
+        let cost = parallel::cost(&[batch, heads, slots, head_dim, 16]);
+        for_each_part(parts, cost, |index, part| {
+            let (item, head) = (index / heads, index % heads);
+            let slots = context.slots[item];
+            let keys = context.keys.slice(s![item, head, ..slots, ..]);
+            let values = context.values.slice(s![item, head, ..slots, ..]);
+            part.slice[0].repack(keys, values);
+        });
+    }
+
+    /// Replaces every head's queries in `queries`, head by head a unit, by softmax(q·kᵀ/√`head_dim`)·v.
+    ///
+    /// Scores are held for one block of keys at a time, whatever the number of slots. Without a slot to attend to the result is 0, the
+    /// empty sum.
+    pub(crate) fn attend(&self, item: usize, heads: usize, queries: &mut Tile<A>, scratch: &mut HeadScratch<A>) {
+        let packed = &self.heads[item * self.per_item..][..self.per_item];
+        for head in 0..heads {
+            let packed = &packed[head * self.per_item / heads];
+            match &packed.blocks[..packed.count] {
+                [] => fill_unit(queries, head, A::zero()),
+                [block] => block.attend(queries, head, scratch),
+                blocks => attend_blocks(blocks, queries, head, scratch),
+            }
+        }
+    }
+}
+
+impl<A: Scalar> PackedHead<A> {
+    fn repack(&mut self, keys: ArrayView2<'_, A>, values: ArrayView2<'_, A>) {
+        let (slots, head_dim) = keys.dim();
+        let scale = A::one() / A::cast(head_dim as f64).sqrt();
+        self.count = slots.div_ceil(KEY_BLOCK);
+        if self.blocks.len() < self.count {
+            self.blocks.resize_with(self.count, PackedBlock::default);
+        }
+        // Blocks of even width: a last one of a few keys would cost more than its share.
+        let width = slots.div_ceil(self.count.max(1)).max(1);
+        let parts = keys.axis_chunks_iter(Axis(0), width).zip(values.axis_chunks_iter(Axis(0), width));
+        for (block, (keys, values)) in self.blocks.iter_mut().zip(parts) {
+            block.keys.repack(keys.t(), scale);
+            block.values.repack(values, A::one());
+        }
+    }
+}
+
+impl<A: Scalar> PackedBlock<A> {
+    /// Fills `scores` with exp(q·kᵀ/√`head_dim` − maximum) of one head's queries, and the rows' maxima and sums.
+    fn exponentials(&self, queries: &Tile<A>, head: usize, scores: &mut Tile<A>, partial: &mut Partial<A>) {
+        let (rows, (_, slots)) = (queries.nrows(), self.keys.dim());
+        scores.reshape(rows, Runs::of(slots));
+        let to = scores.run_mut(0);
+        self.keys.multiply_tile(queries.unit(head), 0, 0..slots, Output::Set, to);
+        let RowsMut { data, stride } = scores.run_mut(0);
+        exp_rows(&mut data[..rows * stride], slots, stride, &mut partial.maxima, &mut partial.sums);
+    }
+
+    /// All keys in one block: 1/Σ goes into the result.
+    fn attend(&self, queries: &mut Tile<A>, head: usize, scratch: &mut HeadScratch<A>) {
+        let HeadScratch { scores, total, .. } = scratch;
+        let rows = queries.nrows();
+        total.reset(rows, 0);
+        self.exponentials(queries, head, scores, total);
+        total.invert_sums();
+        // The head's queries have been read: its result takes their place.
+        queries.unit_runs_mut(head, |columns, to| {
+            let RowsMut { data, stride } = to;
+            let width = columns.len();
+            self.values.multiply_tile(scores.rows(), 0, columns, Output::Set, RowsMut { data, stride });
+            scale_rows(data, width, stride, &total.sums);
+        });
+    }
+}
+
+/// Each block gives a softmax relative to its own maxima, without the division; blocks are added up relative to the maxima so far, and
+/// divided once at the end (online softmax: Milakov and Gimelshein, arXiv 1805.02867; Rabe and Staats, arXiv 2112.05682).
+fn attend_blocks<A: Scalar>(blocks: &[PackedBlock<A>], queries: &mut Tile<A>, head: usize, scratch: &mut HeadScratch<A>) {
+    let HeadScratch { scores, total, latest } = scratch;
+    let rows = queries.nrows();
+    let head_dim = blocks[0].values.dim().1;
+    total.reset(rows, head_dim);
+    latest.reset(rows, head_dim);
+    for block in blocks {
+        block.exponentials(queries, head, scores, latest);
+        for index in 0..Runs::of(head_dim).count() {
+            let columns = Runs::of(head_dim).range(index);
+            let to = RowsMut {
+                data: &mut latest.products[columns.start..],
+                stride: head_dim,
+            };
+            block.values.multiply_tile(scores.rows(), 0, columns, Output::Set, to);
+        }
+        total.add(latest, head_dim);
+    }
+    total.invert_sums();
+    queries.unit_runs_mut(head, |columns, to| {
+        total.write_quotients(head_dim, columns, to);
+    });
+}
+
+fn fill_unit<A: Scalar>(queries: &mut Tile<A>, head: usize, value: A) {
+    let rows = queries.nrows();
+    queries.unit_runs_mut(head, |columns, to| {
+        for row in to.data.chunks_mut(to.stride).take(rows) {
+            row[..columns.len()].fill(value);
+        }
+    });
+}
