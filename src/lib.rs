@@ -88,6 +88,7 @@ mod views;
 
 pub use attention::{
     AttentionCache, Compressed, Compressor, ExactAttention, Extent, LinformerAttention, Order, PaddingMask, Projection, Projections,
+    Workspace,
 };
 pub use blocks::{Attention, Encoder, EncoderBlock, EncoderCache, FeedForwardBlock};
 pub use config::{

@@ -2,6 +2,7 @@
 //!
 //! What a task computes depends on the shapes only, never on the number of threads, so that results are bit-equal for any pool.
 
+use std::cell::Cell;
 use std::sync::{Mutex, TryLockError};
 
 use ndarray::{ArrayViewMut, Axis, Dimension};
@@ -23,13 +24,13 @@ pub(crate) fn for_each_init<T: Send, S>(
     work: impl Fn(&mut S, T) + Send + Sync,
 ) {
     #[cfg(feature = "rayon")]
-    if tasks.len() > 1 && multiplications >= WORTH_SPREADING {
+    if tasks.len() > 1 && spreads(multiplications) {
         use rayon::prelude::*;
         tasks.into_par_iter().with_max_len(1).for_each_init(scratch, work);
         return;
     }
     #[cfg(not(feature = "rayon"))]
-    let _ = (multiplications, WORTH_SPREADING);
+    let _ = multiplications;
     let mut scratch = scratch();
     for task in tasks {
         work(&mut scratch, task);
@@ -100,12 +101,46 @@ impl<P: Divide, Q: Divide> Divide for (P, Q) {
     }
 }
 
-/// [`for_each`] for the parts of something, each with its index, without allocating.
-pub(crate) fn for_each_part<P: Divide>(parts: P, multiplications: usize, work: impl Fn(usize, P) + Sync) {
-    let spreads = cfg!(feature = "rayon") && multiplications >= WORTH_SPREADING;
-    halve(parts, 0, spreads, &work);
+thread_local! {
+    static SERIAL: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Calls `work`, all of which stays on this thread.
+pub(crate) fn serially<R>(work: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            SERIAL.set(self.0);
+        }
+    }
+    let _restore = Restore(SERIAL.replace(true));
+    work()
+}
+
+/// Whether `count` tasks of this cost together can keep all threads busy, each staying on one.
+pub(crate) fn shares_out(count: usize, multiplications: usize) -> bool {
+    let threads = threads();
+    threads > 1 && spreads(multiplications) && (count >= 4 * threads || (count >= threads && count.is_multiple_of(threads)))
+}
+
+fn spreads(multiplications: usize) -> bool {
+    cfg!(feature = "rayon") && multiplications >= WORTH_SPREADING && !SERIAL.get()
+}
+
+fn threads() -> usize {
+    #[cfg(feature = "rayon")]
+    let threads = rayon::current_num_threads();
+    #[cfg(not(feature = "rayon"))]
+    let threads = 1;
+    threads
+}
+
+/// [`for_each`] for the parts of something, each with its index, without allocating.
+pub(crate) fn for_each_part<P: Divide>(parts: P, multiplications: usize, work: impl Fn(usize, P) + Sync) {
+    halve(parts, 0, spreads(multiplications), &work);
+}
+
+#[cfg_attr(not(feature = "rayon"), allow(clippy::only_used_in_recursion))]
 fn halve<P: Divide>(parts: P, first: usize, spreads: bool, work: &(impl Fn(usize, P) + Sync)) {
     let count = parts.count();
     if count <= 1 {
@@ -118,10 +153,7 @@ fn halve<P: Divide>(parts: P, first: usize, spreads: bool, work: &(impl Fn(usize
     let (left, right) = parts.divide(middle);
     #[cfg(feature = "rayon")]
     if spreads {
-        rayon::join(
-            || halve(left, first, spreads, work),
-            || halve(right, first + middle, spreads, work),
-        );
+        rayon::join(|| halve(left, first, spreads, work), || halve(right, first + middle, spreads, work));
         return;
     }
     halve(left, first, spreads, work);
@@ -137,10 +169,7 @@ pub(crate) struct Pool<S> {
 impl<S: Default + Send> Pool<S> {
     /// Makes one for every thread that may come, where there are fewer.
     pub(crate) fn prepare(&mut self) {
-        #[cfg(feature = "rayon")]
-        let threads = rayon::current_num_threads();
-        #[cfg(not(feature = "rayon"))]
-        let threads = 1;
+        let threads = threads();
         if self.spaces.len() < threads {
             self.spaces.resize_with(threads, Mutex::default);
         }

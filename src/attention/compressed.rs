@@ -25,6 +25,12 @@ impl<A: Scalar> PartialEq for Compressed<A> {
 }
 
 impl<A: Scalar> Compressed<A> {
+    /// Nothing, to be filled.
+    pub(crate) fn empty() -> Self {
+        let nothing = || Array4::zeros((0, 0, 0, 0));
+        Self::of(nothing(), nothing(), Vec::new())
+    }
+
     /// The keys and values of a batch, (batch, heads, slots, `head_dim`) each, of which an item has as many as `slots` says.
     pub(crate) fn of(keys: Array4<A>, values: Array4<A>, slots: Vec<usize>) -> Self {
         Self {

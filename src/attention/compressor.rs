@@ -1,9 +1,9 @@
 //! Compression as a sum over positions: in one call, chunk by chunk, or in parts that are added up.
 
-use ndarray::{Array2, Array3, Array4, ArrayRef2, ArrayRef3, ArrayView1, Axis};
+use ndarray::{Array2, ArrayRef2, ArrayRef3, ArrayView1, ArrayView3, Axis};
 
-use super::PaddingMask;
 use super::compressed::Compressed;
+use super::mask::{PaddingMask, one_past_last};
 use super::projection::{Projection, Projections};
 use super::weights::AttentionWeights;
 use crate::config::{BiasPlace, LinformerConfig, ProjectionKind};
@@ -72,6 +72,26 @@ pub struct Compressor<'a, A = f32> {
     tokens: Array2<usize>,
 }
 
+/// The memory of a compressor.
+#[derive(Debug)]
+pub(crate) struct Spare<A> {
+    sides: Vec<Side<A>>,
+    tokens: Array2<usize>,
+    reached: Vec<usize>,
+    covered: Covered,
+}
+
+impl<A> Default for Spare<A> {
+    fn default() -> Self {
+        Self {
+            sides: Vec::new(),
+            tokens: Array2::zeros((0, 0)),
+            reached: Vec::new(),
+            covered: Covered::default(),
+        }
+    }
+}
+
 /// The rows of one item in a chunk that are real.
 #[derive(Clone, Copy, Debug)]
 struct RealRows<'m> {
@@ -97,6 +117,18 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         projections: &'a Projections<A>,
         batch: usize,
         order: Order,
+    ) -> Result<Self> {
+        Self::from_spare(config, weights, projections, batch, order, Spare::default())
+    }
+
+    /// A compressor in the memory of an earlier one.
+    pub(crate) fn from_spare(
+        config: &'a LinformerConfig,
+        weights: &'a AttentionWeights<A>,
+        projections: &'a Projections<A>,
+        batch: usize,
+        order: Order,
+        mut spare: Spare<A>,
     ) -> Result<Self> {
         let matrices = config.projection.matrices(config.attention.heads);
         let tied = config.projection.ties_key_value();
@@ -128,11 +160,26 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             ProjectionKind::MaxPooling => A::neg_infinity(),
             _ => A::zero(),
         };
-        let side = Side {
-            sums: Array4::from_elem((batch, outer, slots, width), start),
-            row_sums: Array3::zeros((batch, matrices, slots)),
-        };
-        let pools = matches!(config.projection.kind, ProjectionKind::MeanPooling | ProjectionKind::MaxPooling);
+        let pools = config.projection.pools();
+        spare.sides.truncate(sides);
+        spare.sides.resize_with(sides, Side::default);
+        for side in &mut spare.sides {
+            side.reset((batch, outer, slots, width), matrices, start);
+        }
+        if spare.tokens.dim() == (batch, if pools { slots } else { 0 }) {
+            spare.tokens.fill(0);
+        } else {
+            spare.tokens = Array2::zeros((batch, if pools { slots } else { 0 }));
+        }
+        spare.reached.clear();
+        spare.reached.resize(batch, 0);
+        spare.covered.clear();
+        let Spare {
+            sides,
+            tokens,
+            reached,
+            covered,
+        } = spare;
         Ok(Self {
             config,
             weights,
@@ -142,11 +189,21 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             extent: None,
             limit: None,
             next: 0,
-            covered: Covered::default(),
-            reached: vec![0; batch],
-            sides: vec![side; sides],
-            tokens: Array2::zeros((batch, if pools { slots } else { 0 })),
+            covered,
+            reached,
+            sides,
+            tokens,
         })
+    }
+
+    /// What the next compressor can use again.
+    pub(crate) fn into_spare(self) -> Spare<A> {
+        Spare {
+            sides: self.sides,
+            tokens: self.tokens,
+            reached: self.reached,
+            covered: self.covered,
+        }
     }
 
     /// Tells how long the sequences will be. Pooling must be told; the other kinds take what comes after as padding, or as an error
@@ -193,16 +250,6 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     /// Another batch or width, a mask of another shape, more positions than the projection has columns for or than
     /// [`with_extent`](Self::with_extent) told, or pooling that was told no extent. The sums are then as they were.
     pub fn push(&mut self, chunk: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<()> {
-        self.push_with(chunk, mask, &mut CompressionScratch::default())
-    }
-
-    /// [`push`](Self::push) with scratch space that is kept.
-    pub(crate) fn push_with(
-        &mut self,
-        chunk: &ArrayRef3<A>,
-        mask: Option<&PaddingMask>,
-        scratch: &mut CompressionScratch<A>,
-    ) -> Result<()> {
         const OPERATION: &str = "Compressor::push";
         let (batch, length, _) = chunk.dim();
         check_width(OPERATION, "chunk", chunk, self.config.attention.dim)?;
@@ -211,6 +258,24 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             return Err(Error::shape(OPERATION, "chunk", expected, chunk.shape()));
         }
         PaddingMask::check(mask, OPERATION, batch, length)?;
+        let rows = self.real_rows(length, mask)?;
+        self.push_rows(chunk.view(), &rows, &mut CompressionScratch::default())
+    }
+
+    /// [`push`](Self::push) for the one item of a batch, with scratch space that is kept; `real` says which of its rows are.
+    pub(crate) fn push_item(
+        &mut self,
+        chunk: ArrayView3<'_, A>,
+        real: Option<ArrayView1<'_, bool>>,
+        scratch: &mut CompressionScratch<A>,
+    ) -> Result<()> {
+        let rows = [self.real_rows_of(0, chunk.dim().1, real)?];
+        self.push_rows(chunk, &rows, scratch)
+    }
+
+    fn push_rows(&mut self, chunk: ArrayView3<'_, A>, rows: &[RealRows<'_>], scratch: &mut CompressionScratch<A>) -> Result<()> {
+        const OPERATION: &str = "Compressor::push";
+        let length = chunk.dim().1;
         let end = self.next.checked_add(length).ok_or_else(|| Error::Overflow {
             operation: OPERATION,
             sizes: vec![self.next, length],
@@ -230,10 +295,9 @@ impl<'a, A: Scalar> Compressor<'a, A> {
                 "pooling must know the length first, since its windows depend on it: call with_extent before the first push",
             ));
         }
-        let rows = self.real_rows(length, mask)?;
         self.covered.check_apart((self.next, end), OPERATION)?;
-        self.accumulate(chunk.view(), self.next, &rows, true, scratch)?;
-        for (reached, rows) in self.reached.iter_mut().zip(&rows) {
+        self.accumulate(chunk, self.next, rows, true, scratch)?;
+        for (reached, rows) in self.reached.iter_mut().zip(rows) {
             if rows.end > 0 {
                 *reached = (*reached).max(self.next + rows.end);
             }
@@ -315,7 +379,9 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     /// # Errors
     /// Sizes that overflow.
     pub fn finish(mut self) -> Result<Compressed<A>> {
-        self.finished()
+        let mut compressed = Compressed::empty();
+        self.finish_into(&mut compressed, &mut CompressionScratch::default())?;
+        Ok(compressed)
     }
 
     fn check_untouched(&self, operation: &'static str) -> Result<()> {
@@ -342,31 +408,30 @@ impl<'a, A: Scalar> Compressor<'a, A> {
 
     /// Which rows of a chunk of `length` positions are real.
     fn real_rows<'m>(&self, length: usize, mask: Option<&'m PaddingMask>) -> Result<Vec<RealRows<'m>>> {
-        let known = |item: usize| {
-            self.extent
-                .as_ref()
-                .map(|lengths| lengths[item].saturating_sub(self.next).min(length))
-        };
         (0..self.batch)
-            .map(|item| {
-                let Some(mask) = mask else {
-                    let end = known(item).unwrap_or(length);
-                    return Ok(RealRows { end, holes: None });
-                };
-                let end = mask.lengths()[item];
-                if let Some(known) = known(item)
-                    && end > known
-                {
-                    return Err(Error::argument(
-                        "Compressor::push",
-                        format!("item {item} has a real position after the extent that was told"),
-                    ));
-                }
-                let real = mask.item(item);
-                let holes = real.iter().take(end).any(|&real| !real).then_some(real);
-                Ok(RealRows { end, holes })
-            })
+            .map(|item| self.real_rows_of(item, length, mask.map(|mask| mask.item(item))))
             .collect()
+    }
+
+    /// Which of an item's next `length` rows are real, given what its mask says of them.
+    fn real_rows_of<'m>(&self, item: usize, length: usize, real: Option<ArrayView1<'m, bool>>) -> Result<RealRows<'m>> {
+        let known = self
+            .extent
+            .as_ref()
+            .map(|lengths| lengths[item].saturating_sub(self.next).min(length));
+        let Some(real) = real else {
+            let end = known.unwrap_or(length);
+            return Ok(RealRows { end, holes: None });
+        };
+        let end = one_past_last(real);
+        if known.is_some_and(|known| end > known) {
+            return Err(Error::argument(
+                "Compressor::push",
+                format!("item {item} has a real position after the extent that was told"),
+            ));
+        }
+        let holes = real.iter().take(end).any(|&real| !real).then_some(real);
+        Ok(RealRows { end, holes })
     }
 
     fn allocated(&self) -> usize {

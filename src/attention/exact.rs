@@ -6,10 +6,11 @@ use super::compressed::Compressed;
 use super::linformer::LinformerAttention;
 use super::mask::PaddingMask;
 use super::weights::{AttendScratch, AttentionWeights, tile};
+use super::workspace::ContextSpace;
 use crate::config::AttentionConfig;
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
-use crate::layers::{Linear, TILE, check_width, for_each_tile, tile_rows};
+use crate::layers::{LayerNorm, Linear, TILE, check_width, for_each_tile, tile_rows};
 use crate::ops::{RowsMut, Runs, Scratch, Tile, gemm};
 use crate::parallel::{self, Pool};
 use crate::parameters::parameters;
@@ -199,8 +200,29 @@ impl<A: Scalar> ExactAttention<A> {
     fn context(&self, context: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Compressed<A>> {
         let (batch, length, _) = context.dim();
         let mut rows = self.key_values(batch, length)?;
-        rows.push(context.view(), mask);
+        rows.push(context.view(), |item| mask.map(|mask| mask.item(item)));
         Ok(rows.finish())
+    }
+
+    /// Makes the packed keys and values of one item's rows, normed if a norm comes first.
+    pub(crate) fn compress_item(
+        &self,
+        rows: ArrayView2<'_, A>,
+        norm: Option<&LayerNorm<A>>,
+        real: Option<ArrayView1<'_, bool>>,
+        space: &mut ContextSpace<A>,
+    ) -> Result<()> {
+        let mut collected = self.key_values(1, rows.nrows())?;
+        let mut push = |rows: ArrayView2<'_, A>| collected.push(rows.insert_axis(Axis(0)), |_| real);
+        match norm {
+            None => push(rows),
+            Some(norm) => ContextSpace::normed(&mut space.normed, rows, norm, |rows, _| {
+                push(rows);
+                Ok(())
+            })?,
+        }
+        space.packed.repack(&collected.finish());
+        Ok(())
     }
 
     pub(crate) fn weights_mut(&mut self) -> &mut AttentionWeights<A> {
@@ -254,8 +276,8 @@ pub(crate) struct KeyValueRows<'a, A> {
 }
 
 impl<A: Scalar> KeyValueRows<'_, A> {
-    /// Adds the next rows; `mask` is that of the whole sequence.
-    pub(crate) fn push(&mut self, chunk: ArrayView3<'_, A>, mask: Option<&PaddingMask>) {
+    /// Adds the next rows; `mask` gives which positions of an item's whole sequence are real.
+    pub(crate) fn push<'m>(&mut self, chunk: ArrayView3<'_, A>, mask: impl Fn(usize) -> Option<ArrayView1<'m, bool>>) {
         let (batch, length, dim) = chunk.dim();
         let AttentionWeights { key, value, .. } = &self.layer.weights;
         let stays = self.layer.config.masked_keys_stay;
@@ -266,7 +288,7 @@ impl<A: Scalar> KeyValueRows<'_, A> {
             let (_, mut values) = values.split_at(Axis(1), slots[item]);
             for start in (0..length).step_by(TILE) {
                 let rows = start..length.min(start + TILE);
-                let real = mask.and_then(|mask| real_rows(mask.item(item).slice(s![self.seen + rows.start..self.seen + rows.end])));
+                let real = mask(item).and_then(|real| real_rows(real.slice(s![self.seen + rows.start..self.seen + rows.end])));
                 let count = real.as_ref().filter(|_| !stays).map_or(rows.len(), Vec::len);
                 let x = chunk.slice(s![item, rows, ..]);
                 let (tile_keys, other_keys) = keys.split_at(Axis(1), count);

@@ -158,7 +158,8 @@ impl<A: Scalar> PackedBlock<A> {
         queries.unit_runs_mut(head, |columns, to| {
             let RowsMut { data, stride } = to;
             let width = columns.len();
-            self.values.multiply_tile(scores.rows(), 0, columns, Output::Set, RowsMut { data, stride });
+            self.values
+                .multiply_tile(scores.rows(), 0, columns, Output::Set, RowsMut { data, stride });
             scale_rows(data, width, stride, &total.sums);
         });
     }

@@ -4,6 +4,11 @@ use ndarray::{Array2, ArrayRef2, ArrayView1};
 
 use crate::error::{Error, Result, checked_len};
 
+/// One past the last real position.
+pub(super) fn one_past_last(real: ArrayView1<'_, bool>) -> usize {
+    real.iter().rposition(|&real| real).map_or(0, |last| last + 1)
+}
+
 /// Which positions of a batch of sequences are real tokens (`true`) and which are padding.
 ///
 /// Padding contributes nothing to keys and values, in every layer, whatever stands there, NaN included. A right-padded batch gives
@@ -46,10 +51,7 @@ impl PaddingMask {
 
     /// `real[[i, t]]` says whether position t of item i is a real token.
     pub fn from_bools(real: &ArrayRef2<bool>) -> Self {
-        let lengths = real
-            .outer_iter()
-            .map(|row| row.iter().rposition(|&real| real).map_or(0, |last| last + 1))
-            .collect();
+        let lengths = real.outer_iter().map(one_past_last).collect();
         Self {
             real: real.to_owned(),
             lengths,
@@ -83,11 +85,6 @@ impl PaddingMask {
     /// The positions of one item.
     pub(crate) fn item(&self, item: usize) -> ArrayView1<'_, bool> {
         self.real.row(item)
-    }
-
-    /// The mask of the positions start..end.
-    pub(crate) fn part(&self, start: usize, end: usize) -> Self {
-        Self::from_bools(&self.real.slice(ndarray::s![.., start..end]))
     }
 
     /// An error unless the mask fits `batch` items of `length` positions.

@@ -25,6 +25,7 @@ mod partial;
 mod projection;
 mod training;
 mod weights;
+mod workspace;
 
 pub use compressed::Compressed;
 pub use compressor::{Compressor, Extent, Order};
@@ -33,9 +34,8 @@ pub use linformer::LinformerAttention;
 pub use mask::PaddingMask;
 pub use projection::{Projection, Projections};
 pub use training::AttentionCache;
+pub use workspace::Workspace;
 
-pub(crate) use compressor::SEGMENT;
-pub(crate) use exact::KeyValueRows;
 pub(crate) use key_values::PackedKeyValues;
 pub(crate) use weights::AttendScratch;
-pub(crate) use weights::tile;
+pub(crate) use workspace::{ContextSpace, TileSpace};

@@ -229,7 +229,7 @@ impl<A: Scalar> ExactAttention<A> {
         let (batch, length, _) = context_input.dim();
         PaddingMask::check(mask, OPERATION, batch, length)?;
         let mut collected = self.key_values(batch, length)?;
-        collected.push(context_input.view(), mask);
+        collected.push(context_input.view(), |item| mask.map(|mask| mask.item(item)));
         let mut context = collected.finish();
         let (y, attend) = self.weights().attend_train(self.config(), &x, &context, dropout);
         context.forget_packed();

@@ -152,7 +152,7 @@ impl<A: Scalar> AttentionWeights<A> {
 
 /// Scratch space for one tile of queries.
 #[derive(Debug)]
-pub(crate) struct AttendScratch<A: Scalar> {
+pub(crate) struct AttendScratch<A> {
     queries: Tile<A>,
     factor: Tile<A>,
     heads: HeadScratch<A>,

@@ -1,13 +1,12 @@
 //! The attention of a block, exact or Linformer, behind one face.
 
-use ndarray::ArrayView3;
+use ndarray::{ArrayView1, ArrayView2};
 
-use crate::attention::{
-    AttendScratch, Compressed, Compressor, ExactAttention, KeyValueRows, LinformerAttention, PackedKeyValues, PaddingMask, Projections,
-};
+use crate::attention::{AttendScratch, ContextSpace, ExactAttention, LinformerAttention, PackedKeyValues, Projections};
 use crate::config::{AttentionConfig, AttentionKind};
 use crate::error::Result;
 use crate::initialization::Streams;
+use crate::layers::LayerNorm;
 use crate::ops::{RowsMut, TileRows};
 use crate::parameters::{Parameters, Visitor, VisitorMut};
 use crate::scalar::Scalar;
@@ -56,72 +55,35 @@ impl<A: Scalar> Attention<A> {
         }
     }
 
-    /// What takes in the rows of (batch, length, dim) sequences, part by part, to make the context their queries attend to.
-    pub(crate) fn collector<'a>(
-        &'a self,
-        shared: Option<&'a Projections<A>>,
-        batch: usize,
-        length: usize,
-        mask: Option<&PaddingMask>,
-    ) -> Result<Collector<'a, A>> {
-        Ok(match self {
-            Self::Linformer(attention) => {
-                let projections = attention.own_or(shared)?;
-                Collector::Compressor(attention.compressor_for(projections, batch, length, mask)?)
-            }
-            Self::Exact(attention) => Collector::Rows(attention.key_values(batch, length)?),
-        })
+    /// Makes the packed keys and values of one item's rows, normed if a norm comes first; `real` says which of them are.
+    pub(crate) fn compress_item(
+        &self,
+        shared: Option<&Projections<A>>,
+        rows: ArrayView2<'_, A>,
+        norm: Option<&LayerNorm<A>>,
+        real: Option<ArrayView1<'_, bool>>,
+        space: &mut ContextSpace<A>,
+    ) -> Result<()> {
+        match self {
+            Self::Linformer(attention) => attention.compress_item(attention.own_or(shared)?, rows, norm, real, space),
+            Self::Exact(attention) => attention.compress_item(rows, norm, real, space),
+        }
     }
 
-    /// `out` += the attention of the rows of `x` to an item of `context`.
-    pub(crate) fn add_tile(
-        &self,
-        x: TileRows<'_, A>,
-        context: (&PackedKeyValues<A>, usize),
-        out: RowsMut<'_, A>,
-        scratch: &mut AttendScratch<A>,
-    ) {
+    /// `out` += the attention of the rows of `x` to one item's keys and values.
+    pub(crate) fn add_tile(&self, x: TileRows<'_, A>, context: &PackedKeyValues<A>, out: RowsMut<'_, A>, scratch: &mut AttendScratch<A>) {
         let weights = match self {
             Self::Linformer(attention) => attention.weights(),
             Self::Exact(attention) => attention.weights(),
         };
-        weights.attend_tile(self.config(), x, context, true, out, scratch);
+        weights.attend_tile(self.config(), x, (context, 0), true, out, scratch);
     }
 
-    /// Multiplications of a query row that attends to `slots` slots.
-    pub(crate) fn attend_cost(&self, slots: usize) -> usize {
+    /// Multiplications of a row of a sequence of `length` that attends to it.
+    pub(crate) fn attend_cost(&self, length: usize) -> usize {
         match self {
-            Self::Linformer(attention) => attention.attend_cost(slots),
-            Self::Exact(attention) => attention.attend_cost(slots),
-        }
-    }
-}
-
-/// What makes keys and values of rows that come part by part.
-pub(crate) enum Collector<'a, A> {
-    Compressor(Compressor<'a, A>),
-    Rows(KeyValueRows<'a, A>),
-}
-
-impl<A: Scalar> Collector<'_, A> {
-    /// Adds the rows start.. of every item; `mask` is that of the whole sequence.
-    pub(crate) fn push(&mut self, rows: ArrayView3<'_, A>, start: usize, mask: Option<&PaddingMask>) -> Result<()> {
-        match self {
-            Self::Compressor(compressor) => {
-                let part = mask.map(|mask| mask.part(start, start + rows.dim().1));
-                compressor.push(&rows, part.as_ref())
-            }
-            Self::Rows(collected) => {
-                collected.push(rows, mask);
-                Ok(())
-            }
-        }
-    }
-
-    pub(crate) fn finish(self) -> Result<Compressed<A>> {
-        match self {
-            Self::Compressor(compressor) => compressor.finish(),
-            Self::Rows(rows) => Ok(rows.finish()),
+            Self::Linformer(attention) => attention.attend_cost(attention.config().effective_k()),
+            Self::Exact(attention) => attention.attend_cost(length),
         }
     }
 }

@@ -1,15 +1,14 @@
 //! A stack of blocks.
 
-use ndarray::{Array3, ArrayRef3};
+use ndarray::{Array3, ArrayRef3, ArrayViewMut2};
 
 use super::EncoderBlock;
-use super::encoder_block::tiles;
-use crate::attention::{PaddingMask, Projections};
+use crate::attention::{PaddingMask, Projections, Workspace};
 use crate::config::{AttentionKind, EncoderConfig};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{LayerNorm, check_width};
-use crate::parallel::{self, Pool};
+use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
@@ -111,24 +110,89 @@ impl<A: Scalar> Encoder<A> {
     /// As [`forward`](Self::forward).
     pub fn forward_owned(&self, x: Array3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         let mut stream = self.checked(x, mask)?;
-        let shared = self.projections.as_ref();
-        let mut pool = Pool::default();
-        pool.prepare();
-        if self.config.reversible {
-            let mut second = stream.clone();
-            for block in &self.blocks {
-                block.apply_reversible(&mut stream, &mut second, shared, mask, &pool)?;
-            }
-            stream += &second;
-        } else {
-            for block in &self.blocks {
-                stream = block.apply(stream, shared, mask, &pool)?;
-            }
+        let workspace = &mut Workspace::new();
+        if self.keeps_width() {
+            self.run(&mut stream, mask, workspace)?;
+            return Ok(stream);
         }
-        if let Some(norm) = &self.final_norm {
-            let cost = parallel::cost(&[stream.len(), 4]);
-            parallel::for_each(tiles(stream.view_mut()), cost, |(_, mut rows)| norm.apply_in_place(&mut rows));
+        for block in &self.blocks {
+            stream = block.apply(stream, self.projections.as_ref(), mask, workspace)?;
         }
+        let cost = parallel::cost(&[stream.len(), 4]);
+        workspace.for_each_item(stream.view_mut(), cost, |_, _, rows| {
+            self.finish_item(rows);
+            Ok(())
+        })?;
         Ok(stream)
+    }
+
+    /// [`forward`](Self::forward) in place, in memory that is kept from call to call. After an error `x` is as it was.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward); an `x` whose elements do not lie in order; an encoder whose width changes, or a reversible one,
+    /// which needs a second stream: use [`forward_owned`](Self::forward_owned).
+    pub fn forward_in_place(&self, x: &mut Array3<A>, mask: Option<&PaddingMask>, workspace: &mut Workspace<A>) -> Result<()> {
+        const OPERATION: &str = "Encoder::forward_in_place";
+        let (batch, length, dim) = x.dim();
+        if dim != self.config.dim() || !x.is_standard_layout() {
+            let expected = format!("(any batch, any length, {}), in standard layout", self.config.dim());
+            return Err(Error::shape(OPERATION, "x", expected, x.shape()));
+        }
+        PaddingMask::check(mask, OPERATION, batch, length)?;
+        if !self.keeps_width() || self.config.reversible {
+            return Err(Error::argument(
+                OPERATION,
+                "the residual stream changes its width or has a second one; use forward_owned",
+            ));
+        }
+        self.check_length(OPERATION, length)?;
+        self.run(x, mask, workspace)
+    }
+
+    /// An error where the projections have no columns for `length` positions.
+    fn check_length(&self, operation: &'static str, length: usize) -> Result<()> {
+        match &self.config.attention {
+            AttentionKind::Linformer(attention) if length > attention.seq_len && !attention.projection.any_length() => {
+                Err(Error::TooLong {
+                    operation,
+                    length,
+                    seq_len: attention.seq_len,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn keeps_width(&self) -> bool {
+        self.blocks.iter().all(|block| block.in_dim() == block.out_dim())
+    }
+
+    /// All blocks, item by item.
+    fn run(&self, stream: &mut Array3<A>, mask: Option<&PaddingMask>, workspace: &mut Workspace<A>) -> Result<()> {
+        let (batch, length, _) = stream.dim();
+        let cost = self.blocks.iter().map(|block| block.cost(length)).fold(0, usize::saturating_add);
+        let shared = self.projections.as_ref();
+        workspace.for_each_item(stream.view_mut(), parallel::cost(&[batch, cost]), |workspace, item, mut rows| {
+            let real = mask.map(|mask| mask.item(item));
+            if self.config.reversible {
+                let mut second = rows.to_owned();
+                for block in &self.blocks {
+                    block.apply_reversible(rows.view_mut(), second.view_mut(), shared, real, workspace)?;
+                }
+                rows += &second;
+            } else {
+                for block in &self.blocks {
+                    block.apply_item(rows.view_mut(), shared, real, workspace)?;
+                }
+            }
+            self.finish_item(rows);
+            Ok(())
+        })
+    }
+
+    fn finish_item(&self, rows: ArrayViewMut2<'_, A>) {
+        if let Some(norm) = &self.final_norm {
+            norm.apply_spread(rows);
+        }
     }
 }

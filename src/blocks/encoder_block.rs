@@ -1,21 +1,18 @@
 //! One block of an encoder.
 
-use ndarray::{Array3, ArrayRef3, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, s};
+use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis};
 
 use super::Attention;
-use crate::attention::{AttendScratch, Compressed, PackedKeyValues, PaddingMask, Projections, SEGMENT, tile};
+use crate::attention::{PackedKeyValues, PaddingMask, Projections, TileSpace, Workspace};
 use crate::config::{EncoderConfig, NormPlacement, Sharing};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
-use crate::layers::{FeedForward, FeedForwardScratch, LayerNorm, Linear, TILE, check_width, for_each_tile, for_each_tile_of_two, tile_rows};
-use crate::ops::{RowsMut, Runs, Tile};
-use crate::parallel::{self, Pool};
+use crate::layers::{FeedForward, LayerNorm, Linear, TILE, check_width};
+use crate::ops::RowsMut;
+use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 use crate::views::{outer, split};
-
-/// Rows that are normalised and compressed together: a few segments, so that every thread has work.
-const ROWS_AT_ONCE: usize = 8 * SEGMENT;
 
 /// Attention, then feed-forward, each with a norm and a residual: x + f(norm(x)), or norm(x + f(x)).
 #[derive(Clone, Debug)]
@@ -41,30 +38,6 @@ pub struct FeedForwardBlock<A = f32> {
 }
 
 parameters!(FeedForwardBlock { norm, residual } flat { layer });
-
-/// Scratch space for one tile of rows.
-#[derive(Debug, Default)]
-pub(crate) struct BlockScratch<A: Scalar> {
-    normed: Vec<A>,
-    x: Tile<A>,
-    attention: AttendScratch<A>,
-    feed_forward: FeedForwardScratch<A>,
-}
-
-impl<A: Scalar> BlockScratch<A> {
-    /// Takes over the rows that a product reads: normed where the norm comes first.
-    fn take(&mut self, rows: ArrayView2<'_, A>, norm: Option<&LayerNorm<A>>) {
-        let runs = Runs::of(rows.ncols());
-        match norm {
-            None => self.x.fill(rows, runs),
-            Some(norm) => {
-                let mut normed = tile(&mut self.normed, rows.nrows(), rows.ncols());
-                norm.apply(rows, &mut normed);
-                self.x.fill(normed.view(), runs);
-            }
-        }
-    }
-}
 
 impl NormPlacement {
     /// `norm`, where it comes before what it belongs to.
@@ -157,9 +130,7 @@ impl<A: Scalar> EncoderBlock<A> {
     pub fn forward(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         check_width("EncoderBlock::forward", "x", x, self.in_dim())?;
         PaddingMask::check(mask, "EncoderBlock::forward", x.dim().0, x.dim().1)?;
-        let mut pool = Pool::default();
-        pool.prepare();
-        self.apply(x.as_standard_layout().into_owned(), None, mask, &pool)
+        self.apply(x.as_standard_layout().into_owned(), None, mask, &mut Workspace::new())
     }
 
     /// The block on the residual stream, in place where the width stays.
@@ -168,104 +139,108 @@ impl<A: Scalar> EncoderBlock<A> {
         mut stream: Array3<A>,
         shared: Option<&Projections<A>>,
         mask: Option<&PaddingMask>,
-        pool: &Pool<BlockScratch<A>>,
+        workspace: &mut Workspace<A>,
     ) -> Result<Array3<A>> {
-        let context = self.context(stream.view(), shared, mask)?;
-        let cost = self.cost(stream.dim(), &context);
-        let context = context.packed();
         let (batch, length, _) = stream.dim();
+        let real = |item| mask.map(|mask| mask.item(item));
         if self.in_dim() == self.out_dim() {
-            for_each_tile(stream.view_mut(), tile_rows(length), cost, |item, _, mut rows| {
-                pool.with(|scratch| {
-                    self.attend(&mut rows, (context, item), scratch);
-                    if let Some(feed_forward) = &self.feed_forward {
-                        feed_forward.add_in_place(self.placement, &mut rows, scratch);
-                    }
-                });
-            });
+            workspace.for_each_item(
+                stream.view_mut(),
+                parallel::cost(&[batch, self.cost(length)]),
+                |workspace, item, rows| self.apply_item(rows, shared, real(item), workspace),
+            )?;
             return Ok(stream);
         }
         checked_len("EncoderBlock", &[batch, length, self.out_dim()], size_of::<A>())?;
         let mut wider = Array3::zeros((batch, length, self.out_dim()));
-        for_each_tile_of_two(stream.view_mut(), wider.view_mut(), cost, |item, mut rows, mut out| {
-            pool.with(|scratch| {
-                self.attend(&mut rows, (context, item), scratch);
-                if let Some(feed_forward) = &self.feed_forward {
-                    feed_forward.write(self.placement, rows.view(), &mut out, scratch);
-                }
-            });
-        });
+        workspace.tiles.prepare();
+        for (item, mut rows) in stream.outer_iter_mut().enumerate() {
+            self.attention
+                .compress_item(shared, rows.view(), self.first_norm(), real(item), &mut workspace.context)?;
+            let context = &workspace.context.packed;
+            workspace.for_each_tile_of_two(
+                rows.view_mut(),
+                wider.index_axis_mut(Axis(0), item),
+                self.cost(length),
+                |space, mut rows, mut out| {
+                    self.attend(&mut rows, context, space);
+                    if let Some(feed_forward) = &self.feed_forward {
+                        feed_forward.write(self.placement, rows.view(), &mut out, space);
+                    }
+                },
+            );
+        }
         Ok(wider)
     }
 
-    /// The reversible form on two streams: first += attention(norm(second)), then second += feed-forward(norm(first)).
-    pub(crate) fn apply_reversible(
+    /// The block on one item's rows, in place; `real` says which of them are.
+    pub(crate) fn apply_item(
         &self,
-        first: &mut Array3<A>,
-        second: &mut Array3<A>,
+        mut rows: ArrayViewMut2<'_, A>,
         shared: Option<&Projections<A>>,
-        mask: Option<&PaddingMask>,
-        pool: &Pool<BlockScratch<A>>,
+        real: Option<ArrayView1<'_, bool>>,
+        workspace: &mut Workspace<A>,
     ) -> Result<()> {
-        let context = self.context(second.view(), shared, mask)?;
-        let cost = self.cost(first.dim(), &context);
-        let context = context.packed();
-        for_each_tile_of_two(first.view_mut(), second.view_mut(), cost, |item, mut first, mut second| {
-            pool.with(|scratch| {
-                scratch.take(second.view(), Some(&self.attention_norm));
-                let BlockScratch { x, attention, .. } = &mut *scratch;
-                self.attention
-                    .add_tile(x.rows(), (context, item), RowsMut::of(first.view_mut()), attention);
-                if let Some(feed_forward) = &self.feed_forward {
-                    scratch.take(first.view(), Some(&feed_forward.norm));
-                    feed_forward.apply(scratch, true, &mut second);
-                }
-            });
+        self.attention
+            .compress_item(shared, rows.view(), self.first_norm(), real, &mut workspace.context)?;
+        let context = &workspace.context.packed;
+        let cost = self.cost(rows.nrows());
+        workspace.for_each_tile(rows.view_mut(), cost, |space, _, mut rows| {
+            self.attend(&mut rows, context, space);
+            if let Some(feed_forward) = &self.feed_forward {
+                feed_forward.add_in_place(self.placement, &mut rows, space);
+            }
         });
         Ok(())
     }
 
-    /// Keys and values of the whole stream, normed part by part where the norm comes first.
-    fn context(&self, stream: ArrayView3<'_, A>, shared: Option<&Projections<A>>, mask: Option<&PaddingMask>) -> Result<Compressed<A>> {
-        let (batch, length, width) = stream.dim();
-        let mut collector = self.attention.collector(shared, batch, length, mask)?;
-        if self.placement == NormPlacement::Post {
-            collector.push(stream, 0, mask)?;
-            return collector.finish();
-        }
-        let mut normed = Array3::zeros((batch, length.min(ROWS_AT_ONCE), width));
-        for start in (0..length).step_by(ROWS_AT_ONCE) {
-            let end = length.min(start + ROWS_AT_ONCE);
-            let part = stream.slice(s![.., start..end, ..]);
-            let mut normed = normed.slice_mut(s![.., ..end - start, ..]);
-            normed.assign(&part);
-            let cost = parallel::cost(&[batch, end - start, width, 4]);
-            parallel::for_each(tiles(normed.view_mut()), cost, |(_, mut rows)| {
-                self.attention_norm.apply_in_place(&mut rows);
-            });
-            collector.push(normed.view(), start, mask)?;
-        }
-        collector.finish()
+    /// The reversible form on one item's rows of two streams: first += attention(norm(second)), then second += feed-forward(norm(first)).
+    pub(crate) fn apply_reversible(
+        &self,
+        first: ArrayViewMut2<'_, A>,
+        mut second: ArrayViewMut2<'_, A>,
+        shared: Option<&Projections<A>>,
+        real: Option<ArrayView1<'_, bool>>,
+        workspace: &mut Workspace<A>,
+    ) -> Result<()> {
+        let norm = Some(&self.attention_norm);
+        self.attention
+            .compress_item(shared, second.view(), norm, real, &mut workspace.context)?;
+        let context = &workspace.context.packed;
+        let cost = self.cost(first.nrows());
+        workspace.for_each_tile_of_two(first, second.view_mut(), cost, |space, mut first, mut second| {
+            space.take(second.view(), norm);
+            let TileSpace { x, attention, .. } = &mut *space;
+            self.attention.add_tile(x.rows(), context, RowsMut::of(first.view_mut()), attention);
+            if let Some(feed_forward) = &self.feed_forward {
+                space.take(first.view(), Some(&feed_forward.norm));
+                feed_forward.apply(space, true, &mut second);
+            }
+        });
+        Ok(())
+    }
+
+    /// The attention's norm, where it comes first.
+    fn first_norm(&self) -> Option<&LayerNorm<A>> {
+        self.placement.first(&self.attention_norm)
     }
 
     /// rows ← rows + attention(norm(rows)), or norm(rows + attention(rows)).
-    fn attend(&self, rows: &mut ArrayViewMut2<'_, A>, context: (&PackedKeyValues<A>, usize), scratch: &mut BlockScratch<A>) {
-        scratch.take(rows.view(), self.placement.first(&self.attention_norm));
-        let BlockScratch { x, attention, .. } = scratch;
-        self.attention
-            .add_tile(x.rows(), context, RowsMut::of(rows.view_mut()), attention);
+    fn attend(&self, rows: &mut ArrayViewMut2<'_, A>, context: &PackedKeyValues<A>, space: &mut TileSpace<A>) {
+        space.take(rows.view(), self.first_norm());
+        let TileSpace { x, attention, .. } = space;
+        self.attention.add_tile(x.rows(), context, RowsMut::of(rows.view_mut()), attention);
         if self.placement == NormPlacement::Post {
             self.attention_norm.apply_in_place(rows);
         }
     }
 
-    /// Multiplications of the block's second, tile-wise half.
-    fn cost(&self, (batch, length, _): (usize, usize, usize), context: &Compressed<A>) -> usize {
+    /// Multiplications of the block's second, tile-wise half on an item of `length` rows.
+    pub(crate) fn cost(&self, length: usize) -> usize {
         let feed_forward = self.feed_forward.as_ref().map_or(0, |feed_forward| {
             feed_forward.layer.input().weight().len() + feed_forward.layer.output().weight().len()
         });
-        let attention = self.attention.attend_cost(context.keys().dim().2);
-        parallel::cost(&[batch, length, attention.saturating_add(feed_forward)])
+        parallel::cost(&[length, self.attention.attend_cost(length).saturating_add(feed_forward)])
     }
 }
 
@@ -288,28 +263,27 @@ impl<A: Scalar> FeedForwardBlock<A> {
     }
 
     /// `out` ← or += f of the rows that were taken.
-    fn apply(&self, scratch: &mut BlockScratch<A>, adds: bool, out: &mut ArrayViewMut2<'_, A>) {
-        let BlockScratch { x, feed_forward, .. } = scratch;
-        self.layer
-            .apply_tile(x.rows(), adds, RowsMut::of(out.view_mut()), feed_forward);
+    fn apply(&self, space: &mut TileSpace<A>, adds: bool, out: &mut ArrayViewMut2<'_, A>) {
+        let TileSpace { x, feed_forward, .. } = space;
+        self.layer.apply_tile(x.rows(), adds, RowsMut::of(out.view_mut()), feed_forward);
     }
 
     /// rows ← rows + f(norm(rows)), or norm(rows + f(rows)).
-    fn add_in_place(&self, placement: NormPlacement, rows: &mut ArrayViewMut2<'_, A>, scratch: &mut BlockScratch<A>) {
-        scratch.take(rows.view(), placement.first(&self.norm));
-        self.apply(scratch, true, rows);
+    fn add_in_place(&self, placement: NormPlacement, rows: &mut ArrayViewMut2<'_, A>, space: &mut TileSpace<A>) {
+        space.take(rows.view(), placement.first(&self.norm));
+        self.apply(space, true, rows);
         if placement == NormPlacement::Post {
             self.norm.apply_in_place(rows);
         }
     }
 
     /// The same into rows of another width: the residual goes through a weight of its own.
-    fn write(&self, placement: NormPlacement, rows: ArrayView2<'_, A>, out: &mut ArrayViewMut2<'_, A>, scratch: &mut BlockScratch<A>) {
-        scratch.take(rows, placement.first(&self.norm));
-        self.apply(scratch, false, out);
+    fn write(&self, placement: NormPlacement, rows: ArrayView2<'_, A>, out: &mut ArrayViewMut2<'_, A>, space: &mut TileSpace<A>) {
+        space.take(rows, placement.first(&self.norm));
+        self.apply(space, false, out);
         if let Some(residual) = &self.residual {
-            scratch.take(rows, None);
-            residual.apply_tile(scratch.x.rows(), true, RowsMut::of(out.view_mut()));
+            space.take(rows, None);
+            residual.apply_tile(space.x.rows(), true, RowsMut::of(out.view_mut()));
         }
         if placement == NormPlacement::Post {
             self.norm.apply_in_place(out);

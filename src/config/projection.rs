@@ -171,6 +171,11 @@ impl ProjectionConfig {
         }
     }
 
+    /// Whether the kind pools over windows of an item's own length.
+    pub(crate) fn pools(&self) -> bool {
+        matches!(self.kind, ProjectionKind::MeanPooling | ProjectionKind::MaxPooling)
+    }
+
     /// Whether every length is possible, not only those up to `seq_len`.
     pub(crate) fn any_length(&self) -> bool {
         !matches!(self.kind, ProjectionKind::Learned | ProjectionKind::Random)

@@ -36,10 +36,19 @@ pub struct FeedForward<A = f32> {
 parameters!(FeedForward { input, output });
 
 /// Scratch space for one tile of rows.
-#[derive(Debug, Default)]
-pub(crate) struct FeedForwardScratch<A: Scalar> {
+#[derive(Debug)]
+pub(crate) struct FeedForwardScratch<A> {
     hidden: Tile<A>,
     gate: Tile<A>,
+}
+
+impl<A: Scalar> Default for FeedForwardScratch<A> {
+    fn default() -> Self {
+        Self {
+            hidden: Tile::default(),
+            gate: Tile::default(),
+        }
+    }
 }
 
 /// What a feed-forward layer's backward pass needs: its input, and the first product.

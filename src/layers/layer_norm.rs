@@ -2,11 +2,11 @@
 
 use ndarray::{Array1, Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 
-use super::{check_width, map_tiles};
+use super::{check_width, map_tiles, tile_rows};
 use crate::config::at_least_one;
 use crate::error::{Error, Result};
 use crate::ops::{layer_norm_backward_rows, layer_norm_rows};
-use crate::parallel;
+use crate::parallel::{self, Parts, for_each_part};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 use crate::views::{outer, split};
@@ -116,6 +116,17 @@ impl<A: Scalar> LayerNorm<A> {
     pub(crate) fn apply(&self, x: ArrayView2<'_, A>, out: &mut ArrayViewMut2<'_, A>) {
         out.assign(&x);
         self.apply_in_place(out);
+    }
+
+    /// Normalises the rows of a whole sequence in place, spread over threads.
+    pub(crate) fn apply_spread(&self, rows: ArrayViewMut2<'_, A>) {
+        let cost = parallel::cost(&[rows.len(), 4]);
+        let parts = Parts {
+            size: tile_rows(rows.nrows()),
+            view: rows,
+            axis: 0,
+        };
+        for_each_part(parts, cost, |_, mut part| self.apply_in_place(&mut part.view));
     }
 
     /// Normalises contiguous rows in place.

@@ -122,13 +122,9 @@ impl<A: Scalar> Linear<A> {
     /// Another width than `in_dim`.
     pub fn forward(&self, x: &ArrayRef3<A>) -> Result<Array3<A>> {
         check_width("Linear::forward", "x", x, self.in_dim())?;
-        map_tiles(
-            "Linear::forward",
-            x,
-            self.out_dim(),
-            self.weight.len(),
-            |scratch, _, x, mut out| self.apply(x, &mut out, scratch),
-        )
+        map_tiles("Linear::forward", x, self.out_dim(), self.weight.len(), |scratch, _, x, mut out| {
+            self.apply(x, &mut out, scratch);
+        })
     }
 
     /// y of the rows of `x`, spread over threads.

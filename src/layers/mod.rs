@@ -26,7 +26,7 @@ use crate::parallel::{self, Parts, Pool, for_each_part};
 use crate::scalar::Scalar;
 
 /// Rows of a sequence that go through a chain of products together. It depends on nothing, so that results do not either.
-pub(crate) const TILE: usize = 192;
+pub(crate) const TILE: usize = 264;
 
 /// Rows of the tiles that a sequence of `length` is cut into: even ones, and enough of them to share out among a few threads.
 pub(crate) fn tile_rows(length: usize) -> usize {
@@ -96,21 +96,6 @@ pub(crate) fn for_each_tile<A: Scalar>(
             let start = tile * size;
             work(item, start..start + part.view.nrows(), part.view);
         });
-    });
-}
-
-/// [`for_each_tile`] for the same rows of two arrays of one length.
-pub(crate) fn for_each_tile_of_two<A: Scalar>(
-    first: ArrayViewMut3<'_, A>,
-    second: ArrayViewMut3<'_, A>,
-    cost: usize,
-    work: impl Fn(usize, ArrayViewMut2<'_, A>, ArrayViewMut2<'_, A>) + Sync,
-) {
-    let size = tile_rows(first.dim().1);
-    let items = |view| Parts { view, axis: 0, size: 1 };
-    for_each_part((items(first), items(second)), cost, |item, (first, second)| {
-        let tiles = (rows_of(first, size), rows_of(second, size));
-        for_each_part(tiles, cost, |_, (first, second)| work(item, first.view, second.view));
     });
 }
 

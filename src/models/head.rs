@@ -57,15 +57,9 @@ impl<A: Scalar> Head<A> {
     /// x·Wᵀ + b.
     pub(super) fn scores(&self, x: &Array3<A>, embedding: ArrayView2<'_, A>) -> Result<Array3<A>> {
         let weight = self.weight.as_ref().map_or(embedding, |weight| weight.view());
-        map_tiles(
-            "LanguageModel",
-            x,
-            weight.nrows(),
-            weight.len(),
-            |(): &mut (), _, x, mut out| {
-                gemm(A::one(), x, weight.t(), A::zero(), &mut out);
-                add_bias(&mut out, self.bias.view());
-            },
-        )
+        map_tiles("LanguageModel", x, weight.nrows(), weight.len(), |(): &mut (), _, x, mut out| {
+            gemm(A::one(), x, weight.t(), A::zero(), &mut out);
+            add_bias(&mut out, self.bias.view());
+        })
     }
 }

@@ -258,8 +258,8 @@ mod tests {
 
     type Kernel = fn(Activation, &mut [f32]);
     const VALUES: [Kernel; 2] = [
-        |activation, x| f32::activate(activation, x, x.len(), x.len()),
-        |activation, x| activate_body::<f32, false>(activation, x, x.len(), x.len()),
+        |activation, x| f32::activate(activation, x, x.len(), x.len().max(1)),
+        |activation, x| activate_body::<f32, false>(activation, x, x.len(), x.len().max(1)),
     ];
     const DERIVATIVES: [Kernel; 2] = [f32::derivative, derivative_body::<f32, false>];
     const ALL: [Activation; 6] = [Gelu, GeluTanh, Silu, Relu, Tanh, Identity];

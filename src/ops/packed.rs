@@ -117,14 +117,7 @@ impl<A: Scalar> PackedMatrix<A> {
     /// The product of rows start.. of this matrix and a tile with as many columns, into columns `columns` of the product's.
     ///
     /// The first of `columns` is a multiple of [`PANEL_COLS`]; a bias starts with it.
-    pub(crate) fn multiply_tile(
-        &self,
-        a: TileRows<'_, A>,
-        start: usize,
-        columns: Range<usize>,
-        output: Output<'_, A>,
-        c: RowsMut<'_, A>,
-    ) {
+    pub(crate) fn multiply_tile(&self, a: TileRows<'_, A>, start: usize, columns: Range<usize>, output: Output<'_, A>, c: RowsMut<'_, A>) {
         for index in 0..a.runs.count() {
             let range = a.runs.range(index);
             let product = Product {

@@ -141,7 +141,10 @@ mod tests {
 
     const INF: f32 = f32::INFINITY;
     type ExpRows = fn(&mut [f32], usize, &mut [f32], &mut [f32]);
-    const VERSIONS: [ExpRows; 2] = [exp_rows::<f32>, exp_rows_body::<f32, false>];
+    const VERSIONS: [ExpRows; 2] = [
+        |x, cols, maxima, sums| exp_rows(x, cols, cols, maxima, sums),
+        |x, cols, maxima, sums| exp_rows_body::<f32, false>(x, cols, cols, maxima, sums),
+    ];
 
     fn widths() -> impl Iterator<Item = usize> {
         (1..=40).chain([63, 64, 100, 127, 128, 129, 1000])
@@ -234,7 +237,7 @@ mod tests {
         assert_eq!(x, [0.0, 0.0, 1.0, 0.0]);
         softmax_rows::<f32>(&mut [], 0);
         let (mut maxima, mut sums) = ([1.0], [1.0]);
-        exp_rows::<f32>(&mut [], 0, &mut maxima, &mut sums);
+        exp_rows::<f32>(&mut [], 0, 0, &mut maxima, &mut sums);
         assert_eq!((maxima, sums), ([-INF], [0.0]));
     }
     /// ⟨softmax(x), c⟩ of a row.

@@ -206,6 +206,7 @@ impl<A: Scalar> Tile<A> {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp)] // what is compared so is copied
 mod tests {
     use super::*;
     use ndarray::Array2;

@@ -3,8 +3,8 @@
 use ndarray::{Array2, ArrayView2, ArrayView3, ArrayViewMut2, Axis, CowArray, Ix2, s};
 
 use super::super::projection::{Map, Projection};
-use super::side::{Side, larger};
 use super::dense::CompressionScratch;
+use super::side::{Side, larger};
 use super::{Compressor, Order, RealRows, SEGMENT};
 use crate::config::ConvolutionKernel;
 use crate::error::Result;
@@ -82,13 +82,20 @@ impl<A: Scalar> Compressor<'_, A> {
             let end = rows.iter().map(|rows| rows.end).max().unwrap_or(0);
             self.grow((start + end).div_ceil(stride))?;
         }
-        let windows: Vec<Windows> = (0..self.batch).map(|item| self.windows(item)).collect();
+        let (one, many);
+        let windows: &[Windows] = if self.batch == 1 {
+            one = [self.windows(0)];
+            &one
+        } else {
+            many = (0..self.batch).map(|item| self.windows(item)).collect::<Vec<_>>();
+            &many
+        };
         if is_new {
-            self.count_tokens(start, rows, &windows);
+            self.count_tokens(start, rows, windows);
             for index in 0..self.sides.len() {
                 if self.needs_row_sums(index) {
                     let (projection, _) = self.side_sources(index);
-                    add_row_sums(projection, &mut self.sides[index], start, rows, &windows);
+                    add_row_sums(projection, &mut self.sides[index], start, rows, windows);
                 }
             }
         }
@@ -96,8 +103,8 @@ impl<A: Scalar> Compressor<'_, A> {
             Order::CompressFirst if matches!(self.projections.key().map, Map::Dense { .. }) => {
                 self.compress_dense(chunk, start, rows, scratch);
             }
-            Order::CompressFirst => self.compress_inputs(chunk, start, rows, &windows),
-            Order::ProjectFirst => self.compress_features(chunk, start, rows, &windows, is_new),
+            Order::CompressFirst => self.compress_inputs(chunk, start, rows, windows),
+            Order::ProjectFirst => self.compress_features(chunk, start, rows, windows, is_new),
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use super::super::projection::{Map, Projection, Projections};
 use super::super::weights::AttentionWeights;
 use super::accumulate::{Windows, selected};
 use super::side::Side;
-use super::{BiasPlace, Compressor, Order, ProjectionKind, RealRows, SEGMENT};
+use super::{BiasPlace, CompressionScratch, Compressor, Order, ProjectionKind, RealRows, SEGMENT};
 use crate::config::ConvolutionKernel;
 use crate::error::Result;
 use crate::layers::{Linear, TILE};
@@ -55,7 +55,8 @@ impl<A: Scalar> Compressor<'_, A> {
 
     /// [`finish`](Self::finish), and what the backward pass needs.
     pub(crate) fn finish_train(mut self) -> Result<(Compressed<A>, CompressionCache<A>)> {
-        let compressed = self.finished()?;
+        let mut compressed = Compressed::empty();
+        self.finish_into(&mut compressed, &mut CompressionScratch::default())?;
         let cache = CompressionCache {
             sides: self.sides,
             tokens: self.tokens,

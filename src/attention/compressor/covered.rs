@@ -9,6 +9,10 @@ pub(super) struct Covered {
 }
 
 impl Covered {
+    pub(super) fn clear(&mut self) {
+        self.ranges.clear();
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
@@ -43,14 +47,13 @@ impl Covered {
         }
         self.ranges.push(range);
         self.ranges.sort_unstable();
-        let mut joined: Vec<(usize, usize)> = Vec::with_capacity(self.ranges.len());
-        for &(start, end) in &self.ranges {
-            match joined.last_mut() {
-                Some(last) if last.1 == start => last.1 = end,
-                _ => joined.push((start, end)),
+        self.ranges.dedup_by(|next, last| {
+            let touches = last.1 == next.0;
+            if touches {
+                last.1 = next.1;
             }
-        }
-        self.ranges = joined;
+            touches
+        });
     }
 
     /// Adds all ranges of `other`.

@@ -2,20 +2,20 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView3, ArrayViewMut4, Axis, s};
+use ndarray::{ArrayView3, ArrayViewMut4, s};
 
 use super::super::projection::Map;
 use super::accumulate::copied;
 use super::{Compressor, RealRows, SEGMENT};
-use crate::ops::{PANEL_COLS, PackedLeft, Rows, RowsMut, pack_panels, panels_len};
+use crate::ops::{PANEL_COLS, PackedLeft, Rows, RowsMut, Tile, pack_panels, panels_len};
 use crate::parallel::{self, Chunks, Parts, Pool, for_each_part};
 use crate::scalar::Scalar;
 
 /// Numbers of X that are packed before they are multiplied: a few segments, so that every thread has work.
-const PACKED_NUMBERS: usize = 1 << 21;
+const PACKED_NUMBERS: usize = 1 << 20;
 /// Columns of X that one task packs.
 const PACK_COLS: usize = 4 * PANEL_COLS;
-/// Rows of E that one task multiplies.
+/// Rows of E that one task multiplies, a few blocks of the kernels.
 const TASK_ROWS: usize = 24;
 
 /// Scratch space of a compression, kept from chunk to chunk.
@@ -25,6 +25,7 @@ pub(crate) struct CompressionScratch<A> {
     copies: Pool<Vec<A>>,
     /// Some rows of E in one segment. All of E is not kept packed, since that would be as much again as the model has.
     left: Pool<PackedLeft<A>>,
+    pub(super) tiles: Pool<(Tile<A>, Tile<A>)>,
 }
 
 impl<A: Scalar> Default for CompressionScratch<A> {
@@ -33,6 +34,7 @@ impl<A: Scalar> Default for CompressionScratch<A> {
             panels: Vec::new(),
             copies: Pool::default(),
             left: Pool::default(),
+            tiles: Pool::default(),
         }
     }
 }
@@ -133,7 +135,7 @@ impl<A: Scalar> Compressor<'_, A> {
         scratch: &mut CompressionScratch<A>,
     ) {
         let chunk = Chunk { x, start, rows };
-        let CompressionScratch { panels, copies, left } = scratch;
+        let CompressionScratch { panels, copies, left, .. } = scratch;
         copies.prepare();
         left.prepare();
         let maps = [&self.projections.key().map, &self.projections.value().map];
@@ -176,23 +178,13 @@ impl<A: Scalar> Compressor<'_, A> {
 }
 
 /// Calls `work` for blocks of rows of (items, matrices, rows, columns) sums, told the item, the matrix and the first row.
-fn for_each_row_block<A: Scalar>(
-    sums: ArrayViewMut4<'_, A>,
-    cost: usize,
-    work: impl Fn(usize, usize, usize, ArrayViewMut4<'_, A>) + Sync,
-) {
+fn for_each_row_block<A: Scalar>(sums: ArrayViewMut4<'_, A>, cost: usize, work: impl Fn(usize, usize, usize, ArrayViewMut4<'_, A>) + Sync) {
     let along = |view, axis, size| Parts { view, axis, size };
     for_each_part(along(sums, 0, 1), cost, |item, part| {
         for_each_part(along(part.view, 1, 1), cost, |matrix, part| {
-            let size = even(part.view.len_of(Axis(2)));
-            for_each_part(along(part.view, 2, size), cost, |block, part| {
-                work(item, matrix, block * size, part.view);
+            for_each_part(along(part.view, 2, TASK_ROWS), cost, |block, part| {
+                work(item, matrix, block * TASK_ROWS, part.view);
             });
         });
     });
-}
-
-/// The size of about equal blocks of no more than [`TASK_ROWS`] rows.
-fn even(rows: usize) -> usize {
-    rows.div_ceil(rows.div_ceil(TASK_ROWS).max(1)).max(1)
 }

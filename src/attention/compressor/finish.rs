@@ -1,10 +1,10 @@
 //! From sums to compressed keys and values.
 
-use ndarray::{Array4, ArrayViewMut2, ArrayViewMut3, Axis, s};
+use ndarray::{Array4, ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, Axis, s};
 
 use super::super::compressed::Compressed;
 use super::super::projection::Map;
-use super::{BiasPlace, Compressor, Order, ProjectionKind};
+use super::{BiasPlace, CompressionScratch, Compressor, Order, ProjectionKind};
 use crate::error::{Result, checked_len};
 use crate::ops::{Runs, Tile, add_bias, gemm};
 use crate::parallel::{self, Chunks, Parts, Pool, for_each_part};
@@ -14,9 +14,12 @@ use crate::scalar::Scalar;
 const TASK_SLOTS: usize = 36;
 
 impl<A: Scalar> Compressor<'_, A> {
-    pub(super) fn finished(&mut self) -> Result<Compressed<A>> {
-        let slots: Vec<usize> = (0..self.batch).map(|item| self.item_slots(item)).collect();
-        let most = slots.iter().copied().max().unwrap_or(self.config.effective_k());
+    /// [`finish`](Self::finish) in the memory of an earlier result.
+    pub(crate) fn finish_into(&mut self, compressed: &mut Compressed<A>, scratch: &mut CompressionScratch<A>) -> Result<()> {
+        compressed.forget_packed();
+        compressed.slots.clear();
+        compressed.slots.extend((0..self.batch).map(|item| self.item_slots(item)));
+        let most = compressed.slots.iter().copied().max().unwrap_or(self.config.effective_k());
         self.grow(most)?;
         for item in 0..self.batch {
             self.settle(item);
@@ -24,10 +27,15 @@ impl<A: Scalar> Compressor<'_, A> {
         let (heads, head_dim) = (self.config.compressed_heads(), self.config.attention.effective_head_dim());
         let shape = (self.batch, heads, most, head_dim);
         checked_len("Compressor::finish", &[shape.0, shape.1, shape.2, shape.3], size_of::<A>())?;
-        let mut finished = [Array4::zeros(shape), Array4::zeros(shape)];
-        self.finish_sides(&mut finished);
-        let [keys, values] = finished;
-        Ok(Compressed::of(keys, values, slots))
+        for array in [&mut compressed.keys, &mut compressed.values] {
+            if array.dim() != shape {
+                *array = Array4::zeros(shape);
+            }
+        }
+        scratch.tiles.prepare();
+        let mut sides = [compressed.keys.view_mut(), compressed.values.view_mut()];
+        self.finish_sides(&mut sides, &scratch.tiles);
+        Ok(())
     }
 
     /// How many slots an item has.
@@ -69,14 +77,12 @@ impl<A: Scalar> Compressor<'_, A> {
     }
 
     /// K̄ and V̄ (batch, heads, slots, `head_dim`) of the sums.
-    fn finish_sides(&self, finished: &mut [Array4<A>; 2]) {
+    fn finish_sides(&self, finished: &mut [ArrayViewMut4<'_, A>; 2], pool: &Pool<(Tile<A>, Tile<A>)>) {
         let (_, heads, slots, head_dim) = finished[0].dim();
         let cost = match self.order {
             Order::CompressFirst => parallel::cost(&[2, self.batch, heads, slots, head_dim, self.config.attention.dim]),
             Order::ProjectFirst => 0,
         };
-        let mut pool = Pool::<(Tile<A>, Tile<A>)>::default();
-        pool.prepare();
         let along = |view, axis, size| Parts { view, axis, size };
         for_each_part(Chunks { slice: finished, size: 1 }, cost, |is_value, part| {
             for_each_part(along(part.slice[0].view_mut(), 0, 1), cost, |item, part| {

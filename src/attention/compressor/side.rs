@@ -13,7 +13,31 @@ pub(super) struct Side<A> {
     pub(super) row_sums: Array3<A>,
 }
 
+impl<A: Scalar> Default for Side<A> {
+    fn default() -> Self {
+        Self {
+            sums: Array4::zeros((0, 0, 0, 0)),
+            row_sums: Array3::zeros((0, 0, 0)),
+        }
+    }
+}
+
 impl<A: Scalar> Side<A> {
+    /// Empty sums of this shape, every one of them `start`.
+    pub(super) fn reset(&mut self, shape: (usize, usize, usize, usize), matrices: usize, start: A) {
+        if self.sums.dim() == shape {
+            self.sums.fill(start);
+        } else {
+            self.sums = Array4::from_elem(shape, start);
+        }
+        let shape = (shape.0, matrices, shape.2);
+        if self.row_sums.dim() == shape {
+            self.row_sums.fill(A::zero());
+        } else {
+            self.row_sums = Array3::zeros(shape);
+        }
+    }
+
     pub(super) fn slots(&self) -> usize {
         self.sums.dim().2
     }

@@ -3,6 +3,7 @@
 
 use ndarray::Array2;
 
+use super::super::tile::{Runs, Tile};
 use super::*;
 
 fn matrix<A: Scalar>(rows: usize, cols: usize, seed: usize) -> Array2<A> {
@@ -141,34 +142,43 @@ fn nan_and_infinity_stay_in_their_rows_and_columns() {
 
 #[test]
 fn a_tile_is_read_in_place_with_the_same_bits() {
-    for (rows, inner) in [(1, 3), (12, 64), (97, SEGMENT), (30, SEGMENT + 3)] {
-        let b = PackedMatrix::new(matrix::<f32>(inner, 50, 2).view(), 1.0);
-        let a = matrix::<f32>(rows, inner, 1);
-        let mut tile = vec![f32::NAN; 2 * TILE_STRIDE + tile_len::<f32>(rows)];
-        for (to, from) in tile.chunks_exact_mut(TILE_STRIDE).zip(a.rows()) {
-            to[..inner.min(TILE_STRIDE)].copy_from_slice(&from.to_slice().unwrap()[..inner.min(TILE_STRIDE)]);
-        }
-        let product = |a: Rows<'_, f32>| {
-            let mut c = vec![0.0; rows * 50];
-            b.multiply(a, Output::Set, RowsMut { data: &mut c, stride: 50 }, &mut Scratch::default());
-            c
-        };
-        let expected = product(Rows {
+    fn to(data: &mut [f32]) -> RowsMut<'_, f32> {
+        RowsMut { data, stride: 70 }
+    }
+    for (rows, inner) in [(1, 3), (12, 64), (97, SEGMENT), (30, SEGMENT + 3), (7, 2 * SEGMENT)] {
+        let (a, b) = (matrix::<f32>(rows, inner, 1), matrix::<f32>(inner, 70, 2));
+        let b = PackedMatrix::new(b.view(), 1.0);
+        let bias = vec![0.25; 70];
+        let mut expected = vec![0.5; rows * 70];
+        let whole = Rows {
             data: a.as_slice().unwrap(),
             stride: inner,
             count: rows,
-        });
-        if inner > TILE_STRIDE {
-            continue;
+        };
+        b.multiply(whole, Output::AddWithBias(&bias), to(&mut expected[..]), &mut Scratch::default());
+        let mut tile = Tile::default();
+        // What an earlier product left behind must not show.
+        tile.fill(Array2::from_elem((rows + 9, inner), f32::NAN).view(), Runs::of(inner));
+        tile.fill(a.view(), Runs::of(inner));
+        let mut c = vec![0.5; rows * 70];
+        b.multiply_tile(tile.rows(), 0, 0..70, Output::AddWithBias(&bias), to(&mut c[..]));
+        assert_eq!(c, expected);
+        // Some of the columns, and the inner dimension in two parts.
+        let mut c = vec![0.5; rows * 70];
+        for columns in [0..64, 64..70] {
+            let bias = Output::AddWithBias(&bias[columns.clone()]);
+            let start = columns.start;
+            b.multiply_tile(tile.rows(), 0, columns, bias, to(&mut c[start..]));
         }
-        // In place, and copied because the slice ends too soon.
-        for len in [tile.len(), (rows - 1) * TILE_STRIDE + inner] {
-            let in_tile = product(Rows {
-                data: &tile[..len],
-                stride: TILE_STRIDE,
-                count: rows,
-            });
-            assert_eq!(in_tile, expected);
+        assert_eq!(c, expected);
+        if inner > SEGMENT {
+            let mut c = vec![0.5; rows * 70];
+            for (start, output) in [(0, Output::AddWithBias(&bias[..])), (SEGMENT, Output::Add)] {
+                let end = inner.min(start + SEGMENT);
+                tile.fill(a.slice(s![.., start..end]), Runs::of(end - start));
+                b.multiply_tile(tile.rows(), start, 0..70, output, to(&mut c[..]));
+            }
+            assert_eq!(c, expected);
         }
     }
 }
@@ -201,7 +211,7 @@ fn repacking_and_multiplying_again_allocates_nothing() {
     let mut scratch = Scratch::default();
     let (a, mut c) = (matrix::<f32>(20, 30, 2), vec![0.0; 20 * 40]);
     b.multiply_view(a.view(), Output::Set, RowsMut { data: &mut c, stride: 40 }, &mut scratch);
-    let buffers = |b: &PackedMatrix<f32>, scratch: &Scratch<f32>| (b.panels.data.as_ptr(), scratch.left.as_ptr());
+    let buffers = |b: &PackedMatrix<f32>, scratch: &Scratch<f32>| (b.panels.as_slice().as_ptr(), scratch.left.as_ptr());
     let before = buffers(&b, &scratch);
     b.repack(matrix::<f32>(25, 31, 3).view(), 2.0);
     b.multiply_view(
@@ -214,7 +224,7 @@ fn repacking_and_multiplying_again_allocates_nothing() {
     assert_eq!(b.dim(), (25, 31));
     let fresh = PackedMatrix::new(matrix::<f32>(25, 31, 3).view(), 2.0);
     assert_eq!(fresh.panels.as_slice(), b.panels.as_slice());
-    assert_eq!(fresh.panels.as_slice().as_ptr().align_offset(ALIGNMENT), 0);
+    assert_eq!(fresh.panels.as_slice().as_ptr().align_offset(64), 0);
 }
 
 fn accumulated<A: Scalar>(left: &PackedLeft<A>, x: &Array2<A>, start: usize, cuts: &[usize], width: usize) -> Array2<A> {
