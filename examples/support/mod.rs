@@ -9,6 +9,7 @@ mod text;
 mod training;
 
 pub use batches::{Batch, accuracy, batches, majority};
+pub use clock::Clock;
 pub use memory::{memory, peak_memory};
 pub use options::{FLAG, Options};
 pub use text::{own_text, package_folder};

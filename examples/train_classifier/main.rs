@@ -9,6 +9,7 @@
 //! ```
 
 mod documents;
+mod dropout;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -50,6 +51,10 @@ fn main() -> Result<(), AnyError> {
         });
         if test.is_empty() {
             return Err("there are too few documents to hold out a fifth of them".into());
+        }
+        if options.flag("time-dropout") {
+            let batch = drawn(&training, options.count("batch"), Step::new(seed, 0))?;
+            return dropout::measure(&model(&options, seed, classes)?, &batch, options.share("dropout"));
         }
         let test = support::batches(&test, options.count("batch"))?;
         majority = support::majority(&test, classes);
@@ -96,6 +101,11 @@ fn options() -> Options {
             ("steps", "300", "training steps"),
             ("rate", "0.002", "the highest learning rate"),
             ("dropout", "0.1", "of the residual stream"),
+            (
+                "time-dropout",
+                FLAG,
+                "train nothing, but print dropout's share of the time of gradients",
+            ),
             ("seed", "1", "seed of model, batches and split"),
             ("seeds", "1", "runs, each with the next seed"),
         ],
