@@ -1,0 +1,31 @@
+//! This repository's own text.
+
+/// The folder of this package, where its own text lies.
+pub fn package_folder() -> std::path::PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| ".".into(), Into::into)
+}
+
+/// This repository's own text: its README and its sources, joined in the order of their names.
+pub fn own_text() -> Vec<u8> {
+    let folder = package_folder();
+    let mut files = vec![folder.join("README.md")];
+    for part in ["src", "examples", "tests", "docs"] {
+        collect(&folder.join(part), &mut files);
+    }
+    files.iter().filter_map(|file| std::fs::read(file).ok()).flatten().collect()
+}
+
+fn collect(folder: &std::path::Path, files: &mut Vec<std::path::PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs" || extension == "md") {
+            files.push(path);
+        }
+    }
+}

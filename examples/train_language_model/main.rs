@@ -1,0 +1,134 @@
+//! Learns to guess hidden bytes of a text from the bytes around them, and compares with tables of counts.
+//!
+//! `cargo run --release --example train_language_model`, and `-- --sweep` for the paper's Figure 3 in small.
+
+mod baseline;
+mod corpus;
+#[path = "../support/mod.rs"]
+mod support;
+mod sweep;
+
+use corpus::Corpus;
+use linformer::training::CrossEntropy;
+use linformer::{AttentionConfig, AttentionKind, LanguageModel, LanguageModelConfig, LinformerConfig, Sharing, TrainingPass};
+use support::{AnyError, Budget, FLAG, Options, Plan, Spent};
+
+const ABOUT: &str =
+    "Trains a masked model of the bytes of a text: 15 % of them are hidden and guessed from all others. Prints the bits that a
+hidden byte costs in a part of the text that was held out, beside two tables of counts that are asked for the same bytes: order 0
+(how common a byte is) and order 2 (what follows the two bytes on its left, which it sees even where they are hidden from the model).";
+
+/// What one model is.
+#[derive(Clone)]
+struct Shape {
+    n: usize,
+    k: usize,
+    dim: usize,
+    heads: usize,
+    depth: usize,
+    sharing: Sharing,
+    exact: bool,
+}
+
+fn main() -> Result<(), AnyError> {
+    let options = options();
+    let shape = shape(&options)?;
+    let text = match options.text("file") {
+        "" => support::own_text(),
+        file => std::fs::read(file).map_err(|error| format!("{file}: {error}"))?,
+    };
+    let corpus = Corpus::new(&text, shape.n)?;
+    let (order_0, order_2) = (corpus.bits_of_counts(0)?, corpus.bits_of_counts(2)?);
+    println!("{} bytes, {} of them held out", text.len(), corpus.held_out());
+    println!("counts of order 0: {order_0:.3} bits a byte");
+    println!("counts of order 2: {order_2:.3} bits a byte");
+    if options.flag("sweep") {
+        return sweep::run(&options, &shape, &corpus, [order_0, order_2]);
+    }
+    let (bits, spent) = train(&options, &shape, &corpus)?;
+    let name = if shape.exact { "exact attention" } else { "Linformer" };
+    println!(
+        "{name}: {bits:.3} bits a byte after {} steps, {:.0} processor seconds",
+        spent.steps, spent.seconds
+    );
+    if bits > order_2 {
+        println!("order 2 is still ahead: that takes more steps (--steps)");
+    }
+    if bits >= order_0 {
+        return Err("the model did not beat the counts of order 0".into());
+    }
+    Ok(())
+}
+
+fn options() -> Options {
+    Options::parse(
+        ABOUT,
+        &[
+            ("file", "", "the text; this repository's own README and sources if none"),
+            ("n", "64", "bytes that the model sees at once"),
+            ("k", "32", "rows that keys and values are compressed to"),
+            ("dim", "64", "model width"),
+            ("heads", "4", "heads"),
+            ("depth", "2", "blocks"),
+            ("sharing", "headwise", "who shares E and F: none, headwise, keyvalue or layerwise"),
+            ("exact", FLAG, "exact attention instead of Linformer"),
+            ("batch", "32", "windows of a step"),
+            ("steps", "600", "training steps"),
+            ("rate", "0.005", "the highest learning rate"),
+            ("seed", "1", "seed of models and batches"),
+            (
+                "sweep",
+                FLAG,
+                "train one model for each k (16, 32, 64, 128) and sharing, and draw the curves",
+            ),
+            ("plot", "target/language_model.svg", "where the sweep's curves are drawn"),
+        ],
+    )
+}
+
+fn shape(options: &Options) -> Result<Shape, AnyError> {
+    Ok(Shape {
+        n: options.count("n"),
+        k: options.count("k"),
+        dim: options.count("dim"),
+        heads: options.count("heads"),
+        depth: options.count("depth"),
+        sharing: match options.text("sharing") {
+            "none" => Sharing::None,
+            "headwise" => Sharing::Headwise,
+            "keyvalue" => Sharing::KeyValue,
+            "layerwise" => Sharing::Layerwise,
+            other => return Err(format!("--sharing is none, headwise, keyvalue or layerwise, not `{other}`").into()),
+        },
+        exact: options.flag("exact"),
+    })
+}
+
+/// Trains a model; the bits it needs for a hidden byte of the part that was held out.
+fn train(options: &Options, shape: &Shape, corpus: &Corpus) -> Result<(f64, Spent), AnyError> {
+    let attention = if shape.exact {
+        AttentionKind::from(AttentionConfig::new(shape.dim, shape.heads))
+    } else {
+        LinformerConfig::new(shape.dim, shape.heads, shape.n, shape.k)
+            .with_sharing(shape.sharing)
+            .into()
+    };
+    let config =
+        LanguageModelConfig::new(corpus::VOCABULARY, support::encoder(attention, shape.depth)).with_position(support::sinusoidal());
+    let mut model = LanguageModel::<f32>::new(&config, options.seed())?;
+    support::match_positions(&mut model);
+    let plan = Plan {
+        name: format!("{:?}, k {}", shape.sharing, shape.k),
+        budget: Budget::Steps(options.count("steps") as u64),
+        rate: options.positive("rate"),
+        seed: options.seed(),
+    };
+    let batch = options.count("batch");
+    let spent = support::train(&mut model, &plan, |model, step| {
+        let masked = corpus.training_batch(batch, step)?;
+        let pass = TrainingPass::new(step);
+        let positions = Some(masked.positions.as_slice());
+        Ok(model.loss_and_gradients(&masked.tokens, positions, &masked.targets, &CrossEntropy::new(), None, &pass)?)
+    })?;
+    Ok((corpus.bits(&model)?, spent))
+}
