@@ -180,6 +180,21 @@ class Worker:
                 del y
         return {"seconds": seconds}
 
+    def train_load(self, options, weights, input, target, shape):
+        self.module = lucidrains_encoder(options, load_file(weights)).train()
+        read = lambda path: torch.from_numpy(np.fromfile(path, "<f4").reshape(shape))
+        self.input, self.target = read(input), read(target)
+        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-4)
+
+    def train_step(self):
+        """One training step: its loss, before it, and seconds."""
+        start = time.perf_counter_ns()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = F.mse_loss(self.module(self.input), self.target)
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss.item(), "seconds": (time.perf_counter_ns() - start) * 1e-9}
+
     def gemm(self, size):
         a = torch.randn(size, size)
         best = float("inf")

@@ -4,6 +4,7 @@
 //! Threads are those of rayon's global pool: start it with `RAYON_NUM_THREADS`.
 
 mod model;
+mod training;
 #[path = "../../../support/peak.rs"]
 mod peak;
 
@@ -14,9 +15,10 @@ use std::io::{BufRead, Write, stdin, stdout};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use linformer::batched_matmul;
+use linformer::{Workspace, batched_matmul};
 use linformer::ndarray::Array3;
 use model::{Kind, Model};
+use training::Training;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -40,6 +42,16 @@ enum Command {
     Write { id: String, path: PathBuf },
     /// `warm` calls, then `calls` timed ones: seconds of each.
     Time { id: String, warm: usize, calls: usize },
+    /// Makes an encoder ready to be trained towards a target of the input's shape.
+    TrainLoad {
+        options: Value,
+        weights: PathBuf,
+        input: PathBuf,
+        target: PathBuf,
+        shape: [usize; 3],
+    },
+    /// One training step: its loss and seconds.
+    TrainStep {},
     /// Forgets a model.
     Drop { id: String },
     /// The machine's multiply-adds a second in registers, times two.
@@ -48,18 +60,27 @@ enum Command {
     Gemm { size: usize },
 }
 
-/// A model with the input that it is timed on.
+/// A model with the input that it is timed on, and what repeated calls use again.
 struct Loaded {
     model: Model,
     input: Array3<f32>,
+    output: Array3<f32>,
+    workspace: Workspace<f32>,
+}
+
+impl Loaded {
+    fn call(&mut self) -> Result<(), AnyError> {
+        Ok(self.model.call(black_box(&self.input), &mut self.output, &mut self.workspace)?)
+    }
 }
 
 fn main() -> Result<(), AnyError> {
     let mut loaded = HashMap::new();
+    let mut training = None;
     for line in stdin().lock().lines() {
         let answer = serde_json::from_str(&line?)
             .map_err(AnyError::from)
-            .and_then(|command| answer(command, &mut loaded))
+            .and_then(|command| answer(command, &mut loaded, &mut training))
             .unwrap_or_else(|error| json!({ "failed": error.to_string() }));
         let mut out = stdout().lock();
         writeln!(out, "{answer}")?;
@@ -68,7 +89,7 @@ fn main() -> Result<(), AnyError> {
     Ok(())
 }
 
-fn answer(command: Command, loaded: &mut HashMap<String, Loaded>) -> Result<Value, AnyError> {
+fn answer(command: Command, loaded: &mut HashMap<String, Loaded>, training: &mut Option<Training>) -> Result<Value, AnyError> {
     match command {
         Command::Load {
             id,
@@ -80,15 +101,38 @@ fn answer(command: Command, loaded: &mut HashMap<String, Loaded>) -> Result<Valu
         } => {
             let model = Model::read(model, &options, &weights)?;
             let input = read_input(&input, shape)?;
-            loaded.insert(id, Loaded { model, input });
+            let output = Array3::zeros(input.dim());
+            let workspace = Workspace::new();
+            loaded.insert(
+                id,
+                Loaded {
+                    model,
+                    input,
+                    output,
+                    workspace,
+                },
+            );
             Ok(json!({}))
         }
         Command::Write { id, path } => {
-            let Loaded { model, input } = find(loaded, &id)?;
-            let bytes: Vec<u8> = model.call(input)?.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let loaded = find(loaded, &id)?;
+            loaded.call()?;
+            let bytes: Vec<u8> = loaded.output.iter().flat_map(|value| value.to_le_bytes()).collect();
             std::fs::write(path, bytes)?;
             Ok(json!({}))
         }
+        Command::TrainLoad {
+            options,
+            weights,
+            input,
+            target,
+            shape,
+        } => {
+            let encoder = Model::read(Kind::Encoder, &options, &weights)?.into_encoder()?;
+            *training = Some(Training::new(encoder, read_input(&input, shape)?, read_input(&target, shape)?)?);
+            Ok(json!({}))
+        }
+        Command::TrainStep {} => training.as_mut().ok_or("nothing is loaded to be trained")?.step(),
         Command::Time { id, warm, calls } => time(find(loaded, &id)?, warm, calls),
         Command::Drop { id } => {
             loaded.remove(&id);
@@ -99,21 +143,20 @@ fn answer(command: Command, loaded: &mut HashMap<String, Loaded>) -> Result<Valu
     }
 }
 
-fn find<'l>(loaded: &'l HashMap<String, Loaded>, id: &str) -> Result<&'l Loaded, AnyError> {
-    loaded.get(id).ok_or_else(|| format!("nothing is loaded as `{id}`").into())
+fn find<'l>(loaded: &'l mut HashMap<String, Loaded>, id: &str) -> Result<&'l mut Loaded, AnyError> {
+    loaded.get_mut(id).ok_or_else(|| format!("nothing is loaded as `{id}`").into())
 }
 
-/// The result of a call is dropped after the clock was read, as in PyTorch's part.
-fn time(Loaded { model, input }: &Loaded, warm: usize, calls: usize) -> Result<Value, AnyError> {
+fn time(loaded: &mut Loaded, warm: usize, calls: usize) -> Result<Value, AnyError> {
     for _ in 0..warm {
-        black_box(model.call(input)?);
+        loaded.call()?;
     }
     let mut seconds = Vec::with_capacity(calls);
     for _ in 0..calls {
         let start = Instant::now();
-        let output = model.call(black_box(input))?;
+        loaded.call()?;
         seconds.push(start.elapsed().as_secs_f64());
-        black_box(output);
+        black_box(&loaded.output);
     }
     Ok(json!({ "seconds": seconds }))
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use linformer::checkpoint::{Tensors, lucidrains};
 use linformer::ndarray::Array3;
-use linformer::{AttentionConfig, Encoder, EncoderConfig, ExactAttention, FeedForwardConfig, LinformerAttention, Parameters, Result};
+use linformer::{AttentionConfig, Encoder, EncoderConfig, ExactAttention, FeedForwardConfig, LinformerAttention, Parameters, Result, Workspace};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -55,11 +55,25 @@ impl Model {
         })
     }
 
-    pub fn call(&self, x: &Array3<f32>) -> Result<Array3<f32>> {
+    pub fn into_encoder(self) -> std::result::Result<Encoder<f32>, AnyError> {
         match self {
-            Self::Attention(layer) => layer.forward(x, None),
-            Self::Exact(layer) => layer.forward(x, None),
-            Self::Encoder(encoder) => encoder.forward(x, None),
+            Self::Encoder(encoder) => Ok(encoder),
+            _ => Err("only encoders are trained here".into()),
+        }
+    }
+
+    /// Fills `out`, in memory that is kept from call to call where the model can.
+    pub fn call(&self, x: &Array3<f32>, out: &mut Array3<f32>, workspace: &mut Workspace<f32>) -> Result<()> {
+        match self {
+            Self::Attention(layer) => layer.forward_into(x, None, out, workspace),
+            Self::Exact(layer) => {
+                *out = layer.forward(x, None)?;
+                Ok(())
+            }
+            Self::Encoder(encoder) => {
+                out.assign(x);
+                encoder.forward_in_place(out, None, workspace)
+            }
         }
     }
 }

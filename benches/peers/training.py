@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""Measures one training step (forward, mean squared error, backward, AdamW) of an encoder against
+lucidrains' package on PyTorch, in turn, on the same weights and batch.
+
+    python3 benches/peers/training.py --quick       n = 512 alone
+    python3 benches/peers/training.py
+
+Every n has processes of its own, whose largest resident size is read at the end.  The losses of
+each step are compared first and all along.  Ends with code 1 where a mark is missed.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import report
+from children import Child, Children, Failed, build_python, build_rust, clean_environment, some_cpus
+from run import WORKSHOP
+
+DEPTH, DIM, HEADS, K, BATCH = 4, 512, 8, 128, 4
+SIZES = (512, 2048, 4096)
+# Their seconds over ours, as installed and at its best; our memory over theirs, at most.
+MUST_INSTALLED, MUST_BEST, MUST_MEMORY = 2.5, 1.0, 0.5
+TOLERANCE = 1e-4
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the shortest sequence only, and fewer rounds")
+    parser.add_argument("--sizes", default="", help="lengths, with commas")
+    parser.add_argument("--rounds", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--python", type=Path, help="an interpreter that has the packages, instead of a new environment")
+    parser.add_argument("--out", type=Path, default=WORKSHOP, help="where training.json goes")
+    return parser.parse_args()
+
+
+def peak_bytes(child):
+    """The largest resident size of a process so far."""
+    for line in Path(f"/proc/{child.process.pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def start(python, driver, preload, threads):
+    """The three contenders in fresh processes."""
+    environment, cpus = clean_environment(threads), some_cpus(threads)
+    worker = [str(python), str(Path(__file__).with_name("pytorch_worker.py"))]
+    from children import MALLOC
+    best = environment | MALLOC | ({"LD_PRELOAD": str(preload)} if preload else {})
+    children = {"ours": Child("the driver", [str(driver)], environment, cpus),
+                "installed": Child("PyTorch (installed)", worker, environment, cpus),
+                "best": Child("PyTorch (best)", worker, best, cpus)}
+    for name in ("installed", "best"):
+        children[name].ask("about", threads=threads)
+    return children
+
+
+def measure(n, rounds, children, folder):
+    options = {"dim": DIM, "seq_len": n, "depth": DEPTH, "k": K, "heads": HEADS}
+    shape = [BATCH, n, DIM]
+    files = {kind: str(folder / kind) for kind in ("weights", "input", "target")}
+    draw = {"model": "lucidrains_encoder", "options": options, "shape": shape}
+    children["installed"].ask("make", seed=2, weights=str(folder / "other"), input=files["target"], **draw)
+    children["installed"].ask("make", seed=1, weights=files["weights"], input=files["input"], **draw)
+    for child in children.values():
+        child.ask("train_load", options=options, shape=shape, **files)
+    seconds = {name: [] for name in children}
+    for turn in range(rounds + 1):
+        losses = {}
+        for name, child in children.items():
+            time.sleep(0.05)
+            answer = child.ask("train_step")
+            losses[name] = answer["loss"]
+            if turn > 0:  # the first step warms up
+                seconds[name].append(answer["seconds"])
+        for name, loss in losses.items():
+            if not abs(loss - losses["ours"]) <= TOLERANCE * abs(loss):
+                raise Failed(f"n={n}, step {turn}: the losses differ: {losses}")
+    memory = {name: peak_bytes(child) for name, child in children.items()}
+    return {"n": n, "seconds": seconds, "memory": memory}
+
+
+def verdicts(result):
+    ours = result["seconds"]["ours"]
+    entries = {name: report.compare(ours, result["seconds"][name], must)
+               for name, must in (("installed", MUST_INSTALLED), ("best", MUST_BEST))}
+    share = result["memory"]["ours"] / result["memory"]["installed"]
+    return entries, share
+
+
+def table(results):
+    lines = ["| n | ours | PyTorch as installed | PyTorch at its best | memory: ours | as installed | share |",
+             "|---|---|---|---|---|---|---|"]
+    for result in results:
+        entries, share = verdicts(result)
+        memory = result["memory"]
+        met = "met" if share <= MUST_MEMORY else "MISSED"
+        lines.append(f"| {result['n']} | {report.duration(median(result['seconds']['ours']))} | "
+                     f"{report.ratio_cell(entries['installed'])} | {report.ratio_cell(entries['best'])} | "
+                     f"{memory['ours'] / 2**20:.0f} MiB | {memory['installed'] / 2**20:.0f} MiB | "
+                     f"{share:.2f} (must ≤ {MUST_MEMORY}: **{met}**) |")
+    return "\n".join(lines)
+
+
+def main():
+    arguments = parse_arguments()
+    sizes = [int(size) for size in arguments.sizes.split(",") if size] or (SIZES[:1] if arguments.quick else SIZES)
+    WORKSHOP.mkdir(parents=True, exist_ok=True)
+    python, driver = arguments.python or build_python(WORKSHOP), build_rust("driver", WORKSHOP)
+    preload = Children(python, driver, WORKSHOP).preload
+    results = []
+    for n in sizes:
+        rounds = arguments.rounds or (3 if arguments.quick else 5)
+        children = start(python, driver, preload, arguments.threads)
+        try:
+            with tempfile.TemporaryDirectory(dir=WORKSHOP) as folder:
+                results.append(measure(n, rounds, children, Path(folder)))
+        finally:
+            for child in children.values():
+                child.close()
+        print(table(results[-1:]), file=sys.stderr)
+    (arguments.out / "training.json").write_text(json.dumps({"machine": report.machine(), "results": results}, indent=1) + "\n")
+    print(table(results))
+    missed = any(entry["verdict"] == "MISSED" for result in results for entry in verdicts(result)[0].values())
+    return 1 if missed or any(verdicts(result)[1] > MUST_MEMORY for result in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
