@@ -180,14 +180,16 @@ impl<A: Scalar> FeedForward<A> {
     /// dropout(act(h)), or dropout(act(a) ∘ g).
     fn activated(&self, hidden: &Array2<A>, dropout: Option<Dropout<A>>) -> Array2<A> {
         let ff_dim = self.output.in_dim();
-        let mut activated = hidden.slice(s![.., ..ff_dim]).as_standard_layout().into_owned();
+        let mut activated = Array2::zeros((hidden.nrows(), ff_dim));
         let gates = self.gated.then(|| hidden.slice(s![.., ff_dim..]));
         let tasks = split(activated.view_mut(), Axis(0), TILE).into_iter().enumerate().collect();
         parallel::for_each(tasks, parallel::cost(&[hidden.len(), ACTIVATION_COST]), |(tile, mut rows)| {
+            let first = tile * TILE;
+            let range = first..first + rows.nrows();
+            rows.assign(&hidden.slice(s![range, ..ff_dim]));
             self.activation
                 .apply(rows.as_slice_mut().expect("rows of a new array are contiguous"));
             if let Some(gates) = &gates {
-                let first = tile * TILE;
                 rows *= &gates.slice(s![first..first + rows.nrows(), ..]);
             }
         });

@@ -2,19 +2,20 @@
 
 use ndarray::{Array1, Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 
+use super::long_product::add_long_product;
 use super::{TILE, check_width, map_tiles};
 use crate::config::at_least_one;
 use crate::derived::Derived;
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
 use crate::ops::{Output, PackedMatrix, Rows, RowsMut, Runs, Scratch, Tile, TileRows, add_bias, gemm};
-use crate::parallel;
+use crate::parallel::{self, Parts, Pool, for_each_part};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 use crate::views::split;
 
-/// Rows of W whose gradient one task sums up.
-const GRADIENT_ROWS: usize = 128;
+/// Columns whose sums one task makes.
+const BIAS_COLS: usize = 256;
 /// Fewer rows are multiplied without packing the weight.
 const PACKED_ROWS: usize = 4;
 
@@ -78,6 +79,11 @@ impl<A: Scalar> Linear<A> {
             ));
         }
         let bias = bias.map(|bias| bias.as_standard_layout().into_owned());
+        let weight = if weight.is_standard_layout() {
+            weight
+        } else {
+            weight.as_standard_layout().into_owned()
+        };
         Ok(Self {
             weight,
             bias,
@@ -145,12 +151,10 @@ impl<A: Scalar> Linear<A> {
     pub(crate) fn backward(&self, x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>, gradients: &mut Self) -> Array2<A> {
         weight_gradient(x, dy, gradients.weight.view_mut());
         if let Some(bias) = &mut gradients.bias {
-            for dy in dy.rows() {
-                *bias += &dy;
-            }
+            bias_gradient(dy, bias);
         }
         let mut dx = Array2::zeros((dy.nrows(), self.in_dim()));
-        input_gradient(dy, self.weight.view(), A::zero(), &mut dx.view_mut());
+        input_gradient(dy, self.weight.view(), false, dx.view_mut());
         dx
     }
 
@@ -247,24 +251,42 @@ impl<A: Scalar> Linear<A> {
     }
 }
 
-/// W += dyᵀ·x. A task has some rows of W and sums over all rows of x, so that no two have to be added up.
-pub(crate) fn weight_gradient<A: Scalar>(x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>, weight: ArrayViewMut2<'_, A>) {
-    let cost = parallel::cost(&[x.nrows(), weight.len()]);
-    let tasks = split(weight, Axis(0), GRADIENT_ROWS).into_iter().enumerate().collect();
-    parallel::for_each(tasks, cost, |(block, mut weight)| {
-        let first = block * GRADIENT_ROWS;
-        let dy = dy.slice(s![.., first..first + weight.nrows()]);
-        gemm(A::one(), dy.t(), x, A::one(), &mut weight);
+/// b += Σ dy, some columns a task.
+fn bias_gradient<A: Scalar>(dy: ArrayView2<'_, A>, bias: &mut Array1<A>) {
+    let parts = Parts {
+        view: bias.view_mut(),
+        axis: 0,
+        size: BIAS_COLS,
+    };
+    for_each_part(parts, parallel::cost(&[dy.len(), 2]), |block, mut part| {
+        let first = block * BIAS_COLS;
+        for dy in dy.slice(s![.., first..first + part.view.len()]).rows() {
+            part.view += &dy;
+        }
     });
 }
 
-/// dx ← dy·W + `beta`·dx.
-pub(crate) fn input_gradient<A: Scalar>(dy: ArrayView2<'_, A>, weight: ArrayView2<'_, A>, beta: A, dx: &mut ArrayViewMut2<'_, A>) {
+/// W += dyᵀ·x, given contiguous rows of both.
+pub(crate) fn weight_gradient<A: Scalar>(x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>, weight: ArrayViewMut2<'_, A>) {
+    add_long_product(dy, x, weight);
+}
+
+/// dx ← dy·W, or dx += dy·W, for contiguous dx.
+pub(crate) fn input_gradient<A: Scalar>(dy: ArrayView2<'_, A>, weight: ArrayView2<'_, A>, adds: bool, dx: ArrayViewMut2<'_, A>) {
     let cost = parallel::cost(&[dy.nrows(), weight.len()]);
-    let tasks = split(dx.view_mut(), Axis(0), TILE).into_iter().enumerate().collect();
-    parallel::for_each(tasks, cost, |(tile, mut dx)| {
+    let packed = PackedMatrix::new(weight, A::one());
+    let output = if adds { Output::Add } else { Output::Set };
+    let mut pool = Pool::<Scratch<A>>::default();
+    pool.prepare();
+    let parts = Parts {
+        view: dx,
+        axis: 0,
+        size: TILE,
+    };
+    for_each_part(parts, cost, |tile, part| {
         let first = tile * TILE;
-        gemm(A::one(), dy.slice(s![first..first + dx.nrows(), ..]), weight, beta, &mut dx);
+        let dy = dy.slice(s![first..first + part.view.nrows(), ..]);
+        pool.with(|scratch| packed.multiply_view(dy, output, RowsMut::of(part.view), scratch));
     });
 }
 

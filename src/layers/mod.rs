@@ -4,6 +4,7 @@ mod embedding;
 mod feed_forward;
 mod layer_norm;
 mod linear;
+mod long_product;
 mod position;
 
 pub use embedding::Embedding;

@@ -149,7 +149,7 @@ impl<A: Scalar> Head<A> {
             gradients.bias += &dy;
         }
         let mut dx = Array2::zeros((batch * length, weight.ncols()));
-        crate::layers::input_gradient(rows(dy), weight, A::zero(), &mut dx.view_mut());
+        crate::layers::input_gradient(rows(dy), weight, false, dx.view_mut());
         let dx = sequence(dx, batch, length);
         let (Some(dense), Some(norm), Some([hidden, activated, _])) = (&self.dense, &self.norm, &cache.dense) else {
             return dx;

@@ -263,15 +263,27 @@ impl<A: Scalar> PackedLeft<A> {
             self.segments.resize(needed, A::zero());
         }
         let segment_len = self.segment_len();
-        for (i, row) in matrices.iter().flat_map(|matrix| matrix.rows()).enumerate() {
-            for (segment, from) in row.axis_chunks_iter(Axis(0), SEGMENT).enumerate() {
-                let place = segment * segment_len + i * STRIDE;
-                let to = &mut self.segments[place..][..from.len()];
-                match from.to_slice() {
-                    Some(from) => to.copy_from_slice(from),
-                    None => to.iter_mut().zip(from).for_each(|(to, &from)| *to = from),
+        let mut first = 0;
+        for matrix in matrices {
+            if matrix.stride_of(Axis(0)) == 1 {
+                for (p, column) in matrix.columns().into_iter().enumerate() {
+                    let place = p / SEGMENT * segment_len + first * STRIDE + p % SEGMENT;
+                    let to = self.segments[place..].iter_mut().step_by(STRIDE);
+                    to.zip(column).for_each(|(to, &from)| *to = from);
+                }
+            } else {
+                for (i, row) in matrix.rows().into_iter().enumerate() {
+                    for (segment, from) in row.axis_chunks_iter(Axis(0), SEGMENT).enumerate() {
+                        let place = segment * segment_len + (first + i) * STRIDE;
+                        let to = &mut self.segments[place..][..from.len()];
+                        match from.to_slice() {
+                            Some(from) => to.copy_from_slice(from),
+                            None => to.iter_mut().zip(from).for_each(|(to, &from)| *to = from),
+                        }
+                    }
                 }
             }
+            first += matrix.nrows();
         }
     }
 

@@ -13,7 +13,7 @@ use crate::config::ConvolutionKernel;
 use crate::error::Result;
 use crate::layers::{Linear, TILE};
 use crate::ops::gemm;
-use crate::parallel;
+use crate::parallel::{self, Parts, for_each_part};
 use crate::scalar::Scalar;
 use crate::views::{outer, split};
 
@@ -130,26 +130,33 @@ impl<A: Scalar> Compressor<'_, A> {
         }
     }
 
-    /// W += dK̄ᵀ·(E·X), b += dK̄ᵀ·(E·1), head by head, item after item.
+    /// W += dK̄ᵀ·(E·X), b += dK̄ᵀ·(E·1); a task has one head's rows of W, and adds up item after item.
     fn weights_backward(&self, side: usize, grad: &Array4<A>, linear: &mut Linear<A>) {
         let sums = &self.sides[side];
-        let matrices = sums.row_sums.dim().1;
-        let before = self.config.bias_place == BiasPlace::BeforeCompression;
-        for head in 0..grad.dim().1 {
-            let features = self.key_value_features(head);
-            let matrix = head.min(matrices - 1);
-            for (item, grad) in grad.outer_iter().enumerate() {
-                let grad = grad.index_axis(Axis(0), head);
-                let slots = grad.nrows();
-                let inputs = sums.sums.slice(s![item, matrix, ..slots, ..]);
-                let mut weight = linear.weight_mut();
-                let mut weight = weight.slice_mut(s![features.clone(), ..]);
-                gemm(A::one(), grad.t(), inputs, A::one(), &mut weight);
-                if let Some(bias) = linear.bias_mut().filter(|_| before) {
-                    let row_sums = sums.row_sums.slice(s![item, matrix, ..slots]);
-                    let mut own = bias.slice_mut(s![features.clone()]);
-                    own += &grad.t().dot(&row_sums);
+        let last = sums.row_sums.dim().1 - 1;
+        let (batch, heads, slots, head_dim) = grad.dim();
+        let with_kv_head = |kv_head: usize| (0..heads).filter(move |&head| self.key_value_features(head).start == kv_head * head_dim);
+        let parts = Parts {
+            view: linear.weight_mut(),
+            axis: 0,
+            size: head_dim,
+        };
+        let cost = parallel::cost(&[batch, heads, slots, head_dim, self.config.attention.dim]);
+        for_each_part(parts, cost, |kv_head, mut part| {
+            for head in with_kv_head(kv_head) {
+                for (item, grad) in grad.outer_iter().enumerate() {
+                    let inputs = sums.sums.slice(s![item, head.min(last), ..slots, ..]);
+                    gemm(A::one(), grad.index_axis(Axis(0), head).t(), inputs, A::one(), &mut part.view);
                 }
+            }
+        });
+        let before = self.config.bias_place == BiasPlace::BeforeCompression;
+        let Some(bias) = linear.bias_mut().filter(|_| before) else { return };
+        for head in 0..heads {
+            let mut own = bias.slice_mut(s![self.key_value_features(head)]);
+            for (item, grad) in grad.outer_iter().enumerate() {
+                let row_sums = sums.row_sums.slice(s![item, head.min(last), ..slots]);
+                own += &grad.index_axis(Axis(0), head).t().dot(&row_sums);
             }
         }
     }

@@ -1,0 +1,70 @@
+//! Sums of outer products over a long sequence: gradients of weights.
+
+use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
+
+use crate::ops::{PANEL_COLS, PackedLeft, Rows, RowsMut, SEGMENT, pack_panels, panels_len};
+use crate::parallel::{self, Chunks, Parts, Pool, for_each_part};
+use crate::scalar::Scalar;
+
+/// Segments that are packed before they are multiplied.
+const TOGETHER: usize = 4;
+/// Columns that one task packs.
+const PACK_COLS: usize = 4 * PANEL_COLS;
+/// Rows of the sum that one task has, a few blocks of the kernels.
+const TASK_ROWS: usize = 48;
+
+/// `sum` += Σₜ aₜᵀ·xₜ of the rows of `a` and `x`, all three of them contiguous.
+///
+/// A task has some rows of the sum and goes over all rows of `x`, which is packed once for all of them, so that nothing is left to be
+/// added up.
+pub(crate) fn add_long_product<A: Scalar>(a: ArrayView2<'_, A>, x: ArrayView2<'_, A>, mut sum: ArrayViewMut2<'_, A>) {
+    let (length, cols) = x.dim();
+    let cost = parallel::cost(&[length, sum.len()]);
+    let size = panels_len::<A>(SEGMENT, cols);
+    let mut panels = vec![A::zero(); size * TOGETHER.min(length.div_ceil(SEGMENT))];
+    let mut pool = Pool::<PackedLeft<A>>::default();
+    pool.prepare();
+    for first in (0..length).step_by(TOGETHER * SEGMENT) {
+        let rows = first..length.min(first + TOGETHER * SEGMENT);
+        pack(x.slice(s![rows.clone(), ..]), size, &mut panels, cost);
+        let a = a.slice(s![rows, ..]);
+        let parts = Parts {
+            view: sum.view_mut(),
+            axis: 0,
+            size: TASK_ROWS,
+        };
+        for_each_part(parts, cost, |block, part| {
+            let features = block * TASK_ROWS..block * TASK_ROWS + part.view.nrows();
+            let mut sum = RowsMut::of(part.view);
+            pool.with(|left| {
+                for (a, panels) in a.axis_chunks_iter(Axis(0), SEGMENT).zip(panels.chunks(size)) {
+                    left.repack(&[a.slice(s![.., features.clone()]).t()]);
+                    left.accumulate_panels(panels, a.nrows(), cols, sum.reborrow());
+                }
+            });
+        });
+    }
+}
+
+/// Packs the segments of `x`, each into `size` numbers.
+fn pack<A: Scalar>(x: ArrayView2<'_, A>, size: usize, panels: &mut [A], cost: usize) {
+    let (length, cols) = x.dim();
+    let data = x.to_slice().expect("training keeps its sequences contiguous");
+    let segments = Chunks { slice: panels, size };
+    for_each_part(segments, cost, |segment, part| {
+        let count = SEGMENT.min(length.saturating_sub(segment * SEGMENT));
+        let blocks = Chunks {
+            slice: &mut part.slice[..panels_len::<A>(count, cols)],
+            size: (PACK_COLS * count).max(1),
+        };
+        for_each_part(blocks, cost, |block, part| {
+            let first = block * PACK_COLS;
+            let x = Rows {
+                data: &data[segment * SEGMENT * cols + first..],
+                stride: cols,
+                count,
+            };
+            pack_panels(x, PACK_COLS.min(cols - first), part.slice);
+        });
+    });
+}
