@@ -13,6 +13,7 @@
 //! | Linformer, weights first | 4d² + 4kd |
 //! | Linformer, compression first | 2d² + 4kd, and 2kd² once a sequence |
 
+mod causal;
 mod compressed;
 mod compressor;
 mod exact;

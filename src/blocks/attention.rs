@@ -1,6 +1,6 @@
 //! The attention of a block, exact or Linformer, behind one face.
 
-use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2};
+use ndarray::{Array3, ArrayRef3, ArrayView2, ArrayView3, ArrayViewMut2};
 
 use crate::attention::{Compressed, Compressor, ExactAttention, KeyValueRows, LinformerAttention, PaddingMask, Projections, TileScratch};
 use crate::config::{AttentionConfig, AttentionKind};
@@ -50,6 +50,19 @@ impl<A: Scalar> Attention<A> {
         match self {
             Self::Linformer(attention) => &attention.config().attention,
             Self::Exact(attention) => attention.config(),
+        }
+    }
+
+    /// Whether a row's place decides what it sees.
+    pub(crate) fn is_causal(&self) -> bool {
+        self.config().causal
+    }
+
+    /// Self-attention of whole sequences.
+    pub(crate) fn forward(&self, shared: Option<&Projections<A>>, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        match self {
+            Self::Linformer(attention) => attention.attend(x, &attention.compress_with(attention.own_or(shared)?, x, mask)?),
+            Self::Exact(attention) => attention.forward(x, mask),
         }
     }
 

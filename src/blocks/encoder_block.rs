@@ -152,6 +152,9 @@ impl<A: Scalar> EncoderBlock<A> {
 
     /// The block on the residual stream, in place where the width stays.
     pub(crate) fn apply(&self, mut stream: Array3<A>, shared: Option<&Projections<A>>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        if self.attention.is_causal() {
+            return self.apply_around(stream, |x| self.attention.forward(shared, x, mask));
+        }
         let context = self.context(stream.view(), shared, mask)?;
         let cost = self.cost(stream.dim(), &context);
         if self.in_dim() == self.out_dim() {
@@ -184,6 +187,9 @@ impl<A: Scalar> EncoderBlock<A> {
         shared: Option<&Projections<A>>,
         mask: Option<&PaddingMask>,
     ) -> Result<()> {
+        if self.attention.is_causal() {
+            return self.apply_reversible_around(first, second, |x| self.attention.forward(shared, x, mask));
+        }
         let context = self.context(second.view(), shared, mask)?;
         let cost = self.cost(first.dim(), &context);
         let tasks: Vec<_> = tiles(first.view_mut()).into_iter().zip(tiles(second.view_mut())).collect();

@@ -1,6 +1,7 @@
 //! Attention and feed-forward on a residual stream.
 
 mod attention;
+mod causal_block;
 mod encoder;
 mod encoder_block;
 mod encoder_training;

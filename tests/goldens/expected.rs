@@ -40,12 +40,7 @@ const LATER: &[&str] = &[
     "tat_decoder_full",
     "tat_decoder_grad",
     "tat_decoder_noff",
-    "tat_full_causal",
-    "tat_full_causal_depth3",
-    "tat_full_causal_grad",
-    "tat_full_causal_mask",
     "tat_lm_decoder",
-    "tat_lm_full_causal",
 ];
 
 pub fn expected(case: &Case, is_own: bool) -> Expected {
