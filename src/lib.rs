@@ -87,13 +87,14 @@ pub mod training;
 mod views;
 
 pub use attention::{
-    AttentionCache, Compressed, Compressor, ExactAttention, Extent, LinformerAttention, Order, PaddingMask, Projection, Projections,
+    AttentionCache, BlockwiseCausalAttention, Compressed, Compressor, ExactAttention, Extent, LinformerAttention, Order, PaddingMask,
+    Projection, Projections,
 };
 pub use blocks::{Attention, Encoder, EncoderBlock, EncoderCache, FeedForwardBlock};
 pub use config::{
-    AttentionConfig, AttentionKind, BiasPlace, ClassifierConfig, ClassifierInput, Convolution, ConvolutionKernel, EncoderConfig,
-    FeedForwardConfig, HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, Pooling, PositionKind, ProjectionConfig,
-    ProjectionKind, Sharing, SinusoidLayout, Tail, TrainingPass,
+    AttentionConfig, AttentionKind, BiasPlace, BlockWeights, CausalConfig, ClassifierConfig, ClassifierInput, Convolution,
+    ConvolutionKernel, EncoderConfig, FeedForwardConfig, HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, Pooling,
+    PositionKind, ProjectionConfig, ProjectionKind, Sharing, SinusoidLayout, SummarySoftmax, Tail, TrainingPass,
 };
 pub use error::{Error, Result};
 pub use initialization::Initialization;

@@ -2,9 +2,14 @@
 
 mod attend;
 mod backward;
+mod blockwise;
 mod exact;
 mod online;
 mod sight;
+mod summaries;
+
+pub use blockwise::BlockwiseCausalAttention;
 
 pub(crate) use attend::CausalContext;
 pub(crate) use sight::{Reach, Sight};
+pub(crate) use summaries::draw_projections;

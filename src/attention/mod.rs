@@ -12,6 +12,7 @@
 //! | exact | 4d² + 2nd |
 //! | Linformer, weights first | 4d² + 4kd |
 //! | Linformer, compression first | 2d² + 4kd, and 2kd² once a sequence |
+//! | blockwise causal | 4d² + 2(window + n/block·r)d + 2rd |
 
 mod causal;
 mod compressed;
@@ -25,6 +26,7 @@ mod projection;
 mod training;
 mod weights;
 
+pub use causal::BlockwiseCausalAttention;
 pub use compressed::Compressed;
 pub use compressor::{Compressor, Extent, Order};
 pub use exact::ExactAttention;
@@ -33,6 +35,7 @@ pub use mask::PaddingMask;
 pub use projection::{Projection, Projections};
 pub use training::AttentionCache;
 
+pub(crate) use causal::draw_projections;
 pub(crate) use compressor::SEGMENT;
 pub(crate) use exact::KeyValueRows;
 pub(crate) use heads::TileScratch;

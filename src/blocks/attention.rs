@@ -2,9 +2,12 @@
 
 use ndarray::{Array3, ArrayRef3, ArrayView2, ArrayView3, ArrayViewMut2};
 
-use crate::attention::{Compressed, Compressor, ExactAttention, KeyValueRows, LinformerAttention, PaddingMask, Projections, TileScratch};
+use crate::attention::{
+    BlockwiseCausalAttention, Compressed, Compressor, ExactAttention, KeyValueRows, LinformerAttention, PaddingMask, Projections,
+    TileScratch,
+};
 use crate::config::{AttentionConfig, AttentionKind};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::parameters::{Parameters, Visitor, VisitorMut};
 use crate::scalar::Scalar;
@@ -20,6 +23,8 @@ pub enum Attention<A = f32> {
     Linformer(LinformerAttention<A>),
     /// Exact attention, O(n²).
     Exact(ExactAttention<A>),
+    /// Causal attention to a window and to summaries.
+    Causal(BlockwiseCausalAttention<A>),
 }
 
 impl<A: Scalar> Parameters<A> for Attention<A> {
@@ -27,6 +32,7 @@ impl<A: Scalar> Parameters<A> for Attention<A> {
         match self {
             Self::Linformer(attention) => attention.visit(path, visitor),
             Self::Exact(attention) => attention.visit(path, visitor),
+            Self::Causal(attention) => attention.visit(path, visitor),
         }
     }
 
@@ -34,6 +40,7 @@ impl<A: Scalar> Parameters<A> for Attention<A> {
         match self {
             Self::Linformer(attention) => attention.visit_mut(path, visitor),
             Self::Exact(attention) => attention.visit_mut(path, visitor),
+            Self::Causal(attention) => attention.visit_mut(path, visitor),
         }
     }
 }
@@ -43,6 +50,7 @@ impl<A: Scalar> Attention<A> {
         match kind {
             AttentionKind::Linformer(config) => Self::Linformer(LinformerAttention::draw(config, streams)),
             AttentionKind::Exact(config) => Self::Exact(ExactAttention::draw(config, streams)),
+            AttentionKind::Causal(config) => Self::Causal(BlockwiseCausalAttention::draw(config, streams)),
         }
     }
 
@@ -50,12 +58,13 @@ impl<A: Scalar> Attention<A> {
         match self {
             Self::Linformer(attention) => &attention.config().attention,
             Self::Exact(attention) => attention.config(),
+            Self::Causal(attention) => &attention.config().attention,
         }
     }
 
     /// Whether a row's place decides what it sees.
     pub(crate) fn is_causal(&self) -> bool {
-        self.config().causal
+        matches!(self, Self::Causal(_)) || self.config().causal
     }
 
     /// Self-attention of whole sequences.
@@ -63,6 +72,7 @@ impl<A: Scalar> Attention<A> {
         match self {
             Self::Linformer(attention) => attention.attend(x, &attention.compress_with(attention.own_or(shared)?, x, mask)?),
             Self::Exact(attention) => attention.forward(x, mask),
+            Self::Causal(attention) => Ok(attention.forward_with(shared, x, mask)?.0),
         }
     }
 
@@ -80,6 +90,12 @@ impl<A: Scalar> Attention<A> {
                 Collector::Compressor(attention.compressor_for(projections, batch, length, mask)?)
             }
             Self::Exact(attention) => Collector::Rows(attention.key_values(batch, length)?),
+            Self::Causal(_) => {
+                return Err(Error::argument(
+                    "EncoderBlock",
+                    "causal attention takes whole sequences, since a row's place decides what it sees",
+                ));
+            }
         })
     }
 
@@ -95,6 +111,7 @@ impl<A: Scalar> Attention<A> {
         let weights = match self {
             Self::Linformer(attention) => attention.weights(),
             Self::Exact(attention) => attention.weights(),
+            Self::Causal(attention) => attention.weights(),
         };
         weights.attend_rows(self.config(), x, context.item(item), out, scratch);
     }
@@ -104,6 +121,7 @@ impl<A: Scalar> Attention<A> {
         match self {
             Self::Linformer(attention) => attention.attend_cost(slots),
             Self::Exact(attention) => attention.attend_cost(slots),
+            Self::Causal(attention) => 2 * attention.config().attention.query_dim().saturating_mul(slots),
         }
     }
 }

@@ -4,7 +4,7 @@ use ndarray::{Array3, ArrayRef3};
 
 use super::EncoderBlock;
 use super::encoder_block::tiles;
-use crate::attention::{PaddingMask, Projections};
+use crate::attention::{PaddingMask, Projections, draw_projections};
 use crate::config::{AttentionKind, EncoderConfig};
 use crate::error::Result;
 use crate::initialization::Streams;
@@ -52,6 +52,7 @@ impl<A: Scalar> Encoder<A> {
     pub(crate) fn draw(config: &EncoderConfig, streams: &mut Streams) -> Self {
         let projections = match &config.attention {
             AttentionKind::Linformer(attention) if config.shares_projection() => Some(Projections::draw(attention, streams)),
+            AttentionKind::Causal(attention) if config.shares_projection() => Some(draw_projections(attention, streams)),
             _ => None,
         };
         Self {

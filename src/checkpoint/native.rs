@@ -10,9 +10,9 @@ use super::assign::assign;
 use super::contents::Contents;
 use super::header::malformed;
 use super::size::{FeedForwardFile, StoredConfig};
-use crate::attention::{ExactAttention, LinformerAttention};
+use crate::attention::{BlockwiseCausalAttention, ExactAttention, LinformerAttention};
 use crate::blocks::Encoder;
-use crate::config::{AttentionConfig, ClassifierConfig, EncoderConfig, LanguageModelConfig, LinformerConfig};
+use crate::config::{AttentionConfig, CausalConfig, ClassifierConfig, EncoderConfig, LanguageModelConfig, LinformerConfig};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::FeedForward;
@@ -147,6 +147,7 @@ macro_rules! checkpoint {
 checkpoint! {
     LinformerAttention: LinformerConfig,
     ExactAttention: AttentionConfig,
+    BlockwiseCausalAttention: CausalConfig,
     Encoder: EncoderConfig,
     LanguageModel: LanguageModelConfig,
     Classifier: ClassifierConfig,

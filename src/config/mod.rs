@@ -1,6 +1,7 @@
 //! The configurations of layers and models: plain data with public fields, built with `new` and `with_…`, checked by every constructor.
 
 mod attention;
+mod causal;
 mod classifier;
 mod encoder;
 mod model;
@@ -8,6 +9,7 @@ mod projection;
 mod training;
 
 pub use attention::{AttentionConfig, BiasPlace, LinformerConfig};
+pub use causal::{BlockWeights, CausalConfig, SummarySoftmax};
 pub use classifier::{ClassifierConfig, ClassifierInput, Pooling};
 pub use encoder::{AttentionKind, EncoderConfig, FeedForwardConfig, NormPlacement};
 pub use model::{HeadKind, LanguageModelConfig, PositionKind, SinusoidLayout};

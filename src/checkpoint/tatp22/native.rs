@@ -131,10 +131,7 @@ impl MHAttentionOptions {
         };
         let full = self.full_attention.then_some(self.causal_mask);
         let kind = kind(attention, full, (self.input_size, self.dim_k), sharing, self.method);
-        match &kind {
-            AttentionKind::Linformer(config) => config.check()?,
-            AttentionKind::Exact(config) => config.check()?,
-        }
+        kind.check()?;
         Ok(kind)
     }
 }
@@ -231,7 +228,7 @@ pub(super) fn normalised_attention(kind: &AttentionKind) -> AttentionKind {
     if let AttentionKind::Linformer(config) = &mut kind {
         config.projection.sharing = Some(config.projection.effective_sharing());
     }
-    let (AttentionKind::Exact(config) | AttentionKind::Linformer(native::LinformerConfig { attention: config, .. })) = &mut kind;
+    let config = kind.attention_mut();
     config.head_dim = Some(config.effective_head_dim());
     kind
 }
