@@ -4,6 +4,7 @@ mod attention;
 mod causal;
 mod classifier;
 mod encoder;
+mod generation;
 mod model;
 mod projection;
 mod training;
@@ -12,6 +13,7 @@ pub use attention::{AttentionConfig, BiasPlace, LinformerConfig};
 pub use causal::{BlockWeights, CausalConfig, SummarySoftmax};
 pub use classifier::{ClassifierConfig, ClassifierInput, Pooling};
 pub use encoder::{AttentionKind, EncoderConfig, FeedForwardConfig, NormPlacement};
+pub use generation::{GenerationConfig, Overflow};
 pub use model::{HeadKind, LanguageModelConfig, PositionKind, SinusoidLayout};
 pub use training::TrainingPass;
 

@@ -33,7 +33,6 @@ const REFUSED: &[&str] = &[
 
 /// Files that say nothing of their own, or ask for a match, and wait for what the crate does not have yet.
 const LATER: &[&str] = &[
-    "causal_blockwise",
     "fairseq_attn_attn_mask",
     "tat_decoder",
     "tat_decoder_depth2_none",

@@ -10,7 +10,7 @@ use super::online::{Part, masked_scores};
 use super::{CausalContext, Reach, Sight};
 use crate::config::AttentionConfig;
 use crate::error::{Error, Result, checked_len};
-use crate::layers::TILE;
+use crate::layers::{TILE, check_width};
 use crate::ops::{Scratch, softmax_rows};
 use crate::parallel;
 use crate::scalar::Scalar;
@@ -41,6 +41,19 @@ impl<A: Scalar> ExactAttention<A> {
             joint: true,
             window: usize::MAX,
         })
+    }
+
+    /// Causal self-attention, and what its rows saw.
+    pub(crate) fn forward_past(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<(Array3<A>, CausalContext<A>)> {
+        const OPERATION: &str = "ExactAttention::forward";
+        let (batch, length, _) = x.dim();
+        check_width(OPERATION, "x", x, self.config().dim)?;
+        PaddingMask::check(mask, OPERATION, batch, length)?;
+        let mut keys = self.key_values(batch, length)?;
+        keys.push(x.view(), mask);
+        let context = self.past(OPERATION, keys.finish(), (length, length), mask)?;
+        let y = self.weights().attend_causal(OPERATION, self.config(), x, &context)?;
+        Ok((y, context))
     }
 
     /// Attention of the last rows of a sequence to what came before each of them.

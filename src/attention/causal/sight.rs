@@ -20,7 +20,6 @@ pub(crate) struct Reach {
 /// Which slots of one item its query rows see.
 #[derive(Clone, Debug)]
 pub(crate) enum Sight {
-    #[allow(dead_code)] // what generation keeps will need it
     /// Every row sees this many keys and this many summary rows.
     All { keys: usize, summaries: usize },
     /// What a row sees depends on its position.

@@ -106,7 +106,7 @@ fn blocks_of_batch(config: &CausalConfig, batch: usize, length: usize, mask: Opt
 }
 
 /// The matrix of E or F that belongs to a head of the summaries.
-fn matrix_of<'p, A: Scalar>(projection: &'p Projection<A>, head: usize) -> ArrayView2<'p, A> {
+pub(super) fn matrix_of<'p, A: Scalar>(projection: &'p Projection<A>, head: usize) -> ArrayView2<'p, A> {
     let matrices: ArrayView3<'p, A> = projection.matrix().expect("summaries are made by learned matrices");
     let index = head.min(matrices.dim().0 - 1);
     matrices.index_axis_move(Axis(0), index)
