@@ -191,7 +191,7 @@ impl Draws {
 }
 
 /// A number in [0, 1) of 53 of the bits of `draw`.
-fn unit(draw: u64) -> f64 {
+pub(crate) fn unit(draw: u64) -> f64 {
     (draw >> 11) as f64 * (0.5_f64).powi(53)
 }
 

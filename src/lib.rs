@@ -37,9 +37,9 @@
 //!
 //! # What is where
 //!
-//! * Attention: [`LinformerAttention`], [`ExactAttention`] (the O(n²) reference), [`Compressor`], [`PaddingMask`].
+//! * Attention: [`LinformerAttention`], [`ExactAttention`] (the O(n²) reference), [`BlockwiseCausalAttention`], [`Compressor`], [`PaddingMask`].
 //! * Layers: [`Linear`], [`LayerNorm`], [`Embedding`], [`Position`], [`FeedForward`].
-//! * Stacks: [`EncoderBlock`], [`Encoder`]; models: [`LanguageModel`], [`Classifier`].
+//! * Stacks: [`EncoderBlock`], [`Encoder`]; models: [`LanguageModel`], [`CausalLanguageModel`], [`Classifier`].
 //! * Configurations, each with `new` and `with_…`: [`LinformerConfig`], [`ProjectionConfig`], [`EncoderConfig`], [`LanguageModelConfig`], …
 //! * Every tensor of a model by name: [`Parameters`].
 //! * Training: [`training`] has losses, optimisers, schedules, masking of tokens, and files to resume from.
@@ -87,19 +87,19 @@ pub mod training;
 mod views;
 
 pub use attention::{
-    AttentionCache, Compressed, Compressor, ExactAttention, Extent, LinformerAttention, Order, PaddingMask, Projection, Projections,
-    Workspace,
+    AttentionCache, BlockwiseCausalAttention, Compressed, Compressor, ExactAttention, Extent, LinformerAttention, Order, PaddingMask,
+    Projection, Projections, Workspace,
 };
 pub use blocks::{Attention, Encoder, EncoderBlock, EncoderCache, FeedForwardBlock};
 pub use config::{
-    AttentionConfig, AttentionKind, BiasPlace, ClassifierConfig, ClassifierInput, Convolution, ConvolutionKernel, EncoderConfig,
-    FeedForwardConfig, HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, Pooling, PositionKind, ProjectionConfig,
-    ProjectionKind, Sharing, SinusoidLayout, Tail, TrainingPass,
+    AttentionConfig, AttentionKind, BiasPlace, BlockWeights, CausalConfig, ClassifierConfig, ClassifierInput, Convolution,
+    ConvolutionKernel, EncoderConfig, FeedForwardConfig, GenerationConfig, HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement,
+    Overflow, Pooling, PositionKind, ProjectionConfig, ProjectionKind, Sharing, SinusoidLayout, SummarySoftmax, Tail, TrainingPass,
 };
 pub use error::{Error, Result};
 pub use initialization::Initialization;
 pub use layers::{Embedding, FeedForward, FeedForwardCache, LayerNorm, Linear, Position};
-pub use models::{Classifier, ClassifierCache, Head, LanguageModel, LanguageModelCache};
+pub use models::{CausalLanguageModel, CausalState, Classifier, ClassifierCache, Generation, Head, LanguageModel, LanguageModelCache};
 pub use ndarray;
 pub use ops::{Activation, batched_matmul};
 pub use parameters::{Parameters, Role, Visitor, VisitorMut};

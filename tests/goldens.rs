@@ -15,6 +15,8 @@ mod expected;
 mod fairseq;
 #[path = "goldens/lucidrains.rs"]
 mod lucidrains;
+#[path = "goldens/rifath95.rs"]
+mod rifath95;
 #[path = "goldens/tatp22.rs"]
 mod tatp22;
 
@@ -69,7 +71,7 @@ fn run<A: Scalar>(case: &Case) -> Outcome {
         "lucidrains" => lucidrains::run::<A>(case),
         "tatp22" => tatp22::run::<A>(case),
         "fairseq" => fairseq::run::<A>(case),
-        "rifath95" => Outcome::Later("causality"),
+        "rifath95" => rifath95::run::<A>(case),
         other => panic!("{}: no loader for the peer {other}", case.name),
     }
 }

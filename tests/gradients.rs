@@ -6,8 +6,9 @@ use common::{encoder_config, linformer_config, scramble, sequence};
 use linformer::ndarray::{Array2, Array3, ArrayD, Axis};
 use linformer::training::Step;
 use linformer::{
-    Activation, AttentionKind, Classifier, ClassifierConfig, ClassifierInput, Encoder, EncoderConfig, ExactAttention, HeadKind,
-    LanguageModel, LanguageModelConfig, LinformerAttention, PaddingMask, Parameters, Pooling, PositionKind, SinusoidLayout, TrainingPass,
+    Activation, AttentionKind, BlockwiseCausalAttention, Classifier, ClassifierConfig, ClassifierInput, Encoder, EncoderConfig,
+    ExactAttention, HeadKind, LanguageModel, LanguageModelConfig, LinformerAttention, PaddingMask, Parameters, Pooling, PositionKind,
+    SinusoidLayout, TrainingPass,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -108,6 +109,40 @@ proptest! {
         let mut gradients = layer.zeros_like();
         let dx = layer.backward(&cache, &weights(y.dim()), &mut gradients).unwrap();
         check(&layer, &x, &dx, &gradients, |layer, x| layer.forward(x, mask).unwrap());
+    }
+
+    #[test]
+    fn causal_attention(
+        config in common::causal::causal_config(), n in 1..=9_usize, pattern: u64, masked: bool, seed in 0..1000_u64,
+    ) {
+        let mut layer = BlockwiseCausalAttention::<f64>::new(&config, seed).unwrap();
+        scramble(&mut layer, seed);
+        let (x, mask) = (sequence((2, n, 5), seed), mask(pattern, n));
+        let mask = masked.then_some(&mask);
+        let (y, cache) = layer.forward_train(&x, mask).unwrap();
+        prop_assert!((&y - &layer.forward(&x, mask).unwrap()).iter().all(|difference| difference.abs() < 1e-11));
+        let mut gradients = layer.zeros_like();
+        let dx = layer.backward(&cache, &weights(y.dim()), &mut gradients).unwrap();
+        check(&layer, &x, &dx, &gradients, |layer, x| layer.forward(x, mask).unwrap());
+    }
+
+    #[test]
+    fn causal_encoder(
+        config in common::causal::encoder_config(), n in 1..=6_usize, pattern: u64, masked: bool, checkpointing: bool, dropout: bool,
+        seed in 0..1000_u64,
+    ) {
+        let mut encoder = Encoder::<f64>::new(&config, seed).unwrap();
+        scramble(&mut encoder, seed);
+        let (x, mask) = (sequence((2, n, 5), seed), mask(pattern, n));
+        let mask = masked.then_some(&mask);
+        let pass = pass(seed, dropout).with_gradient_checkpointing(checkpointing);
+        let (y, cache) = encoder.forward_train(x.clone(), mask, &pass).unwrap();
+        if !dropout {
+            prop_assert!((&y - &encoder.forward(&x, mask).unwrap()).iter().all(|difference| difference.abs() < 1e-10));
+        }
+        let mut gradients = encoder.zeros_like();
+        let dx = encoder.backward(cache, weights(y.dim()), &mut gradients).unwrap();
+        check(&encoder, &x, &dx, &gradients, |encoder, x| encoder.forward_train(x.clone(), mask, &pass).unwrap().0);
     }
 
     #[test]

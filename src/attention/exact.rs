@@ -88,7 +88,7 @@ impl<A: Scalar> ExactAttention<A> {
 
     /// Self-attention: (batch, n, dim) → (batch, n, dim), with the scores made block by block and never stored.
     ///
-    /// An item without a real position gives the output bias everywhere.
+    /// An item without a real position gives the output bias everywhere. With [`AttentionConfig::causal`] a row sees nothing after itself.
     ///
     /// # Errors
     /// Another width, a mask of another shape.
@@ -99,13 +99,18 @@ impl<A: Scalar> ExactAttention<A> {
     /// Attention of `queries` (batch, m, dim) to `context` (batch, n, dim), whose mask is `mask` (batch, n): (batch, m, dim).
     ///
     /// Scores are made block by block of keys and never stored. An item without a real position to attend to gives the output bias.
+    /// With [`AttentionConfig::causal`] the queries are those of the last m of the n positions, and see nothing after their own.
     ///
     /// # Errors
-    /// Another width or batch, a mask of another shape.
+    /// Another width or batch, a mask of another shape; more causal queries than positions.
     pub fn attend(&self, queries: &ArrayRef3<A>, context: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         const OPERATION: &str = "ExactAttention::attend";
         self.check(OPERATION, queries, context, mask)?;
+        let length = context.dim().1;
         let context = self.context(context, mask)?;
+        if self.config.causal {
+            return self.attend_past(OPERATION, queries, context, length, mask);
+        }
         let packed = context.packed();
         let (batch, length, _) = queries.dim();
         let cost = parallel::cost(&[batch, length, self.attend_cost(context.keys.dim().2)]);
@@ -180,6 +185,10 @@ impl<A: Scalar> ExactAttention<A> {
         // Before keys and values take memory of their own.
         checked_len(operation, &[batch, self.config.heads, rows, length], size_of::<A>())?;
         let context = self.context(context, mask)?;
+        if self.config.causal {
+            let past = self.past(operation, context, (rows, length), mask)?;
+            return Ok((self.weights.causal_map(operation, &self.config, queries, &past)?, past.keys));
+        }
         let map = self.weights.attention_map(operation, &self.config, queries, &context)?;
         Ok((map, context))
     }

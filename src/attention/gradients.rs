@@ -16,7 +16,7 @@ use crate::views::{outer, split};
 /// What the backward pass needs: (batch·m, heads·`head_dim`) twice, and the factored output where there is one.
 #[derive(Clone, Debug)]
 pub(crate) struct AttendCache<A> {
-    queries: Array2<A>,
+    pub(super) queries: Array2<A>,
     merged: Array2<A>,
     factored: Option<Array2<A>>,
 }
@@ -69,9 +69,30 @@ impl<A: Scalar> AttentionWeights<A> {
                 }
             },
         );
+        self.merged_output(queries, merged, (batch, length))
+    }
+
+    /// The output of the heads' results side by side, and what the backward pass needs.
+    pub(super) fn merged_output(
+        &self,
+        queries: Array2<A>,
+        merged: Array2<A>,
+        (batch, length): (usize, usize),
+    ) -> (Array3<A>, AttendCache<A>) {
         let factored = self.output_factor.as_ref().map(|factor| factor.forward_rows(merged.view()));
         let output = self.output.forward_rows(factored.as_ref().unwrap_or(&merged).view());
         (sequence(output, batch, length), AttendCache { queries, merged, factored })
+    }
+
+    /// The gradient of the heads' results side by side, given that of the output.
+    pub(super) fn merged_gradient(&self, cache: &AttendCache<A>, dy: ArrayView2<'_, A>, gradients: &mut Self) -> Array2<A> {
+        match (&self.output_factor, &cache.factored, &mut gradients.output_factor) {
+            (Some(factor), Some(factored), Some(own)) => {
+                let dfactored = self.output.backward(factored.view(), dy, &mut gradients.output);
+                factor.backward(cache.merged.view(), dfactored.view(), own)
+            }
+            _ => self.output.backward(cache.merged.view(), dy, &mut gradients.output),
+        }
     }
 
     #[allow(clippy::too_many_arguments)] // all of them vary independently
@@ -87,13 +108,7 @@ impl<A: Scalar> AttentionWeights<A> {
         gradients: &mut Self,
     ) -> (Array3<A>, KeyValueGradients<A>) {
         let (batch, length, _) = x.dim();
-        let dmerged = match (&self.output_factor, &cache.factored, &mut gradients.output_factor) {
-            (Some(factor), Some(factored), Some(own)) => {
-                let dfactored = self.output.backward(factored.view(), dy, &mut gradients.output);
-                factor.backward(cache.merged.view(), dfactored.view(), own)
-            }
-            _ => self.output.backward(cache.merged.view(), dy, &mut gradients.output),
-        };
+        let dmerged = self.merged_gradient(cache, dy, gradients);
         let mut grads = KeyValueGradients {
             keys: Array4::zeros(context.keys.dim()),
             values: Array4::zeros(context.values.dim()),

@@ -12,7 +12,9 @@
 //! | exact | 4d² + 2nd |
 //! | Linformer, weights first | 4d² + 4kd |
 //! | Linformer, compression first | 2d² + 4kd, and 2kd² once a sequence |
+//! | blockwise causal | 4d² + 2(window + n/block·r)d + 2rd |
 
+mod causal;
 mod compressed;
 mod compressor;
 mod exact;
@@ -27,6 +29,7 @@ mod training;
 mod weights;
 mod workspace;
 
+pub use causal::BlockwiseCausalAttention;
 pub use compressed::Compressed;
 pub use compressor::{Compressor, Extent, Order};
 pub use exact::ExactAttention;
@@ -36,6 +39,7 @@ pub use projection::{Projection, Projections};
 pub use training::AttentionCache;
 pub use workspace::Workspace;
 
+pub(crate) use causal::{CausalContext, LayerState, Summarised, draw_projections, step};
 pub(crate) use key_values::PackedKeyValues;
 pub(crate) use weights::AttendScratch;
 pub(crate) use workspace::{ContextSpace, TileSpace};

@@ -1,6 +1,6 @@
 //! E and F: what makes k rows out of n.
 
-use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView3, Axis, s};
+use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView3, ArrayViewMut3, Axis, s};
 
 use crate::config::{ConvolutionKernel, LinformerConfig, ProjectionKind, Sharing, Tail};
 use crate::error::{Error, Result, checked_len};
@@ -88,6 +88,23 @@ impl<A: Scalar> Projection<A> {
             map,
             bias: config.projection.bias.then(|| Array2::zeros((matrices, channels))),
             shared: matrices == 1 && !(config.projection.effective_sharing() == Sharing::None),
+        }
+    }
+
+    /// A learned projection of (matrices, k, n).
+    pub(crate) fn learned(matrix: Array3<A>, shared: bool) -> Self {
+        let role = Role::Trainable;
+        Self {
+            map: Map::Dense { matrix, role },
+            bias: None,
+            shared,
+        }
+    }
+
+    pub(crate) fn matrix_mut(&mut self) -> Option<ArrayViewMut3<'_, A>> {
+        match &mut self.map {
+            Map::Dense { matrix, .. } => Some(matrix.view_mut()),
+            _ => None,
         }
     }
 

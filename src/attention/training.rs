@@ -2,6 +2,7 @@
 
 use ndarray::{Array2, Array3, Array4, ArrayRef3, s};
 
+use super::causal::CausalContext;
 use super::compressed::Compressed;
 use super::compressor::{CompressionCache, CompressionGradients, Compressor};
 use super::exact::ExactAttention;
@@ -9,6 +10,7 @@ use super::gradients::{AttendCache, KeyValueGradients};
 use super::linformer::LinformerAttention;
 use super::mask::PaddingMask;
 use super::projection::Projections;
+use super::weights::AttentionWeights;
 use crate::error::{Error, Result};
 use crate::layers::{check_width, rows, sequence};
 use crate::ops::Dropout;
@@ -17,14 +19,24 @@ use crate::scalar::Scalar;
 /// What an attention layer's backward pass needs: O(n·d) numbers, no scores.
 #[derive(Clone, Debug)]
 pub struct AttentionCache<A = f32> {
-    x: Array3<A>,
+    pub(super) x: Array3<A>,
     /// The sequence attended to, where it is another.
-    other: Option<Array3<A>>,
-    mask: Option<PaddingMask>,
-    context: Compressed<A>,
+    pub(super) other: Option<Array3<A>>,
+    pub(super) mask: Option<PaddingMask>,
+    pub(super) context: CachedContext<A>,
     /// Nothing for exact attention.
-    compression: Option<CompressionCache<A>>,
-    attend: AttendCache<A>,
+    pub(super) compression: Option<CompressionCache<A>>,
+    pub(super) attend: AttendCache<A>,
+}
+
+/// What was attended to.
+#[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one a layer
+pub(super) enum CachedContext<A> {
+    /// By every row.
+    Whole(Compressed<A>),
+    /// By each row what came before it.
+    Past(CausalContext<A>),
 }
 
 impl<A: Scalar> AttentionCache<A> {
@@ -42,14 +54,14 @@ impl<A: Scalar> AttentionCache<A> {
     }
 }
 
-fn check_gradient<A>(operation: &'static str, dy: &ArrayRef3<A>, x: &Array3<A>) -> Result<()> {
+pub(super) fn check_gradient<A>(operation: &'static str, dy: &ArrayRef3<A>, x: &Array3<A>) -> Result<()> {
     if dy.dim() == x.dim() {
         return Ok(());
     }
     Err(Error::shape(operation, "dy", format!("{:?}", x.dim()), dy.shape()))
 }
 
-fn owned<A: Scalar>(x: &ArrayRef3<A>) -> Array3<A> {
+pub(super) fn owned<A: Scalar>(x: &ArrayRef3<A>) -> Array3<A> {
     x.as_standard_layout().into_owned()
 }
 
@@ -133,7 +145,7 @@ impl<A: Scalar> LinformerAttention<A> {
             x,
             other,
             mask: mask.cloned(),
-            context,
+            context: CachedContext::Whole(context),
             compression: Some(compression),
             attend,
         };
@@ -176,13 +188,15 @@ impl<A: Scalar> LinformerAttention<A> {
         check_gradient(OPERATION, dy, &cache.x)?;
         let dy = owned(dy);
         let (own_weights, own_projections) = gradients.parts_mut();
-        let (Some(own_projections), Some(compression)) = (own_projections.or(shared_gradients), &cache.compression) else {
+        let (Some(own_projections), Some(compression), CachedContext::Whole(context)) =
+            (own_projections.or(shared_gradients), &cache.compression, &cache.context)
+        else {
             return Err(Error::argument(OPERATION, "the cache or the gradients are of another layer"));
         };
         let config = &self.config().attention;
         let (dx, KeyValueGradients { keys, values }) =
             self.weights()
-                .attend_backward(config, &cache.x, &cache.context, &cache.attend, rows(&dy), dropout, own_weights);
+                .attend_backward(config, &cache.x, context, &cache.attend, rows(&dy), dropout, own_weights);
         let input = cache.context_input();
         let mut dcontext = Array3::zeros(input.dim());
         let (batch, length, _) = input.dim();
@@ -231,8 +245,15 @@ impl<A: Scalar> ExactAttention<A> {
         let mut collected = self.key_values(batch, length)?;
         collected.push(context_input.view(), |item| mask.map(|mask| mask.item(item)));
         let mut context = collected.finish();
-        let (y, attend) = self.weights().attend_train(self.config(), &x, &context, dropout);
-        context.forget_packed();
+        let (context, (y, attend)) = if self.config().causal {
+            let context = self.past(OPERATION, context, (x.dim().1, length), mask)?;
+            let result = self.weights().attend_causal_train(self.config(), &x, &context, dropout);
+            (CachedContext::Past(context), result)
+        } else {
+            let result = self.weights().attend_train(self.config(), &x, &context, dropout);
+            context.forget_packed();
+            (CachedContext::Whole(context), result)
+        };
         let cache = AttentionCache {
             x,
             other,
@@ -253,21 +274,38 @@ impl<A: Scalar> ExactAttention<A> {
     ) -> Result<(Array3<A>, Option<Array3<A>>)> {
         check_gradient("ExactAttention::backward", dy, &cache.x)?;
         let dy = owned(dy);
-        let own = gradients.weights_mut();
-        let (dx, grads) = self
-            .weights()
-            .attend_backward(self.config(), &cache.x, &cache.context, &cache.attend, rows(&dy), dropout, own);
-        let input = cache.context_input();
+        let (weights, own) = (self.weights(), gradients.weights_mut());
+        let (dx, grads) = match &cache.context {
+            CachedContext::Whole(context) => {
+                weights.attend_backward(self.config(), &cache.x, context, &cache.attend, rows(&dy), dropout, own)
+            }
+            CachedContext::Past(context) => {
+                let (dx, grads) = weights.attend_causal_backward(self.config(), &cache.x, context, &cache.attend, rows(&dy), dropout, own);
+                (dx, grads.keys)
+            }
+        };
+        let dcontext = self.key_value_backward(cache.context_input(), cache.mask.as_ref(), &grads, own);
+        Ok(cache.input_gradients(dx, dcontext))
+    }
+
+    /// The gradient of the sequence that keys and values were made of, given theirs.
+    pub(super) fn key_value_backward(
+        &self,
+        input: &Array3<A>,
+        mask: Option<&PaddingMask>,
+        grads: &KeyValueGradients<A>,
+        own: &mut AttentionWeights<A>,
+    ) -> Array3<A> {
         let (batch, length, _) = input.dim();
-        let selected = real_inputs(input, cache.mask.as_ref());
+        let selected = real_inputs(input, mask);
         let mut dcontext = Array3::zeros(input.dim());
         for (is_value, grad) in [(false, &grads.keys), (true, &grads.values)] {
-            let dfeatures = self.position_gradients(grad, length, cache.mask.as_ref());
+            let dfeatures = self.position_gradients(grad, length, mask);
             let linear = if is_value { self.weights().value() } else { &self.weights().key };
             let through = linear.backward(rows(&selected), dfeatures.view(), own.source_mut(is_value));
             dcontext += &sequence(through, batch, length);
         }
-        Ok(cache.input_gradients(dx, dcontext))
+        dcontext
     }
 
     /// The gradients of the slots (batch, heads, slots, `head_dim`) at the positions that they were made of: (batch·n, heads·`head_dim`).

@@ -1,10 +1,12 @@
 //! The attention of a block, exact or Linformer, behind one face.
 
-use ndarray::{ArrayView1, ArrayView2};
+use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2};
 
-use crate::attention::{AttendScratch, ContextSpace, ExactAttention, LinformerAttention, PackedKeyValues, Projections};
+use crate::attention::{
+    AttendScratch, BlockwiseCausalAttention, ContextSpace, ExactAttention, LinformerAttention, PackedKeyValues, PaddingMask, Projections,
+};
 use crate::config::{AttentionConfig, AttentionKind};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::LayerNorm;
 use crate::ops::{RowsMut, TileRows};
@@ -22,6 +24,8 @@ pub enum Attention<A = f32> {
     Linformer(LinformerAttention<A>),
     /// Exact attention, O(n²).
     Exact(ExactAttention<A>),
+    /// Causal attention to a window and to summaries.
+    Causal(BlockwiseCausalAttention<A>),
 }
 
 impl<A: Scalar> Parameters<A> for Attention<A> {
@@ -29,6 +33,7 @@ impl<A: Scalar> Parameters<A> for Attention<A> {
         match self {
             Self::Linformer(attention) => attention.visit(path, visitor),
             Self::Exact(attention) => attention.visit(path, visitor),
+            Self::Causal(attention) => attention.visit(path, visitor),
         }
     }
 
@@ -36,6 +41,7 @@ impl<A: Scalar> Parameters<A> for Attention<A> {
         match self {
             Self::Linformer(attention) => attention.visit_mut(path, visitor),
             Self::Exact(attention) => attention.visit_mut(path, visitor),
+            Self::Causal(attention) => attention.visit_mut(path, visitor),
         }
     }
 }
@@ -45,6 +51,7 @@ impl<A: Scalar> Attention<A> {
         match kind {
             AttentionKind::Linformer(config) => Self::Linformer(LinformerAttention::draw(config, streams)),
             AttentionKind::Exact(config) => Self::Exact(ExactAttention::draw(config, streams)),
+            AttentionKind::Causal(config) => Self::Causal(BlockwiseCausalAttention::draw(config, streams)),
         }
     }
 
@@ -52,6 +59,21 @@ impl<A: Scalar> Attention<A> {
         match self {
             Self::Linformer(attention) => &attention.config().attention,
             Self::Exact(attention) => attention.config(),
+            Self::Causal(attention) => &attention.config().attention,
+        }
+    }
+
+    /// Whether a row's place decides what it sees.
+    pub(crate) fn is_causal(&self) -> bool {
+        matches!(self, Self::Causal(_)) || self.config().causal
+    }
+
+    /// Self-attention of whole sequences.
+    pub(crate) fn forward(&self, shared: Option<&Projections<A>>, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        match self {
+            Self::Linformer(attention) => attention.attend(x, &attention.compress_with(attention.own_or(shared)?, x, mask)?),
+            Self::Exact(attention) => attention.forward(x, mask),
+            Self::Causal(attention) => Ok(attention.forward_with(shared, x, mask)?.0),
         }
     }
 
@@ -67,6 +89,10 @@ impl<A: Scalar> Attention<A> {
         match self {
             Self::Linformer(attention) => attention.compress_item(attention.own_or(shared)?, rows, norm, real, space),
             Self::Exact(attention) => attention.compress_item(rows, norm, real, space),
+            Self::Causal(_) => Err(Error::argument(
+                "EncoderBlock",
+                "causal attention takes whole sequences, since a row's place decides what it sees",
+            )),
         }
     }
 
@@ -75,6 +101,7 @@ impl<A: Scalar> Attention<A> {
         let weights = match self {
             Self::Linformer(attention) => attention.weights(),
             Self::Exact(attention) => attention.weights(),
+            Self::Causal(attention) => attention.weights(),
         };
         weights.attend_tile(self.config(), x, (context, 0), true, out, scratch);
     }
@@ -84,6 +111,7 @@ impl<A: Scalar> Attention<A> {
         match self {
             Self::Linformer(attention) => attention.attend_cost(attention.config().effective_k()),
             Self::Exact(attention) => attention.attend_cost(length),
+            Self::Causal(attention) => 2 * attention.config().attention.query_dim().saturating_mul(length),
         }
     }
 }

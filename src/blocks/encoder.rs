@@ -3,7 +3,7 @@
 use ndarray::{Array3, ArrayRef3, ArrayViewMut2};
 
 use super::EncoderBlock;
-use crate::attention::{PaddingMask, Projections, Workspace};
+use crate::attention::{PaddingMask, Projections, Workspace, draw_projections};
 use crate::config::{AttentionKind, EncoderConfig};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
@@ -51,6 +51,7 @@ impl<A: Scalar> Encoder<A> {
     pub(crate) fn draw(config: &EncoderConfig, streams: &mut Streams) -> Self {
         let projections = match &config.attention {
             AttentionKind::Linformer(attention) if config.shares_projection() => Some(Projections::draw(attention, streams)),
+            AttentionKind::Causal(attention) if config.shares_projection() => Some(draw_projections(attention, streams)),
             _ => None,
         };
         Self {
@@ -111,7 +112,10 @@ impl<A: Scalar> Encoder<A> {
     pub fn forward_owned(&self, x: Array3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         let mut stream = self.checked(x, mask)?;
         let workspace = &mut Workspace::new();
-        if self.keeps_width() {
+        if self.is_causal() && self.config.reversible {
+            return self.reversible_around(stream, mask);
+        }
+        if self.keeps_width() && !self.is_causal() {
             self.run(&mut stream, mask, workspace)?;
             return Ok(stream);
         }
@@ -129,7 +133,7 @@ impl<A: Scalar> Encoder<A> {
     /// [`forward`](Self::forward) in place, in memory that is kept from call to call. After an error `x` is as it was.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); an `x` whose elements do not lie in order; an encoder whose width changes, or a reversible one,
+    /// As [`forward`](Self::forward); an `x` whose elements do not lie in order; an encoder whose width changes, a causal or a reversible one,
     /// which needs a second stream: use [`forward_owned`](Self::forward_owned).
     pub fn forward_in_place(&self, x: &mut Array3<A>, mask: Option<&PaddingMask>, workspace: &mut Workspace<A>) -> Result<()> {
         const OPERATION: &str = "Encoder::forward_in_place";
@@ -139,10 +143,10 @@ impl<A: Scalar> Encoder<A> {
             return Err(Error::shape(OPERATION, "x", expected, x.shape()));
         }
         PaddingMask::check(mask, OPERATION, batch, length)?;
-        if !self.keeps_width() || self.config.reversible {
+        if !self.keeps_width() || self.config.reversible || self.is_causal() {
             return Err(Error::argument(
                 OPERATION,
-                "the residual stream changes its width or has a second one; use forward_owned",
+                "the residual stream changes its width or has a second one, or attention is causal; use forward_owned",
             ));
         }
         self.check_length(OPERATION, length)?;
@@ -161,6 +165,24 @@ impl<A: Scalar> Encoder<A> {
             }
             _ => Ok(()),
         }
+    }
+
+    fn is_causal(&self) -> bool {
+        self.blocks.iter().any(|block| block.attention().is_causal())
+    }
+
+    /// The reversible form with causal attention, sequence by sequence.
+    fn reversible_around(&self, mut first: Array3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        let shared = self.projections.as_ref();
+        let mut second = first.clone();
+        for block in &self.blocks {
+            block.apply_reversible_around(&mut first, &mut second, |x| block.attention().forward(shared, x, mask))?;
+        }
+        first += &second;
+        for rows in first.outer_iter_mut() {
+            self.finish_item(rows);
+        }
+        Ok(first)
     }
 
     fn keeps_width(&self) -> bool {

@@ -141,6 +141,9 @@ impl<A: Scalar> EncoderBlock<A> {
         mask: Option<&PaddingMask>,
         workspace: &mut Workspace<A>,
     ) -> Result<Array3<A>> {
+        if self.attention.is_causal() {
+            return self.apply_around(stream, |x| self.attention.forward(shared, x, mask));
+        }
         let (batch, length, _) = stream.dim();
         let real = |item| mask.map(|mask| mask.item(item));
         if self.in_dim() == self.out_dim() {

@@ -1,6 +1,8 @@
 //! Attention and feed-forward on a residual stream.
 
 mod attention;
+mod causal_block;
+mod decoding;
 mod encoder;
 mod encoder_block;
 mod encoder_training;
@@ -10,3 +12,5 @@ pub use attention::Attention;
 pub use encoder::Encoder;
 pub use encoder_block::{EncoderBlock, FeedForwardBlock};
 pub use encoder_training::EncoderCache;
+
+pub(crate) use decoding::EncoderState;

@@ -59,6 +59,7 @@ impl<A: Scalar> Attention<A> {
         match self {
             Self::Linformer(attention) => attention.train_with(shared, x, None, mask, dropout),
             Self::Exact(attention) => attention.train(x, None, mask, dropout),
+            Self::Causal(attention) => attention.train_with(shared, x, mask, dropout),
         }
     }
 
@@ -76,6 +77,10 @@ impl<A: Scalar> Attention<A> {
                 attention.backward_dropped(shared, cache, dy, dropout, own, shared_gradients)?
             }
             (Self::Exact(attention), Self::Exact(own)) => attention.backward_dropped(cache, dy, dropout, own)?,
+            (Self::Causal(attention), Self::Causal(own)) => {
+                let dx = attention.backward_dropped(shared, cache, dy, dropout, own, shared_gradients)?;
+                (dx, None)
+            }
             _ => {
                 return Err(Error::argument(
                     "Encoder::backward",

@@ -12,6 +12,7 @@ mod tensors;
 
 pub mod fairseq;
 pub mod lucidrains;
+pub mod rifath95;
 pub mod tatp22;
 
 pub use native::Checkpoint;

@@ -10,13 +10,13 @@ use super::assign::assign;
 use super::contents::Contents;
 use super::header::malformed;
 use super::size::{FeedForwardFile, StoredConfig};
-use crate::attention::{ExactAttention, LinformerAttention};
+use crate::attention::{BlockwiseCausalAttention, ExactAttention, LinformerAttention};
 use crate::blocks::Encoder;
-use crate::config::{AttentionConfig, ClassifierConfig, EncoderConfig, LanguageModelConfig, LinformerConfig};
+use crate::config::{AttentionConfig, CausalConfig, ClassifierConfig, EncoderConfig, LanguageModelConfig, LinformerConfig};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::FeedForward;
-use crate::models::{Classifier, LanguageModel};
+use crate::models::{CausalLanguageModel, Classifier, LanguageModel, check_causal};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
 
@@ -117,6 +117,11 @@ pub(crate) trait Stored<A: Scalar>: Parameters<A> + Sized {
 
     fn stored_config(&self) -> Self::Config;
 
+    /// An error where a configuration describes no model of this kind.
+    fn check(config: &Self::Config) -> Result<()> {
+        config.check()
+    }
+
     /// A model of a checked configuration, whose numbers are yet to come.
     fn build(config: &Self::Config) -> Self;
 }
@@ -147,10 +152,31 @@ macro_rules! checkpoint {
 checkpoint! {
     LinformerAttention: LinformerConfig,
     ExactAttention: AttentionConfig,
+    BlockwiseCausalAttention: CausalConfig,
     Encoder: EncoderConfig,
     LanguageModel: LanguageModelConfig,
     Classifier: ClassifierConfig,
 }
+
+impl<A: Scalar> Stored<A> for CausalLanguageModel<A> {
+    const KIND: &'static str = "CausalLanguageModel";
+
+    type Config = LanguageModelConfig;
+
+    fn stored_config(&self) -> LanguageModelConfig {
+        self.config().clone()
+    }
+
+    fn check(config: &LanguageModelConfig) -> Result<()> {
+        check_causal(config)
+    }
+
+    fn build(config: &LanguageModelConfig) -> Self {
+        Self::draw(config, &mut Streams::zeros())
+    }
+}
+
+impl<A: Scalar> Checkpoint<A> for CausalLanguageModel<A> {}
 
 impl<A: Scalar> Stored<A> for FeedForward<A> {
     const KIND: &'static str = "FeedForward";
@@ -200,7 +226,7 @@ fn contents<A: Scalar, M: Stored<A>>(model: &M) -> Result<Contents<'_, A>> {
 
 fn restore<A: Scalar, M: Stored<A>>(tensors: &Tensors<A>) -> Result<M> {
     let config = read_config::<A, M>(tensors)?;
-    check_extent(&config, tensors)?;
+    check_extent::<A, M>(&config, tensors)?;
     let mut model = M::build(&config);
     debug_assert_eq!(count(&model), config.numbers());
     assign(&mut model, tensors)?;
@@ -238,7 +264,7 @@ fn read_config<A: Scalar, M: Stored<A>>(tensors: &Tensors<A>) -> Result<M::Confi
 }
 
 /// An error where the configuration describes no model, or one so much larger than the file that it should not be allocated.
-fn check_extent<A: Scalar>(config: &impl StoredConfig, tensors: &Tensors<A>) -> Result<()> {
+fn check_extent<A: Scalar, M: Stored<A>>(config: &M::Config, tensors: &Tensors<A>) -> Result<()> {
     let too_large = |described: usize, what: &str, held: usize| {
         let problem = format!("the configuration describes {described} {what}, but the file holds {held}");
         Err(Error::Checkpoint { problems: vec![problem] })
@@ -247,7 +273,7 @@ fn check_extent<A: Scalar>(config: &impl StoredConfig, tensors: &Tensors<A>) -> 
     if config.depth() > tensors.len().max(SPARE_BLOCKS) {
         return too_large(config.depth(), "blocks", tensors.len());
     }
-    config.check()?;
+    M::check(config)?;
     let (described, held) = (config.numbers(), tensors.number_count());
     if described > held.saturating_mul(2).saturating_add(SPARE_NUMBERS) {
         return too_large(described, "numbers", held);

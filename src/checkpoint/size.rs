@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::config::{
-    AttentionConfig, AttentionKind, ClassifierConfig, ClassifierInput, ConvolutionKernel, EncoderConfig, FeedForwardConfig, HeadKind,
-    LanguageModelConfig, LinformerConfig, NormPlacement, PositionKind, ProjectionKind, Sharing,
+    AttentionConfig, AttentionKind, CausalConfig, ClassifierConfig, ClassifierInput, ConvolutionKernel, EncoderConfig, FeedForwardConfig,
+    HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, PositionKind, ProjectionKind, Sharing,
 };
 use crate::error::Result;
 
@@ -45,6 +45,7 @@ macro_rules! stored {
 
 stored!(AttentionConfig, |_| 0, attention);
 stored!(LinformerConfig, |_| 0, linformer);
+stored!(CausalConfig, |_| 0, causal);
 stored!(EncoderConfig, |config| config.depth, encoder);
 stored!(LanguageModelConfig, |config| config.encoder.depth, language_model);
 stored!(
@@ -114,6 +115,22 @@ fn linformer(config: &LinformerConfig) -> usize {
     attention(&config.attention).saturating_add(owned)
 }
 
+fn causal(config: &CausalConfig) -> usize {
+    let owned = if config.sharing == Sharing::Layerwise {
+        0
+    } else {
+        summaries(config)
+    };
+    attention(&config.attention).saturating_add(owned)
+}
+
+/// E, and F where it is another, of the summaries.
+fn summaries(config: &CausalConfig) -> usize {
+    let matrices = config.projection().matrices(config.attention.heads);
+    let copies = if config.projection().ties_key_value() { 1 } else { 2 };
+    product(&[copies, matrices, config.rows, config.own_blocks(), config.effective_block()])
+}
+
 /// Whether the encoder owns the projection.
 fn is_layerwise(config: &LinformerConfig) -> bool {
     config.projection.sharing == Some(Sharing::Layerwise)
@@ -148,6 +165,7 @@ fn feed_forward(config: &FeedForwardConfig, dim: usize, out_dim: usize) -> usize
 fn encoder(config: &EncoderConfig) -> usize {
     let shared = match &config.attention {
         AttentionKind::Linformer(attention) if is_layerwise(attention) => projections(attention),
+        AttentionKind::Causal(attention) if attention.sharing == Sharing::Layerwise => summaries(attention),
         _ => 0,
     };
     let final_norm = if config.final_norm { norm(config.dim()) } else { 0 };
@@ -160,6 +178,7 @@ fn block(config: &EncoderConfig, layer: usize) -> usize {
     let attention = match &config.layer_attention(layer) {
         AttentionKind::Linformer(config) => linformer(config),
         AttentionKind::Exact(config) => attention(config),
+        AttentionKind::Causal(config) => causal(config),
     };
     let feed_forward = config.feed_forward.as_ref().map_or(0, |layer| {
         let residual = if before == after { 0 } else { linear(before, after, true) };

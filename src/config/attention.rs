@@ -32,6 +32,10 @@ pub struct AttentionConfig {
     /// Whether padding keeps its place in the softmax of exact attention, with the score 0 and the value 0, so that it takes weight from
     /// the real positions, as tatp22's implementation has it. Otherwise padding is left out. Linformer attention takes no such option.
     pub masked_keys_stay: bool,
+    /// Whether exact attention is causal: a position attends to itself and to those before it. Linformer attention takes no such option,
+    /// since its compressed rows mix all positions; [`CausalConfig`](super::CausalConfig) describes its causal form.
+    #[cfg_attr(feature = "checkpoint", serde(default))]
+    pub causal: bool,
 }
 
 impl AttentionConfig {
@@ -49,6 +53,7 @@ impl AttentionConfig {
             output_bias: true,
             output_rank: None,
             masked_keys_stay: false,
+            causal: false,
         }
     }
 
@@ -67,6 +72,8 @@ impl AttentionConfig {
         with_output_rank => output_rank: Option<usize>,
         /// Sets [`AttentionConfig::masked_keys_stay`].
         with_masked_keys_stay => masked_keys_stay: bool,
+        /// Sets [`AttentionConfig::causal`].
+        with_causal => causal: bool,
     }
 
     /// Sets [`AttentionConfig::key_bias`] and [`AttentionConfig::value_bias`].
@@ -272,6 +279,13 @@ impl LinformerConfig {
                 "masked_keys_stay",
                 true,
                 "it has no effect here, since padding has no slot of its own among the compressed ones; only exact attention takes it",
+            ));
+        }
+        if self.attention.causal {
+            return Err(Error::config(
+                "causal",
+                true,
+                "a compressed row mixes all positions, so that hiding some of them leaks the future all the same; use CausalConfig, or exact attention",
             ));
         }
         if self.bias_place == BiasPlace::AfterCompression && !self.attention.key_bias && !self.attention.value_bias {

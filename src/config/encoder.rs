@@ -1,6 +1,6 @@
 //! Feed-forwards, blocks and encoders.
 
-use super::{AttentionConfig, LinformerConfig, Sharing, at_least_one, setters};
+use super::{AttentionConfig, CausalConfig, LinformerConfig, Sharing, at_least_one, setters};
 use crate::error::{Error, Result, checked_len};
 use crate::ops::Activation;
 
@@ -70,8 +70,10 @@ pub enum NormPlacement {
 pub enum AttentionKind {
     /// Linformer: O(n·k).
     Linformer(LinformerConfig),
-    /// Exact: O(n²).
+    /// Exact: O(n²). With [`AttentionConfig::causal`] a position sees nothing after itself.
     Exact(AttentionConfig),
+    /// Blockwise causal: a window, and summaries of what came before.
+    Causal(CausalConfig),
 }
 
 impl AttentionKind {
@@ -80,7 +82,48 @@ impl AttentionKind {
         match self {
             Self::Linformer(config) => &config.attention,
             Self::Exact(config) => config,
+            Self::Causal(config) => &config.attention,
         }
+    }
+
+    pub(crate) fn attention_mut(&mut self) -> &mut AttentionConfig {
+        match self {
+            Self::Linformer(config) => &mut config.attention,
+            Self::Exact(config) => config,
+            Self::Causal(config) => &mut config.attention,
+        }
+    }
+
+    /// Whether a position sees nothing after itself.
+    pub fn is_causal(&self) -> bool {
+        match self {
+            Self::Linformer(_) => false,
+            Self::Exact(config) => config.causal,
+            Self::Causal(_) => true,
+        }
+    }
+
+    /// The mode in which E and F are shared, where there are any and the mode is given.
+    fn sharing(&self) -> Option<Sharing> {
+        match self {
+            Self::Linformer(config) => config.projection.sharing,
+            Self::Exact(_) => None,
+            Self::Causal(config) => Some(config.sharing),
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        match self {
+            Self::Linformer(config) => config.check(),
+            Self::Exact(config) => config.check(),
+            Self::Causal(config) => config.check(),
+        }
+    }
+}
+
+impl From<CausalConfig> for AttentionKind {
+    fn from(config: CausalConfig) -> Self {
+        Self::Causal(config)
     }
 }
 
@@ -174,7 +217,7 @@ impl EncoderConfig {
     pub(crate) fn layer_attention(&self, layer: usize) -> AttentionKind {
         let head_dim = self.attention.attention().effective_head_dim();
         let mut attention = self.attention.clone();
-        let (AttentionKind::Exact(config) | AttentionKind::Linformer(LinformerConfig { attention: config, .. })) = &mut attention;
+        let config = attention.attention_mut();
         config.head_dim = Some(head_dim);
         config.dim = self.widths(layer).0;
         if let (AttentionKind::Linformer(config), Some(by_layer)) = (&mut attention, &self.k_by_layer)
@@ -187,7 +230,7 @@ impl EncoderConfig {
 
     /// Whether the encoder owns the one projection of all its layers.
     pub(crate) fn shares_projection(&self) -> bool {
-        matches!(&self.attention, AttentionKind::Linformer(config) if config.projection.sharing == Some(Sharing::Layerwise))
+        self.attention.sharing() == Some(Sharing::Layerwise)
     }
 
     /// Checks that this describes an encoder.
@@ -195,10 +238,7 @@ impl EncoderConfig {
     /// # Errors
     /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
     pub fn check(&self) -> Result<()> {
-        match &self.attention {
-            AttentionKind::Linformer(config) => config.check()?,
-            AttentionKind::Exact(config) => config.check()?,
-        }
+        self.attention.check()?;
         if !(self.norm_eps >= 0.0 && self.norm_eps.is_finite()) {
             return Err(Error::config("norm_eps", self.norm_eps, "it must be finite and not negative"));
         }
@@ -214,10 +254,7 @@ impl EncoderConfig {
         // A block takes some kilobytes, whatever its widths.
         checked_len("EncoderConfig", &[self.depth, 4096], 1)?;
         for layer in self.distinct_layers() {
-            match self.layer_attention(layer) {
-                AttentionKind::Linformer(config) => config.check()?,
-                AttentionKind::Exact(config) => config.check()?,
-            }
+            self.layer_attention(layer).check()?;
         }
         Ok(())
     }
@@ -238,6 +275,7 @@ impl EncoderConfig {
         }
         match &self.attention {
             AttentionKind::Exact(_) => refused("exact attention compresses nothing".into()),
+            AttentionKind::Causal(_) => refused("summaries have the same number of rows in all layers".into()),
             AttentionKind::Linformer(_) if self.shares_projection() && by_layer.windows(2).any(|pair| pair[0] != pair[1]) => {
                 refused("layerwise sharing has one projection, so all layers have its k".into())
             }

@@ -1,15 +1,19 @@
 //! The configurations of layers and models: plain data with public fields, built with `new` and `with_…`, checked by every constructor.
 
 mod attention;
+mod causal;
 mod classifier;
 mod encoder;
+mod generation;
 mod model;
 mod projection;
 mod training;
 
 pub use attention::{AttentionConfig, BiasPlace, LinformerConfig};
+pub use causal::{BlockWeights, CausalConfig, SummarySoftmax};
 pub use classifier::{ClassifierConfig, ClassifierInput, Pooling};
 pub use encoder::{AttentionKind, EncoderConfig, FeedForwardConfig, NormPlacement};
+pub use generation::{GenerationConfig, Overflow};
 pub use model::{HeadKind, LanguageModelConfig, PositionKind, SinusoidLayout};
 pub use training::TrainingPass;
 

@@ -94,6 +94,7 @@ impl LanguageModelConfig {
     pub fn new(vocab_size: usize, encoder: EncoderConfig) -> Self {
         let position = match &encoder.attention {
             AttentionKind::Linformer(config) => PositionKind::Learned { max_len: config.seq_len },
+            AttentionKind::Causal(config) => PositionKind::Learned { max_len: config.seq_len },
             AttentionKind::Exact(_) => PositionKind::Sinusoidal {
                 base: 10_000.0,
                 layout: SinusoidLayout::Interleaved,

@@ -165,6 +165,29 @@ impl<A: Scalar> Position<A> {
     }
 }
 
+impl<A: Scalar> Position<A> {
+    /// Adds the vector of `positions[i]` to row 0 of item i of `x`. Tokens that stand for padding are not looked for.
+    pub(crate) fn add_at(&self, x: &mut ArrayViewMut3<'_, A>, positions: &[usize]) -> Result<()> {
+        let frequencies = self.frequencies.to_vec();
+        let mut vector = vec![A::zero(); x.dim().2];
+        for (mut rows, &position) in x.outer_iter_mut().zip(positions) {
+            match (self.kind, &self.weight) {
+                (PositionKind::Sinusoidal { layout, .. }, _) => {
+                    sinusoid(position, &frequencies, layout, &mut vector);
+                    add(rows.row_mut(0), ArrayView1::from(&vector));
+                }
+                (_, Some(weight)) if position < weight.nrows() => add(rows.row_mut(0), weight.row(position)),
+                (_, Some(weight)) => {
+                    let reason = format!("position {position} has no vector; only {} have one (max_len)", weight.nrows());
+                    return Err(Error::argument("Position", reason));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The row of each position's vector where only tokens that are no padding count.
 fn rows_after_padding(tokens: Option<&ArrayRef2<usize>>, item: usize, padding_token: usize) -> impl Iterator<Item = usize> {
     let mut count = 0;

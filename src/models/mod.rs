@@ -1,14 +1,24 @@
 //! Whole models: tokens or features in, scores out.
 
 mod body;
+mod causal_language_model;
 mod classifier;
 mod classifier_training;
+mod decoding;
+mod generation;
 mod head;
 mod language_model;
+mod sampling;
 mod training;
 
+pub use causal_language_model::CausalLanguageModel;
 pub use classifier::Classifier;
 pub use classifier_training::ClassifierCache;
+pub use decoding::CausalState;
+pub use generation::Generation;
 pub use head::Head;
 pub use language_model::LanguageModel;
 pub use training::LanguageModelCache;
+
+#[cfg(feature = "checkpoint")]
+pub(crate) use causal_language_model::check_causal;

@@ -1,6 +1,8 @@
 //! What the property tests share: random configurations, numbers and comparisons.
 #![allow(dead_code, unreachable_pub)] // each test file uses its own part
 
+pub mod causal;
+
 use linformer::ndarray::{Array, Array3, ArrayD, ArrayView, Dimension};
 use linformer::{
     Activation, AttentionConfig, BiasPlace, Convolution, ConvolutionKernel, EncoderConfig, FeedForwardConfig, LanguageModel,

@@ -33,19 +33,13 @@ const REFUSED: &[&str] = &[
 
 /// Files that say nothing of their own, or ask for a match, and wait for what the crate does not have yet.
 const LATER: &[&str] = &[
-    "causal_blockwise",
     "fairseq_attn_attn_mask",
     "tat_decoder",
     "tat_decoder_depth2_none",
     "tat_decoder_full",
     "tat_decoder_grad",
     "tat_decoder_noff",
-    "tat_full_causal",
-    "tat_full_causal_depth3",
-    "tat_full_causal_grad",
-    "tat_full_causal_mask",
     "tat_lm_decoder",
-    "tat_lm_full_causal",
 ];
 
 pub fn expected(case: &Case, is_own: bool) -> Expected {

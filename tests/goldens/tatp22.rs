@@ -17,7 +17,7 @@ pub fn run<A: Scalar>(case: &Case) -> Outcome {
     let swaps_masks = case.has_input("embeddings_mask");
     match output::<A>(case) {
         Ok(output) => Outcome::Output(output.mapv(Scalar::widen).into_dyn()),
-        Err(Error::Refused { reason, .. }) if reason.contains("not yet") && !swaps_masks => Outcome::Later("causality"),
+        Err(Error::Refused { reason, .. }) if reason.contains("not yet") && !swaps_masks => Outcome::Later("decoders"),
         Err(error @ Error::Refused { .. }) => Outcome::Refused(error.to_string()),
         Err(error) => Outcome::Failed(error.to_string()),
     }

@@ -288,7 +288,7 @@ fn a_model_that_fairseq_cannot_be_is_refused_by_name() {
     let attention = || options("").config().unwrap().encoder.attention;
     let layer = || match attention() {
         crate::config::AttentionKind::Linformer(config) => config,
-        crate::config::AttentionKind::Exact(_) => unreachable!("Linformer attention"),
+        _ => unreachable!("Linformer attention"),
     };
     let model = || options("").config().unwrap();
     let encoder = |encoder: EncoderConfig| LanguageModelConfig { encoder, ..model() };

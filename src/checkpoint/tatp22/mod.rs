@@ -32,9 +32,9 @@
 //!
 //! Options that have no effect in the package are accepted and have none: a checkpoint made with them is right. Refused are
 //!
-//! - `causal` with compression: its (n, k) triangle lets the future leak into the past;
+//! - `causal` with compression: its (n, k) triangle lets the future leak into the past (with `full_attention` it is right, and loaded);
 //! - `causal` with `decoder_mode`, and `LinformerEncDec`, which is that: the self-attention has no mask;
-//! - not yet supported: `decoder_mode`, and `causal` with `full_attention`.
+//! - not yet supported: `decoder_mode`.
 
 mod choices;
 mod load;

@@ -57,7 +57,8 @@ impl LinformerOptions {
             ParameterSharing::Layerwise if self.depth == 0 => Sharing::KeyValue,
             ParameterSharing::Layerwise => Sharing::Layerwise,
         };
-        kind(attention, self.full_attention, (self.input_size, self.dim_k), sharing, self.method)
+        let full = self.full_attention.then_some(self.causal);
+        kind(attention, full, (self.input_size, self.dim_k), sharing, self.method)
     }
 
     /// k of each layer, where layers differ.
@@ -128,11 +129,9 @@ impl MHAttentionOptions {
             ParameterSharing::Headwise | ParameterSharing::Layerwise => Sharing::Headwise,
             ParameterSharing::Kv => Sharing::KeyValue,
         };
-        let kind = kind(attention, self.full_attention, (self.input_size, self.dim_k), sharing, self.method);
-        match &kind {
-            AttentionKind::Linformer(config) => config.check()?,
-            AttentionKind::Exact(config) => config.check()?,
-        }
+        let full = self.full_attention.then_some(self.causal_mask);
+        let kind = kind(attention, full, (self.input_size, self.dim_k), sharing, self.method);
+        kind.check()?;
         Ok(kind)
     }
 }
@@ -156,10 +155,10 @@ impl FeedForwardOptions {
     }
 }
 
-/// Attention to (n, k), exact or compressed.
-fn kind(attention: AttentionConfig, full: bool, (n, k): (usize, usize), sharing: Sharing, method: Method) -> AttentionKind {
-    if full {
-        return attention.with_masked_keys_stay(true).into();
+/// Attention to (n, k), exact (and causal or not) or compressed.
+fn kind(attention: AttentionConfig, full: Option<bool>, (n, k): (usize, usize), sharing: Sharing, method: Method) -> AttentionKind {
+    if let Some(causal) = full {
+        return attention.with_masked_keys_stay(true).with_causal(causal).into();
     }
     let kind = match method {
         Method::Learnable => ProjectionKind::Learned,
@@ -187,13 +186,12 @@ fn kind(attention: AttentionConfig, full: bool, (n, k): (usize, usize), sharing:
 /// Decoders and causal attention.
 fn refuse_masks(decoder: bool, causal: bool, full: bool, causal_option: &str) -> Result<()> {
     let reason = match (decoder, causal, full) {
-        (false, false, _) => return Ok(()),
+        (false, false, _) | (false, true, true) => return Ok(()),
         (true, true, _) => {
             "in a decoder the peer puts the triangle on the cross-attention, where it hides the encoder's positions, and leaves the \
              self-attention open to the future"
         }
         (true, false, _) => "cross-attention in every layer is not yet part of this crate's encoders",
-        (false, true, true) => "causal exact attention is not yet part of this crate",
         (false, true, false) => {
             "the peer's (n, k) triangle hides slots, not positions: each slot already mixes all positions, so that the future leaks into \
              the past"
@@ -230,7 +228,7 @@ pub(super) fn normalised_attention(kind: &AttentionKind) -> AttentionKind {
     if let AttentionKind::Linformer(config) = &mut kind {
         config.projection.sharing = Some(config.projection.effective_sharing());
     }
-    let (AttentionKind::Exact(config) | AttentionKind::Linformer(native::LinformerConfig { attention: config, .. })) = &mut kind;
+    let config = kind.attention_mut();
     config.head_dim = Some(config.effective_head_dim());
     kind
 }

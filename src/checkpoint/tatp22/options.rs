@@ -71,7 +71,7 @@ pub struct LinformerOptions {
     /// Refused: cross-attention in every layer.
     #[serde(default)]
     pub decoder_mode: bool,
-    /// Refused: with compression it leaks the future.
+    /// Only with `full_attention`: with compression it leaks the future, and is refused.
     #[serde(default)]
     pub causal: bool,
     /// How the sequence is compressed.

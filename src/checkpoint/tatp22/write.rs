@@ -53,6 +53,7 @@ pub fn attention_state_dict<A: Scalar>(layer: &Attention<A>, options: &MHAttenti
     let ours = match layer {
         Attention::Linformer(layer) => AttentionKind::Linformer(layer.config().clone()),
         Attention::Exact(layer) => AttentionKind::Exact(layer.config().clone()),
+        Attention::Causal(layer) => AttentionKind::Causal(layer.config().clone()),
     };
     let theirs = options.attention_config()?;
     check_same(PEER, &normalised_attention(&ours), &normalised_attention(&theirs))?;

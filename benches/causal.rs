@@ -1,0 +1,108 @@
+//! Causal attention: tokens per second of generation after short and long contexts, and steps of training, blockwise against exact.
+//!
+//! `cargo bench --bench causal`, or in a few minutes `cargo bench --bench causal -- --quick`
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use linformer::ndarray::{Array2, Axis};
+use linformer::training::{CrossEntropy, Step};
+use linformer::{
+    AttentionConfig, AttentionKind, CausalConfig, CausalLanguageModel, CausalState, EncoderConfig, LanguageModelConfig, PositionKind,
+    SinusoidLayout, TrainingPass,
+};
+
+const DIM: usize = 256;
+const HEADS: usize = 4;
+const DEPTH: usize = 2;
+const VOCABULARY: usize = 256;
+/// The longest context, which the blocks are made for.
+const CONTEXT: usize = 65_536;
+/// Tokens of a measurement.
+const TOKENS: usize = 16;
+
+fn model(attention: impl Into<AttentionKind>) -> CausalLanguageModel<f32> {
+    let position = PositionKind::Sinusoidal {
+        base: 10_000.0,
+        layout: SinusoidLayout::Interleaved,
+        stored: false,
+    };
+    let config = LanguageModelConfig::new(VOCABULARY, EncoderConfig::new(attention, DEPTH)).with_position(position);
+    CausalLanguageModel::new(&config, 0).expect("a valid configuration")
+}
+
+fn models(seq_len: usize) -> [(&'static str, CausalLanguageModel<f32>); 2] {
+    [
+        ("blockwise", model(CausalConfig::new(DIM, HEADS, seq_len, 4))),
+        ("exact", model(AttentionConfig::new(DIM, HEADS).with_causal(true))),
+    ]
+}
+
+/// A state after `context` tokens, and the token that follows.
+fn filled(model: &CausalLanguageModel<f32>, context: usize) -> (CausalState<f32>, usize) {
+    let text: Vec<usize> = (0..context).map(|position| (position * 7 + position / 13) % VOCABULARY).collect();
+    let (scores, state) = model.prefill(&[text]).expect("it fits");
+    (state, best(&scores))
+}
+
+fn best(scores: &Array2<f32>) -> usize {
+    let scores = scores.index_axis(Axis(0), 0);
+    (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0)
+}
+
+fn generation(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("causal/tokens");
+    group
+        .sampling_mode(SamplingMode::Flat)
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(2))
+        .throughput(Throughput::Elements(TOKENS as u64));
+    for (name, model) in models(CONTEXT) {
+        for context in [1024, CONTEXT] {
+            let (state, token) = filled(&model, context);
+            group.bench_function(BenchmarkId::new(name, context), |bencher| {
+                bencher.iter_batched_ref(
+                    || (state.clone(), token),
+                    |(state, token)| {
+                        for _ in 0..TOKENS {
+                            let scores = model.step(state, &[Some(*token)]).expect("a token of the vocabulary");
+                            *token = best(&scores);
+                        }
+                    },
+                    criterion::BatchSize::PerIteration,
+                );
+            });
+        }
+    }
+    group.finish();
+}
+
+fn training(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("causal/step");
+    group
+        .sampling_mode(SamplingMode::Flat)
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(3));
+    for n in [2048, 8192] {
+        let tokens = Array2::from_shape_fn((1, n), |(_, position)| (position * 7 + position / 13) % VOCABULARY);
+        let targets = CausalLanguageModel::<f32>::next_tokens(&tokens, None);
+        let pass = TrainingPass::new(Step::new(0, 0));
+        group.throughput(Throughput::Elements(n as u64));
+        for (name, model) in models(n) {
+            group.bench_function(BenchmarkId::new(name, n), |bencher| {
+                bencher.iter(|| {
+                    model
+                        .loss_and_gradients(black_box(&tokens), None, &targets, &CrossEntropy::new(), None, &pass)
+                        .expect("it fits")
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, generation, training);
+criterion_main!(benches);

@@ -1,0 +1,275 @@
+//! Attention of rows to what each of them sees.
+
+use std::ops::Range;
+
+use ndarray::{Array3, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, s};
+
+use super::super::compressed::Compressed;
+use super::super::gradients::AttendCache;
+use super::super::weights::{AttentionWeights, ItemKeyValues, tile};
+use super::online::{Dropped, Online, Part};
+use super::sight::Sight;
+use crate::config::AttentionConfig;
+use crate::error::{Result, checked_len};
+use crate::layers::{TILE, rows};
+use crate::ops::{Dropout, Scratch};
+use crate::parallel;
+use crate::scalar::Scalar;
+use crate::views::{outer, split};
+
+/// Keys whose scores are held at once. It depends on nothing, so that results do not either.
+const KEY_BLOCK: usize = 512;
+
+/// Rows below which a tile of queries is not cut, however short the window.
+const FEWEST_ROWS: usize = 32;
+
+/// The keys, values and summaries of a batch, and which rows see which.
+#[derive(Clone, Debug)]
+pub(crate) struct CausalContext<A> {
+    pub(crate) keys: Compressed<A>,
+    pub(crate) summaries: Option<Compressed<A>>,
+    pub(crate) sights: Vec<Sight>,
+    /// Whether one softmax goes over keys and summaries; otherwise each has its own, and the results are added.
+    pub(crate) joint: bool,
+    /// The most keys that a row sees.
+    pub(crate) window: usize,
+}
+
+/// The same of one item.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ItemContext<'a, A> {
+    pub(crate) keys: ItemKeyValues<'a, A>,
+    pub(crate) summaries: Option<ItemKeyValues<'a, A>>,
+    pub(crate) sight: &'a Sight,
+    pub(crate) joint: bool,
+}
+
+impl<A: Scalar> CausalContext<A> {
+    pub(crate) fn item(&self, item: usize) -> ItemContext<'_, A> {
+        ItemContext {
+            keys: self.keys.item(item),
+            summaries: self.summaries.as_ref().map(|summaries| summaries.item(item)),
+            sight: &self.sights[item],
+            joint: self.joint,
+        }
+    }
+
+    /// The slots of keys and those of summaries.
+    pub(super) fn slots(&self) -> (usize, usize) {
+        (
+            self.keys.keys.dim().2,
+            self.summaries.as_ref().map_or(0, |summaries| summaries.keys.dim().2),
+        )
+    }
+
+    /// About how many slots a row sees.
+    pub(super) fn seen(&self) -> usize {
+        let (keys, summaries) = self.slots();
+        keys.min(self.window).saturating_add(summaries)
+    }
+
+    /// Rows of queries that are attended together: with a short window a large tile would mostly compute what no row sees.
+    pub(super) fn tile_rows(&self) -> usize {
+        self.window.clamp(FEWEST_ROWS, TILE)
+    }
+}
+
+/// Where a tile of scores stands among all scores of a layer, for dropout.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'d, A> {
+    pub(super) dropout: &'d Dropout<A>,
+    pub(super) item: usize,
+    /// Query rows of an item.
+    pub(super) length: usize,
+    /// Slots of keys, and of summaries.
+    pub(super) slots: (usize, usize),
+}
+
+impl<'d, A> Place<'d, A> {
+    /// What is dropped of the weights of `head` from `row` on; the first is that of slot `slot`, and the summaries follow the keys.
+    pub(super) fn dropped(&self, head: usize, heads: usize, row: usize, slot: usize) -> Dropped<'d, A> {
+        let stride = (self.slots.0 + self.slots.1) as u64;
+        let rows = (self.item * heads + head) as u64 * self.length as u64 + row as u64;
+        Dropped {
+            dropout: self.dropout,
+            first: rows * stride + slot as u64,
+            stride,
+        }
+    }
+}
+
+/// Scratch space for one tile of queries, kept by a thread from tile to tile.
+#[derive(Debug)]
+pub(crate) struct CausalScratch<A> {
+    queries: Vec<A>,
+    result: Vec<A>,
+    factor: Vec<A>,
+    products: Scratch<A>,
+    online: Online<A>,
+    seen: Vec<Range<usize>>,
+}
+
+impl<A: Scalar> CausalScratch<A> {
+    pub(crate) fn new() -> Self {
+        Self {
+            queries: Vec::new(),
+            result: Vec::new(),
+            factor: Vec::new(),
+            products: Scratch::default(),
+            online: Online::new(),
+            seen: Vec::new(),
+        }
+    }
+}
+
+/// Replaces the queries (rows, heads·`head_dim`) of the rows from `first` on by what they attend to.
+fn attend_heads<A: Scalar>(
+    queries: &mut ArrayViewMut2<'_, A>,
+    first: usize,
+    context: ItemContext<'_, A>,
+    heads: usize,
+    place: Option<Place<'_, A>>,
+    scratch: &mut CausalScratch<A>,
+) {
+    let head_dim = context.keys.keys.dim().2;
+    for head in 0..heads {
+        let mut queries = queries.slice_mut(s![.., head * head_dim..(head + 1) * head_dim]);
+        attend_head(&mut queries, first, context, (head, heads), place, scratch);
+    }
+}
+
+/// The same of one head, (rows, `head_dim`).
+pub(super) fn attend_head<A: Scalar>(
+    queries: &mut ArrayViewMut2<'_, A>,
+    first: usize,
+    context: ItemContext<'_, A>,
+    (head, heads): (usize, usize),
+    place: Option<Place<'_, A>>,
+    scratch: &mut CausalScratch<A>,
+) {
+    let CausalScratch { result, online, seen, .. } = scratch;
+    let (rows, head_dim) = queries.dim();
+    let mut result = tile(result, rows, head_dim);
+    result.fill(A::zero());
+    online.reset(rows, head_dim);
+    let last = first + rows - 1;
+    let keys = context.sight.keys(first).start..context.sight.keys(last).end;
+    let own = |row: usize| context.sight.keys(first + row);
+    let mut add =
+        |from: ItemKeyValues<'_, A>, slots: Range<usize>, own: &dyn Fn(usize) -> Range<usize>, offset: usize, online: &mut Online<A>| {
+            let (keys, values) = from.head(head, heads);
+            for block in even_blocks(slots) {
+                seen.clear();
+                seen.extend((0..rows).map(|row| within(&own(row), &block)));
+                let part = Part {
+                    keys: keys.slice(s![block.clone(), ..]),
+                    values: values.slice(s![block.clone(), ..]),
+                    seen,
+                };
+                let dropped = place.map(|place| place.dropped(head, heads, first, offset + block.start));
+                online.add(queries.view(), &part, dropped.as_ref());
+            }
+        };
+    add(context.keys, keys, &own, 0, online);
+    if let Some(summaries) = context.summaries {
+        if !context.joint {
+            online.add_quotients(&mut result);
+            online.reset(rows, head_dim);
+        }
+        let offset = place.map_or(0, |place| place.slots.0);
+        let own = |row: usize| 0..context.sight.summaries(first + row);
+        add(summaries, 0..context.sight.summaries(last), &own, offset, online);
+    }
+    online.add_quotients(&mut result);
+    queries.assign(&result);
+}
+
+/// `slots` in blocks of even width: a last one of a few keys would cost more than its share.
+fn even_blocks(slots: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let width = slots.len().div_ceil(slots.len().div_ceil(KEY_BLOCK).max(1)).max(1);
+    let end = slots.end;
+    slots.step_by(width).map(move |start| start..end.min(start + width))
+}
+
+/// The part of `range` that lies in `block`, counted from the block's start.
+pub(super) fn within(range: &Range<usize>, block: &Range<usize>) -> Range<usize> {
+    let clip = |slot: usize| slot.clamp(block.start, block.end) - block.start;
+    clip(range.start)..clip(range.end)
+}
+
+impl<A: Scalar> AttentionWeights<A> {
+    /// Attention of `x` (batch, rows, dim) to what each row sees.
+    pub(crate) fn attend_causal(
+        &self,
+        operation: &'static str,
+        config: &AttentionConfig,
+        x: &ArrayRef3<A>,
+        context: &CausalContext<A>,
+    ) -> Result<Array3<A>> {
+        let (batch, length, _) = x.dim();
+        checked_len(operation, &[batch, length, config.dim], size_of::<A>())?;
+        let mut output = Array3::zeros((batch, length, config.dim));
+        let size = context.tile_rows();
+        let mut tasks = Vec::new();
+        for (item, rows) in outer(output.view_mut()).into_iter().enumerate() {
+            for (index, rows) in split(rows, Axis(0), size).into_iter().enumerate() {
+                tasks.push((item, index * size, rows));
+            }
+        }
+        let cost = parallel::cost(&[batch, length, 2, config.query_dim(), config.dim.saturating_add(context.seen())]);
+        parallel::for_each_init(tasks, cost, CausalScratch::new, |scratch, (item, first, mut out)| {
+            let x = x.slice(s![item, first..first + out.nrows(), ..]);
+            self.attend_causal_rows(config, x, first, context.item(item), &mut out, scratch);
+        });
+        Ok(output)
+    }
+
+    /// Fills `out` with the attention of the rows of `x`, the first of which is row `first` of its item.
+    fn attend_causal_rows(
+        &self,
+        config: &AttentionConfig,
+        x: ArrayView2<'_, A>,
+        first: usize,
+        context: ItemContext<'_, A>,
+        out: &mut ArrayViewMut2<'_, A>,
+        scratch: &mut CausalScratch<A>,
+    ) {
+        let mut space = std::mem::take(&mut scratch.queries);
+        let mut queries = tile(&mut space, x.nrows(), self.query.out_dim());
+        self.query.apply(x, &mut queries, &mut scratch.products);
+        attend_heads(&mut queries, first, context, config.heads, None, scratch);
+        self.apply_output(queries.view(), out, &mut scratch.factor, &mut scratch.products);
+        scratch.queries = space;
+    }
+
+    /// [`attend_causal`](Self::attend_causal), and what the backward pass needs.
+    pub(crate) fn attend_causal_train(
+        &self,
+        config: &AttentionConfig,
+        x: &Array3<A>,
+        context: &CausalContext<A>,
+        dropout: Option<Dropout<A>>,
+    ) -> (Array3<A>, AttendCache<A>) {
+        let (batch, length, _) = x.dim();
+        let queries = self.query.forward_rows(rows(x));
+        let mut merged = queries.clone();
+        let size = context.tile_rows();
+        let cost = parallel::cost(&[merged.len(), 2, context.seen()]);
+        let mut tasks = Vec::new();
+        for (item, rows) in split(merged.view_mut(), Axis(0), length.max(1)).into_iter().enumerate() {
+            for (index, rows) in split(rows, Axis(0), size).into_iter().enumerate() {
+                tasks.push((item, index * size, rows));
+            }
+        }
+        parallel::for_each_init(tasks, cost, CausalScratch::new, |scratch, (item, first, mut queries)| {
+            let place = dropout.as_ref().map(|dropout| Place {
+                dropout,
+                item,
+                length,
+                slots: context.slots(),
+            });
+            attend_heads(&mut queries, first, context.item(item), config.heads, place, scratch);
+        });
+        self.merged_output(queries, merged, (batch, length))
+    }
+}

@@ -1,0 +1,327 @@
+//! Training of attention to what each row sees. Scores are made again tile by tile, never stored.
+
+use std::ops::Range;
+
+use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
+
+use super::super::gradients::{AttendCache, KeyValueGradients};
+use super::super::weights::{AttentionWeights, ItemKeyValues, tile};
+use super::attend::{CausalContext, ItemContext, Place, within};
+use super::online::{Part, masked_scores, scale};
+use crate::config::AttentionConfig;
+use crate::layers::{rows, sequence};
+use crate::ops::{Dropout, gemm, softmax_backward_rows, softmax_rows};
+use crate::parallel;
+use crate::scalar::Scalar;
+use crate::views::{outer, split};
+
+/// The gradients of what rows attend to, each (batch, heads, slots, `head_dim`); without summaries theirs have no slots.
+#[derive(Debug)]
+pub(crate) struct CausalGradients<A> {
+    pub(crate) keys: KeyValueGradients<A>,
+    pub(crate) summaries: KeyValueGradients<A>,
+}
+
+impl<A: Scalar> CausalGradients<A> {
+    fn zeros(context: &CausalContext<A>) -> Self {
+        let (batch, kv_heads, _, head_dim) = context.keys.keys.dim();
+        let none = (batch, kv_heads, 0, head_dim);
+        let of = |dim| KeyValueGradients {
+            keys: Array4::zeros(dim),
+            values: Array4::zeros(dim),
+        };
+        Self {
+            keys: of(context.keys.keys.dim()),
+            summaries: of(context.summaries.as_ref().map_or(none, |summaries| summaries.keys.dim())),
+        }
+    }
+}
+
+/// The gradients of the keys and values that one task owns: those of one key/value head, and of the summaries that its query heads see.
+struct Own<'g, A> {
+    keys: ArrayViewMut2<'g, A>,
+    values: ArrayViewMut2<'g, A>,
+    /// (heads, slots, `head_dim`): one, or one for each query head.
+    summary_keys: ArrayViewMut3<'g, A>,
+    summary_values: ArrayViewMut3<'g, A>,
+}
+
+/// Scratch space for one tile of one head.
+struct TileSpace<A> {
+    scores: Vec<A>,
+    dropped: Vec<A>,
+    dscores: Vec<A>,
+    seen: [Vec<Range<usize>>; 2],
+}
+
+impl<A> TileSpace<A> {
+    fn new() -> Self {
+        Self {
+            scores: Vec::new(),
+            dropped: Vec::new(),
+            dscores: Vec::new(),
+            seen: [Vec::new(), Vec::new()],
+        }
+    }
+}
+
+/// What a task reads.
+struct Task<'t, A> {
+    context: ItemContext<'t, A>,
+    place: Option<Place<'t, A>>,
+    /// All query heads side by side, and the gradient of their results: (rows, heads·`head_dim`).
+    queries: ArrayView2<'t, A>,
+    dmerged: ArrayView2<'t, A>,
+    heads: usize,
+}
+
+impl<A: Scalar> AttentionWeights<A> {
+    /// The gradients of x through the queries, and of keys, values and summaries, given those of the output (batch·rows, dim).
+    #[allow(clippy::too_many_arguments)] // all of them vary independently
+    pub(crate) fn attend_causal_backward(
+        &self,
+        config: &AttentionConfig,
+        x: &Array3<A>,
+        context: &CausalContext<A>,
+        cache: &AttendCache<A>,
+        dy: ArrayView2<'_, A>,
+        dropout: Option<Dropout<A>>,
+        gradients: &mut Self,
+    ) -> (Array3<A>, CausalGradients<A>) {
+        let (batch, length, _) = x.dim();
+        let dmerged = self.merged_gradient(cache, dy, gradients);
+        let mut grads = CausalGradients::zeros(context);
+        let mut dqueries = Array2::zeros(cache.queries.dim());
+        heads_backward(config, context, cache, &dmerged, dropout, length, &mut dqueries, &mut grads);
+        let dx = self.query.backward(rows(x), dqueries.view(), &mut gradients.query);
+        (sequence(dx, batch, length), grads)
+    }
+}
+
+/// A task has the query heads of one key/value head of one item, and goes over their rows in order.
+#[allow(clippy::too_many_arguments)] // all of them vary independently
+fn heads_backward<A: Scalar>(
+    config: &AttentionConfig,
+    context: &CausalContext<A>,
+    cache: &AttendCache<A>,
+    dmerged: &Array2<A>,
+    dropout: Option<Dropout<A>>,
+    length: usize,
+    dqueries: &mut Array2<A>,
+    grads: &mut CausalGradients<A>,
+) {
+    let (_, kv_heads, _, head_dim) = context.keys.keys.dim();
+    let group = config.heads / kv_heads;
+    let cost = parallel::cost(&[cache.queries.len(), 5, context.seen()]);
+    let size = context.tile_rows();
+    parallel::for_each_init(
+        owned_parts(dqueries, grads, length, group * head_dim),
+        cost,
+        TileSpace::new,
+        |space, (item, kv_head, mut dqueries, mut own)| {
+            let rows = item * length..(item + 1) * length;
+            let task = Task {
+                context: context.item(item),
+                place: dropout.as_ref().map(|dropout| Place {
+                    dropout,
+                    item,
+                    length,
+                    slots: context.slots(),
+                }),
+                queries: cache.queries.slice(s![rows.clone(), ..]),
+                dmerged: dmerged.slice(s![rows, ..]),
+                heads: config.heads,
+            };
+            for within in 0..group {
+                for first in (0..length).step_by(size) {
+                    let rows = first..length.min(first + size);
+                    let mut dqueries = dqueries.slice_mut(s![rows.clone(), within * head_dim..(within + 1) * head_dim]);
+                    task.tile_backward(kv_head * group + within, within, rows, &mut dqueries, &mut own, space);
+                }
+            }
+        },
+    );
+}
+
+/// The gradients cut by item and key/value head: (item, head, those of its queries, what it owns).
+fn owned_parts<'g, A: Scalar>(
+    dqueries: &'g mut Array2<A>,
+    grads: &'g mut CausalGradients<A>,
+    length: usize,
+    width: usize,
+) -> Vec<(usize, usize, ArrayViewMut2<'g, A>, Own<'g, A>)> {
+    let CausalGradients { keys, summaries } = grads;
+    let shared_by = summaries.keys.dim().1 / keys.keys.dim().1;
+    let items = split(dqueries.view_mut(), Axis(0), length.max(1))
+        .into_iter()
+        .zip(outer(keys.keys.view_mut()))
+        .zip(outer(keys.values.view_mut()))
+        .zip(outer(summaries.keys.view_mut()))
+        .zip(outer(summaries.values.view_mut()));
+    let mut parts = Vec::new();
+    for (item, ((((dqueries, keys), values), summary_keys), summary_values)) in items.enumerate() {
+        let heads = split(dqueries, Axis(1), width)
+            .into_iter()
+            .zip(outer(keys))
+            .zip(outer(values))
+            .zip(split(summary_keys, Axis(0), shared_by))
+            .zip(split(summary_values, Axis(0), shared_by));
+        for (head, ((((dqueries, keys), values), summary_keys), summary_values)) in heads.enumerate() {
+            let own = Own {
+                keys,
+                values,
+                summary_keys,
+                summary_values,
+            };
+            parts.push((item, head, dqueries, own));
+        }
+    }
+    parts
+}
+
+/// Keys and values that a tile sees some of, and how the columns of its scores are split between them and the summaries.
+struct Columns<'c, A> {
+    keys: Part<'c, A>,
+    summaries: Part<'c, A>,
+    /// The slots of the keys.
+    slots: Range<usize>,
+    joint: bool,
+}
+
+impl<'t, A: Scalar> Task<'t, A> {
+    /// One tile of one head: dV += Pᵀ·dO, dP = dO·Vᵀ, dS = P∘(dP − ⟨P, dP⟩), dq = dS·K/√d, dK += dSᵀ·q/√d.
+    fn tile_backward(
+        &self,
+        head: usize,
+        within: usize,
+        rows: Range<usize>,
+        dqueries: &mut ArrayViewMut2<'_, A>,
+        own: &mut Own<'_, A>,
+        space: &mut TileSpace<A>,
+    ) {
+        let head_dim = dqueries.ncols();
+        let block = s![rows.clone(), head * head_dim..(head + 1) * head_dim];
+        let (queries, dout) = (self.queries.slice(block), self.dmerged.slice(block));
+        let TileSpace {
+            scores,
+            dropped,
+            dscores,
+            seen,
+        } = space;
+        let columns = self.columns(head, &rows, seen);
+        let width = columns.width();
+        let mut weights = tile(scores, rows.len(), width);
+        columns.softmax(queries, &mut weights);
+        let mut dscores = tile(dscores, rows.len(), width);
+        let (mut first, mut second) = dscores.view_mut().split_at(Axis(1), columns.slots.len());
+        gemm(A::one(), dout, columns.keys.values.t(), A::zero(), &mut first);
+        gemm(A::one(), dout, columns.summaries.values.t(), A::zero(), &mut second);
+        match &self.place {
+            None => columns.add_value_gradients(weights.view(), dout, within, own),
+            Some(place) => {
+                let mut kept = tile(dropped, rows.len(), width);
+                kept.assign(&weights);
+                for tile in [&mut kept, &mut dscores] {
+                    columns.drop_out(place, (head, self.heads), rows.start, tile);
+                }
+                columns.add_value_gradients(kept.view(), dout, within, own);
+            }
+        }
+        columns.softmax_backward(weights.view(), &mut dscores);
+        let (first, second) = dscores.view().split_at(Axis(1), columns.slots.len());
+        gemm(scale(head_dim), first, columns.keys.keys, A::zero(), dqueries);
+        gemm(scale(head_dim), second, columns.summaries.keys, A::one(), dqueries);
+        let mut dkeys = own.keys.slice_mut(s![columns.slots.clone(), ..]);
+        gemm(scale(head_dim), first.t(), queries, A::one(), &mut dkeys);
+        let mut dkeys = own_summaries(&mut own.summary_keys, within, second.ncols());
+        gemm(scale(head_dim), second.t(), queries, A::one(), &mut dkeys);
+    }
+
+    /// What the rows see.
+    fn columns<'c>(&self, head: usize, rows: &Range<usize>, seen: &'c mut [Vec<Range<usize>>; 2]) -> Columns<'c, A>
+    where
+        't: 'c,
+    {
+        let sight = self.context.sight;
+        let [seen_keys, seen_summaries] = seen;
+        let slots = sight.keys(rows.start).start..sight.keys(rows.end - 1).end;
+        seen_keys.clear();
+        seen_keys.extend(rows.clone().map(|row| within(&sight.keys(row), &slots)));
+        seen_summaries.clear();
+        seen_summaries.extend(rows.clone().map(|row| 0..sight.summaries(row)));
+        let count = sight.summaries(rows.end - 1);
+        let of = |from: ItemKeyValues<'t, A>, slots: Range<usize>, seen: &'c [Range<usize>]| {
+            let (keys, values) = from.head(head, self.heads);
+            Part {
+                keys: keys.slice_move(s![slots.clone(), ..]).reborrow(),
+                values: values.slice_move(s![slots, ..]).reborrow(),
+                seen,
+            }
+        };
+        Columns {
+            keys: of(self.context.keys, slots.clone(), seen_keys),
+            // Without summaries, none of the keys.
+            summaries: of(self.context.summaries.unwrap_or(self.context.keys), 0..count, seen_summaries),
+            slots,
+            joint: self.context.joint,
+        }
+    }
+}
+
+impl<A: Scalar> Columns<'_, A> {
+    fn width(&self) -> usize {
+        self.slots.len() + self.summaries.keys.nrows()
+    }
+
+    fn softmax(&self, queries: ArrayView2<'_, A>, weights: &mut ArrayViewMut2<'_, A>) {
+        let (mut first, mut second) = weights.view_mut().split_at(Axis(1), self.slots.len());
+        masked_scores(queries, &self.keys, &mut first);
+        masked_scores(queries, &self.summaries, &mut second);
+        for mut row in weights.rows_mut() {
+            let Some(row) = row.as_slice_mut() else { continue };
+            if self.joint {
+                softmax_rows(row, row.len());
+            } else {
+                let (first, second) = row.split_at_mut(self.slots.len());
+                softmax_rows(first, first.len());
+                softmax_rows(second, second.len());
+            }
+        }
+    }
+
+    /// The gradients of the scores, in the place of those of the weights.
+    fn softmax_backward(&self, weights: ArrayView2<'_, A>, grads: &mut ArrayViewMut2<'_, A>) {
+        for (weights, mut grads) in weights.rows().into_iter().zip(grads.rows_mut()) {
+            let (Some(weights), Some(grads)) = (weights.to_slice(), grads.as_slice_mut()) else {
+                continue;
+            };
+            if self.joint {
+                softmax_backward_rows(weights, grads, weights.len());
+            } else {
+                let split = self.slots.len();
+                softmax_backward_rows(&weights[..split], &mut grads[..split], split);
+                softmax_backward_rows(&weights[split..], &mut grads[split..], weights.len() - split);
+            }
+        }
+    }
+
+    fn drop_out(&self, place: &Place<'_, A>, (head, heads): (usize, usize), row: usize, tile: &mut ArrayViewMut2<'_, A>) {
+        let (mut first, mut second) = tile.view_mut().split_at(Axis(1), self.slots.len());
+        place.dropped(head, heads, row, self.slots.start).apply(&mut first);
+        place.dropped(head, heads, row, place.slots.0).apply(&mut second);
+    }
+
+    fn add_value_gradients(&self, weights: ArrayView2<'_, A>, dout: ArrayView2<'_, A>, within: usize, own: &mut Own<'_, A>) {
+        let (first, second) = weights.split_at(Axis(1), self.slots.len());
+        let mut dvalues = own.values.slice_mut(s![self.slots.clone(), ..]);
+        gemm(A::one(), first.t(), dout, A::one(), &mut dvalues);
+        let mut dvalues = own_summaries(&mut own.summary_values, within, second.ncols());
+        gemm(A::one(), second.t(), dout, A::one(), &mut dvalues);
+    }
+}
+
+/// The gradients of the first `count` summary rows that query head `within` of a task sees.
+fn own_summaries<'o, A>(summaries: &'o mut ArrayViewMut3<'_, A>, within: usize, count: usize) -> ArrayViewMut2<'o, A> {
+    let head = if summaries.dim().0 > 1 { within } else { 0 };
+    summaries.slice_mut(s![head, ..count, ..])
+}

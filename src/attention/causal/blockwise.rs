@@ -1,0 +1,238 @@
+//! Blockwise causal attention.
+
+use ndarray::{Array3, ArrayRef3};
+
+use super::super::exact::ExactAttention;
+use super::super::gradients::KeyValueGradients;
+use super::super::mask::PaddingMask;
+use super::super::projection::Projections;
+use super::super::training::{AttentionCache, CachedContext, check_gradient, owned};
+use super::super::weights::AttentionWeights;
+use super::summaries::{draw_projections, summarise, summarise_backward};
+use super::{CausalContext, Reach, Sight};
+use crate::config::{CausalConfig, Sharing, SummarySoftmax};
+use crate::error::{Error, Result};
+use crate::initialization::Streams;
+use crate::layers::{check_width, rows};
+use crate::ops::Dropout;
+use crate::parameters::parameters;
+use crate::scalar::Scalar;
+
+/// Causal attention in O(n·(window + n/block·r)): a row sees the last `window` positions up to its own exactly, and of everything before the
+/// summaries of the blocks that are complete by then, r rows each (K̄_a = E·K_a and V̄_a = F·V_a of block a, the paper's compression of
+/// one block).
+///
+/// No row depends on anything after it, NaN or not. Padding has neither keys nor a part in summaries, and a block of nothing but padding has no
+/// summary; positions, and with them the blocks' bounds, stay where they are. See [`CausalConfig`] for the number of rows.
+///
+/// ```
+/// use linformer::{BlockwiseCausalAttention, CausalConfig};
+/// use linformer::ndarray::{Array3, s};
+///
+/// let layer = BlockwiseCausalAttention::<f32>::new(&CausalConfig::new(16, 2, 256, 4), 0)?;
+/// let x = Array3::from_shape_fn((1, 200, 16), |(_, t, i)| ((t * 16 + i) as f32).sin());
+/// let y = layer.forward(&x, None)?;
+///
+/// // What comes after a position changes nothing there.
+/// let mut changed = x.clone();
+/// changed.slice_mut(s![.., 150.., ..]).fill(f32::NAN);
+/// assert_eq!(layer.forward(&changed, None)?.slice(s![.., ..150, ..]), y.slice(s![.., ..150, ..]));
+/// # Ok::<(), linformer::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct BlockwiseCausalAttention<A = f32> {
+    config: CausalConfig,
+    layer: ExactAttention<A>,
+    /// `None` where an encoder owns one for all its layers.
+    projections: Option<Projections<A>>,
+}
+
+parameters!(BlockwiseCausalAttention { projections } flat { layer });
+
+impl<A: Scalar> BlockwiseCausalAttention<A> {
+    /// A layer with drawn weights.
+    ///
+    /// # Errors
+    /// A configuration that describes no layer; [`Sharing::Layerwise`], which takes an [`Encoder`](crate::Encoder).
+    pub fn new(config: &CausalConfig, seed: u64) -> Result<Self> {
+        config.check()?;
+        if config.sharing == Sharing::Layerwise {
+            return Err(Error::config(
+                "sharing",
+                "Layerwise",
+                "one projection for all layers belongs to an Encoder; a layer by itself takes KeyValue",
+            ));
+        }
+        Ok(Self::draw(config, &mut Streams::new(seed)))
+    }
+
+    pub(crate) fn draw(config: &CausalConfig, streams: &mut Streams) -> Self {
+        Self {
+            config: config.clone(),
+            layer: ExactAttention::draw(&config.attention, streams),
+            projections: (config.sharing != Sharing::Layerwise).then(|| draw_projections(config, streams)),
+        }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &CausalConfig {
+        &self.config
+    }
+
+    /// E and F of the summaries, (rows, block) or (rows, blocks·block) for each matrix; `None` where they are its encoder's.
+    pub fn projections(&self) -> Option<&Projections<A>> {
+        self.projections.as_ref()
+    }
+
+    pub(crate) fn weights(&self) -> &AttentionWeights<A> {
+        self.layer.weights()
+    }
+
+    /// The layer's own projections, or those that its encoder lends it.
+    pub(crate) fn own_or<'p>(&'p self, shared: Option<&'p Projections<A>>) -> Result<&'p Projections<A>> {
+        self.projections.as_ref().or(shared).ok_or_else(|| {
+            Error::argument(
+                "BlockwiseCausalAttention",
+                "this layer uses its encoder's projection (Sharing::Layerwise); run the encoder",
+            )
+        })
+    }
+
+    /// Self-attention: (batch, n, dim) → (batch, n, dim). Any n, unless each block has weights of its own.
+    ///
+    /// # Errors
+    /// Another width, a mask of another shape, n > `seq_len` where no block has weights there.
+    pub fn forward(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        Ok(self.forward_with(None, x, mask)?.0)
+    }
+
+    /// [`forward`](Self::forward), and what its rows saw.
+    pub(crate) fn forward_with(
+        &self,
+        shared: Option<&Projections<A>>,
+        x: &ArrayRef3<A>,
+        mask: Option<&PaddingMask>,
+    ) -> Result<(Array3<A>, CausalContext<A>)> {
+        const OPERATION: &str = "BlockwiseCausalAttention::forward";
+        let context = self.context(OPERATION, self.own_or(shared)?, x, mask)?;
+        let y = self.weights().attend_causal(OPERATION, &self.config.attention, x, &context)?;
+        Ok((y, context))
+    }
+
+    fn context(
+        &self,
+        operation: &'static str,
+        projections: &Projections<A>,
+        x: &ArrayRef3<A>,
+        mask: Option<&PaddingMask>,
+    ) -> Result<CausalContext<A>> {
+        let (batch, length, _) = x.dim();
+        check_width(operation, "x", x, self.config.attention.dim)?;
+        PaddingMask::check(mask, operation, batch, length)?;
+        self.check_length(operation, length)?;
+        let mut collected = self.layer.key_values(batch, length)?;
+        collected.push(x.view(), |item| mask.map(|mask| mask.item(item)));
+        let keys = collected.finish();
+        Ok(CausalContext {
+            summaries: Some(summarise(&self.config, projections, &keys, length, mask)?),
+            sights: Sight::of_batch(self.reach(), batch, length, length, mask),
+            keys,
+            joint: self.config.softmax == SummarySoftmax::Joint,
+            window: self.config.effective_window(),
+        })
+    }
+
+    fn reach(&self) -> Reach {
+        Reach {
+            window: Some(self.config.effective_window()),
+            blocks: Some((self.config.effective_block(), self.config.rows)),
+            padding_stays: false,
+        }
+    }
+
+    /// An error where no block has weights at the last of `length` positions.
+    pub(crate) fn check_length(&self, operation: &'static str, length: usize) -> Result<()> {
+        match self.config.longest() {
+            Some(seq_len) if length > seq_len => Err(Error::TooLong {
+                operation,
+                length,
+                seq_len,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_train(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<(Array3<A>, AttentionCache<A>)> {
+        self.train_with(None, owned(x), mask, None)
+    }
+
+    /// The gradient of `x`, given `dy` of the output, both (batch, n, dim). Those of the parameters are added to `gradients`, a value like
+    /// the layer's own [`zeros_like`](crate::Parameters::zeros_like).
+    ///
+    /// # Errors
+    /// `dy` of another shape than the output; a cache of another layer.
+    pub fn backward(&self, cache: &AttentionCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+        self.backward_dropped(None, cache, dy, None, gradients, None)
+    }
+
+    pub(crate) fn train_with(
+        &self,
+        shared: Option<&Projections<A>>,
+        x: Array3<A>,
+        mask: Option<&PaddingMask>,
+        dropout: Option<Dropout<A>>,
+    ) -> Result<(Array3<A>, AttentionCache<A>)> {
+        let context = self.context("BlockwiseCausalAttention::forward_train", self.own_or(shared)?, &x, mask)?;
+        let (y, attend) = self.weights().attend_causal_train(&self.config.attention, &x, &context, dropout);
+        let cache = AttentionCache {
+            x,
+            other: None,
+            mask: mask.cloned(),
+            context: CachedContext::Past(context),
+            compression: None,
+            attend,
+        };
+        Ok((y, cache))
+    }
+
+    pub(crate) fn backward_dropped(
+        &self,
+        shared: Option<&Projections<A>>,
+        cache: &AttentionCache<A>,
+        dy: &ArrayRef3<A>,
+        dropout: Option<Dropout<A>>,
+        gradients: &mut Self,
+        shared_gradients: Option<&mut Projections<A>>,
+    ) -> Result<Array3<A>> {
+        const OPERATION: &str = "BlockwiseCausalAttention::backward";
+        check_gradient(OPERATION, dy, &cache.x)?;
+        let own_projections = gradients.projections.as_mut().or(shared_gradients);
+        let (Some(own_projections), CachedContext::Past(context)) = (own_projections, &cache.context) else {
+            return Err(Error::argument(OPERATION, "the cache or the gradients are of another layer"));
+        };
+        let dy = owned(dy);
+        let own = gradients.layer.weights_mut();
+        let (mut dx, grads) =
+            self.weights()
+                .attend_causal_backward(&self.config.attention, &cache.x, context, &cache.attend, rows(&dy), dropout, own);
+        let mut keys: KeyValueGradients<A> = grads.keys;
+        let (length, mask) = (cache.x.dim().1, cache.mask.as_ref());
+        let projections = self.own_or(shared)?;
+        summarise_backward(
+            &self.config,
+            projections,
+            &context.keys,
+            length,
+            mask,
+            &grads.summaries,
+            &mut keys,
+            own_projections,
+        );
+        dx += &self.layer.key_value_backward(&cache.x, mask, &keys, own);
+        Ok(dx)
+    }
+}

@@ -1,0 +1,115 @@
+//! Exact attention whose rows see what came before them.
+
+use ndarray::{Array3, Array4, ArrayRef3, Axis, s};
+
+use super::super::compressed::Compressed;
+use super::super::exact::ExactAttention;
+use super::super::mask::PaddingMask;
+use super::super::weights::{AttentionWeights, tile};
+use super::online::{Part, masked_scores};
+use super::{CausalContext, Reach, Sight};
+use crate::config::AttentionConfig;
+use crate::error::{Error, Result, checked_len};
+use crate::layers::{TILE, check_width};
+use crate::ops::{Scratch, softmax_rows};
+use crate::parallel;
+use crate::scalar::Scalar;
+use crate::views::{outer, split};
+
+impl<A: Scalar> ExactAttention<A> {
+    /// What the last `rows` of `length` positions see of these keys and values.
+    pub(crate) fn past(
+        &self,
+        operation: &'static str,
+        keys: Compressed<A>,
+        (rows, length): (usize, usize),
+        mask: Option<&PaddingMask>,
+    ) -> Result<CausalContext<A>> {
+        if rows > length {
+            let reason = format!("causal queries are the last rows of their context, so {length} positions have no {rows} of them");
+            return Err(Error::argument(operation, reason));
+        }
+        let reach = Reach {
+            window: None,
+            blocks: None,
+            padding_stays: self.config().masked_keys_stay,
+        };
+        Ok(CausalContext {
+            sights: Sight::of_batch(reach, keys.batch(), length, rows, mask),
+            keys,
+            summaries: None,
+            joint: true,
+            window: usize::MAX,
+        })
+    }
+
+    /// Causal self-attention, and what its rows saw.
+    pub(crate) fn forward_past(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<(Array3<A>, CausalContext<A>)> {
+        const OPERATION: &str = "ExactAttention::forward";
+        let (batch, length, _) = x.dim();
+        check_width(OPERATION, "x", x, self.config().dim)?;
+        PaddingMask::check(mask, OPERATION, batch, length)?;
+        let mut keys = self.key_values(batch, length)?;
+        keys.push(x.view(), |item| mask.map(|mask| mask.item(item)));
+        let context = self.past(OPERATION, keys.finish(), (length, length), mask)?;
+        let y = self.weights().attend_causal(OPERATION, self.config(), x, &context)?;
+        Ok((y, context))
+    }
+
+    /// Attention of the last rows of a sequence to what came before each of them.
+    pub(crate) fn attend_past(
+        &self,
+        operation: &'static str,
+        queries: &ArrayRef3<A>,
+        keys: Compressed<A>,
+        length: usize,
+        mask: Option<&PaddingMask>,
+    ) -> Result<Array3<A>> {
+        let context = self.past(operation, keys, (queries.dim().1, length), mask)?;
+        self.weights().attend_causal(operation, self.config(), queries, &context)
+    }
+}
+
+impl<A: Scalar> AttentionWeights<A> {
+    /// softmax(Q·Kᵀ/√`head_dim`) of what each row sees: (batch, heads, rows, slots), 0 for what it does not.
+    pub(crate) fn causal_map(
+        &self,
+        operation: &'static str,
+        config: &AttentionConfig,
+        queries: &ArrayRef3<A>,
+        context: &CausalContext<A>,
+    ) -> Result<Array4<A>> {
+        let ((batch, rows, dim), slots) = (queries.dim(), context.keys.keys.dim().2);
+        checked_len(operation, &[batch, config.heads, rows, slots], size_of::<A>())?;
+        let mut map = Array4::zeros((batch, config.heads, rows, slots));
+        let mut tasks = Vec::new();
+        for (item, map) in outer(map.view_mut()).into_iter().enumerate() {
+            for (index, map) in split(map, Axis(1), TILE).into_iter().enumerate() {
+                tasks.push((item, index * TILE, map));
+            }
+        }
+        let cost = parallel::cost(&[batch, rows, config.query_dim(), dim.saturating_add(slots)]);
+        let scratch = || (Vec::new(), Scratch::default());
+        parallel::for_each_init(tasks, cost, scratch, |(space, products), (item, first, mut map)| {
+            let x = queries.slice(s![item, first..first + map.dim().1, ..]);
+            let mut projected = tile(space, x.nrows(), self.query.out_dim());
+            self.query.apply(x, &mut projected, products);
+            let context = context.item(item);
+            let seen: Vec<_> = (first..first + x.nrows()).map(|row| context.sight.keys(row)).collect();
+            let head_dim = context.keys.keys.dim().2;
+            for (head, mut map) in map.outer_iter_mut().enumerate() {
+                let (keys, values) = context.keys.head(head, config.heads);
+                let queries = projected.slice(s![.., head * head_dim..(head + 1) * head_dim]);
+                let mut map = map.slice_mut(s![.., ..keys.nrows()]);
+                let part = Part { keys, values, seen: &seen };
+                masked_scores(queries, &part, &mut map);
+                for mut row in map.rows_mut() {
+                    if let Some(row) = row.as_slice_mut() {
+                        softmax_rows(row, row.len());
+                    }
+                }
+            }
+        });
+        Ok(map)
+    }
+}

@@ -1,0 +1,191 @@
+//! Softmax over keys that come part by part, of which each query row sees a range.
+
+use std::ops::Range;
+
+use ndarray::{ArrayView2, ArrayViewMut2, Zip, s};
+
+use super::super::weights::tile;
+use crate::ops::{Dropout, exp_rows, gemm};
+use crate::scalar::Scalar;
+
+/// Keys and values of one head, and what each query row sees of them.
+pub(super) struct Part<'p, A> {
+    pub(super) keys: ArrayView2<'p, A>,
+    pub(super) values: ArrayView2<'p, A>,
+    /// The keys that each row sees.
+    pub(super) seen: &'p [Range<usize>],
+}
+
+/// What is dropped of a part's weights: the number of its first element, and of how many each row has.
+pub(super) struct Dropped<'p, A> {
+    pub(super) dropout: &'p Dropout<A>,
+    pub(super) first: u64,
+    pub(super) stride: u64,
+}
+
+/// Σ exp(x − max)·v over the keys so far of some query rows of one head, with the maxima and the sums of the exponentials (online softmax:
+/// Milakov and Gimelshein, arXiv 1805.02867).
+#[derive(Debug)]
+pub(super) struct Online<A> {
+    maxima: Vec<A>,
+    sums: Vec<A>,
+    /// (rows, `head_dim`).
+    products: Vec<A>,
+    latest: Latest<A>,
+}
+
+#[derive(Debug)]
+struct Latest<A> {
+    scores: Vec<A>,
+    finite: Vec<A>,
+    maxima: Vec<A>,
+    sums: Vec<A>,
+    products: Vec<A>,
+}
+
+impl<A: Scalar> Online<A> {
+    pub(super) fn new() -> Self {
+        Self {
+            maxima: Vec::new(),
+            sums: Vec::new(),
+            products: Vec::new(),
+            latest: Latest {
+                scores: Vec::new(),
+                finite: Vec::new(),
+                maxima: Vec::new(),
+                sums: Vec::new(),
+                products: Vec::new(),
+            },
+        }
+    }
+
+    /// The empty sum of `rows` rows.
+    pub(super) fn reset(&mut self, rows: usize, head_dim: usize) {
+        refill(&mut self.maxima, rows, A::neg_infinity());
+        refill(&mut self.sums, rows, A::zero());
+        refill(&mut self.products, rows * head_dim, A::zero());
+    }
+
+    /// Adds the keys of `part`. What a row does not see has no influence on it, NaN or not.
+    pub(super) fn add(&mut self, queries: ArrayView2<'_, A>, part: &Part<'_, A>, dropped: Option<&Dropped<'_, A>>) {
+        let ((rows, head_dim), width) = (queries.dim(), part.keys.nrows());
+        if width == 0 {
+            return;
+        }
+        let Latest {
+            scores,
+            finite,
+            maxima,
+            sums,
+            products,
+        } = &mut self.latest;
+        refill(maxima, rows, A::zero());
+        refill(sums, rows, A::zero());
+        let mut scores = tile(scores, rows, width);
+        masked_scores(queries, part, &mut scores);
+        if let Some(scores) = scores.as_slice_mut() {
+            exp_rows(scores, width, width, maxima, sums);
+        }
+        if let Some(dropped) = dropped {
+            dropped.apply(&mut scores);
+        }
+        let mut products = tile(products, rows, head_dim);
+        weigh(scores.view(), part, &mut products, finite);
+        self.merge(head_dim);
+    }
+
+    fn merge(&mut self, head_dim: usize) {
+        let latest = &self.latest;
+        let ours = self
+            .maxima
+            .iter_mut()
+            .zip(&mut self.sums)
+            .zip(self.products.chunks_exact_mut(head_dim));
+        let theirs = latest.maxima.iter().zip(&latest.sums).zip(latest.products.chunks_exact(head_dim));
+        for (((max, sum), row), ((&other_max, &other_sum), other_row)) in ours.zip(theirs) {
+            // A NaN becomes the maximum and stays it.
+            let both = if other_max > *max || other_max.is_nan() { other_max } else { *max };
+            let (factor, other_factor) = (relative(*max, both), relative(other_max, both));
+            for (x, &other) in row.iter_mut().zip(other_row) {
+                *x = *x * factor + other * other_factor;
+            }
+            *sum = *sum * factor + other_sum * other_factor;
+            *max = both;
+        }
+    }
+
+    /// Adds the quotients to `out`; a row that saw nothing adds 0.
+    pub(super) fn add_quotients(&self, out: &mut ArrayViewMut2<'_, A>) {
+        let head_dim = out.ncols();
+        let rows = self.sums.iter().zip(self.products.chunks_exact(head_dim));
+        for (mut out, (&sum, row)) in out.rows_mut().into_iter().zip(rows) {
+            let factor = if sum == A::zero() { A::one() } else { A::one() / sum };
+            Zip::from(&mut out).and(row).for_each(|out, &x| *out += x * factor);
+        }
+    }
+}
+
+impl<A: Scalar> Dropped<'_, A> {
+    /// Drops out of a tile of weights whose rows are contiguous.
+    pub(super) fn apply(&self, weights: &mut ArrayViewMut2<'_, A>) {
+        for (row, mut weights) in weights.rows_mut().into_iter().enumerate() {
+            if let Some(weights) = weights.as_slice_mut() {
+                self.dropout.apply(weights, self.first + row as u64 * self.stride);
+            }
+        }
+    }
+}
+
+fn refill<A: Scalar>(numbers: &mut Vec<A>, size: usize, value: A) {
+    numbers.clear();
+    numbers.resize(size, value);
+}
+
+/// exp(max − larger), which is 1 where both are −∞ or both +∞.
+fn relative<A: Scalar>(max: A, larger: A) -> A {
+    if max == larger { A::one() } else { (max - larger).exp() }
+}
+
+/// 1/√`head_dim`.
+pub(super) fn scale<A: Scalar>(head_dim: usize) -> A {
+    A::one() / A::cast(head_dim as f64).sqrt()
+}
+
+/// q·kᵀ/√`head_dim`, and −∞ where a row does not see the key.
+pub(super) fn masked_scores<A: Scalar>(queries: ArrayView2<'_, A>, part: &Part<'_, A>, scores: &mut ArrayViewMut2<'_, A>) {
+    gemm(scale(queries.ncols()), queries, part.keys.t(), A::zero(), scores);
+    for (mut scores, seen) in scores.rows_mut().into_iter().zip(part.seen) {
+        scores.slice_mut(s![..seen.start]).fill(A::neg_infinity());
+        scores.slice_mut(s![seen.end..]).fill(A::neg_infinity());
+    }
+}
+
+/// out ← weights·values, where a row that does not see a value is not touched by it: 0·NaN would be NaN.
+pub(super) fn weigh<A: Scalar>(weights: ArrayView2<'_, A>, part: &Part<'_, A>, out: &mut ArrayViewMut2<'_, A>, space: &mut Vec<A>) {
+    let width = part.values.nrows();
+    let wild = if part.seen.iter().all(|seen| *seen == (0..width)) {
+        Vec::new()
+    } else {
+        wild_rows(part.values)
+    };
+    if wild.is_empty() {
+        return gemm(A::one(), weights, part.values, A::zero(), out);
+    }
+    let mut finite = tile(space, width, part.values.ncols());
+    finite.assign(&part.values);
+    for &row in &wild {
+        finite.row_mut(row).fill(A::zero());
+    }
+    gemm(A::one(), weights, finite.view(), A::zero(), out);
+    for ((mut out, weights), seen) in out.rows_mut().into_iter().zip(weights.rows()).zip(part.seen) {
+        for &row in wild.iter().filter(|row| seen.contains(row)) {
+            out.scaled_add(weights[row], &part.values.row(row));
+        }
+    }
+}
+
+/// The rows that hold a number that is not finite.
+fn wild_rows<A: Scalar>(values: ArrayView2<'_, A>) -> Vec<usize> {
+    let is_wild = |row: &usize| !values.row(*row).iter().fold(A::zero(), |sum, &x| sum + x * A::zero()).is_finite();
+    (0..values.nrows()).filter(is_wild).collect()
+}

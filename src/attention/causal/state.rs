@@ -1,0 +1,250 @@
+//! What one layer keeps of one sequence that grows: the last keys and values, the sums of the unfinished block, the summaries.
+
+use std::ops::Range;
+
+use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView2, Axis, s};
+
+use super::super::projection::Projections;
+use super::super::weights::{AttentionWeights, ItemKeyValues};
+use super::attend::{CausalScratch, ItemContext, attend_head};
+use super::summaries::{column, matrix_of};
+use super::{CausalContext, Sight};
+use crate::config::{AttentionConfig, CausalConfig, SummarySoftmax};
+use crate::layers::rows;
+use crate::parallel;
+use crate::scalar::Scalar;
+use crate::views::split;
+
+/// The summaries' side of a layer.
+#[derive(Clone, Copy)]
+pub(crate) struct Summarised<'l, A> {
+    pub(crate) config: &'l CausalConfig,
+    pub(crate) projections: &'l Projections<A>,
+}
+
+/// Rows (heads, rows, `head_dim`) of keys and of values, of which the first are filled.
+#[derive(Clone, Debug)]
+struct Rows<A> {
+    keys: Array3<A>,
+    values: Array3<A>,
+    filled: usize,
+}
+
+impl<A: Scalar> Rows<A> {
+    fn new(heads: usize, head_dim: usize) -> Self {
+        let none = || Array3::zeros((heads, 0, head_dim));
+        Self {
+            keys: none(),
+            values: none(),
+            filled: 0,
+        }
+    }
+
+    /// Room for `more` rows after those that are filled, but for no more than `most` altogether.
+    fn reserve(&mut self, more: usize, most: usize) {
+        let (heads, capacity, head_dim) = self.keys.dim();
+        let needed = self.filled + more;
+        if needed <= capacity {
+            return;
+        }
+        let larger = needed.max(2 * capacity).min(most.max(needed));
+        for rows in [&mut self.keys, &mut self.values] {
+            let mut copy = Array3::zeros((heads, larger, head_dim));
+            copy.slice_mut(s![.., ..self.filled, ..])
+                .assign(&rows.slice(s![.., ..self.filled, ..]));
+            *rows = copy;
+        }
+    }
+
+    /// Writes row `place` of every head.
+    fn write(&mut self, place: usize, (keys, values): (ArrayView1<'_, A>, ArrayView1<'_, A>)) {
+        let head_dim = self.keys.dim().2;
+        for (rows, from) in [(&mut self.keys, keys), (&mut self.values, values)] {
+            for (head, mut rows) in rows.outer_iter_mut().enumerate() {
+                rows.row_mut(place).assign(&from.slice(s![head * head_dim..(head + 1) * head_dim]));
+            }
+        }
+        self.filled = self.filled.max(place + 1);
+    }
+
+    fn view(&self) -> ItemKeyValues<'_, A> {
+        ItemKeyValues {
+            keys: self.keys.view(),
+            values: self.values.view(),
+            count: self.filled,
+        }
+    }
+}
+
+/// What one layer keeps of one sequence: O(window + summaries) rows, or all keys and values where it attends exactly to everything.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerState<A> {
+    /// The positions so far.
+    position: usize,
+    /// The last ones of a window, position t at row t modulo the window.
+    window: Rows<A>,
+    /// The sums of the unfinished block, (heads, rows, `head_dim`) of keys and of values.
+    sums: Option<[Array3<A>; 2]>,
+    summaries: Rows<A>,
+}
+
+impl<A: Scalar> LayerState<A> {
+    /// What is kept of `item`, whose first `length` positions were run with `context`.
+    pub(crate) fn after(context: &CausalContext<A>, item: usize, length: usize, summarised: Option<Summarised<'_, A>>) -> Self {
+        let (_, heads, _, head_dim) = context.keys.keys.dim();
+        let mut state = Self {
+            position: length,
+            window: Rows::new(heads, head_dim),
+            sums: None,
+            summaries: Rows::new(summarised.map_or(heads, |summarised| summarised.config.summary_heads()), head_dim),
+        };
+        let kept = length.min(context.window);
+        state.window.reserve(kept, context.window);
+        for position in length - kept..length {
+            let place = position % context.window;
+            for (rows, from) in [
+                (&mut state.window.keys, &context.keys.keys),
+                (&mut state.window.values, &context.keys.values),
+            ] {
+                rows.slice_mut(s![.., place, ..]).assign(&from.slice(s![item, .., position, ..]));
+            }
+        }
+        state.window.filled = kept;
+        if let Some(summarised) = summarised {
+            state.take_summaries(context, item, summarised);
+            state.take_sums(context, item, summarised);
+        }
+        state
+    }
+
+    fn take_summaries(&mut self, context: &CausalContext<A>, item: usize, Summarised { config, .. }: Summarised<'_, A>) {
+        let Some(summaries) = &context.summaries else { return };
+        // Blocks that only padding completes have summaries too.
+        let count = self.position / config.effective_block() * config.rows;
+        self.summaries.reserve(count, usize::MAX);
+        self.summaries.filled = count;
+        for (rows, from) in [
+            (&mut self.summaries.keys, &summaries.keys),
+            (&mut self.summaries.values, &summaries.values),
+        ] {
+            rows.slice_mut(s![.., ..count, ..]).assign(&from.slice(s![item, .., ..count, ..]));
+        }
+    }
+
+    /// The sums of the block that is not complete.
+    fn take_sums(&mut self, context: &CausalContext<A>, item: usize, summarised: Summarised<'_, A>) {
+        let config = summarised.config;
+        let (heads, _, head_dim) = self.summaries.keys.dim();
+        let zeros = || Array3::zeros((heads, config.rows, head_dim));
+        self.sums = Some([zeros(), zeros()]);
+        let first = self.position - self.position % config.effective_block();
+        for position in first..self.position {
+            let flat = |from: &Array4<A>| from.slice(s![item, .., position, ..]).iter().copied().collect::<Vec<A>>();
+            let (keys, values) = (flat(&context.keys.keys), flat(&context.keys.values));
+            self.add_to_sums(position, (ArrayView1::from(&keys), ArrayView1::from(&values)), summarised);
+        }
+    }
+
+    /// S += E[:, t]·k_tᵀ, head by head.
+    fn add_to_sums(&mut self, position: usize, (keys, values): (ArrayView1<'_, A>, ArrayView1<'_, A>), summarised: Summarised<'_, A>) {
+        let Summarised { config, projections } = summarised;
+        let Some(sums) = &mut self.sums else { return };
+        let column = column(config, position);
+        let (heads, _, head_dim) = sums[0].dim();
+        let sides = [(projections.key(), keys), (projections.value(), values)];
+        for (sums, (projection, from)) in sums.iter_mut().zip(sides) {
+            for (head, mut sums) in sums.outer_iter_mut().enumerate() {
+                let matrix = matrix_of(projection, head);
+                // Positions behind the last block with weights of its own are never summarised.
+                if column >= matrix.ncols() {
+                    continue;
+                }
+                let kv_head = head * config.attention.kv_heads / heads;
+                let row = from.slice(s![kv_head * head_dim..(kv_head + 1) * head_dim]);
+                for (mut sum, &weight) in sums.outer_iter_mut().zip(matrix.column(column)) {
+                    sum.scaled_add(weight, &row);
+                }
+            }
+        }
+    }
+
+    /// Takes in the next position; a block that it completes becomes a summary.
+    fn push(&mut self, keys: ArrayView1<'_, A>, values: ArrayView1<'_, A>, window: usize, summarised: Option<Summarised<'_, A>>) {
+        if self.window.filled < window {
+            self.window.reserve(1, window);
+        }
+        self.window.write(self.position % window, (keys, values));
+        if let Some(summarised) = summarised {
+            self.add_to_sums(self.position, (keys, values), summarised);
+            if (self.position + 1).is_multiple_of(summarised.config.effective_block()) {
+                self.complete_block();
+            }
+        }
+        self.position += 1;
+    }
+
+    fn complete_block(&mut self) {
+        let Some([keys, values]) = &mut self.sums else { return };
+        let rows = keys.dim().1;
+        self.summaries.reserve(rows, usize::MAX);
+        let place: Range<usize> = self.summaries.filled..self.summaries.filled + rows;
+        for (summaries, sums) in [(&mut self.summaries.keys, keys), (&mut self.summaries.values, values)] {
+            summaries.slice_mut(s![.., place.clone(), ..]).assign(sums);
+            sums.fill(A::zero());
+        }
+        self.summaries.filled = place.end;
+    }
+}
+
+/// One more row of each of several sequences, (sequences, 1, dim), each with what `states` kept of it so far.
+pub(crate) fn step<A: Scalar>(
+    weights: &AttentionWeights<A>,
+    config: &AttentionConfig,
+    window: usize,
+    summarised: Option<Summarised<'_, A>>,
+    x: &Array3<A>,
+    states: &mut [&mut LayerState<A>],
+) -> Array3<A> {
+    let x = rows(x);
+    let keys = weights.key.forward_rows(x);
+    let values = weights.value.as_ref().map(|value| value.forward_rows(x));
+    let values = values.as_ref().unwrap_or(&keys);
+    let mut merged = weights.query.forward_rows(x);
+    for ((state, keys), values) in states.iter_mut().zip(keys.rows()).zip(values.rows()) {
+        state.push(keys, values, window, summarised);
+    }
+    let joint = summarised.is_none_or(|summarised| summarised.config.softmax == SummarySoftmax::Joint);
+    let sights: Vec<Sight> = states
+        .iter()
+        .map(|state| Sight::All {
+            keys: state.window.filled,
+            summaries: state.summaries.filled,
+        })
+        .collect();
+    let seen: usize = states.iter().map(|state| state.window.filled + state.summaries.filled).sum();
+    let cost = parallel::cost(&[seen, 2, config.query_dim()]);
+    let mut tasks = Vec::new();
+    for (item, queries) in split(merged.view_mut(), Axis(0), 1).into_iter().enumerate() {
+        let heads = split(queries, Axis(1), config.effective_head_dim());
+        tasks.extend(heads.into_iter().enumerate().map(|(head, queries)| (item, head, queries)));
+    }
+    let states: &[&mut LayerState<A>] = states;
+    parallel::for_each_init(tasks, cost, CausalScratch::new, |scratch, (item, head, mut queries)| {
+        let context = ItemContext {
+            keys: states[item].window.view(),
+            summaries: summarised.map(|_| states[item].summaries.view()),
+            sight: &sights[item],
+            joint,
+        };
+        attend_head(&mut queries, 0, context, (head, config.heads), None, scratch);
+    });
+    let output = output_rows(weights, merged.view());
+    output.insert_axis(Axis(1))
+}
+
+fn output_rows<A: Scalar>(weights: &AttentionWeights<A>, merged: ArrayView2<'_, A>) -> Array2<A> {
+    match &weights.output_factor {
+        None => weights.output.forward_rows(merged),
+        Some(factor) => weights.output.forward_rows(factor.forward_rows(merged).view()),
+    }
+}

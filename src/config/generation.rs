@@ -1,0 +1,117 @@
+//! How a causal language model goes on with a text.
+
+use super::setters;
+use crate::error::{Error, Result};
+
+/// What happens where a text is longer than the model's context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// An error. The default.
+    #[default]
+    Error,
+    /// The oldest tokens are forgotten: of a longer prompt the last tokens that fit stay, and whenever the context is full it starts anew with its
+    /// last half, positions counted from 0. That costs a run over half a context every half a context.
+    Slide,
+}
+
+/// How tokens are chosen, and when to stop.
+///
+/// The order is: repetition penalty, temperature, `top_k`, `top_p`, then one draw. Every sequence of a batch draws from a stream of its own.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct GenerationConfig {
+    /// The most tokens that a sequence gets.
+    pub max_new_tokens: usize,
+    /// What scores are divided by before the softmax; 0 always takes the highest score (the first of equals).
+    pub temperature: f64,
+    /// Only this many of the highest scores are drawn from.
+    pub top_k: Option<usize>,
+    /// Only the likeliest tokens that together have this probability are drawn from (Holtzman et al., arXiv 1904.09751).
+    pub top_p: Option<f64>,
+    /// What positive scores of tokens that the text already has are divided by, and negative ones multiplied by (Keskar et al., arXiv 1909.05858);
+    /// 1 does nothing.
+    pub repetition_penalty: f64,
+    /// Tokens that end a sequence. They are part of the result.
+    pub stop_tokens: Vec<usize>,
+    /// The seed of all draws.
+    pub seed: u64,
+    /// The most tokens of context, where it is less than the model's own limit.
+    pub max_context: Option<usize>,
+    /// What happens to longer ones.
+    pub overflow: Overflow,
+}
+
+impl GenerationConfig {
+    /// At most `max_new_tokens` tokens, always the likeliest.
+    pub fn new(max_new_tokens: usize) -> Self {
+        Self {
+            max_new_tokens,
+            temperature: 0.0,
+            top_k: None,
+            top_p: None,
+            repetition_penalty: 1.0,
+            stop_tokens: Vec::new(),
+            seed: 0,
+            max_context: None,
+            overflow: Overflow::default(),
+        }
+    }
+
+    setters! {
+        /// Sets [`GenerationConfig::temperature`].
+        with_temperature => temperature: f64,
+        /// Sets [`GenerationConfig::top_k`].
+        with_top_k => top_k: Option<usize>,
+        /// Sets [`GenerationConfig::top_p`].
+        with_top_p => top_p: Option<f64>,
+        /// Sets [`GenerationConfig::repetition_penalty`].
+        with_repetition_penalty => repetition_penalty: f64,
+        /// Sets [`GenerationConfig::stop_tokens`].
+        with_stop_tokens => stop_tokens: Vec<usize>,
+        /// Sets [`GenerationConfig::seed`].
+        with_seed => seed: u64,
+        /// Sets [`GenerationConfig::max_context`].
+        with_max_context => max_context: Option<usize>,
+        /// Sets [`GenerationConfig::overflow`].
+        with_overflow => overflow: Overflow,
+    }
+
+    /// Checks that tokens can be chosen so.
+    ///
+    /// # Errors
+    /// Numbers out of range, and options without effect, each by name.
+    pub fn check(&self) -> Result<()> {
+        let finite = |option, value: f64, holds: bool, reason| {
+            if holds && value.is_finite() {
+                Ok(())
+            } else {
+                Err(Error::config(option, value, reason))
+            }
+        };
+        finite(
+            "temperature",
+            self.temperature,
+            self.temperature >= 0.0,
+            "it must be finite and at least 0",
+        )?;
+        let penalty = self.repetition_penalty;
+        finite("repetition_penalty", penalty, penalty > 0.0, "it must be finite and above 0")?;
+        if let Some(p) = self.top_p {
+            finite("top_p", p, p > 0.0 && p <= 1.0, "it must be above 0 and at most 1")?;
+        }
+        for (option, value) in [("top_k", self.top_k), ("max_context", self.max_context)] {
+            if value == Some(0) {
+                return Err(Error::config(option, 0, "it must be at least 1"));
+            }
+        }
+        if self.temperature == 0.0 && (self.top_k.is_some() || self.top_p.is_some()) {
+            return Err(Error::config(
+                "temperature",
+                0,
+                "it always takes the highest score, so that top_k and top_p have no effect; raise it, or leave them out",
+            ));
+        }
+        Ok(())
+    }
+}
