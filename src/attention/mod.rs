@@ -35,7 +35,7 @@ pub use mask::PaddingMask;
 pub use projection::{Projection, Projections};
 pub use training::AttentionCache;
 
-pub(crate) use causal::{CausalContext, LayerState, Summarised, draw_projections, step};
+pub(crate) use causal::{CausalContext, LayerState, StateShape, Summarised, draw_projections, step};
 pub(crate) use compressor::SEGMENT;
 pub(crate) use exact::KeyValueRows;
 pub(crate) use heads::TileScratch;
