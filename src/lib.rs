@@ -43,7 +43,13 @@
 //! * Configurations, each with `new` and `with_…`: [`LinformerConfig`], [`ProjectionConfig`], [`EncoderConfig`], [`LanguageModelConfig`], …
 //! * Every tensor of a model by name: [`Parameters`].
 //! * Training: [`training`] has losses, optimisers, schedules, masking of tokens, and files to resume from.
-//! * Files: [`checkpoint`] saves and loads models, and reads and writes those of three PyTorch implementations.
+//! * Files: [`checkpoint`] saves and loads models, and reads and writes those of four PyTorch implementations.
+//!
+//! # Causal models
+//!
+//! The compressed rows mix all positions, so hiding some of them leaks the future. [`BlockwiseCausalAttention`] is the causal form: exact over a
+//! window, and the compressed rows of those blocks only that are complete. [`CausalConfig`] says what it costs; [`CausalLanguageModel`] trains on next
+//! tokens and writes on, token by token.
 //!
 //! # Shapes and types
 //!

@@ -116,6 +116,9 @@ fn a_resting_text_stays_as_it_is() {
     assert!(matches!(model.step(&mut state, &[None]), Err(Error::Shape { .. })));
     assert_eq!(state.lengths(), [4, 4]);
     assert_eq!(model.step(&mut state, &[None, None]).unwrap().dim(), (2, VOCABULARY));
+    let exact = EncoderConfig::new(AttentionConfig::new(6, 2).with_causal(true), 2);
+    let other = CausalLanguageModel::<f64>::new(&LanguageModelConfig::new(VOCABULARY, exact), 1).unwrap();
+    assert!(matches!(other.step(&mut state, &[Some(1), None]), Err(Error::Argument { .. })));
 }
 
 #[test]

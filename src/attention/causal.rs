@@ -13,5 +13,5 @@ pub use blockwise::BlockwiseCausalAttention;
 
 pub(crate) use attend::CausalContext;
 pub(crate) use sight::{Reach, Sight};
-pub(crate) use state::{LayerState, Summarised, step};
+pub(crate) use state::{LayerState, StateShape, Summarised, step};
 pub(crate) use summaries::draw_projections;

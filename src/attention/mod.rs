@@ -39,7 +39,7 @@ pub use projection::{Projection, Projections};
 pub use training::AttentionCache;
 pub use workspace::Workspace;
 
-pub(crate) use causal::{CausalContext, LayerState, Summarised, draw_projections, step};
+pub(crate) use causal::{CausalContext, LayerState, StateShape, Summarised, draw_projections, step};
 pub(crate) use key_values::PackedKeyValues;
 pub(crate) use weights::AttendScratch;
 pub(crate) use workspace::{ContextSpace, TileSpace};

@@ -3,7 +3,7 @@
 use ndarray::{Array3, ArrayRef3};
 
 use super::{Attention, Encoder, EncoderBlock};
-use crate::attention::{CausalContext, LayerState, PaddingMask, Projections, Summarised, step};
+use crate::attention::{CausalContext, LayerState, PaddingMask, Projections, StateShape, Summarised, step};
 use crate::error::{Error, Result};
 use crate::layers::check_width;
 use crate::scalar::Scalar;
@@ -45,16 +45,25 @@ impl<A: Scalar> Attention<A> {
     /// One more row of each sequence.
     fn step(&self, shared: Option<&Projections<A>>, x: &Array3<A>, states: &mut [&mut LayerState<A>]) -> Result<Array3<A>> {
         let summarised = self.summarised(shared)?;
-        let (weights, config, window) = match self {
-            Self::Exact(attention) if attention.config().causal => (attention.weights(), attention.config(), usize::MAX),
-            Self::Causal(attention) => {
-                let config = attention.config();
-                (attention.weights(), &config.attention, config.effective_window())
-            }
-            _ => return Err(not_causal()),
+        let (weights, config) = match self {
+            Self::Exact(attention) => (attention.weights(), attention.config()),
+            Self::Causal(attention) => (attention.weights(), &attention.config().attention),
+            Self::Linformer(_) => return Err(not_causal()),
         };
         check_width("Encoder::step", "x", x, config.dim)?;
-        Ok(step(weights, config, window, summarised, x, states))
+        Ok(step(weights, config, summarised, x, states))
+    }
+
+    /// What its states are like.
+    fn state_shape(&self) -> Result<StateShape> {
+        match self {
+            Self::Exact(attention) if attention.config().causal => Ok(StateShape::new(attention.config(), usize::MAX, None)),
+            Self::Causal(attention) => {
+                let config = attention.config();
+                Ok(StateShape::new(&config.attention, config.effective_window(), Some(config)))
+            }
+            _ => Err(not_causal()),
+        }
     }
 }
 
@@ -86,10 +95,11 @@ impl<A: Scalar> Encoder<A> {
         let mut streams = self.streams(self.checked(x, Some(mask))?);
         for block in self.blocks() {
             let summarised = block.attention().summarised(shared)?;
+            let shape = block.attention().state_shape()?;
             streams = block.around(streams, |x| {
                 let (y, context) = block.attention().forward_causal(shared, x, Some(mask))?;
                 for (item, (state, &length)) in states.iter_mut().zip(lengths).enumerate() {
-                    state.0.push(LayerState::after(&context, item, length, summarised));
+                    state.0.push(LayerState::after(shape, &context, item, length, summarised));
                 }
                 Ok(y)
             })?;
@@ -100,12 +110,30 @@ impl<A: Scalar> Encoder<A> {
     /// The next row of each of several sequences, (sequences, 1, dim), given what was kept of each.
     pub(crate) fn step(&self, x: Array3<A>, states: &mut [&mut EncoderState<A>]) -> Result<Array3<A>> {
         let shared = self.projections();
+        self.check_states(states)?;
         let mut streams = self.streams(x);
         for (layer, block) in self.blocks().iter().enumerate() {
             let mut own: Vec<&mut LayerState<A>> = states.iter_mut().filter_map(|state| state.0.get_mut(layer)).collect();
             streams = block.around(streams, |x| block.attention().step(shared, &x.to_owned(), &mut own))?;
         }
         self.finished(streams)
+    }
+
+    fn check_states(&self, states: &[&mut EncoderState<A>]) -> Result<()> {
+        let shapes: Vec<StateShape> = self
+            .blocks()
+            .iter()
+            .map(|block| block.attention().state_shape())
+            .collect::<Result<_>>()?;
+        let fits =
+            |state: &EncoderState<A>| state.0.len() == shapes.len() && state.0.iter().zip(&shapes).all(|(layer, &shape)| layer.fits(shape));
+        if states.iter().all(|state| fits(state)) {
+            return Ok(());
+        }
+        Err(Error::argument(
+            "CausalLanguageModel::step",
+            "the state is of a model of another configuration",
+        ))
     }
 
     fn streams(&self, x: Array3<A>) -> (Array3<A>, Option<Array3<A>>) {

@@ -8,7 +8,7 @@ use super::super::compressed::Compressed;
 use super::super::gradients::AttendCache;
 use super::super::weights::{AttentionWeights, ItemKeyValues, tile};
 use super::online::{Dropped, Online, Part};
-use super::sight::Sight;
+use super::sight::{Reach, Sight};
 use crate::config::AttentionConfig;
 use crate::error::{Result, checked_len};
 use crate::layers::{TILE, rows};
@@ -31,8 +31,7 @@ pub(crate) struct CausalContext<A> {
     pub(crate) sights: Vec<Sight>,
     /// Whether one softmax goes over keys and summaries; otherwise each has its own, and the results are added.
     pub(crate) joint: bool,
-    /// The most keys that a row sees.
-    pub(crate) window: usize,
+    pub(crate) reach: Reach,
 }
 
 /// The same of one item.
@@ -62,15 +61,20 @@ impl<A: Scalar> CausalContext<A> {
         )
     }
 
+    /// The most keys that a row sees.
+    pub(super) fn window(&self) -> usize {
+        self.reach.window.unwrap_or(usize::MAX)
+    }
+
     /// About how many slots a row sees.
     pub(super) fn seen(&self) -> usize {
         let (keys, summaries) = self.slots();
-        keys.min(self.window).saturating_add(summaries)
+        keys.min(self.window()).saturating_add(summaries)
     }
 
     /// Rows of queries that are attended together: with a short window a large tile would mostly compute what no row sees.
     pub(super) fn tile_rows(&self) -> usize {
-        self.window.clamp(FEWEST_ROWS, TILE)
+        self.window().clamp(FEWEST_ROWS, TILE)
     }
 }
 

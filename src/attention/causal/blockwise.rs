@@ -2,6 +2,7 @@
 
 use ndarray::{Array3, ArrayRef3};
 
+use super::super::compressed::Compressed;
 use super::super::exact::ExactAttention;
 use super::super::gradients::KeyValueGradients;
 use super::super::mask::PaddingMask;
@@ -138,7 +139,7 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
             sights: Sight::of_batch(self.reach(), batch, length, length, mask),
             keys,
             joint: self.config.softmax == SummarySoftmax::Joint,
-            window: self.config.effective_window(),
+            reach: self.reach(),
         })
     }
 
@@ -148,6 +149,16 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
             blocks: Some((self.config.effective_block(), self.config.rows)),
             padding_stays: false,
         }
+    }
+
+    /// Whether a layer of this configuration can have made `context`.
+    fn made(&self, context: &CausalContext<A>) -> bool {
+        let attention = &self.config.attention;
+        let heads = |context: &Compressed<A>| (context.keys.dim().1, context.keys.dim().3);
+        let head_dim = attention.effective_head_dim();
+        context.reach == self.reach()
+            && heads(&context.keys) == (attention.kv_heads, head_dim)
+            && context.summaries.as_ref().map(heads) == Some((self.config.summary_heads(), head_dim))
     }
 
     /// An error where no block has weights at the last of `length` positions.
@@ -214,6 +225,9 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         let (Some(own_projections), CachedContext::Past(context)) = (own_projections, &cache.context) else {
             return Err(Error::argument(OPERATION, "the cache or the gradients are of another layer"));
         };
+        if !self.made(context) {
+            return Err(Error::argument(OPERATION, "the cache is of a layer of another configuration"));
+        }
         let dy = owned(dy);
         let own = gradients.layer.weights_mut();
         let (mut dx, grads) =

@@ -39,7 +39,7 @@ impl<A: Scalar> ExactAttention<A> {
             keys,
             summaries: None,
             joint: true,
-            window: usize::MAX,
+            reach,
         })
     }
 

@@ -76,9 +76,31 @@ impl<A: Scalar> Rows<A> {
     }
 }
 
+/// What the layer is like that a state belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StateShape {
+    kv_heads: usize,
+    head_dim: usize,
+    window: usize,
+    /// Heads, rows and positions of a summary.
+    summary: Option<(usize, usize, usize)>,
+}
+
+impl StateShape {
+    pub(crate) fn new(config: &AttentionConfig, window: usize, summarised: Option<&CausalConfig>) -> Self {
+        Self {
+            kv_heads: config.kv_heads,
+            head_dim: config.effective_head_dim(),
+            window,
+            summary: summarised.map(|config| (config.summary_heads(), config.rows, config.effective_block())),
+        }
+    }
+}
+
 /// What one layer keeps of one sequence: O(window + summaries) rows, or all keys and values where it attends exactly to everything.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerState<A> {
+    shape: StateShape,
     /// The positions so far.
     position: usize,
     /// The last ones of a window, position t at row t modulo the window.
@@ -90,18 +112,26 @@ pub(crate) struct LayerState<A> {
 
 impl<A: Scalar> LayerState<A> {
     /// What is kept of `item`, whose first `length` positions were run with `context`.
-    pub(crate) fn after(context: &CausalContext<A>, item: usize, length: usize, summarised: Option<Summarised<'_, A>>) -> Self {
-        let (_, heads, _, head_dim) = context.keys.keys.dim();
+    pub(crate) fn after(
+        shape: StateShape,
+        context: &CausalContext<A>,
+        item: usize,
+        length: usize,
+        summarised: Option<Summarised<'_, A>>,
+    ) -> Self {
+        let StateShape { kv_heads, head_dim, .. } = shape;
+        let summary_heads = shape.summary.map_or(kv_heads, |(heads, ..)| heads);
         let mut state = Self {
+            shape,
             position: length,
-            window: Rows::new(heads, head_dim),
+            window: Rows::new(kv_heads, head_dim),
             sums: None,
-            summaries: Rows::new(summarised.map_or(heads, |summarised| summarised.config.summary_heads()), head_dim),
+            summaries: Rows::new(summary_heads, head_dim),
         };
-        let kept = length.min(context.window);
-        state.window.reserve(kept, context.window);
+        let kept = length.min(context.window());
+        state.window.reserve(kept, context.window());
         for position in length - kept..length {
-            let place = position % context.window;
+            let place = position % context.window();
             for (rows, from) in [
                 (&mut state.window.keys, &context.keys.keys),
                 (&mut state.window.values, &context.keys.values),
@@ -115,6 +145,11 @@ impl<A: Scalar> LayerState<A> {
             state.take_sums(context, item, summarised);
         }
         state
+    }
+
+    /// Whether it belongs to a layer like this.
+    pub(crate) fn fits(&self, shape: StateShape) -> bool {
+        self.shape == shape
     }
 
     fn take_summaries(&mut self, context: &CausalContext<A>, item: usize, Summarised { config, .. }: Summarised<'_, A>) {
@@ -169,7 +204,8 @@ impl<A: Scalar> LayerState<A> {
     }
 
     /// Takes in the next position; a block that it completes becomes a summary.
-    fn push(&mut self, keys: ArrayView1<'_, A>, values: ArrayView1<'_, A>, window: usize, summarised: Option<Summarised<'_, A>>) {
+    fn push(&mut self, keys: ArrayView1<'_, A>, values: ArrayView1<'_, A>, summarised: Option<Summarised<'_, A>>) {
+        let window = self.shape.window;
         if self.window.filled < window {
             self.window.reserve(1, window);
         }
@@ -200,7 +236,6 @@ impl<A: Scalar> LayerState<A> {
 pub(crate) fn step<A: Scalar>(
     weights: &AttentionWeights<A>,
     config: &AttentionConfig,
-    window: usize,
     summarised: Option<Summarised<'_, A>>,
     x: &Array3<A>,
     states: &mut [&mut LayerState<A>],
@@ -211,7 +246,7 @@ pub(crate) fn step<A: Scalar>(
     let values = values.as_ref().unwrap_or(&keys);
     let mut merged = weights.query.forward_rows(x);
     for ((state, keys), values) in states.iter_mut().zip(keys.rows()).zip(values.rows()) {
-        state.push(keys, values, window, summarised);
+        state.push(keys, values, summarised);
     }
     let joint = summarised.is_none_or(|summarised| summarised.config.softmax == SummarySoftmax::Joint);
     let sights: Vec<Sight> = states
