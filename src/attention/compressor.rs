@@ -7,7 +7,7 @@ use super::mask::{PaddingMask, one_past_last};
 use super::projection::{Projection, Projections};
 use super::weights::AttentionWeights;
 use crate::config::{BiasPlace, LinformerConfig, ProjectionKind};
-use crate::error::{Error, Result, checked_len};
+use crate::error::{Error, Result};
 use crate::layers::{Linear, check_width};
 use crate::scalar::Scalar;
 
@@ -18,11 +18,13 @@ mod dense;
 mod finish;
 mod order;
 mod side;
+mod spare;
 
 pub use order::{Extent, Order};
 
 pub(crate) use backward::{CompressionCache, CompressionGradients};
 pub(crate) use dense::CompressionScratch;
+pub(crate) use spare::Spare;
 
 use covered::Covered;
 use side::Side;
@@ -72,26 +74,6 @@ pub struct Compressor<'a, A = f32> {
     tokens: Array2<usize>,
 }
 
-/// The memory of a compressor.
-#[derive(Debug)]
-pub(crate) struct Spare<A> {
-    sides: Vec<Side<A>>,
-    tokens: Array2<usize>,
-    reached: Vec<usize>,
-    covered: Covered,
-}
-
-impl<A> Default for Spare<A> {
-    fn default() -> Self {
-        Self {
-            sides: Vec::new(),
-            tokens: Array2::zeros((0, 0)),
-            reached: Vec::new(),
-            covered: Covered::default(),
-        }
-    }
-}
-
 /// The rows of one item in a chunk that are real.
 #[derive(Clone, Copy, Debug)]
 struct RealRows<'m> {
@@ -119,91 +101,6 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         order: Order,
     ) -> Result<Self> {
         Self::from_spare(config, weights, projections, batch, order, Spare::default())
-    }
-
-    /// A compressor in the memory of an earlier one.
-    pub(crate) fn from_spare(
-        config: &'a LinformerConfig,
-        weights: &'a AttentionWeights<A>,
-        projections: &'a Projections<A>,
-        batch: usize,
-        order: Order,
-        mut spare: Spare<A>,
-    ) -> Result<Self> {
-        let matrices = config.projection.matrices(config.attention.heads);
-        let tied = config.projection.ties_key_value();
-        let (outer, width, sides) = match order {
-            Order::CompressFirst => (matrices, config.attention.dim, if tied { 1 } else { 2 }),
-            Order::ProjectFirst => (
-                config.compressed_heads(),
-                config.attention.effective_head_dim(),
-                if tied && config.attention.tie_key_value { 1 } else { 2 },
-            ),
-        };
-        let slots = match config.projection.kind {
-            // Windows are added as the sequence reaches them.
-            ProjectionKind::Convolution(_) => 0,
-            _ => config.k,
-        };
-        checked_len("Compressor", &[batch, outer, slots.max(1), width], size_of::<A>())?;
-        checked_len(
-            "Compressor",
-            &[
-                batch,
-                config.compressed_heads(),
-                slots.max(1),
-                config.attention.effective_head_dim(),
-            ],
-            size_of::<A>(),
-        )?;
-        let start = match config.projection.kind {
-            ProjectionKind::MaxPooling => A::neg_infinity(),
-            _ => A::zero(),
-        };
-        let pools = config.projection.pools();
-        spare.sides.truncate(sides);
-        spare.sides.resize_with(sides, Side::default);
-        for side in &mut spare.sides {
-            side.reset((batch, outer, slots, width), matrices, start);
-        }
-        if spare.tokens.dim() == (batch, if pools { slots } else { 0 }) {
-            spare.tokens.fill(0);
-        } else {
-            spare.tokens = Array2::zeros((batch, if pools { slots } else { 0 }));
-        }
-        spare.reached.clear();
-        spare.reached.resize(batch, 0);
-        spare.covered.clear();
-        let Spare {
-            sides,
-            tokens,
-            reached,
-            covered,
-        } = spare;
-        Ok(Self {
-            config,
-            weights,
-            projections,
-            order,
-            batch,
-            extent: None,
-            limit: None,
-            next: 0,
-            covered,
-            reached,
-            sides,
-            tokens,
-        })
-    }
-
-    /// What the next compressor can use again.
-    pub(crate) fn into_spare(self) -> Spare<A> {
-        Spare {
-            sides: self.sides,
-            tokens: self.tokens,
-            reached: self.reached,
-            covered: self.covered,
-        }
     }
 
     /// Tells how long the sequences will be. Pooling must be told; the other kinds take what comes after as padding, or as an error

@@ -20,6 +20,7 @@ mod compressor;
 mod exact;
 mod gradients;
 mod heads;
+mod in_place;
 mod key_values;
 mod linformer;
 mod mask;

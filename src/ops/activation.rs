@@ -2,7 +2,7 @@
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
 
-use super::elementary::{Differentiable, Elementary, Pointwise, Slope, at_most, dispatch, map};
+use super::elementary::{Differentiable, Elementary, Pointwise, Slope, at_most, dispatch, map, map_rows};
 use crate::scalar::Scalar;
 
 /// A pointwise non-linearity.
@@ -61,13 +61,6 @@ fn activate_body<T: Elementary, const FMA: bool>(activation: Activation, x: &mut
         Activation::Silu => map_rows::<T, _, FMA>(x, cols, stride, &Gated(Silu)),
         Activation::Tanh => map_rows::<T, _, FMA>(x, cols, stride, &Tanh),
         Activation::Identity => {}
-    }
-}
-
-#[inline(always)]
-fn map_rows<T: Elementary, F: Pointwise<T>, const FMA: bool>(x: &mut [T], cols: usize, stride: usize, function: &F) {
-    for row in x.chunks_mut(stride) {
-        map::<T, F, FMA>(&mut row[..cols], function);
     }
 }
 

@@ -190,6 +190,14 @@ pub(super) fn map<T: Elementary, F: Pointwise<T>, const FMA: bool>(x: &mut [T], 
     }
 }
 
+/// [`map`] on the first `cols` of every `stride` elements.
+#[inline(always)]
+pub(super) fn map_rows<T: Elementary, F: Pointwise<T>, const FMA: bool>(x: &mut [T], cols: usize, stride: usize, function: &F) {
+    for row in x.chunks_mut(stride) {
+        map::<T, F, FMA>(&mut row[..cols], function);
+    }
+}
+
 /// The first half of `lanes` folded with the second.
 #[inline(always)]
 fn halved<T: Elementary, const N: usize, const HALF: usize>(lanes: [T; N], fold: &impl Fn(T, T) -> T) -> [T; HALF] {

@@ -1,0 +1,119 @@
+//! Compressors in memory that is kept.
+
+use ndarray::Array2;
+
+use super::super::projection::Projections;
+use super::super::weights::AttentionWeights;
+use super::covered::Covered;
+use super::side::Side;
+use super::{Compressor, Order};
+use crate::config::{LinformerConfig, ProjectionKind};
+use crate::error::{Result, checked_len};
+use crate::scalar::Scalar;
+
+/// The memory of a compressor.
+#[derive(Debug)]
+pub(crate) struct Spare<A> {
+    sides: Vec<Side<A>>,
+    tokens: Array2<usize>,
+    reached: Vec<usize>,
+    covered: Covered,
+}
+
+impl<A> Default for Spare<A> {
+    fn default() -> Self {
+        Self {
+            sides: Vec::new(),
+            tokens: Array2::zeros((0, 0)),
+            reached: Vec::new(),
+            covered: Covered::default(),
+        }
+    }
+}
+
+impl<'a, A: Scalar> Compressor<'a, A> {
+    /// A compressor in the memory of an earlier one.
+    pub(crate) fn from_spare(
+        config: &'a LinformerConfig,
+        weights: &'a AttentionWeights<A>,
+        projections: &'a Projections<A>,
+        batch: usize,
+        order: Order,
+        mut spare: Spare<A>,
+    ) -> Result<Self> {
+        let matrices = config.projection.matrices(config.attention.heads);
+        let tied = config.projection.ties_key_value();
+        let (outer, width, sides) = match order {
+            Order::CompressFirst => (matrices, config.attention.dim, if tied { 1 } else { 2 }),
+            Order::ProjectFirst => (
+                config.compressed_heads(),
+                config.attention.effective_head_dim(),
+                if tied && config.attention.tie_key_value { 1 } else { 2 },
+            ),
+        };
+        let slots = match config.projection.kind {
+            // Windows are added as the sequence reaches them.
+            ProjectionKind::Convolution(_) => 0,
+            _ => config.k,
+        };
+        checked_len("Compressor", &[batch, outer, slots.max(1), width], size_of::<A>())?;
+        checked_len(
+            "Compressor",
+            &[
+                batch,
+                config.compressed_heads(),
+                slots.max(1),
+                config.attention.effective_head_dim(),
+            ],
+            size_of::<A>(),
+        )?;
+        let start = match config.projection.kind {
+            ProjectionKind::MaxPooling => A::neg_infinity(),
+            _ => A::zero(),
+        };
+        let pools = config.projection.pools();
+        spare.sides.truncate(sides);
+        spare.sides.resize_with(sides, Side::default);
+        for side in &mut spare.sides {
+            side.reset((batch, outer, slots, width), matrices, start);
+        }
+        if spare.tokens.dim() == (batch, if pools { slots } else { 0 }) {
+            spare.tokens.fill(0);
+        } else {
+            spare.tokens = Array2::zeros((batch, if pools { slots } else { 0 }));
+        }
+        spare.reached.clear();
+        spare.reached.resize(batch, 0);
+        spare.covered.clear();
+        let Spare {
+            sides,
+            tokens,
+            reached,
+            covered,
+        } = spare;
+        Ok(Self {
+            config,
+            weights,
+            projections,
+            order,
+            batch,
+            extent: None,
+            limit: None,
+            next: 0,
+            covered,
+            reached,
+            sides,
+            tokens,
+        })
+    }
+
+    /// What the next compressor can use again.
+    pub(crate) fn into_spare(self) -> Spare<A> {
+        Spare {
+            sides: self.sides,
+            tokens: self.tokens,
+            reached: self.reached,
+            covered: self.covered,
+        }
+    }
+}
