@@ -253,3 +253,29 @@ fn a_watcher_sees_every_row_of_every_block() {
         assert_eq!(SEEN.load(Ordering::SeqCst), batch * length * encoder.config().depth);
     });
 }
+
+/// Tasks of a pool that need one thing which is made when it is first needed: none may wait for a thread that waits for it.
+#[test]
+fn one_compressed_sequence_serves_many_tasks_at_once() {
+    use rayon::prelude::*;
+    alone(|| {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let layer = LinformerAttention::<f32>::new(&LinformerConfig::new(256, 16, 600, 300), 0).unwrap();
+            let document = layer.compress(&sequences(1, 600, 256), None).unwrap();
+            let queries = sequences(1, 9, 256);
+            let expected = layer.attend(&queries, &document).unwrap();
+            in_pool(5, || {
+                for _ in 0..200 {
+                    let fresh = document.clone();
+                    let same = (0..64).into_par_iter().all(|_| layer.attend(&queries, &fresh).unwrap() == expected);
+                    assert!(same);
+                }
+            });
+            sender.send(()).unwrap();
+        });
+        receiver
+            .recv_timeout(std::time::Duration::from_mins(1))
+            .expect("the tasks wait for each other");
+    });
+}
