@@ -37,8 +37,8 @@ type Sequence = (Vec<usize>, usize);
 fn main() -> Result<(), AnyError> {
     let options = options();
     let mut accuracies = Vec::new();
-    let mut majority = 0.0;
-    for seed in options.seed()..options.seed() + options.count("seeds") as u64 {
+    let mut majority = 0.0_f64;
+    for seed in (0..options.count("seeds") as u64).map(|run| options.seed().wrapping_add(run)) {
         let documents = documents(&options, seed)?;
         let classes = documents.classes.len();
         if seed == options.seed() {
@@ -57,8 +57,9 @@ fn main() -> Result<(), AnyError> {
             return dropout::measure(&model(&options, seed, classes)?, &batch, options.share("dropout"));
         }
         let test = support::batches(&test, options.count("batch"))?;
-        majority = support::majority(&test, classes);
-        accuracies.push(train(&options, seed, classes, &training, &test, majority)?);
+        let share = support::majority(&test, classes);
+        majority = majority.max(share);
+        accuracies.push(train(&options, seed, classes, &training, &test, share)?);
     }
     let (mean, deviation) = support::mean_and_deviation(&accuracies);
     if accuracies.len() > 1 {
