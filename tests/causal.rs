@@ -252,10 +252,10 @@ fn tiles_and_blocks_of_keys_change_nothing() {
 #[cfg(feature = "rayon")]
 #[test]
 fn thread_counts_are_bit_equal() {
-    let config = CausalConfig::new(48, 4, 1200, 4).with_sharing(Sharing::None);
+    let config = CausalConfig::new(24, 4, 700, 4).with_sharing(Sharing::None);
     let encoder = Encoder::<f64>::new(&EncoderConfig::new(config, 2), 0).unwrap();
-    let x = sequence((2, 1100, 48), 3);
-    let mask = PaddingMask::from_lengths(&[1100, 700], 1100).unwrap();
+    let x = sequence((2, 650, 24), 3);
+    let mask = PaddingMask::from_lengths(&[650, 400], 650).unwrap();
     let results: Vec<_> = [1, 2, 5]
         .into_iter()
         .map(|threads| {
