@@ -4,10 +4,12 @@ mod common;
 
 use common::causal::{LONGEST, causal_config, encoder_config};
 use common::{bits, difference, scramble, sequence, tensors};
+#[cfg(feature = "checkpoint")]
+use linformer::Attention;
 use linformer::ndarray::{Array1, Array2, Array3, Axis, Ix1, Ix2, array, s};
 use linformer::{
-    Attention, AttentionConfig, BlockWeights, BlockwiseCausalAttention, CausalConfig, Encoder, EncoderConfig, Error, ExactAttention,
-    LinformerConfig, PaddingMask, Sharing, SummarySoftmax,
+    AttentionConfig, BlockWeights, BlockwiseCausalAttention, CausalConfig, Encoder, EncoderConfig, Error, ExactAttention, LinformerConfig,
+    PaddingMask, Sharing, SummarySoftmax,
 };
 use proptest::prelude::*;
 use proptest::sample::select;

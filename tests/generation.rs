@@ -3,7 +3,9 @@
 mod common;
 
 use common::causal::encoder_config;
-use common::{difference, model_bits, scramble};
+#[cfg(feature = "checkpoint")]
+use common::model_bits;
+use common::{difference, scramble};
 use linformer::ndarray::{Array2, array, s};
 use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step};
 use linformer::{
