@@ -3,11 +3,12 @@
 //! `cargo bench --bench attention`, or in a few minutes `cargo bench --bench attention -- --quick`
 
 use std::hint::black_box;
-use std::time::Duration;
 
-use criterion::{AxisScale, BenchmarkId, Criterion, PlotConfiguration, SamplingMode, Throughput, criterion_group, criterion_main};
-use linformer::ndarray::Array3;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use linformer::{ExactAttention, LinformerAttention, LinformerConfig};
+
+#[path = "support/curve.rs"]
+mod curve;
 
 const DIM: usize = 512;
 const HEADS: usize = 8;
@@ -17,23 +18,13 @@ fn layer(seq_len: usize, k: usize) -> LinformerAttention<f32> {
     LinformerAttention::new(&LinformerConfig::new(DIM, HEADS, seq_len, k), 0).expect("a valid configuration")
 }
 
-fn sequence(length: usize) -> Array3<f32> {
-    Array3::from_shape_fn((1, length, DIM), |(_, t, i)| ((t * DIM + i) as f32 * 0.734).sin())
-}
-
 fn over_n(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("attention/n");
-    group
-        .plot_config(PlotConfiguration::default().summary_scale(AxisScale::Logarithmic))
-        .sampling_mode(SamplingMode::Flat)
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2));
+    let mut group = curve::group(criterion, "attention/n");
     for power in 9..=16 {
         let n = 1 << power;
         let linformer = layer(n, K);
         let exact = ExactAttention::from_linformer(&linformer);
-        let x = sequence(n);
+        let x = curve::sequence(n, DIM);
         group.throughput(Throughput::Elements(n as u64));
         group.bench_with_input(BenchmarkId::new("linformer", n), &x, |bencher, x| {
             bencher.iter(|| linformer.forward(black_box(x), None).expect("it fits"));
@@ -54,15 +45,9 @@ fn over_n(criterion: &mut Criterion) {
 
 fn over_k(criterion: &mut Criterion) {
     let n = 4096;
-    let x = sequence(n);
-    let mut group = criterion.benchmark_group("attention/k");
-    group
-        .plot_config(PlotConfiguration::default().summary_scale(AxisScale::Logarithmic))
-        .sampling_mode(SamplingMode::Flat)
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2))
-        .throughput(Throughput::Elements(n as u64));
+    let x = curve::sequence(n, DIM);
+    let mut group = curve::group(criterion, "attention/k");
+    group.throughput(Throughput::Elements(n as u64));
     for k in [32, 64, 128, 256, 512] {
         let linformer = layer(n, k);
         group.bench_with_input(BenchmarkId::new("linformer", k), &x, |bencher, x| {

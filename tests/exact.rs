@@ -4,13 +4,15 @@ mod common;
 
 use common::{bits, difference, scramble, sequence, tensors};
 use linformer::ndarray::{Array1, Array2, Array3, Array4, ArrayD, Axis, Ix1, Ix2, array, concatenate, s};
-use linformer::{AttentionConfig, BiasPlace, Error, ExactAttention, LinformerAttention, LinformerConfig, PaddingMask, Parameters, Sharing};
+use linformer::{
+    AttentionConfig, BiasPlace, Error, ExactAttention, LinformerAttention, LinformerConfig, Order, PaddingMask, Parameters, Sharing,
+};
 
 /// What rounding may change.
 const CLOSE: f64 = 1e-12;
 
-/// Lengths around the tile of query rows (192) and the block of keys (512).
-const LENGTHS: [usize; 9] = [1, 2, 191, 192, 193, 511, 512, 513, 1025];
+/// Lengths around those at which tiles of query rows are cut (96, 264) and the block of keys (512).
+const LENGTHS: [usize; 12] = [1, 2, 95, 96, 191, 263, 264, 265, 511, 512, 513, 1025];
 
 /// A layer in which no two weights are alike.
 fn layer(config: &AttentionConfig) -> ExactAttention<f64> {
@@ -538,5 +540,51 @@ fn stored_scores_that_cannot_be_addressed_are_errors() {
         layer.attention_map(&long, &long, None).unwrap_err(),
     ] {
         assert!(matches!(error, Error::Overflow { .. }), "{error}");
+    }
+}
+
+/// Widths, heads and head widths that do not fit into one run of a tile (512 columns): whole heads to a run, of a number that panels do not
+/// divide or do, and heads that take several runs.
+const WIDE: [(usize, usize, usize); 5] = [(600, 30, 20), (1024, 16, 64), (640, 1, 640), (70, 2, 550), (1100, 11, 100)];
+
+#[test]
+fn wide_layers_are_their_definition_and_follow_their_weights() {
+    for (dim, heads, head_dim) in WIDE {
+        for biased in [false, true] {
+            let config = AttentionConfig::new(dim, heads)
+                .with_head_dim(Some(head_dim))
+                .with_query_bias(biased)
+                .with_output_rank(biased.then_some(530));
+            let mut layer = ExactAttention::<f64>::new(&config, 1).unwrap();
+            let x = sequence((1, 70, dim), 2);
+            for _ in 0..2 {
+                let stored = layer.forward_materialised(&x, None).unwrap();
+                assert!(
+                    difference(layer.forward(&x, None).unwrap().view(), stored.view()) < CLOSE,
+                    "{config:?}"
+                );
+                let (trained, _) = layer.forward_train(&x, None).unwrap();
+                assert!(difference(trained.view(), stored.view()) < CLOSE, "{config:?}");
+                // Whatever was packed must be made anew.
+                layer.visit_mut("", &mut |_, _, mut tensor| tensor.mapv_inplace(|value| 1.25 * value));
+            }
+        }
+    }
+}
+
+#[test]
+fn wide_layers_compress_the_same_in_both_orders() {
+    for (dim, heads, head_dim) in WIDE {
+        let config = LinformerConfig::new(dim, heads, 80, 40)
+            .with_head_dim(Some(head_dim))
+            .with_key_value_bias(true, true);
+        let layer = LinformerAttention::<f64>::new(&config, 1).unwrap();
+        let x = sequence((2, 80, dim), 3);
+        let [first, second] = [Order::CompressFirst, Order::ProjectFirst].map(|order| {
+            let mut compressor = layer.compressor_in_order(2, order).unwrap();
+            compressor.push(&x, None).unwrap();
+            layer.attend(&x, &compressor.finish().unwrap()).unwrap()
+        });
+        assert!(difference(first.view(), second.view()) < CLOSE, "{config:?}");
     }
 }

@@ -100,8 +100,12 @@ fn feed_forward_is_its_definition() {
         Activation::Tanh,
         Activation::Identity,
     ] {
-        for (gated, bias) in [(false, true), (true, true), (false, false), (true, false)] {
-            let config = FeedForwardConfig::new(4)
+        // The wider ones go through it in parts, some of which panels do not divide.
+        for (gated, bias, ff_dim) in [(false, true), (true, true), (false, false), (true, false)]
+            .into_iter()
+            .flat_map(|(gated, bias)| [4, 515, 700].map(|ff_dim| (gated, bias, ff_dim)))
+        {
+            let config = FeedForwardConfig::new(ff_dim)
                 .with_activation(activation)
                 .with_gated(gated)
                 .with_bias(bias);
@@ -115,9 +119,9 @@ fn feed_forward_is_its_definition() {
                 Activation::Tanh => x.tanh(),
                 _ => x,
             };
-            let mut between = hidden.slice(s![.., .., ..4]).mapv(act);
+            let mut between = hidden.slice(s![.., .., ..ff_dim]).mapv(act);
             if gated {
-                between *= &hidden.slice(s![.., .., 4..]);
+                between *= &hidden.slice(s![.., .., ff_dim..]);
             }
             let expected = layer.output().forward(&between).unwrap();
             assert!(

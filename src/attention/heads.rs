@@ -32,6 +32,6 @@ fn softmax_scores<A: Scalar>(queries: ArrayView2<'_, A>, keys: ArrayView2<'_, A>
 }
 
 /// 1/√`head_dim`.
-fn scale<A: Scalar>(head_dim: usize) -> A {
+pub(super) fn scale<A: Scalar>(head_dim: usize) -> A {
     A::one() / A::cast(head_dim as f64).sqrt()
 }

@@ -37,7 +37,7 @@ impl<A: Scalar> LinformerAttention<A> {
             return Err(Error::shape(OPERATION, "out", expected, out.shape()));
         }
         let projections = self.own_or(None)?;
-        let cost = parallel::cost(&[batch, length, self.attend_cost(self.config().k)]);
+        let cost = parallel::cost(&[batch, length, self.attend_cost(self.config().effective_k())]);
         workspace.for_each_item(out.view_mut(), cost, |workspace, item, out| {
             let x = x.index_axis(Axis(0), item);
             self.compress_item(projections, x, None, mask.map(|mask| mask.item(item)), &mut workspace.context)?;

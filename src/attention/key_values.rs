@@ -3,6 +3,7 @@
 use ndarray::{ArrayView2, Axis, s};
 
 use super::compressed::Compressed;
+use super::heads::scale;
 use super::partial::Partial;
 use crate::ops::{Output, PackedMatrix, RowsMut, Runs, Tile, exp_rows, scale_rows};
 use crate::parallel::{self, Chunks, for_each_part};
@@ -121,7 +122,6 @@ impl<A: Scalar> PackedKeyValues<A> {
 impl<A: Scalar> PackedHead<A> {
     fn repack(&mut self, keys: ArrayView2<'_, A>, values: ArrayView2<'_, A>) {
         let (slots, head_dim) = keys.dim();
-        let scale = A::one() / A::cast(head_dim as f64).sqrt();
         self.count = slots.div_ceil(KEY_BLOCK);
         if self.blocks.len() < self.count {
             self.blocks.resize_with(self.count, PackedBlock::default);
@@ -130,7 +130,7 @@ impl<A: Scalar> PackedHead<A> {
         let width = slots.div_ceil(self.count.max(1)).max(1);
         let parts = keys.axis_chunks_iter(Axis(0), width).zip(values.axis_chunks_iter(Axis(0), width));
         for (block, (keys, values)) in self.blocks.iter_mut().zip(parts) {
-            block.keys.repack(keys.t(), scale);
+            block.keys.repack(keys.t(), scale(head_dim));
             block.values.repack(values, A::one());
         }
     }

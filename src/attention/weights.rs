@@ -1,6 +1,6 @@
 //! The weights that exact and Linformer attention have in common.
 
-use ndarray::{Array4, ArrayRef3, ArrayView2, ArrayView3, ArrayViewMut2, Axis, s};
+use ndarray::{Array4, ArrayRef3, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, s};
 
 use super::compressed::Compressed;
 use super::heads::head_scores;
@@ -108,10 +108,26 @@ impl<A: Scalar> AttentionWeights<A> {
         queries: &ArrayRef3<A>,
         context: &Compressed<A>,
     ) -> Result<Array4<A>> {
+        self.map_of(operation, config, queries, context.keys.dim().2, |item, _, projected, map| {
+            for (head, mut scores) in map.outer_iter_mut().enumerate() {
+                head_scores(projected, context.item(item), head, config.heads, &mut scores);
+            }
+        })
+    }
+
+    /// A map (batch, heads, m, slots) of zeros, whose tiles (heads, rows, slots) `fill` fills: it is told the item, the first row, and the
+    /// projected queries of the rows.
+    pub(super) fn map_of(
+        &self,
+        operation: &'static str,
+        config: &AttentionConfig,
+        queries: &ArrayRef3<A>,
+        slots: usize,
+        fill: impl Fn(usize, usize, ArrayView2<'_, A>, &mut ArrayViewMut3<'_, A>) + Send + Sync,
+    ) -> Result<Array4<A>> {
         let (batch, rows, dim) = queries.dim();
-        let (heads, slots) = (config.heads, context.keys.dim().2);
-        checked_len(operation, &[batch, heads, rows, slots], size_of::<A>())?;
-        let mut map = Array4::zeros((batch, heads, rows, slots));
+        checked_len(operation, &[batch, config.heads, rows, slots], size_of::<A>())?;
+        let mut map = Array4::zeros((batch, config.heads, rows, slots));
         let mut tasks = Vec::new();
         for (item, map) in outer(map.view_mut()).into_iter().enumerate() {
             for (index, map) in split(map, Axis(1), TILE).into_iter().enumerate() {
@@ -120,13 +136,11 @@ impl<A: Scalar> AttentionWeights<A> {
         }
         let cost = parallel::cost(&[batch, rows, config.query_dim(), dim.saturating_add(slots)]);
         let scratch = || (Vec::new(), Scratch::default());
-        parallel::for_each_init(tasks, cost, scratch, |(space, products), (item, start, mut map)| {
-            let x = queries.slice(s![item, start..start + map.dim().1, ..]);
+        parallel::for_each_init(tasks, cost, scratch, |(space, products), (item, first, mut map)| {
+            let x = queries.slice(s![item, first..first + map.dim().1, ..]);
             let mut projected = tile(space, x.nrows(), self.query.out_dim());
             self.query.apply(x, &mut projected, products);
-            for (head, mut scores) in map.outer_iter_mut().enumerate() {
-                head_scores(projected.view(), context.item(item), head, heads, &mut scores);
-            }
+            fill(item, first, projected.view(), &mut map);
         });
         Ok(map)
     }

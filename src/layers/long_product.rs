@@ -52,19 +52,57 @@ fn pack<A: Scalar>(x: ArrayView2<'_, A>, size: usize, panels: &mut [A], cost: us
     let data = x.to_slice().expect("training keeps its sequences contiguous");
     let segments = Chunks { slice: panels, size };
     for_each_part(segments, cost, |segment, part| {
-        let count = SEGMENT.min(length.saturating_sub(segment * SEGMENT));
-        let blocks = Chunks {
-            slice: &mut part.slice[..panels_len::<A>(count, cols)],
-            size: (PACK_COLS * count).max(1),
+        let x = Rows {
+            data: &data[(segment * SEGMENT * cols).min(data.len())..],
+            stride: cols,
+            count: SEGMENT.min(length.saturating_sub(segment * SEGMENT)),
         };
-        for_each_part(blocks, cost, |block, part| {
-            let first = block * PACK_COLS;
-            let x = Rows {
-                data: &data[segment * SEGMENT * cols + first..],
-                stride: cols,
-                count,
-            };
-            pack_panels(x, PACK_COLS.min(cols - first), part.slice);
-        });
+        pack_segment(x, cols, part.slice, cost);
     });
+}
+
+/// Packs the first `cols` columns of at most a segment of rows, some of them a task; `cost` is that of all that is packed together.
+pub(crate) fn pack_segment<A: Scalar>(x: Rows<'_, A>, cols: usize, panels: &mut [A], cost: usize) {
+    let blocks = Chunks {
+        slice: &mut panels[..panels_len::<A>(x.count, cols)],
+        size: (PACK_COLS * x.count).max(1),
+    };
+    for_each_part(blocks, cost, |block, part| {
+        let first = block * PACK_COLS;
+        let x = Rows {
+            data: &x.data[first..],
+            ..x
+        };
+        pack_panels(x, PACK_COLS.min(cols - first), part.slice);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::Array2;
+
+    /// Segments and groups of them, whole and not, against the definition; what was in the sum stays in it.
+    #[test]
+    fn any_length_is_the_definition() {
+        for length in [
+            0,
+            1,
+            SEGMENT - 1,
+            SEGMENT,
+            SEGMENT + 1,
+            TOGETHER * SEGMENT,
+            TOGETHER * SEGMENT + 530,
+        ] {
+            for (rows, cols) in [(1, 1), (50, 150), (TASK_ROWS, PACK_COLS)] {
+                let matrix =
+                    |width: usize, factor: f64| Array2::from_shape_fn((length, width), |(t, i)| ((t * width + i) as f64 * factor).sin());
+                let (a, x) = (matrix(rows, 0.7), matrix(cols, 0.3));
+                let mut sum = Array2::from_elem((rows, cols), 2.0);
+                add_long_product(a.view(), x.view(), sum.view_mut());
+                let expected = a.t().dot(&x) + 2.0;
+                assert!(sum.iter().zip(&expected).all(|(sum, expected)| (sum - expected).abs() < 1e-10));
+            }
+        }
+    }
 }

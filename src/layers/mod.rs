@@ -16,6 +16,7 @@ pub use linear::Linear;
 pub use position::Position;
 
 pub(crate) use linear::{input_gradient, weight_gradient};
+pub(crate) use long_product::pack_segment;
 
 use std::ops::Range;
 

@@ -120,7 +120,7 @@ impl<A: Scalar> CausalScratch<A> {
             result: Vec::new(),
             factor: Vec::new(),
             products: Scratch::default(),
-            online: Online::new(),
+            online: Online::default(),
             seen: Vec::new(),
         }
     }

@@ -5,9 +5,10 @@ use std::ops::Range;
 use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
 
 use super::super::gradients::{AttendCache, KeyValueGradients};
+use super::super::heads::scale;
 use super::super::weights::{AttentionWeights, ItemKeyValues, tile};
 use super::attend::{CausalContext, ItemContext, Place, within};
-use super::online::{Part, masked_scores, scale};
+use super::online::{Part, masked_scores};
 use crate::config::AttentionConfig;
 use crate::layers::{rows, sequence};
 use crate::ops::{Dropout, gemm, softmax_backward_rows, softmax_rows};

@@ -1,20 +1,18 @@
 //! Exact attention whose rows see what came before them.
 
-use ndarray::{Array3, Array4, ArrayRef3, Axis, s};
+use ndarray::{Array3, Array4, ArrayRef3, s};
 
 use super::super::compressed::Compressed;
 use super::super::exact::ExactAttention;
 use super::super::mask::PaddingMask;
-use super::super::weights::{AttentionWeights, tile};
+use super::super::weights::AttentionWeights;
 use super::online::{Part, masked_scores};
 use super::{CausalContext, Reach, Sight};
 use crate::config::AttentionConfig;
-use crate::error::{Error, Result, checked_len};
-use crate::layers::{TILE, check_width};
-use crate::ops::{Scratch, softmax_rows};
-use crate::parallel;
+use crate::error::{Error, Result};
+use crate::layers::check_width;
+use crate::ops::softmax_rows;
 use crate::scalar::Scalar;
-use crate::views::{outer, split};
 
 impl<A: Scalar> ExactAttention<A> {
     /// What the last `rows` of `length` positions see of these keys and values.
@@ -79,24 +77,10 @@ impl<A: Scalar> AttentionWeights<A> {
         queries: &ArrayRef3<A>,
         context: &CausalContext<A>,
     ) -> Result<Array4<A>> {
-        let ((batch, rows, dim), slots) = (queries.dim(), context.keys.keys.dim().2);
-        checked_len(operation, &[batch, config.heads, rows, slots], size_of::<A>())?;
-        let mut map = Array4::zeros((batch, config.heads, rows, slots));
-        let mut tasks = Vec::new();
-        for (item, map) in outer(map.view_mut()).into_iter().enumerate() {
-            for (index, map) in split(map, Axis(1), TILE).into_iter().enumerate() {
-                tasks.push((item, index * TILE, map));
-            }
-        }
-        let cost = parallel::cost(&[batch, rows, config.query_dim(), dim.saturating_add(slots)]);
-        let scratch = || (Vec::new(), Scratch::default());
-        parallel::for_each_init(tasks, cost, scratch, |(space, products), (item, first, mut map)| {
-            let x = queries.slice(s![item, first..first + map.dim().1, ..]);
-            let mut projected = tile(space, x.nrows(), self.query.out_dim());
-            self.query.apply(x, &mut projected, products);
+        let (_, _, slots, head_dim) = context.keys.keys.dim();
+        self.map_of(operation, config, queries, slots, |item, first, projected, map| {
             let context = context.item(item);
-            let seen: Vec<_> = (first..first + x.nrows()).map(|row| context.sight.keys(row)).collect();
-            let head_dim = context.keys.keys.dim().2;
+            let seen: Vec<_> = (first..first + projected.nrows()).map(|row| context.sight.keys(row)).collect();
             for (head, mut map) in map.outer_iter_mut().enumerate() {
                 let (keys, values) = context.keys.head(head, config.heads);
                 let queries = projected.slice(s![.., head * head_dim..(head + 1) * head_dim]);
@@ -109,7 +93,6 @@ impl<A: Scalar> AttentionWeights<A> {
                     }
                 }
             }
-        });
-        Ok(map)
+        })
     }
 }

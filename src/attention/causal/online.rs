@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayViewMut2, Zip, s};
 
+use super::super::heads::scale;
+use super::super::partial::Partial;
 use super::super::weights::tile;
 use crate::ops::{Dropout, exp_rows, gemm};
 use crate::scalar::Scalar;
@@ -23,47 +25,19 @@ pub(super) struct Dropped<'p, A> {
     pub(super) stride: u64,
 }
 
-/// Σ exp(x − max)·v over the keys so far of some query rows of one head, with the maxima and the sums of the exponentials (online softmax:
-/// Milakov and Gimelshein, arXiv 1805.02867).
-#[derive(Debug)]
+/// The softmax over the keys so far of some query rows of one head (online softmax: Milakov and Gimelshein, arXiv 1805.02867).
+#[derive(Debug, Default)]
 pub(super) struct Online<A> {
-    maxima: Vec<A>,
-    sums: Vec<A>,
-    /// (rows, `head_dim`).
-    products: Vec<A>,
-    latest: Latest<A>,
-}
-
-#[derive(Debug)]
-struct Latest<A> {
+    total: Partial<A>,
+    latest: Partial<A>,
     scores: Vec<A>,
     finite: Vec<A>,
-    maxima: Vec<A>,
-    sums: Vec<A>,
-    products: Vec<A>,
 }
 
 impl<A: Scalar> Online<A> {
-    pub(super) fn new() -> Self {
-        Self {
-            maxima: Vec::new(),
-            sums: Vec::new(),
-            products: Vec::new(),
-            latest: Latest {
-                scores: Vec::new(),
-                finite: Vec::new(),
-                maxima: Vec::new(),
-                sums: Vec::new(),
-                products: Vec::new(),
-            },
-        }
-    }
-
     /// The empty sum of `rows` rows.
     pub(super) fn reset(&mut self, rows: usize, head_dim: usize) {
-        refill(&mut self.maxima, rows, A::neg_infinity());
-        refill(&mut self.sums, rows, A::zero());
-        refill(&mut self.products, rows * head_dim, A::zero());
+        self.total.reset(rows, head_dim);
     }
 
     /// Adds the keys of `part`. What a row does not see has no influence on it, NaN or not.
@@ -72,54 +46,30 @@ impl<A: Scalar> Online<A> {
         if width == 0 {
             return;
         }
-        let Latest {
+        let Self {
+            total,
+            latest,
             scores,
             finite,
-            maxima,
-            sums,
-            products,
-        } = &mut self.latest;
-        refill(maxima, rows, A::zero());
-        refill(sums, rows, A::zero());
+        } = self;
+        latest.reset(rows, head_dim);
         let mut scores = tile(scores, rows, width);
         masked_scores(queries, part, &mut scores);
         if let Some(scores) = scores.as_slice_mut() {
-            exp_rows(scores, width, width, maxima, sums);
+            exp_rows(scores, width, width, &mut latest.maxima, &mut latest.sums);
         }
         if let Some(dropped) = dropped {
             dropped.apply(&mut scores);
         }
-        let mut products = tile(products, rows, head_dim);
-        weigh(scores.view(), part, &mut products, finite);
-        self.merge(head_dim);
+        weigh(scores.view(), part, &mut tile(&mut latest.products, rows, head_dim), finite);
+        total.add(latest, head_dim);
     }
 
-    fn merge(&mut self, head_dim: usize) {
-        let latest = &self.latest;
-        let ours = self
-            .maxima
-            .iter_mut()
-            .zip(&mut self.sums)
-            .zip(self.products.chunks_exact_mut(head_dim));
-        let theirs = latest.maxima.iter().zip(&latest.sums).zip(latest.products.chunks_exact(head_dim));
-        for (((max, sum), row), ((&other_max, &other_sum), other_row)) in ours.zip(theirs) {
-            // A NaN becomes the maximum and stays it.
-            let both = if other_max > *max || other_max.is_nan() { other_max } else { *max };
-            let (factor, other_factor) = (relative(*max, both), relative(other_max, both));
-            for (x, &other) in row.iter_mut().zip(other_row) {
-                *x = *x * factor + other * other_factor;
-            }
-            *sum = *sum * factor + other_sum * other_factor;
-            *max = both;
-        }
-    }
-
-    /// Adds the quotients to `out`; a row that saw nothing adds 0.
-    pub(super) fn add_quotients(&self, out: &mut ArrayViewMut2<'_, A>) {
-        let head_dim = out.ncols();
-        let rows = self.sums.iter().zip(self.products.chunks_exact(head_dim));
-        for (mut out, (&sum, row)) in out.rows_mut().into_iter().zip(rows) {
-            let factor = if sum == A::zero() { A::one() } else { A::one() / sum };
+    /// Adds the quotients to `out`; a row that saw nothing adds 0. They are then no more what they were.
+    pub(super) fn add_quotients(&mut self, out: &mut ArrayViewMut2<'_, A>) {
+        self.total.invert_sums();
+        let rows = self.total.sums.iter().zip(self.total.products.chunks_exact(out.ncols()));
+        for (mut out, (&factor, row)) in out.rows_mut().into_iter().zip(rows) {
             Zip::from(&mut out).and(row).for_each(|out, &x| *out += x * factor);
         }
     }
@@ -134,21 +84,6 @@ impl<A: Scalar> Dropped<'_, A> {
             }
         }
     }
-}
-
-fn refill<A: Scalar>(numbers: &mut Vec<A>, size: usize, value: A) {
-    numbers.clear();
-    numbers.resize(size, value);
-}
-
-/// exp(max − larger), which is 1 where both are −∞ or both +∞.
-fn relative<A: Scalar>(max: A, larger: A) -> A {
-    if max == larger { A::one() } else { (max - larger).exp() }
-}
-
-/// 1/√`head_dim`.
-pub(super) fn scale<A: Scalar>(head_dim: usize) -> A {
-    A::one() / A::cast(head_dim as f64).sqrt()
 }
 
 /// q·kᵀ/√`head_dim`, and −∞ where a row does not see the key.

@@ -7,14 +7,13 @@ use ndarray::{ArrayView3, ArrayViewMut4, s};
 use super::super::projection::Map;
 use super::accumulate::copied;
 use super::{Compressor, RealRows, SEGMENT};
-use crate::ops::{PANEL_COLS, PackedLeft, Rows, RowsMut, Tile, pack_panels, panels_len};
+use crate::layers::pack_segment;
+use crate::ops::{PackedLeft, Rows, RowsMut, Tile, pack_panels, panels_len};
 use crate::parallel::{self, Chunks, Parts, Pool, for_each_part};
 use crate::scalar::Scalar;
 
 /// Numbers of X that are packed before they are multiplied: a few segments, so that every thread has work.
 const PACKED_NUMBERS: usize = 1 << 20;
-/// Columns of X that one task packs.
-const PACK_COLS: usize = 4 * PANEL_COLS;
 /// Rows of E that one task multiplies, a few blocks of the kernels.
 const TASK_ROWS: usize = 24;
 
@@ -99,27 +98,18 @@ impl<A: Scalar> Chunk<'_, '_, A> {
             if range.is_empty() {
                 return;
             }
-            let len = panels_len::<A>(range.len(), dim);
-            let blocks = Chunks {
-                slice: &mut part.slice[..len],
-                size: PACK_COLS * range.len(),
-            };
-            for_each_part(blocks, cost, |block, part| {
-                let columns = block * PACK_COLS..dim.min((block + 1) * PACK_COLS);
-                let count = columns.len();
-                let in_place = self.x.as_slice().filter(|_| self.rows[item].holes.is_none());
-                if let Some(data) = in_place {
-                    let x = Rows {
-                        data: &data[(item * length + range.start) * dim + columns.start..],
-                        stride: dim,
-                        count: range.len(),
-                    };
-                    return pack_panels(x, count, part.slice);
-                }
-                copies.with(|copy| {
-                    let x = self.x.slice(s![item, range.clone(), columns]);
-                    pack_panels(copied(x, range.start, &self.rows[item], copy), count, part.slice);
-                });
+            let in_place = self.x.as_slice().filter(|_| self.rows[item].holes.is_none());
+            if let Some(data) = in_place {
+                let x = Rows {
+                    data: &data[(item * length + range.start) * dim..],
+                    stride: dim,
+                    count: range.len(),
+                };
+                return pack_segment(x, dim, part.slice, cost);
+            }
+            copies.with(|copy| {
+                let x = self.x.slice(s![item, range.clone(), ..]);
+                pack_panels(copied(x, range.start, &self.rows[item], copy), dim, part.slice);
             });
         });
     }
