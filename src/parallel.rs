@@ -117,6 +117,17 @@ pub(crate) fn serially<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
+/// Calls `work` on a thread of the pool, which need not be woken for every call that spreads over it.
+pub(crate) fn within<R: Send>(multiplications: usize, work: impl FnOnce() -> R + Send) -> R {
+    #[cfg(feature = "rayon")]
+    if spreads(multiplications) {
+        return rayon::scope(|_| work());
+    }
+    #[cfg(not(feature = "rayon"))]
+    let _ = multiplications;
+    work()
+}
+
 /// Whether `count` tasks of this cost together can keep all threads busy, each staying on one.
 pub(crate) fn shares_out(count: usize, multiplications: usize) -> bool {
     let threads = threads();

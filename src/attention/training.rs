@@ -12,7 +12,7 @@ use super::mask::PaddingMask;
 use super::projection::Projections;
 use super::weights::AttentionWeights;
 use crate::error::{Error, Result};
-use crate::layers::{check_width, rows, sequence};
+use crate::layers::{add, check_width, rows, sequence};
 use crate::ops::Dropout;
 use crate::scalar::Scalar;
 
@@ -49,7 +49,7 @@ impl<A: Scalar> AttentionCache<A> {
         if self.other.is_some() {
             return (dx, Some(dcontext));
         }
-        dx += &dcontext;
+        add(&mut dx, &dcontext);
         (dx, None)
     }
 }
@@ -186,7 +186,7 @@ impl<A: Scalar> LinformerAttention<A> {
     ) -> Result<(Array3<A>, Option<Array3<A>>)> {
         const OPERATION: &str = "LinformerAttention::backward";
         check_gradient(OPERATION, dy, &cache.x)?;
-        let dy = owned(dy);
+        let dy = dy.as_standard_layout();
         let (own_weights, own_projections) = gradients.parts_mut();
         let (Some(own_projections), Some(compression), CachedContext::Whole(context)) =
             (own_projections.or(shared_gradients), &cache.compression, &cache.context)
@@ -194,11 +194,11 @@ impl<A: Scalar> LinformerAttention<A> {
             return Err(Error::argument(OPERATION, "the cache or the gradients are of another layer"));
         };
         let config = &self.config().attention;
-        let (dx, KeyValueGradients { keys, values }) =
+        let (mut dx, KeyValueGradients { keys, values }) =
             self.weights()
                 .attend_backward(config, &cache.x, context, &cache.attend, rows(&dy), dropout, own_weights);
         let input = cache.context_input();
-        let mut dcontext = Array3::zeros(input.dim());
+        let mut dother = cache.other.as_ref().map(|other| Array3::zeros(other.dim()));
         let (batch, length, _) = input.dim();
         let compressor = self
             .training_compressor(shared, batch, length, cache.mask.as_ref())?
@@ -206,10 +206,10 @@ impl<A: Scalar> LinformerAttention<A> {
         let mut into = CompressionGradients {
             weights: own_weights,
             projections: own_projections,
-            x: &mut dcontext,
+            x: dother.as_mut().unwrap_or(&mut dx),
         };
         compressor.backward(input.view(), cache.mask.as_ref(), &keys, &values, &mut into)?;
-        Ok(cache.input_gradients(dx, dcontext))
+        Ok((dx, dother))
     }
 }
 
@@ -273,7 +273,7 @@ impl<A: Scalar> ExactAttention<A> {
         gradients: &mut Self,
     ) -> Result<(Array3<A>, Option<Array3<A>>)> {
         check_gradient("ExactAttention::backward", dy, &cache.x)?;
-        let dy = owned(dy);
+        let dy = dy.as_standard_layout();
         let (weights, own) = (self.weights(), gradients.weights_mut());
         let (dx, grads) = match &cache.context {
             CachedContext::Whole(context) => {

@@ -1,18 +1,17 @@
 //! One block of an encoder.
 
-use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis};
+use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2, Axis};
 
 use super::Attention;
 use crate::attention::{PackedKeyValues, PaddingMask, Projections, TileSpace, Workspace};
 use crate::config::{EncoderConfig, NormPlacement, Sharing};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
-use crate::layers::{FeedForward, LayerNorm, Linear, TILE, check_width};
+use crate::layers::{FeedForward, LayerNorm, Linear, check_width};
 use crate::ops::RowsMut;
 use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
-use crate::views::{outer, split};
 
 /// Attention, then feed-forward, each with a norm and a residual: x + f(norm(x)), or norm(x + f(x)).
 #[derive(Clone, Debug)]
@@ -292,13 +291,4 @@ impl<A: Scalar> FeedForwardBlock<A> {
             self.norm.apply_in_place(out);
         }
     }
-}
-
-/// The rows of every item in groups of [`TILE`], with the item's index.
-pub(crate) fn tiles<A>(stream: ArrayViewMut3<'_, A>) -> Vec<(usize, ArrayViewMut2<'_, A>)> {
-    let mut tiles = Vec::new();
-    for (item, rows) in outer(stream).into_iter().enumerate() {
-        tiles.extend(split(rows, Axis(0), TILE).into_iter().map(|rows| (item, rows)));
-    }
-    tiles
 }

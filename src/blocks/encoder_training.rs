@@ -7,6 +7,7 @@ use super::training::{BlockCache, norm_backward, normed};
 use crate::attention::PaddingMask;
 use crate::config::TrainingPass;
 use crate::error::{Error, Result};
+use crate::parallel;
 use crate::scalar::Scalar;
 
 /// What an encoder's backward pass needs.
@@ -51,6 +52,10 @@ impl<A: Scalar> Encoder<A> {
     pub fn forward_train(&self, x: Array3<A>, mask: Option<&PaddingMask>, pass: &TrainingPass) -> Result<(Array3<A>, EncoderCache<A>)> {
         pass.check()?;
         let x = self.checked(x, mask)?;
+        parallel::within(self.training_cost(&x), || self.train(x, mask, pass))
+    }
+
+    fn train(&self, x: Array3<A>, mask: Option<&PaddingMask>, pass: &TrainingPass) -> Result<(Array3<A>, EncoderCache<A>)> {
         let dim = x.dim();
         let shared = self.projections();
         let (mut stream, kept) = if self.config().reversible {
@@ -96,11 +101,20 @@ impl<A: Scalar> Encoder<A> {
         if dy.dim() != cache.dim || gradients.blocks().len() != self.blocks().len() {
             return Err(Error::shape("Encoder::backward", "dy", format!("{:?}", cache.dim), dy.shape()));
         }
-        let mut dy = if dy.is_standard_layout() {
+        let dy = if dy.is_standard_layout() {
             dy
         } else {
             dy.as_standard_layout().into_owned()
         };
+        parallel::within(self.training_cost(&dy), || self.lead_back(cache, dy, gradients))
+    }
+
+    /// Multiplications of a pass over the sequences, at least.
+    fn training_cost(&self, x: &Array3<A>) -> usize {
+        parallel::cost(&[x.len(), x.dim().2, self.blocks().len()])
+    }
+
+    fn lead_back(&self, cache: EncoderCache<A>, mut dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {
         let (mut shared_gradients, own_blocks, own_norm) = gradients.parts_mut();
         if let (Some(norm), Some(last), Some(own)) = (self.final_norm(), &cache.last, own_norm) {
             norm_backward(norm, last, &mut dy, own);

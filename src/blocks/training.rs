@@ -1,14 +1,16 @@
 //! Training of blocks: forward with a cache of O(n·d), and backward.
 
-use ndarray::{Array2, Array3};
+use std::borrow::Cow;
+
+use ndarray::{Array2, Array3, s};
 
 use super::Attention;
-use super::encoder_block::{EncoderBlock, FeedForwardBlock, tiles};
+use super::encoder_block::{EncoderBlock, FeedForwardBlock};
 use crate::attention::{AttentionCache, PaddingMask, Projections};
 use crate::config::{NormPlacement, TrainingPass};
 use crate::error::{Error, Result};
 use crate::initialization::Place;
-use crate::layers::{LayerNorm, drop_out, rows, sequence};
+use crate::layers::{LayerNorm, TILE, add, drop_out, for_each_tile, rows, sequence};
 use crate::ops::Dropout;
 use crate::parallel;
 use crate::scalar::Scalar;
@@ -31,10 +33,21 @@ struct FeedForwardBlockCache<A> {
     hidden: Array2<A>,
 }
 
+/// The gradient of what was dropped out of, given that of what came out.
+fn dropped<A: Scalar>(dy: &Array3<A>, dropout: Option<Dropout<A>>) -> Cow<'_, Array3<A>> {
+    let mut dy = Cow::Borrowed(dy);
+    if dropout.is_some() {
+        drop_out(dy.to_mut(), dropout);
+    }
+    dy
+}
+
 pub(super) fn normed<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>) -> Array3<A> {
-    let mut normed = x.clone();
+    let mut normed = Array3::zeros(x.dim());
     let cost = parallel::cost(&[x.len(), 4]);
-    parallel::for_each(tiles(normed.view_mut()), cost, |(_, mut rows)| norm.apply_in_place(&mut rows));
+    for_each_tile(normed.view_mut(), TILE, cost, |item, range, mut rows| {
+        norm.apply(x.slice(s![item, range, ..]), &mut rows);
+    });
     normed
 }
 
@@ -109,7 +122,7 @@ impl<A: Scalar> EncoderBlock<A> {
         };
         let (mut stream, attention) = self.attention().train(shared, input, mask, weights)?;
         drop_out(&mut stream, pass.dropout(layer, Place::AttentionOutput));
-        stream += &x;
+        add(&mut stream, &x);
         let attention_normed = match self.placement() {
             NormPlacement::Pre => x,
             NormPlacement::Post => {
@@ -152,8 +165,7 @@ impl<A: Scalar> EncoderBlock<A> {
         if placement == NormPlacement::Post {
             norm_backward(self.attention_norm(), &cache.attention_normed, &mut dy, own_norm);
         }
-        let mut dattention = dy.clone();
-        drop_out(&mut dattention, pass.dropout(layer, Place::AttentionOutput));
+        let dattention = dropped(&dy, pass.dropout(layer, Place::AttentionOutput));
         let weights = pass.dropout(layer, Place::AttentionWeights);
         let mut dinput = self
             .attention()
@@ -161,8 +173,8 @@ impl<A: Scalar> EncoderBlock<A> {
         if placement == NormPlacement::Pre {
             norm_backward(self.attention_norm(), &cache.attention_normed, &mut dinput, own_norm);
         }
-        dy += &dinput;
-        Ok(dy)
+        add(&mut dinput, &dy);
+        Ok(dinput)
     }
 
     /// The gradients of both streams before a reversible block, in the place of those after it; the streams themselves are led back too.
@@ -185,7 +197,10 @@ impl<A: Scalar> EncoderBlock<A> {
             // second += f(norm(first))
             let (added, mut cache) = feed_forward.added(NormPlacement::Pre, first.clone(), pass, layer);
             *second -= &added;
-            *dfirst += &feed_forward.added_backward(NormPlacement::Pre, &mut cache, dsecond.clone(), pass, layer, own);
+            add(
+                dfirst,
+                &feed_forward.added_backward(NormPlacement::Pre, &mut cache, dsecond, pass, layer, own),
+            );
         }
         // first += attention(norm(second))
         let weights = pass.dropout(layer, Place::AttentionWeights);
@@ -193,13 +208,12 @@ impl<A: Scalar> EncoderBlock<A> {
         let (mut added, cache) = self.attention().train(shared, input, mask, weights)?;
         drop_out(&mut added, pass.dropout(layer, Place::AttentionOutput));
         *first -= &added;
-        let mut dattention = dfirst.clone();
-        drop_out(&mut dattention, pass.dropout(layer, Place::AttentionOutput));
+        let dattention = dropped(dfirst, pass.dropout(layer, Place::AttentionOutput));
         let mut dinput = self
             .attention()
             .backward(shared, &cache, &dattention, weights, own_attention, shared_gradients)?;
         norm_backward(self.attention_norm(), second, &mut dinput, own_norm);
-        *dsecond += &dinput;
+        add(dsecond, &dinput);
         Ok(())
     }
 
@@ -218,9 +232,9 @@ impl<A: Scalar> EncoderBlock<A> {
             .attention()
             .train(shared, input, mask, pass.dropout(layer, Place::AttentionWeights))?;
         drop_out(&mut added, pass.dropout(layer, Place::AttentionOutput));
-        *first += &added;
+        add(first, &added);
         if let Some(feed_forward) = self.feed_forward() {
-            *second += &feed_forward.added(NormPlacement::Pre, first.clone(), pass, layer).0;
+            add(second, &feed_forward.added(NormPlacement::Pre, first.clone(), pass, layer).0);
         }
         Ok(())
     }
@@ -244,13 +258,13 @@ impl<A: Scalar> FeedForwardBlock<A> {
         &self,
         placement: NormPlacement,
         cache: &mut FeedForwardBlockCache<A>,
-        mut dadded: Array3<A>,
+        dadded: &Array3<A>,
         pass: &TrainingPass,
         layer: usize,
         gradients: &mut Self,
     ) -> Array3<A> {
         let (batch, length, _) = cache.x.dim();
-        drop_out(&mut dadded, pass.dropout(layer, Place::FeedForwardOutput));
+        let dadded = dropped(dadded, pass.dropout(layer, Place::FeedForwardOutput));
         let (own_norm, own_layer, _) = gradients.parts_mut();
         let input = match placement {
             NormPlacement::Pre => &cache.other,
@@ -270,10 +284,10 @@ impl<A: Scalar> FeedForwardBlock<A> {
     fn train(&self, placement: NormPlacement, x: Array3<A>, pass: &TrainingPass, layer: usize) -> (Array3<A>, FeedForwardBlockCache<A>) {
         let (mut stream, mut cache) = self.added(placement, x, pass, layer);
         match self.residual() {
-            None => stream += &cache.x,
+            None => add(&mut stream, &cache.x),
             Some(residual) => {
                 let (batch, length, _) = cache.x.dim();
-                stream += &sequence(residual.forward_rows(rows(&cache.x)), batch, length);
+                add(&mut stream, &sequence(residual.forward_rows(rows(&cache.x)), batch, length));
             }
         }
         if placement == NormPlacement::Post {
@@ -295,13 +309,13 @@ impl<A: Scalar> FeedForwardBlock<A> {
         if placement == NormPlacement::Post {
             norm_backward(self.norm(), &cache.other, &mut dy, gradients.parts_mut().0);
         }
-        let mut dx = self.added_backward(placement, cache, dy.clone(), pass, layer, gradients);
+        let mut dx = self.added_backward(placement, cache, &dy, pass, layer, gradients);
         match (self.residual(), gradients.parts_mut().2) {
             (Some(residual), Some(own)) => {
                 let (batch, length, _) = cache.x.dim();
-                dx += &sequence(residual.backward(rows(&cache.x), rows(&dy), own), batch, length);
+                add(&mut dx, &sequence(residual.backward(rows(&cache.x), rows(&dy), own), batch, length));
             }
-            _ => dx += &dy,
+            _ => add(&mut dx, &dy),
         }
         dx
     }

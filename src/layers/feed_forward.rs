@@ -1,16 +1,18 @@
 //! Two products with a non-linearity in between.
 
-use ndarray::{Array2, Array3, ArrayRef3, ArrayView2, Axis, s};
+mod training;
 
-use super::{Linear, TILE, check_width, drop_out, map_tiles, rows, sequence};
+use std::ops::Range;
+
+use ndarray::{Array2, Array3, ArrayRef3};
+
+use super::{Linear, check_width, map_tiles, rows, sequence};
 use crate::config::FeedForwardConfig;
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
-use crate::ops::{Activation, Dropout, RowsMut, Runs, Tile, TileRows};
-use crate::parallel;
+use crate::ops::{Activation, RowsMut, Runs, Tile, TileRows};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
-use crate::views::split;
 
 /// Multiplications that an activation costs, roughly.
 const ACTIVATION_COST: usize = 16;
@@ -155,96 +157,53 @@ impl<A: Scalar> FeedForward<A> {
         Ok(sequence(dx, batch, length))
     }
 
-    /// y of the rows of `x`, and what [`backward_rows`](Self::backward_rows) needs besides `x`: W₁·x + b₁.
-    pub(crate) fn train_rows(&self, x: ArrayView2<'_, A>, dropout: Option<Dropout<A>>) -> (Array2<A>, Array2<A>) {
-        let hidden = self.input.forward_rows(x);
-        (self.output.forward_rows(self.activated(&hidden, dropout).view()), hidden)
-    }
-
-    /// The gradient of x, given that of y: dh = dy·W₂, through the activation (and the gate), dx = dh·W₁. Those of the weights are added to `gradients`.
-    pub(crate) fn backward_rows(
-        &self,
-        x: ArrayView2<'_, A>,
-        hidden: Array2<A>,
-        dy: ArrayView2<'_, A>,
-        dropout: Option<Dropout<A>>,
-        gradients: &mut Self,
-    ) -> Array2<A> {
-        let activated = self.activated(&hidden, dropout);
-        let mut dactivated = self.output.backward(activated.view(), dy, &mut gradients.output);
-        drop_out(&mut dactivated, dropout);
-        let dhidden = self.backward_activation(hidden, dactivated);
-        self.input.backward(x, dhidden.view(), &mut gradients.input)
-    }
-
-    /// dropout(act(h)), or dropout(act(a) ∘ g).
-    fn activated(&self, hidden: &Array2<A>, dropout: Option<Dropout<A>>) -> Array2<A> {
-        let ff_dim = self.output.in_dim();
-        let mut activated = Array2::zeros((hidden.nrows(), ff_dim));
-        let gates = self.gated.then(|| hidden.slice(s![.., ff_dim..]));
-        let tasks = split(activated.view_mut(), Axis(0), TILE).into_iter().enumerate().collect();
-        parallel::for_each(tasks, parallel::cost(&[hidden.len(), ACTIVATION_COST]), |(tile, mut rows)| {
-            let first = tile * TILE;
-            let range = first..first + rows.nrows();
-            rows.assign(&hidden.slice(s![range, ..ff_dim]));
-            self.activation
-                .apply(rows.as_slice_mut().expect("rows of a new array are contiguous"));
-            if let Some(gates) = &gates {
-                rows *= &gates.slice(s![first..first + rows.nrows(), ..]);
-            }
-        });
-        drop_out(&mut activated, dropout);
-        activated
-    }
-
-    /// dh = dact ∘ act'(h); gated: da = dact ∘ g ∘ act'(a), dg = dact ∘ act(a).
-    fn backward_activation(&self, mut hidden: Array2<A>, dactivated: Array2<A>) -> Array2<A> {
-        let ff_dim = self.output.in_dim();
-        let cost = parallel::cost(&[hidden.len(), 2 * ACTIVATION_COST]);
-        let tasks: Vec<_> = split(hidden.view_mut(), Axis(0), TILE).into_iter().enumerate().collect();
-        parallel::for_each(tasks, cost, |(tile, mut rows)| {
-            let first = tile * TILE;
-            let dactivated = dactivated.slice(s![first..first + rows.nrows(), ..]);
-            for (mut row, dactivated) in rows.outer_iter_mut().zip(dactivated.outer_iter()) {
-                let row = row.as_slice_mut().expect("rows of an owned array are contiguous");
-                let (own, gate) = row.split_at_mut(ff_dim);
-                if self.gated {
-                    let mut activated = own.to_vec();
-                    self.activation.apply(&mut activated);
-                    self.activation.differentiate(own);
-                    for (((own, gate), &act), &d) in own.iter_mut().zip(gate).zip(&activated).zip(dactivated) {
-                        (*own, *gate) = (*own * *gate * d, act * d);
-                    }
-                } else {
-                    self.activation.differentiate(own);
-                    own.iter_mut().zip(dactivated).for_each(|(own, &d)| *own *= d);
-                }
-            }
-        });
-        hidden
-    }
-
     /// `out` ← or += the layer of a tile, some hidden features at a time.
-    pub(crate) fn apply_tile(&self, x: TileRows<'_, A>, adds: bool, mut out: RowsMut<'_, A>, scratch: &mut FeedForwardScratch<A>) {
+    pub(crate) fn apply_tile(&self, x: TileRows<'_, A>, adds: bool, out: RowsMut<'_, A>, scratch: &mut FeedForwardScratch<A>) {
+        self.apply_tile_keeping(x, adds, out, scratch, |_, _| (), |_, _| ());
+    }
+
+    /// [`apply_tile`](Self::apply_tile), with what is done with runs of columns of the first product and of the second's input.
+    fn apply_tile_keeping(
+        &self,
+        x: TileRows<'_, A>,
+        adds: bool,
+        mut out: RowsMut<'_, A>,
+        scratch: &mut FeedForwardScratch<A>,
+        mut keep: impl FnMut(Range<usize>, &RowsMut<'_, A>),
+        mut drop_out: impl FnMut(Range<usize>, RowsMut<'_, A>),
+    ) {
         let FeedForwardScratch { hidden, gate } = scratch;
         let rows = x.nrows();
-        let runs = Runs::separate(1 + usize::from(self.gated), self.output.in_dim());
-        let parts = Runs::of(self.output.in_dim()).count();
-        for part in 0..parts {
+        let runs = self.hidden_runs();
+        for part in 0..self.parts() {
             let range = runs.range(part);
             hidden.reshape(rows, Runs::of(range.len()));
             self.input.apply_run(x, runs, part, hidden.run_mut(0));
+            keep(range.clone(), &hidden.run_mut(0));
             let RowsMut { data, stride } = hidden.run_mut(0);
             let data = &mut data[..rows * stride];
             self.activation.apply_rows(data, range.len(), stride);
             if self.gated {
                 gate.reshape(rows, Runs::of(range.len()));
-                self.input.apply_run(x, runs, parts + part, gate.run_mut(0));
+                let gates = self.parts() + part;
+                self.input.apply_run(x, runs, gates, gate.run_mut(0));
+                keep(runs.range(gates), &gate.run_mut(0));
                 // The numbers between the rows are multiplied too: they may be anything.
                 let gates = &*gate.run_mut(0).data;
                 data.iter_mut().zip(gates).for_each(|(value, &gate)| *value *= gate);
             }
+            drop_out(range.clone(), hidden.run_mut(0));
             self.output.apply_tile_part(hidden.rows(), range.start, adds, out.reborrow());
         }
+    }
+
+    /// The columns of the first product that are worked on together.
+    fn hidden_runs(&self) -> Runs {
+        Runs::separate(1 + usize::from(self.gated), self.output.in_dim())
+    }
+
+    /// The runs of the activated half.
+    fn parts(&self) -> usize {
+        Runs::of(self.output.in_dim()).count()
     }
 }

@@ -1,9 +1,11 @@
 //! y = x·Wᵀ + b.
 
+use std::ops::Range;
+
 use ndarray::{Array1, Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::long_product::add_long_product;
-use super::{TILE, check_width, map_tiles};
+use super::{TILE, check_width, map_tiles, tile_rows};
 use crate::config::at_least_one;
 use crate::derived::Derived;
 use crate::error::{Error, Result, checked_len};
@@ -37,9 +39,11 @@ pub struct Linear<A = f32> {
     packed: Derived<PackedMatrix<A>>,
     /// Wᵀ, cut into the runs of columns that its only user wants, where they cannot be had from the whole.
     by_runs: Derived<Vec<PackedMatrix<A>>>,
+    /// W, for the way back.
+    back: Derived<PackedMatrix<A>>,
 }
 
-parameters!(Linear { weight, bias } derived { packed, by_runs });
+parameters!(Linear { weight, bias } derived { packed, by_runs, back });
 
 impl<A: Scalar> Linear<A> {
     /// A layer from `in_dim` to `out_dim` features whose numbers are uniform in ±1/√`in_dim`, as PyTorch draws them.
@@ -60,6 +64,7 @@ impl<A: Scalar> Linear<A> {
             bias: bias.then(|| streams.uniform(out_dim, limit)),
             packed: Derived::new(),
             by_runs: Derived::new(),
+            back: Derived::new(),
         }
     }
 
@@ -89,6 +94,7 @@ impl<A: Scalar> Linear<A> {
             bias,
             packed: Derived::new(),
             by_runs: Derived::new(),
+            back: Derived::new(),
         })
     }
 
@@ -105,6 +111,7 @@ impl<A: Scalar> Linear<A> {
     pub(crate) fn weight_mut(&mut self) -> ArrayViewMut2<'_, A> {
         self.packed.forget();
         self.by_runs.forget();
+        self.back.forget();
         self.weight.view_mut()
     }
 
@@ -149,13 +156,27 @@ impl<A: Scalar> Linear<A> {
     ///
     /// `x` is (rows, in), `dy` (rows, out).
     pub(crate) fn backward(&self, x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>, gradients: &mut Self) -> Array2<A> {
-        weight_gradient(x, dy, gradients.weight.view_mut());
-        if let Some(bias) = &mut gradients.bias {
+        gradients.add_gradients(x, dy);
+        let mut dx = Array2::zeros((dy.nrows(), self.in_dim()));
+        multiply_spread(self.packed_back(), dy, Output::Set, dx.view_mut());
+        dx
+    }
+
+    /// Of gradients: W += dyᵀ·x, b += Σ dy.
+    pub(crate) fn add_gradients(&mut self, x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>) {
+        weight_gradient(x, dy, self.weight_mut());
+        if let Some(bias) = &mut self.bias {
             bias_gradient(dy, bias);
         }
-        let mut dx = Array2::zeros((dy.nrows(), self.in_dim()));
-        input_gradient(dy, self.weight.view(), false, dx.view_mut());
-        dx
+    }
+
+    fn packed_back(&self) -> &PackedMatrix<A> {
+        self.back.get_or_make(|| PackedMatrix::new(self.weight.view(), A::one()))
+    }
+
+    /// Columns `columns` of dx = dy·W[start..] of a tile; the first of them is a multiple of a panel's.
+    pub(crate) fn back_tile(&self, dy: TileRows<'_, A>, start: usize, columns: Range<usize>, output: Output<'_, A>, dx: RowsMut<'_, A>) {
+        self.packed_back().multiply_tile(dy, start, columns, output, dx);
     }
 
     fn packed(&self) -> &PackedMatrix<A> {
@@ -273,20 +294,22 @@ pub(crate) fn weight_gradient<A: Scalar>(x: ArrayView2<'_, A>, dy: ArrayView2<'_
 
 /// dx ← dy·W, or dx += dy·W, for contiguous dx.
 pub(crate) fn input_gradient<A: Scalar>(dy: ArrayView2<'_, A>, weight: ArrayView2<'_, A>, adds: bool, dx: ArrayViewMut2<'_, A>) {
-    let cost = parallel::cost(&[dy.nrows(), weight.len()]);
-    let packed = PackedMatrix::new(weight, A::one());
     let output = if adds { Output::Add } else { Output::Set };
+    multiply_spread(&PackedMatrix::new(weight, A::one()), dy, output, dx);
+}
+
+/// The product of the rows of `a` and a packed matrix, into contiguous rows, spread over threads.
+fn multiply_spread<A: Scalar>(packed: &PackedMatrix<A>, a: ArrayView2<'_, A>, output: Output<'_, A>, c: ArrayViewMut2<'_, A>) {
+    let (inner, cols) = packed.dim();
+    let cost = parallel::cost(&[a.nrows(), inner, cols]);
     let mut pool = Pool::<Scratch<A>>::default();
     pool.prepare();
-    let parts = Parts {
-        view: dx,
-        axis: 0,
-        size: TILE,
-    };
+    let size = tile_rows(a.nrows());
+    let parts = Parts { view: c, axis: 0, size };
     for_each_part(parts, cost, |tile, part| {
-        let first = tile * TILE;
-        let dy = dy.slice(s![first..first + part.view.nrows(), ..]);
-        pool.with(|scratch| packed.multiply_view(dy, output, RowsMut::of(part.view), scratch));
+        let first = tile * size;
+        let a = a.slice(s![first..first + part.view.nrows(), ..]);
+        pool.with(|scratch| packed.multiply_view(a, output, RowsMut::of(part.view), scratch));
     });
 }
 

@@ -6,8 +6,10 @@ use crate::ops::{PANEL_COLS, PackedLeft, Rows, RowsMut, SEGMENT, pack_panels, pa
 use crate::parallel::{self, Chunks, Parts, Pool, for_each_part};
 use crate::scalar::Scalar;
 
-/// Segments that are packed before they are multiplied.
+/// Segments that are packed before they are multiplied, where that takes no more than `PANEL_BYTES`.
 const TOGETHER: usize = 4;
+/// Packed panels that all tasks go over: they should stay in the third-level cache.
+const PANEL_BYTES: usize = 4 << 20;
 /// Columns that one task packs.
 const PACK_COLS: usize = 4 * PANEL_COLS;
 /// Rows of the sum that one task has, a few blocks of the kernels.
@@ -21,11 +23,12 @@ pub(crate) fn add_long_product<A: Scalar>(a: ArrayView2<'_, A>, x: ArrayView2<'_
     let (length, cols) = x.dim();
     let cost = parallel::cost(&[length, sum.len()]);
     let size = panels_len::<A>(SEGMENT, cols);
-    let mut panels = vec![A::zero(); size * TOGETHER.min(length.div_ceil(SEGMENT))];
+    let together = (PANEL_BYTES / (size * size_of::<A>()).max(1)).clamp(1, TOGETHER);
+    let mut panels = vec![A::zero(); size * together.min(length.div_ceil(SEGMENT))];
     let mut pool = Pool::<PackedLeft<A>>::default();
     pool.prepare();
-    for first in (0..length).step_by(TOGETHER * SEGMENT) {
-        let rows = first..length.min(first + TOGETHER * SEGMENT);
+    for first in (0..length).step_by(together * SEGMENT) {
+        let rows = first..length.min(first + together * SEGMENT);
         pack(x.slice(s![rows.clone(), ..]), size, &mut panels, cost);
         let a = a.slice(s![rows, ..]);
         let parts = Parts {

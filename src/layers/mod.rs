@@ -24,7 +24,7 @@ use ndarray::{Array, Array2, Array3, ArrayRef3, ArrayView2, ArrayViewMut2, Array
 
 use crate::error::{Error, Result, checked_len};
 use crate::ops::Dropout;
-use crate::parallel::{self, Parts, Pool, for_each_part};
+use crate::parallel::{self, Chunks, Parts, Pool, for_each_part};
 use crate::scalar::Scalar;
 
 /// Rows of a sequence that go through a chain of products together. It depends on nothing, so that results do not either.
@@ -111,7 +111,7 @@ fn rows_of<A>(item: Parts<'_, A, Ix3>, size: usize) -> Parts<'_, A, Ix2> {
 }
 
 /// (batch, length, width) as rows.
-pub(crate) fn rows<A: Scalar>(x: &Array3<A>) -> ArrayView2<'_, A> {
+pub(crate) fn rows<A: Scalar>(x: &ArrayRef3<A>) -> ArrayView2<'_, A> {
     let (batch, length, width) = x.dim();
     x.view()
         .into_shape_with_order((batch * length, width))
@@ -132,8 +132,24 @@ pub(crate) fn flat<A: Scalar>(x: Array3<A>) -> Array2<A> {
         .expect("training keeps its sequences contiguous")
 }
 
-/// Elements that one task drops out of.
-const DROPOUT_ELEMENTS: usize = 1 << 15;
+/// Elements that one task drops out of, or adds.
+const TASK_ELEMENTS: usize = 1 << 15;
+
+/// `sum` += `x`, two contiguous arrays of one shape.
+pub(crate) fn add<A: Scalar, D: Dimension>(sum: &mut Array<A, D>, x: &Array<A, D>) {
+    let (Some(sum), Some(x)) = (sum.as_slice_mut(), x.as_slice()) else {
+        unreachable!("training keeps its sequences contiguous");
+    };
+    let cost = parallel::cost(&[x.len(), 4]);
+    let parts = Chunks {
+        slice: sum,
+        size: TASK_ELEMENTS,
+    };
+    for_each_part(parts, cost, |task, part| {
+        let x = &x[task * TASK_ELEMENTS..];
+        part.slice.iter_mut().zip(x).for_each(|(sum, &x)| *sum += x);
+    });
+}
 
 /// Drops out of a contiguous array, or of its gradient.
 pub(crate) fn drop_out<A: Scalar, D: Dimension>(x: &mut Array<A, D>, dropout: Option<Dropout<A>>) {
@@ -141,8 +157,9 @@ pub(crate) fn drop_out<A: Scalar, D: Dimension>(x: &mut Array<A, D>, dropout: Op
         return;
     };
     let cost = parallel::cost(&[x.len(), 4]);
-    let tasks = x.chunks_mut(DROPOUT_ELEMENTS).enumerate().collect();
-    parallel::for_each(tasks, cost, |(task, part): (usize, &mut [A])| {
-        dropout.apply(part, (task * DROPOUT_ELEMENTS) as u64);
-    });
+    let parts = Chunks {
+        slice: x,
+        size: TASK_ELEMENTS,
+    };
+    for_each_part(parts, cost, |task, part| dropout.apply(part.slice, (task * TASK_ELEMENTS) as u64));
 }

@@ -146,7 +146,10 @@ impl<A: Scalar> PackedMatrix<A> {
     pub(crate) fn multiply_view(&self, a: ArrayView2<'_, A>, output: Output<'_, A>, c: RowsMut<'_, A>, scratch: &mut Scratch<A>) {
         self.blocks(a.nrows(), output, c, scratch, |row, start, to| {
             let from = a.slice(s![row, start..start + to.len()]);
-            to.iter_mut().zip(from).for_each(|(to, &from)| *to = from);
+            match from.to_slice() {
+                Some(from) => to.copy_from_slice(from),
+                None => to.iter_mut().zip(from).for_each(|(to, &from)| *to = from),
+            }
         });
     }
 
@@ -266,10 +269,8 @@ impl<A: Scalar> PackedLeft<A> {
         let mut first = 0;
         for matrix in matrices {
             if matrix.stride_of(Axis(0)) == 1 {
-                for (p, column) in matrix.columns().into_iter().enumerate() {
-                    let place = p / SEGMENT * segment_len + first * STRIDE + p % SEGMENT;
-                    let to = self.segments[place..].iter_mut().step_by(STRIDE);
-                    to.zip(column).for_each(|(to, &from)| *to = from);
+                for (segment, part) in matrix.axis_chunks_iter(Axis(1), SEGMENT).enumerate() {
+                    transpose(part.t(), &mut self.segments[segment * segment_len + first * STRIDE..]);
                 }
             } else {
                 for (i, row) in matrix.rows().into_iter().enumerate() {
@@ -341,6 +342,37 @@ impl<A: Scalar> PackedLeft<A> {
             }
             done += inner;
         }
+    }
+}
+
+/// The columns of `x` as rows at the distance `STRIDE`; fast if the rows of `x` are contiguous.
+pub(super) fn transpose<A: Scalar>(x: ArrayView2<'_, A>, to: &mut [A]) {
+    const BLOCK: usize = 8;
+    let rows = match x.stride_of(Axis(1)) {
+        1 => x.nrows() - x.nrows() % BLOCK,
+        _ => 0,
+    };
+    for first in (0..rows).step_by(BLOCK) {
+        let lines: [&[A]; BLOCK] = std::array::from_fn(|p| x.row(first + p).to_slice().unwrap_or(&[]));
+        let to = &mut to[first..];
+        let lines = lines.map(|line| line.as_chunks::<BLOCK>());
+        for chunk in 0..lines[0].0.len() {
+            let block: [[A; BLOCK]; BLOCK] = std::array::from_fn(|p| lines[p].0[chunk]);
+            for i in 0..BLOCK {
+                let to = &mut to[(chunk * BLOCK + i) * STRIDE..][..BLOCK];
+                let column: [A; BLOCK] = std::array::from_fn(|p| block[p][i]);
+                to.copy_from_slice(&column);
+            }
+        }
+        let done = lines[0].0.len() * BLOCK;
+        for i in 0..lines[0].1.len() {
+            let to = &mut to[(done + i) * STRIDE..][..BLOCK];
+            let column: [A; BLOCK] = std::array::from_fn(|p| lines[p].1[i]);
+            to.copy_from_slice(&column);
+        }
+    }
+    for (p, row) in x.rows().into_iter().enumerate().skip(rows) {
+        to[p..].iter_mut().step_by(STRIDE).zip(row).for_each(|(to, &from)| *to = from);
     }
 }
 

@@ -6,7 +6,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, s};
 
 use super::aligned::Aligned;
 use super::micro_kernel::STRIDE;
-use super::packed::{PANEL_COLS, RowsMut, SEGMENT};
+use super::packed::{PANEL_COLS, RowsMut, SEGMENT, transpose};
 use crate::scalar::Scalar;
 
 /// How columns are cut into runs, each short enough for the kernel to read it in one go.
@@ -138,6 +138,15 @@ impl<A: Scalar> Tile<A> {
         }
     }
 
+    /// Takes over the columns of `matrix`, whose rows are contiguous, as rows.
+    pub(crate) fn fill_transposed(&mut self, matrix: ArrayView2<'_, A>) {
+        self.reshape(matrix.ncols(), Runs::of(matrix.nrows()));
+        for index in 0..self.runs.count() {
+            let rows = matrix.slice(s![self.runs.range(index), ..]);
+            transpose(rows, &mut self.data.as_mut_slice()[index * self.run_len..]);
+        }
+    }
+
     /// Fills `rows` with what the tile holds.
     pub(crate) fn copy_to(&self, rows: &mut ArrayViewMut2<'_, A>) {
         for index in 0..self.runs.count() {
@@ -226,6 +235,18 @@ mod tests {
                     assert_eq!(end, units * unit);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn columns_become_rows() {
+        for (rows, cols) in [(1, 1), (7, 9), (8, 8), (19, 21), (520, 30)] {
+            let matrix = Array2::from_shape_fn((rows, cols), |(i, j)| (i * 1000 + j) as f64);
+            let mut tile = Tile::default();
+            tile.fill_transposed(matrix.view());
+            let mut copy = Array2::zeros((cols, rows));
+            tile.copy_to(&mut copy.view_mut());
+            assert_eq!(copy, matrix.t());
         }
     }
 

@@ -1,22 +1,23 @@
 //! The gradients of a compression: from those of K̄ and V̄ to those of the sequence, the weights and the projections.
 
-use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayView3, ArrayViewMut2, Axis, s};
+use ndarray::{Array2, Array3, Array4, ArrayView3, Axis, s};
 
 use super::super::PaddingMask;
 use super::super::compressed::Compressed;
 use super::super::projection::{Map, Projection, Projections};
 use super::super::weights::AttentionWeights;
-use super::accumulate::{Windows, selected};
+use super::accumulate::Windows;
 use super::side::Side;
-use super::{BiasPlace, CompressionScratch, Compressor, Order, ProjectionKind, RealRows, SEGMENT};
+use super::{BiasPlace, CompressionScratch, Compressor, Order, ProjectionKind, RealRows};
 use crate::config::ConvolutionKernel;
 use crate::error::Result;
-use crate::layers::{Linear, TILE};
+use crate::layers::Linear;
 use crate::ops::gemm;
 use crate::parallel::{self, Parts, for_each_part};
 use crate::scalar::Scalar;
-use crate::views::{outer, split};
+use crate::views::outer;
 
+mod dense;
 mod features;
 
 /// What training keeps of a compression, (batch, slots, dim) or less: the sums, and where the sequences end.
@@ -202,9 +203,9 @@ impl<A: Scalar> Compressor<'_, A> {
         let own = gradients.projections.source_mut(index > 0);
         if let (Map::Dense { matrix, .. }, Map::Dense { matrix: grad, role }) = (&projection.map, &mut own.map) {
             let cost = parallel::cost(&[x.len(), matrix.dim().0, matrix.dim().1]);
-            spread(matrix, side, rows, gradients.x, cost);
+            dense::spread(matrix, side, rows, gradients.x, cost);
             if *role == crate::parameters::Role::Trainable {
-                collect(grad, side, x, rows, cost);
+                dense::collect(grad, side, x, rows, cost);
             }
             return;
         }
@@ -271,57 +272,6 @@ fn projection_bias_backward<A: Scalar>(grad: &Array4<A>, projection: &mut Projec
             }
         }
     }
-}
-
-/// dX += Eᵀ·d(E·X) for the real rows, tile by tile.
-fn spread<A: Scalar>(matrices: &Array3<A>, side: &SideGradients<A>, rows: &[RealRows<'_>], dx: &mut Array3<A>, cost: usize) {
-    let mut tasks = Vec::new();
-    for (item, dx) in outer(dx.view_mut()).into_iter().enumerate() {
-        for (tile, dx) in split(dx, Axis(0), TILE).into_iter().enumerate() {
-            tasks.push((item, tile * TILE, dx));
-        }
-    }
-    parallel::for_each_init(tasks, cost, Vec::new, |space, (item, start, mut dx)| {
-        let rows = &rows[item];
-        let count = rows.end.saturating_sub(start).min(dx.nrows());
-        let mut sum = super::super::weights::tile(space, count, dx.ncols());
-        let mut beta = A::zero();
-        for (matrix, sums) in matrices.outer_iter().zip(side.sums.index_axis(Axis(0), item).outer_iter()) {
-            gemm(A::one(), matrix.slice(s![.., start..start + count]).t(), sums, beta, &mut sum);
-            beta = A::one();
-        }
-        for (row, sum) in sum.outer_iter().enumerate().filter(|&(row, _)| rows.is_real(start + row)) {
-            let mut own = dx.row_mut(row);
-            own += &sum;
-        }
-    });
-}
-
-/// dE += d(E·X)·Xᵀ + d(E·1)·1ᵀ over the real rows, segment by segment, item after item.
-fn collect<A: Scalar>(grad: &mut Array3<A>, side: &SideGradients<A>, x: ArrayView3<'_, A>, rows: &[RealRows<'_>], cost: usize) {
-    let mut tasks = Vec::new();
-    for (matrix, grad) in outer(grad.view_mut()).into_iter().enumerate() {
-        for (segment, grad) in split(grad, Axis(1), SEGMENT).into_iter().enumerate() {
-            tasks.push((matrix, segment * SEGMENT, grad));
-        }
-    }
-    parallel::for_each(tasks, cost, |(matrix, start, mut grad)| {
-        for (item, rows) in rows.iter().enumerate() {
-            let end = rows.end.min(start + grad.ncols());
-            if end <= start {
-                continue;
-            }
-            let x = selected(x.slice(s![item, start..end, ..]), start, rows);
-            let sums: ArrayView2<'_, A> = side.sums.slice(s![item, matrix, .., ..]);
-            let mut own: ArrayViewMut2<'_, A> = grad.slice_mut(s![.., ..end - start]);
-            gemm(A::one(), sums, x.t(), A::one(), &mut own);
-            for (row, mut column) in own.columns_mut().into_iter().enumerate() {
-                if rows.is_real(start + row) {
-                    column += &side.row_sums.slice(s![item, matrix, ..]);
-                }
-            }
-        }
-    });
 }
 
 /// The projection that compresses the keys, or the values.

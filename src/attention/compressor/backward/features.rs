@@ -4,6 +4,7 @@ use ndarray::{Array2, Array4, ArrayView2, ArrayView3, Axis, s};
 
 use super::super::super::projection::Map;
 use super::super::accumulate::Windows;
+use super::super::accumulate::selected;
 use super::super::{BiasPlace, Compressor, RealRows};
 use super::{CompressionGradients, mixes};
 use crate::ops::gemm;
@@ -34,7 +35,7 @@ impl<A: Scalar> Compressor<'_, A> {
                 for item in 0..self.batch {
                     let real = rows[item].end;
                     // Rows that are not real are zeros from here on.
-                    let x = super::selected(x.slice(s![item, ..real, ..]), 0, &rows[item]);
+                    let x = selected(x.slice(s![item, ..real, ..]), 0, &rows[item]);
                     let mut features = x.dot(&weight.t());
                     if let Some(bias) = &bias {
                         for (_, mut row) in features.outer_iter_mut().enumerate().filter(|&(row, _)| rows[item].is_real(row)) {
