@@ -142,6 +142,9 @@ impl<A: Scalar> Linear<A> {
 
     /// y of the rows of `x`, spread over threads.
     pub(crate) fn forward_rows(&self, x: ArrayView2<'_, A>) -> Array2<A> {
+        if x.nrows() >= PACKED_ROWS {
+            self.prepare();
+        }
         let mut y = Array2::zeros((x.nrows(), self.out_dim()));
         let cost = parallel::cost(&[x.nrows(), self.weight.len()]);
         let tasks = split(y.view_mut(), Axis(0), TILE).into_iter().enumerate().collect();
@@ -158,6 +161,7 @@ impl<A: Scalar> Linear<A> {
     pub(crate) fn backward(&self, x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>, gradients: &mut Self) -> Array2<A> {
         gradients.add_gradients(x, dy);
         let mut dx = Array2::zeros((dy.nrows(), self.in_dim()));
+        self.prepare_back();
         multiply_spread(self.packed_back(), dy, Output::Set, dx.view_mut());
         dx
     }
@@ -177,6 +181,16 @@ impl<A: Scalar> Linear<A> {
     /// Columns `columns` of dx = dy·W[start..] of a tile; the first of them is a multiple of a panel's.
     pub(crate) fn back_tile(&self, dy: TileRows<'_, A>, start: usize, columns: Range<usize>, output: Output<'_, A>, dx: RowsMut<'_, A>) {
         self.packed_back().multiply_tile(dy, start, columns, output, dx);
+    }
+
+    /// Packs W for the way back by all threads, which otherwise wait for the one that needs it first.
+    pub(crate) fn prepare_back(&self) {
+        self.back.get_or_make_spread(|| PackedMatrix::new_spread(self.weight.view()));
+    }
+
+    /// Packs Wᵀ by all threads.
+    pub(crate) fn prepare(&self) {
+        self.packed.get_or_make_spread(|| PackedMatrix::new_spread(self.weight.t()));
     }
 
     fn packed(&self) -> &PackedMatrix<A> {

@@ -12,6 +12,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 use super::aligned::Aligned;
 use super::micro_kernel::{DEPTH, Kernel, Product, STRIDE};
 use super::tile::TileRows;
+use crate::parallel::{self, Chunks, for_each_part};
 use crate::scalar::Scalar;
 
 pub(crate) use super::micro_kernel::Output;
@@ -22,6 +23,8 @@ pub(crate) const SEGMENT: usize = DEPTH;
 pub(crate) const PANEL_COLS: usize = 32;
 /// What a block of copied rows may take of the second-level cache.
 const BLOCK_BYTES: usize = 192 * STRIDE * 4;
+/// Multiplications that moving a number costs, roughly.
+const PACKING_COST: usize = 16;
 /// Columns of a right operand that are packed before they are multiplied: rows of them are long enough to be read at the speed of memory.
 const BLOCK_COLS: usize = 512;
 
@@ -96,17 +99,30 @@ impl<A: Scalar> PackedMatrix<A> {
         }
     }
 
+    /// `matrix`, packed by all threads.
+    pub(crate) fn new_spread(matrix: ArrayView2<'_, A>) -> Self {
+        let mut packed = Self::default();
+        packed.pack(matrix, A::one(), parallel::cost(&[matrix.len(), PACKING_COST]));
+        packed
+    }
+
     /// Replaces the matrix by `scale`·`matrix`, without allocating where the room suffices.
     pub(crate) fn repack(&mut self, matrix: ArrayView2<'_, A>, scale: A) {
+        self.pack(matrix, scale, 0);
+    }
+
+    fn pack(&mut self, matrix: ArrayView2<'_, A>, scale: A, cost: usize) {
         (self.inner, self.cols) = matrix.dim();
-        let mut rest = self.panels.resize(self.kernel.padded(self.cols) * self.inner);
-        for first in (0..self.cols).step_by(self.kernel.cols) {
-            let count = self.kernel.cols.min(self.cols - first);
-            let width = self.kernel.padded(count);
-            let (panel, others) = rest.split_at_mut(width * self.inner);
-            pack_panel(matrix.slice(s![.., first..first + count]), scale, width, panel);
-            rest = others;
-        }
+        let Self { kernel, inner, cols, .. } = *self;
+        let panels = Chunks {
+            slice: self.panels.resize(kernel.padded(cols) * inner),
+            size: (kernel.cols * inner).max(1),
+        };
+        for_each_part(panels, cost, |index, part| {
+            let first = index * kernel.cols;
+            let count = kernel.cols.min(cols - first);
+            pack_panel(matrix.slice(s![.., first..first + count]), scale, kernel.padded(count), part.slice);
+        });
     }
 
     /// The matrix's dimensions (p, n).
@@ -208,9 +224,11 @@ fn pack_panel<A: Scalar>(columns: ArrayView2<'_, A>, scale: A, width: usize, pan
             to.iter_mut().zip(from).for_each(|(to, &from)| *to = scale * from);
         }
     } else {
-        for (j, column) in columns.columns().into_iter().enumerate() {
-            let panel = panel.chunks_exact_mut(width);
-            panel.zip(column).for_each(|(to, &from)| to[j] = scale * from);
+        transpose(columns.t(), width, panel);
+        if scale != A::one() {
+            for value in panel {
+                *value = scale * *value;
+            }
         }
     }
 }
@@ -270,7 +288,7 @@ impl<A: Scalar> PackedLeft<A> {
         for matrix in matrices {
             if matrix.stride_of(Axis(0)) == 1 {
                 for (segment, part) in matrix.axis_chunks_iter(Axis(1), SEGMENT).enumerate() {
-                    transpose(part.t(), &mut self.segments[segment * segment_len + first * STRIDE..]);
+                    transpose(part.t(), STRIDE, &mut self.segments[segment * segment_len + first * STRIDE..]);
                 }
             } else {
                 for (i, row) in matrix.rows().into_iter().enumerate() {
@@ -345,8 +363,8 @@ impl<A: Scalar> PackedLeft<A> {
     }
 }
 
-/// The columns of `x` as rows at the distance `STRIDE`; fast if the rows of `x` are contiguous.
-pub(super) fn transpose<A: Scalar>(x: ArrayView2<'_, A>, to: &mut [A]) {
+/// The columns of `x` as rows at the distance `stride`; fast if the rows of `x` are contiguous.
+pub(super) fn transpose<A: Scalar>(x: ArrayView2<'_, A>, stride: usize, to: &mut [A]) {
     const BLOCK: usize = 8;
     let rows = match x.stride_of(Axis(1)) {
         1 => x.nrows() - x.nrows() % BLOCK,
@@ -359,20 +377,20 @@ pub(super) fn transpose<A: Scalar>(x: ArrayView2<'_, A>, to: &mut [A]) {
         for chunk in 0..lines[0].0.len() {
             let block: [[A; BLOCK]; BLOCK] = std::array::from_fn(|p| lines[p].0[chunk]);
             for i in 0..BLOCK {
-                let to = &mut to[(chunk * BLOCK + i) * STRIDE..][..BLOCK];
+                let to = &mut to[(chunk * BLOCK + i) * stride..][..BLOCK];
                 let column: [A; BLOCK] = std::array::from_fn(|p| block[p][i]);
                 to.copy_from_slice(&column);
             }
         }
         let done = lines[0].0.len() * BLOCK;
         for i in 0..lines[0].1.len() {
-            let to = &mut to[(done + i) * STRIDE..][..BLOCK];
+            let to = &mut to[(done + i) * stride..][..BLOCK];
             let column: [A; BLOCK] = std::array::from_fn(|p| lines[p].1[i]);
             to.copy_from_slice(&column);
         }
     }
     for (p, row) in x.rows().into_iter().enumerate().skip(rows) {
-        to[p..].iter_mut().step_by(STRIDE).zip(row).for_each(|(to, &from)| *to = from);
+        to[p..].iter_mut().step_by(stride).zip(row).for_each(|(to, &from)| *to = from);
     }
 }
 

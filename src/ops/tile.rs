@@ -143,7 +143,7 @@ impl<A: Scalar> Tile<A> {
         self.reshape(matrix.ncols(), Runs::of(matrix.nrows()));
         for index in 0..self.runs.count() {
             let rows = matrix.slice(s![self.runs.range(index), ..]);
-            transpose(rows, &mut self.data.as_mut_slice()[index * self.run_len..]);
+            transpose(rows, STRIDE, &mut self.data.as_mut_slice()[index * self.run_len..]);
         }
     }
 

@@ -46,6 +46,10 @@ struct BackwardTile<'t, A> {
 impl<A: Scalar> FeedForward<A> {
     /// y of the rows of `x`, and what [`backward_rows`](Self::backward_rows) needs besides `x`: W₁·x + b₁.
     pub(crate) fn train_rows(&self, x: ArrayView2<'_, A>, dropout: Option<Dropout<A>>) -> (Array2<A>, Array2<A>) {
+        if self.hidden_runs().start_with_panels() {
+            self.input.prepare();
+        }
+        self.output.prepare();
         let rows = x.nrows();
         let mut y = Array2::zeros((rows, self.output.out_dim()));
         let mut hidden = Array2::zeros((rows, self.input.out_dim()));
@@ -81,6 +85,8 @@ impl<A: Scalar> FeedForward<A> {
         dropout: Option<Dropout<A>>,
         gradients: &mut Self,
     ) -> Array2<A> {
+        self.input.prepare_back();
+        self.output.prepare_back();
         let rows = x.nrows();
         let mut dx = Array2::zeros((rows, self.input.in_dim()));
         let mut activated = Array2::zeros((rows.min(GROUP), self.output.in_dim()));
