@@ -71,10 +71,13 @@
 //!
 //! * `rayon` (default): batches, tiles and heads spread over the caller's pool. Without it everything runs on the calling thread.
 //! * `checkpoint` (default): the module [`checkpoint`], and serde on the configurations. Brings safetensors, serde, `serde_json` and half.
+//! * `analysis`: the module `analysis`, attention maps and their singular values. Brings nalgebra.
 //!
 //! `ndarray` is part of this crate's interface and re-exported; a new minor version of it makes a new minor version here.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "analysis")]
+pub mod analysis;
 mod attention;
 mod blocks;
 #[cfg(feature = "checkpoint")]

@@ -57,8 +57,8 @@ impl<A: Scalar> Body<A> {
         }
     }
 
-    /// (batch, n) token ids → (batch, n, embedding width).
-    pub(crate) fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+    /// (batch, n) token ids → (batch, n, dim): what the encoder is given.
+    pub(crate) fn lead_in(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         let (batch, length) = tokens.dim();
         PaddingMask::check(mask, "LanguageModel", batch, length)?;
         let mut x = self.embedding.forward(tokens)?;
@@ -70,7 +70,12 @@ impl<A: Scalar> Body<A> {
         if let Some(project_in) = &self.project_in {
             x = project_in.forward(&x)?;
         }
-        let x = self.encoder.forward_owned(x, mask)?;
+        Ok(x)
+    }
+
+    /// (batch, n) token ids → (batch, n, embedding width).
+    pub(crate) fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        let x = self.encoder.forward_owned(self.lead_in(tokens, mask)?, mask)?;
         match &self.project_out {
             Some(project_out) => project_out.forward(&x),
             None => Ok(x),

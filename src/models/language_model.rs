@@ -58,6 +58,11 @@ impl<A: Scalar> LanguageModel<A> {
         &self.config
     }
 
+    #[cfg(feature = "analysis")]
+    pub(crate) fn encoder_input(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        self.body.lead_in(tokens, mask)
+    }
+
     pub(super) fn body(&self) -> &Body<A> {
         &self.body
     }
