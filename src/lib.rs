@@ -37,6 +37,7 @@
 //!
 //! # What is where
 //!
+//! * The [`guide`]: choosing k, sharing and kind; masks, files, streams, training.
 //! * Attention: [`LinformerAttention`], [`ExactAttention`] (the O(n²) reference), [`BlockwiseCausalAttention`], [`Compressor`], [`PaddingMask`].
 //! * Layers: [`Linear`], [`LayerNorm`], [`Embedding`], [`Position`], [`FeedForward`].
 //! * Stacks: [`EncoderBlock`], [`Encoder`]; models: [`LanguageModel`], [`CausalLanguageModel`], [`Classifier`].
@@ -113,6 +114,9 @@ pub use ndarray;
 pub use ops::{Activation, batched_matmul};
 pub use parameters::{Parameters, Role, Visitor, VisitorMut};
 pub use scalar::Scalar;
+
+#[doc = include_str!("../docs/guide.md")]
+pub mod guide {}
 
 #[cfg(all(doctest, feature = "checkpoint"))]
 #[doc = include_str!("../README.md")]
