@@ -211,18 +211,21 @@ fn halved<T: Elementary, const N: usize, const HALF: usize>(lanes: [T; N], fold:
 /// fold over term(a, b) of two slices of one length, in an order that depends on the length only.
 #[inline(always)]
 pub(super) fn reduce_pairs<T: Elementary>(a: &[T], b: &[T], start: T, term: impl Fn(T, T) -> T, fold: impl Fn(T, T) -> T) -> T {
-    // Two chunks' worth of independent results hide the latency of an addition.
-    let mut wide = [start; 2 * LANES];
     let ((a_chunks, a), (b_chunks, b)) = (a.as_chunks::<{ 2 * LANES }>(), b.as_chunks::<{ 2 * LANES }>());
-    for (a, b) in a_chunks.iter().zip(b_chunks) {
-        for i in 0..2 * LANES {
-            wide[i] = fold(wide[i], term(a[i], b[i]));
+    let mut narrow = [start; NARROW];
+    if !a_chunks.is_empty() {
+        // Two chunks' worth of independent results hide the latency of an addition.
+        let mut wide = [start; 2 * LANES];
+        for (a, b) in a_chunks.iter().zip(b_chunks) {
+            for i in 0..2 * LANES {
+                wide[i] = fold(wide[i], term(a[i], b[i]));
+            }
         }
+        // Through memory: where LLVM sees the sums folded in pairs, it keeps them in pairs all along instead of whole registers.
+        let wide: [T; LANES] = halved(black_box(wide), &fold);
+        let half: [T; LANES / 2] = halved(wide, &fold);
+        narrow = halved(half, &fold);
     }
-    // Through memory: where LLVM sees the sums folded in pairs, it keeps them in pairs all along instead of whole registers.
-    let wide: [T; LANES] = halved(black_box(wide), &fold);
-    let half: [T; LANES / 2] = halved(wide, &fold);
-    let mut narrow: [T; NARROW] = halved(half, &fold);
     let ((a_chunks, a), (b_chunks, b)) = (a.as_chunks::<NARROW>(), b.as_chunks::<NARROW>());
     for (a, b) in a_chunks.iter().zip(b_chunks) {
         for i in 0..NARROW {

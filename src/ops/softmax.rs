@@ -65,8 +65,54 @@ fn exp_row<T: Elementary, const FMA: bool>(row: &mut [T]) -> (T, T) {
     (max, sum)
 }
 
+/// Elements of rows that are too short for vectors, worked on together.
+const TOGETHER: usize = 64;
+/// Rows shorter than this are.
+const SHORT: usize = 8;
+
+/// x ↦ exp(x) for x ≤ 0.
+struct Exp;
+
+impl<T: Elementary> Pointwise<T> for Exp {
+    #[inline(always)]
+    fn at<const FMA: bool>(&self, x: T) -> T {
+        T::exp_of_negative::<FMA>(x)
+    }
+}
+
+/// [`exp_row`] of short rows, as many as fit into `TOGETHER` elements.
+#[inline(always)]
+fn exp_short_rows<T: Elementary, const FMA: bool>(tile: &mut [T], cols: usize, stride: usize, maxima: &mut [T], sums: &mut [T]) {
+    let mut together = [T::zero(); TOGETHER];
+    for ((row, to), max) in tile.chunks(stride).zip(together.chunks_exact_mut(cols)).zip(&mut *maxima) {
+        *max = row[..cols].iter().fold(T::neg_infinity(), |max, &x| if x > max { x } else { max });
+        let shift = if *max == T::neg_infinity() { T::zero() } else { *max };
+        to.iter_mut().zip(row).for_each(|(to, &x)| *to = x - shift);
+    }
+    map::<T, _, FMA>(&mut together, &Exp);
+    for (((row, from), max), sum) in tile.chunks_mut(stride).zip(together.chunks_exact(cols)).zip(maxima).zip(sums) {
+        *sum = from.iter().fold(T::zero(), |sum, &x| sum + x);
+        row[..cols].copy_from_slice(from);
+        if sum.is_nan() {
+            row[..cols].fill(T::nan());
+            *max = T::nan();
+        }
+    }
+}
+
 #[inline(always)]
 fn exp_rows_body<T: Elementary, const FMA: bool>(tile: &mut [T], cols: usize, stride: usize, maxima: &mut [T], sums: &mut [T]) {
+    if cols < SHORT {
+        let rows = TOGETHER / cols;
+        let parts = tile
+            .chunks_mut(rows * stride)
+            .zip(maxima.chunks_mut(rows))
+            .zip(sums.chunks_mut(rows));
+        for ((tile, maxima), sums) in parts {
+            exp_short_rows::<T, FMA>(tile, cols, stride, maxima, sums);
+        }
+        return;
+    }
     for ((row, max), sum) in tile.chunks_mut(stride).zip(maxima).zip(sums) {
         (*max, *sum) = exp_row::<T, FMA>(&mut row[..cols]);
     }
