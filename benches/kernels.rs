@@ -1,5 +1,5 @@
 //! What the layers are made of, beside what the machine can do: matrix products and feed-forwards as a share of the peak of multiply-adds,
-//! layer normalisation in bytes a second.
+//! softmax and layer normalisation in bytes a second.
 //!
 //! `cargo bench --bench kernels`. Criterion's elements a second are floating-point operations; the shares are printed before.
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use linformer::ndarray::Array3;
-use linformer::{Activation, FeedForward, FeedForwardConfig, LayerNorm, batched_matmul};
+use linformer::{Activation, FeedForward, FeedForwardConfig, LayerNorm, batched_matmul, softmax};
 
 #[path = "support/peak.rs"]
 mod peak;
@@ -95,6 +95,18 @@ fn feed_forwards(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Rows as long as k, from cache and from memory.
+fn softmaxes(criterion: &mut Criterion) {
+    let mut group = settings(criterion, "kernels/softmax");
+    for rows in [1024, 262_144] {
+        let x = numbers((1, rows, 128));
+        group
+            .throughput(Throughput::Bytes((2 * size_of::<f32>() * x.len()) as u64))
+            .bench_function(format!("{rows}x128"), |bencher| bencher.iter(|| softmax(black_box(&x))));
+    }
+    group.finish();
+}
+
 /// From cache, and from memory.
 fn norms(criterion: &mut Criterion) {
     let mut group = settings(criterion, "kernels/layer-norm");
@@ -111,5 +123,5 @@ fn norms(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, products, feed_forwards, norms);
+criterion_group!(benches, products, feed_forwards, softmaxes, norms);
 criterion_main!(benches);

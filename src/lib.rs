@@ -111,7 +111,7 @@ pub use initialization::Initialization;
 pub use layers::{Embedding, FeedForward, FeedForwardCache, LayerNorm, Linear, Position};
 pub use models::{CausalLanguageModel, CausalState, Classifier, ClassifierCache, Generation, Head, LanguageModel, LanguageModelCache};
 pub use ndarray;
-pub use ops::{Activation, batched_matmul};
+pub use ops::{Activation, batched_matmul, softmax};
 pub use parameters::{Parameters, Role, Visitor, VisitorMut};
 pub use scalar::Scalar;
 

@@ -14,6 +14,7 @@ mod tile;
 
 pub use activation::Activation;
 pub use matmul::batched_matmul;
+pub use softmax::softmax;
 
 pub(crate) use cross_entropy::{cross_entropy_backward_row, cross_entropy_row};
 pub(crate) use dropout::Dropout;

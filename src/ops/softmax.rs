@@ -1,7 +1,38 @@
 //! Softmax of score tiles, with the row maximum subtracted.
 
+use ndarray::{Array3, ArrayRef3};
+
 use super::elementary::{Elementary, Pointwise, dispatch, map, maximum, sum_of, sum_of_pairs};
+use crate::parallel::{self, Chunks, for_each_part};
 use crate::scalar::Scalar;
+
+/// Multiplications that an exponential costs, roughly.
+const EXPONENTIAL_COST: usize = 16;
+/// Elements that one task of a whole array takes.
+const TASK_ELEMENTS: usize = 1 << 14;
+
+/// exp(x − max x)/Σ exp(x − max x) over the last axis, (batch, rows, columns), spread over threads.
+///
+/// A row of −∞ only becomes zeros, the weights of nothing to attend to. A row that holds NaN or +∞ becomes NaN.
+///
+/// ```
+/// use linformer::ndarray::array;
+/// use linformer::softmax;
+///
+/// let shares = softmax(&array![[[0.0, 3.0_f64.ln()], [f64::NEG_INFINITY, 5.0]]]);
+/// assert!((shares[[0, 0, 1]] - 0.75).abs() < 1e-15);
+/// assert_eq!((shares[[0, 1, 0]], shares[[0, 1, 1]]), (0.0, 1.0));
+/// ```
+pub fn softmax<A: Scalar>(x: &ArrayRef3<A>) -> Array3<A> {
+    let mut x = x.as_standard_layout().into_owned();
+    let cols = x.dim().2;
+    let cost = parallel::cost(&[x.len(), EXPONENTIAL_COST]);
+    if let Some(slice) = x.as_slice_mut().filter(|slice| !slice.is_empty()) {
+        let size = cols * (TASK_ELEMENTS / cols).max(1);
+        for_each_part(Chunks { slice, size }, cost, |_, part| softmax_rows(part.slice, cols));
+    }
+    x
+}
 
 /// The exponential of one element type.
 pub(crate) trait SoftmaxKernels: Sized {
