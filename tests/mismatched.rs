@@ -6,8 +6,8 @@ use common::sequence;
 use linformer::ndarray::{Array2, Array3, array};
 use linformer::training::Step;
 use linformer::{
-    AttentionConfig, BlockwiseCausalAttention, CausalConfig, CausalLanguageModel, Classifier, ClassifierConfig, Convolution,
-    ConvolutionKernel, Encoder, EncoderConfig, ExactAttention, FeedForward, FeedForwardConfig, HeadKind, LanguageModel,
+    AttentionConfig, BlockwiseCausalAttention, CausalConfig, CausalLanguageModel, Classifier, ClassifierConfig, ClassifierInput,
+    Convolution, ConvolutionKernel, Encoder, EncoderConfig, ExactAttention, FeedForward, FeedForwardConfig, HeadKind, LanguageModel,
     LanguageModelConfig, LinformerAttention, LinformerConfig, NormPlacement, PaddingMask, Parameters, PositionKind, ProjectionKind, Result,
     Sharing, TrainingPass,
 };
@@ -212,17 +212,11 @@ fn a_models_backward_takes_its_own_cache_and_gradients() {
     for (config, other) in pairs(&classifiers()) {
         let model = Classifier::<f64>::new(config, 1).unwrap();
         let strange = Classifier::<f64>::new(other, 1).unwrap();
-        let (y, cache) = match model.forward_train(&tokens, None, &pass()) {
-            Ok(trained) => trained,
-            Err(_) => {
-                let linformer::ClassifierInput::Features { features, .. } = &config.input else {
-                    panic!("it reads neither")
-                };
-                model
-                    .forward_train_features(&sequence((1, 4, *features), 1), None, &pass())
-                    .unwrap()
-            }
+        let trained = match &config.input {
+            ClassifierInput::Features { features, .. } => model.forward_train_features(&sequence((1, 4, *features), 1), None, &pass()),
+            _ => model.forward_train(&tokens, None, &pass()),
         };
+        let (y, cache) = trained.unwrap();
         refused(model.backward(cache.clone(), &y, &mut strange.zeros_like()), (config, other));
         refused(strange.backward(cache, &y, &mut strange.zeros_like()), (config, other));
     }
