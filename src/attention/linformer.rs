@@ -157,6 +157,7 @@ impl<A: Scalar> LinformerAttention<A> {
     /// # Errors
     /// Sizes that overflow.
     pub fn compressor_with<'a>(&'a self, projections: &'a Projections<A>, batch: usize) -> Result<Compressor<'a, A>> {
+        projections.check("LinformerAttention::compressor_with", &self.config)?;
         Compressor::new(&self.config, &self.weights, projections, batch, Order::of(&self.config))
     }
 
@@ -268,6 +269,7 @@ impl<A: Scalar> LinformerAttention<A> {
         mask: &PaddingMask,
     ) -> Result<Array4<A>> {
         const OPERATION: &str = "LinformerAttention::effective_map";
+        projections.check(OPERATION, &self.config)?;
         let (batch, length) = mask.dim();
         if batch != context.batch() {
             return Err(Error::shape(

@@ -69,14 +69,9 @@ impl<A: Scalar> Projection<A> {
             ProjectionKind::MeanPooling => (Map::Mean, 0),
             ProjectionKind::MaxPooling => (Map::Max, 0),
             ProjectionKind::Convolution(convolution) => {
-                let stride = config.stride().unwrap_or(1);
                 let shape = convolution.kernel;
-                let (out, input) = match shape {
-                    ConvolutionKernel::Scalar => (1, 1),
-                    ConvolutionKernel::Depthwise => (head_dim, 1),
-                    ConvolutionKernel::ChannelMixing => (head_dim, head_dim),
-                };
-                let dim = (matrices, out, input, stride);
+                let dim = kernel_dim(config, shape);
+                let (_, out, _, stride) = dim;
                 let kernel = match shape {
                     ConvolutionKernel::ChannelMixing => streams.uniform(dim, 1.0 / ((head_dim * stride) as f64).sqrt()),
                     _ => Array4::from_elem(dim, A::cast(1.0 / stride as f64)),
@@ -89,6 +84,22 @@ impl<A: Scalar> Projection<A> {
             bias: config.projection.bias.then(|| Array2::zeros((matrices, channels))),
             shared: matrices == 1 && !(config.projection.effective_sharing() == Sharing::None),
         }
+    }
+
+    /// Whether a layer of `config` can use it.
+    fn fits(&self, config: &LinformerConfig) -> bool {
+        let matrices = config.projection.matrices(config.attention.heads);
+        let has_map = match (&self.map, config.projection.kind) {
+            (Map::Dense { matrix, .. }, ProjectionKind::Learned | ProjectionKind::Random) => {
+                matrix.dim() == (matrices, config.k, config.seq_len)
+            }
+            (Map::Mean, ProjectionKind::MeanPooling) | (Map::Max, ProjectionKind::MaxPooling) => true,
+            (Map::Convolution { kernel, shape }, ProjectionKind::Convolution(convolution)) => {
+                *shape == convolution.kernel && kernel.dim() == kernel_dim(config, *shape)
+            }
+            _ => false,
+        };
+        has_map && self.bias.is_some() == config.projection.bias
     }
 
     /// A learned projection of (matrices, k, n).
@@ -201,6 +212,18 @@ impl<A: Scalar> Projection<A> {
     }
 }
 
+/// (matrices, channels out, channels in, stride) of a convolution's kernel.
+fn kernel_dim(config: &LinformerConfig, shape: ConvolutionKernel) -> (usize, usize, usize, usize) {
+    let head_dim = config.attention.effective_head_dim();
+    let (out, input) = match shape {
+        ConvolutionKernel::Scalar => (1, 1),
+        ConvolutionKernel::Depthwise => (head_dim, 1),
+        ConvolutionKernel::ChannelMixing => (head_dim, head_dim),
+    };
+    let matrices = config.projection.matrices(config.attention.heads);
+    (matrices, out, input, config.stride().unwrap_or(1))
+}
+
 /// The bias and the weights drop the axes that a checkpoint's reader would not expect.
 impl<A: Scalar> Parameters<A> for Projection<A> {
     fn visit<'a>(&'a self, path: &str, visitor: &mut Visitor<'_, 'a, A>) {
@@ -295,6 +318,18 @@ impl<A: Scalar> Projections<A> {
     /// F, which compresses the values; E itself where they are tied.
     pub fn value(&self) -> &Projection<A> {
         self.value.as_ref().unwrap_or(&self.key)
+    }
+
+    /// An error unless a layer of `config` can use them.
+    pub(crate) fn check(&self, operation: &'static str, config: &LinformerConfig) -> Result<()> {
+        let is_tied = config.projection.ties_key_value();
+        if self.key.fits(config) && self.value.is_none() == is_tied && self.value().fits(config) {
+            return Ok(());
+        }
+        Err(Error::argument(
+            operation,
+            "the projections are of a layer of another configuration; pass those of this layer's own encoder",
+        ))
     }
 
     pub(crate) fn extended(&self, new_len: usize) -> Result<Self> {

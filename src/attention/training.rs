@@ -11,6 +11,7 @@ use super::linformer::LinformerAttention;
 use super::mask::PaddingMask;
 use super::projection::Projections;
 use super::weights::AttentionWeights;
+use crate::config::{AttentionKind, check_alike};
 use crate::error::{Error, Result};
 use crate::layers::{add, check_width, rows, sequence};
 use crate::ops::Dropout;
@@ -19,6 +20,8 @@ use crate::scalar::Scalar;
 /// What an attention layer's backward pass needs: O(n·d) numbers, no scores.
 #[derive(Clone, Debug)]
 pub struct AttentionCache<A = f32> {
+    /// The layer that it is of.
+    pub(super) layer: AttentionKind,
     pub(super) x: Array3<A>,
     /// The sequence attended to, where it is another.
     pub(super) other: Option<Array3<A>>,
@@ -40,6 +43,11 @@ pub(super) enum CachedContext<A> {
 }
 
 impl<A: Scalar> AttentionCache<A> {
+    /// An error unless cache and gradients are of layers like this one.
+    pub(super) fn check<C: Into<AttentionKind> + Clone>(&self, operation: &'static str, layer: &C, gradients: &C) -> Result<()> {
+        check_alike(operation, &layer.clone().into(), &self.layer, &gradients.clone().into())
+    }
+
     fn context_input(&self) -> &Array3<A> {
         self.other.as_ref().unwrap_or(&self.x)
     }
@@ -91,7 +99,7 @@ impl<A: Scalar> LinformerAttention<A> {
     /// the layer's own [`zeros_like`](crate::Parameters::zeros_like).
     ///
     /// # Errors
-    /// `dy` of another shape than the output.
+    /// `dy` of another shape than the output; a cache or gradients of a layer of another configuration.
     pub fn backward(&self, cache: &AttentionCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
         let (dx, dcontext) = self.backward_with(None, cache, dy, gradients, None)?;
         Ok(match dcontext {
@@ -108,7 +116,7 @@ impl<A: Scalar> LinformerAttention<A> {
     /// The gradients of `queries` and `context`, given `dy` of the output.
     ///
     /// # Errors
-    /// `dy` of another shape than the output.
+    /// `dy` of another shape than the output; a cache or gradients of a layer of another configuration.
     pub fn backward_cross(&self, cache: &AttentionCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<(Array3<A>, Array3<A>)> {
         match self.backward_with(None, cache, dy, gradients, None)? {
             (dx, Some(dcontext)) => Ok((dx, dcontext)),
@@ -142,6 +150,7 @@ impl<A: Scalar> LinformerAttention<A> {
         let (y, attend) = self.weights().attend_train(&self.config().attention, &x, &context, dropout);
         context.forget_packed();
         let cache = AttentionCache {
+            layer: self.config().clone().into(),
             x,
             other,
             mask: mask.cloned(),
@@ -185,6 +194,7 @@ impl<A: Scalar> LinformerAttention<A> {
         shared_gradients: Option<&mut Projections<A>>,
     ) -> Result<(Array3<A>, Option<Array3<A>>)> {
         const OPERATION: &str = "LinformerAttention::backward";
+        cache.check(OPERATION, self.config(), gradients.config())?;
         check_gradient(OPERATION, dy, &cache.x)?;
         let dy = dy.as_standard_layout();
         let (own_weights, own_projections) = gradients.parts_mut();
@@ -225,7 +235,7 @@ impl<A: Scalar> ExactAttention<A> {
     /// The gradient of `x`, given `dy` of the output, both (batch, n, dim). Those of the parameters are added to `gradients`.
     ///
     /// # Errors
-    /// `dy` of another shape than the output.
+    /// `dy` of another shape than the output; a cache or gradients of a layer of another configuration.
     pub fn backward(&self, cache: &AttentionCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
         Ok(self.backward_dropped(cache, dy, None, gradients)?.0)
     }
@@ -255,6 +265,7 @@ impl<A: Scalar> ExactAttention<A> {
             (CachedContext::Whole(context), result)
         };
         let cache = AttentionCache {
+            layer: self.config().clone().into(),
             x,
             other,
             mask: mask.cloned(),
@@ -272,7 +283,9 @@ impl<A: Scalar> ExactAttention<A> {
         dropout: Option<Dropout<A>>,
         gradients: &mut Self,
     ) -> Result<(Array3<A>, Option<Array3<A>>)> {
-        check_gradient("ExactAttention::backward", dy, &cache.x)?;
+        const OPERATION: &str = "ExactAttention::backward";
+        cache.check(OPERATION, self.config(), gradients.config())?;
+        check_gradient(OPERATION, dy, &cache.x)?;
         let dy = dy.as_standard_layout();
         let (weights, own) = (self.weights(), gradients.weights_mut());
         let (dx, grads) = match &cache.context {

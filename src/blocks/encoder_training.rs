@@ -5,7 +5,7 @@ use ndarray::Array3;
 use super::Encoder;
 use super::training::{BlockCache, norm_backward, normed};
 use crate::attention::PaddingMask;
-use crate::config::TrainingPass;
+use crate::config::{EncoderConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
 use crate::parallel;
 use crate::scalar::Scalar;
@@ -13,6 +13,7 @@ use crate::scalar::Scalar;
 /// What an encoder's backward pass needs.
 #[derive(Clone, Debug)]
 pub struct EncoderCache<A = f32> {
+    config: EncoderConfig,
     pass: TrainingPass,
     mask: Option<PaddingMask>,
     kept: Kept<A>,
@@ -83,6 +84,7 @@ impl<A: Scalar> Encoder<A> {
             std::mem::replace(&mut stream, normed)
         });
         let cache = EncoderCache {
+            config: self.config().clone(),
             pass: *pass,
             mask: mask.cloned(),
             kept,
@@ -96,10 +98,12 @@ impl<A: Scalar> Encoder<A> {
     /// [`zeros_like`](crate::Parameters::zeros_like).
     ///
     /// # Errors
-    /// `dy` of another shape than the output, gradients of another model.
+    /// `dy` of another shape than the output, a cache or gradients of a model of another configuration.
     pub fn backward(&self, cache: EncoderCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {
-        if dy.dim() != cache.dim || gradients.blocks().len() != self.blocks().len() {
-            return Err(Error::shape("Encoder::backward", "dy", format!("{:?}", cache.dim), dy.shape()));
+        const OPERATION: &str = "Encoder::backward";
+        check_alike(OPERATION, self.config(), &cache.config, gradients.config())?;
+        if dy.dim() != cache.dim {
+            return Err(Error::shape(OPERATION, "dy", format!("{:?}", cache.dim), dy.shape()));
         }
         let dy = if dy.is_standard_layout() {
             dy

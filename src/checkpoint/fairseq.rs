@@ -43,6 +43,7 @@ pub use roberta::RobertaOptions;
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
 use super::foreign::{load, write};
+use super::size::{StoredConfig, check_depth, check_extent};
 use super::tensors::Tensors;
 use crate::attention::LinformerAttention;
 use crate::config::{ClassifierConfig, Pooling};
@@ -60,6 +61,7 @@ const PEER: &str = "fairseq";
 /// Options that describe no layer, or that are refused; a tensor that is missing, left over, of another shape, or differs from its copy.
 pub fn attention<A: Scalar>(tensors: &Tensors<A>, options: &AttentionOptions) -> Result<LinformerAttention<A>> {
     let config = options.config()?;
+    check_extent(&config, tensors, StoredConfig::check)?;
     let layer = LinformerAttention::draw(&config, &mut Streams::zeros());
     let tensors = old::attention(tensors)?;
     load(
@@ -76,9 +78,12 @@ pub fn attention<A: Scalar>(tensors: &Tensors<A>, options: &AttentionOptions) ->
 /// Options that describe no model, or that are refused; a tensor that is missing, left over, of another shape, or differs from its copy.
 pub fn linformer_roberta<A: Scalar>(tensors: &Tensors<A>, options: &RobertaOptions) -> Result<LanguageModel<A>> {
     options.check()?;
+    check_depth(options.encoder_layers, tensors)?;
     let tensors = old::model(tensors)?;
     let layout = Layout::of(options, &tensors)?;
-    let model = LanguageModel::draw(&options.config_in(layout)?, &mut Streams::zeros());
+    let config = options.config_in(layout)?;
+    check_extent(&config, &tensors, StoredConfig::check)?;
+    let model = LanguageModel::draw(&config, &mut Streams::zeros());
     let mut dropped = names::dropped(options, layout);
     dropped.extend(names::classification_heads(&tensors));
     load(model, &tensors, &names::language_model(options, layout), &dropped)
@@ -90,6 +95,7 @@ pub fn linformer_roberta<A: Scalar>(tensors: &Tensors<A>, options: &RobertaOptio
 /// As [`linformer_roberta`]; a head that is not there.
 pub fn classifier<A: Scalar>(tensors: &Tensors<A>, options: &RobertaOptions, head: &str) -> Result<Classifier<A>> {
     options.check()?;
+    check_depth(options.encoder_layers, tensors)?;
     let tensors = old::model(tensors)?;
     let layout = Layout::of(options, &tensors)?;
     let prefix = format!("classification_heads.{head}");
@@ -102,7 +108,7 @@ pub fn classifier<A: Scalar>(tensors: &Tensors<A>, options: &RobertaOptions, hea
         .with_pooling(Pooling::First)
         .with_hidden_dim(Some(hidden_dim))
         .with_activation(options.pooler_activation()?);
-    config.check()?;
+    check_extent(&config, &tensors, StoredConfig::check)?;
     let mut dropped = names::dropped(options, layout);
     dropped.extend(names::language_model_head());
     dropped.extend(

@@ -22,6 +22,7 @@ mod options;
 pub use options::{FeedForwardOptions, Options};
 
 use super::foreign::{load, write};
+use super::size::{FeedForwardFile, StoredConfig, check_extent};
 use super::tensors::Tensors;
 use crate::attention::LinformerAttention;
 use crate::blocks::Encoder;
@@ -39,6 +40,7 @@ const PEER: &str = "lucidrains";
 /// Options that describe no layer or that it does not have; a tensor that is missing, left over or of another shape.
 pub fn attention<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<LinformerAttention<A>> {
     let config = options.attention_config()?;
+    check_extent(&config, tensors, StoredConfig::check)?;
     let layer = LinformerAttention::draw(&config, &mut Streams::zeros());
     load(layer, tensors, &names::attention("", "", options.share_kv), &[])
 }
@@ -48,8 +50,13 @@ pub fn attention<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<L
 /// # Errors
 /// Options that describe no layer; a tensor that is missing, left over or of another shape.
 pub fn feed_forward<A: Scalar>(tensors: &Tensors<A>, options: &FeedForwardOptions) -> Result<FeedForward<A>> {
-    let config = options.config()?;
-    let layer = FeedForward::draw(options.dim, options.dim, &config, &mut Streams::zeros());
+    let config = FeedForwardFile {
+        dim: options.dim,
+        out_dim: options.dim,
+        layer: options.config()?,
+    };
+    check_extent(&config, tensors, StoredConfig::check)?;
+    let layer = FeedForward::draw(config.dim, config.out_dim, &config.layer, &mut Streams::zeros());
     load(layer, tensors, &names::feed_forward("", ""), &[])
 }
 
@@ -59,6 +66,7 @@ pub fn feed_forward<A: Scalar>(tensors: &Tensors<A>, options: &FeedForwardOption
 /// Options that describe no model or that it does not have; a tensor that is missing, left over or of another shape.
 pub fn linformer<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<Encoder<A>> {
     let config = options.encoder_config()?;
+    check_extent(&config, tensors, StoredConfig::check)?;
     let encoder = Encoder::draw(&config, &mut Streams::zeros());
     load(encoder, tensors, &names::encoder("", "", options), &[])
 }
@@ -69,6 +77,7 @@ pub fn linformer<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<E
 /// Options that describe no model; a tensor that is missing, left over or of another shape.
 pub fn language_model<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<LanguageModel<A>> {
     let config = options.language_model_config()?;
+    check_extent(&config, tensors, StoredConfig::check)?;
     let model = LanguageModel::draw(&config, &mut Streams::zeros());
     load(model, tensors, &names::language_model(options), &[])
 }

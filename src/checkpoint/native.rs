@@ -9,7 +9,7 @@ use super::Tensors;
 use super::assign::assign;
 use super::contents::Contents;
 use super::header::malformed;
-use super::size::{FeedForwardFile, StoredConfig};
+use super::size::{FeedForwardFile, StoredConfig, check_extent};
 use crate::attention::{BlockwiseCausalAttention, ExactAttention, LinformerAttention};
 use crate::blocks::Encoder;
 use crate::config::{AttentionConfig, CausalConfig, ClassifierConfig, EncoderConfig, LanguageModelConfig, LinformerConfig};
@@ -25,10 +25,6 @@ const KEY: &str = "linformer";
 
 /// The version of what stands under it.
 const FORMAT: u64 = 1;
-
-/// How many numbers, and how many blocks, a model may have besides those in the file, so that what is missing can be listed.
-const SPARE_NUMBERS: usize = 1 << 20;
-const SPARE_BLOCKS: usize = 1 << 10;
 
 /// Saving and loading of a model with its configuration, as one safetensors file.
 ///
@@ -226,7 +222,7 @@ fn contents<A: Scalar, M: Stored<A>>(model: &M) -> Result<Contents<'_, A>> {
 
 fn restore<A: Scalar, M: Stored<A>>(tensors: &Tensors<A>) -> Result<M> {
     let config = read_config::<A, M>(tensors)?;
-    check_extent::<A, M>(&config, tensors)?;
+    check_extent(&config, tensors, M::check)?;
     let mut model = M::build(&config);
     debug_assert_eq!(count(&model), config.numbers());
     assign(&mut model, tensors)?;
@@ -261,22 +257,4 @@ fn read_config<A: Scalar, M: Stored<A>>(tensors: &Tensors<A>) -> Result<M::Confi
     }
     let description: Description<M::Config> = serde_json::from_str(json).map_err(in_metadata)?;
     Ok(description.config)
-}
-
-/// An error where the configuration describes no model, or one so much larger than the file that it should not be allocated.
-fn check_extent<A: Scalar, M: Stored<A>>(config: &M::Config, tensors: &Tensors<A>) -> Result<()> {
-    let too_large = |described: usize, what: &str, held: usize| {
-        let problem = format!("the configuration describes {described} {what}, but the file holds {held}");
-        Err(Error::Checkpoint { problems: vec![problem] })
-    };
-    // Every block has tensors. The check takes time for each, so this comes first.
-    if config.depth() > tensors.len().max(SPARE_BLOCKS) {
-        return too_large(config.depth(), "blocks", tensors.len());
-    }
-    M::check(config)?;
-    let (described, held) = (config.numbers(), tensors.number_count());
-    if described > held.saturating_mul(2).saturating_add(SPARE_NUMBERS) {
-        return too_large(described, "numbers", held);
-    }
-    Ok(())
 }

@@ -22,6 +22,7 @@ use ndarray::{Array2, ArrayD, ArrayViewD, Axis, Ix2, Slice, concatenate};
 use serde::{Deserialize, Serialize};
 
 use super::foreign::{Entry, Translation, check_same, fill, parse, write};
+use super::size::check_extent;
 use super::tensors::Tensors;
 use crate::config::{
     AttentionConfig, BlockWeights, CausalConfig, EncoderConfig, FeedForwardConfig, LanguageModelConfig, PositionKind, Sharing,
@@ -162,11 +163,8 @@ fn projections(layer: usize) -> [(String, String); 2] {
 /// # Errors
 /// As [`Options::config`]; a tensor that is missing, left over or of another shape.
 pub fn language_model<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<CausalLanguageModel<A>> {
-    if options.n_layers > tensors.len() {
-        let problem = format!("`n_layers` = {}, but there are only {} tensors", options.n_layers, tensors.len());
-        return Err(Error::Checkpoint { problems: vec![problem] });
-    }
     let config = options.config()?;
+    check_extent(&config, tensors, check_causal)?;
     let mut translation = Translation::new(tensors);
     translation.place(&options.entries());
     for layer in 0..options.n_layers {
@@ -234,7 +232,7 @@ fn thirds<A: Scalar>(joined: &ArrayViewD<'_, A>) -> Option<Vec<ArrayD<A>>> {
     let joined = joined.view().into_dimensionality::<Ix2>().ok()?;
     let rows = joined.nrows() / 3;
     let third = |index: usize| -> Array2<A> { joined.slice_axis(Axis(0), Slice::from(index * rows..(index + 1) * rows)).to_owned() };
-    (joined.nrows() == 3 * joined.ncols()).then(|| (0..3).map(|index| third(index).into_dyn()).collect())
+    (joined.ncols().checked_mul(3) == Some(joined.nrows())).then(|| (0..3).map(|index| third(index).into_dyn()).collect())
 }
 
 /// E or F with one column for each position, as ours lies: one row of a head.

@@ -3,11 +3,46 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::tensors::Tensors;
 use crate::config::{
     AttentionConfig, AttentionKind, CausalConfig, ClassifierConfig, ClassifierInput, ConvolutionKernel, EncoderConfig, FeedForwardConfig,
     HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, PositionKind, ProjectionKind, Sharing,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::scalar::Scalar;
+
+/// How many numbers, and how many blocks, a model may have besides those in the file, so that what is missing can be listed.
+const SPARE_NUMBERS: usize = 1 << 20;
+const SPARE_BLOCKS: usize = 1 << 10;
+
+/// An error where a configuration describes no model, or one so much larger than `tensors` that it should not be allocated.
+pub(crate) fn check_extent<A: Scalar, C: StoredConfig>(
+    config: &C,
+    tensors: &Tensors<A>,
+    check: impl FnOnce(&C) -> Result<()>,
+) -> Result<()> {
+    // The check takes time for each block, so this comes first.
+    check_depth(config.depth(), tensors)?;
+    check(config)?;
+    let (described, held) = (config.numbers(), tensors.number_count());
+    if described > held.saturating_mul(2).saturating_add(SPARE_NUMBERS) {
+        return Err(too_large(described, "numbers", held));
+    }
+    Ok(())
+}
+
+/// An error where `tensors` are too few for this many blocks, each of which has some.
+pub(crate) fn check_depth<A: Scalar>(depth: usize, tensors: &Tensors<A>) -> Result<()> {
+    if depth > tensors.len().max(SPARE_BLOCKS) {
+        return Err(too_large(depth, "blocks", tensors.len()));
+    }
+    Ok(())
+}
+
+fn too_large(described: usize, what: &str, held: usize) -> Error {
+    let problem = format!("the configuration describes {described} {what}, but the file holds {held}");
+    Error::Checkpoint { problems: vec![problem] }
+}
 
 /// A configuration as a file holds it.
 pub(crate) trait StoredConfig: Serialize + DeserializeOwned {
@@ -43,6 +78,7 @@ macro_rules! stored {
     };
 }
 
+stored!(AttentionKind, |_| 0, attention_kind);
 stored!(AttentionConfig, |_| 0, attention);
 stored!(LinformerConfig, |_| 0, linformer);
 stored!(CausalConfig, |_| 0, causal);
@@ -110,6 +146,14 @@ fn attention(config: &AttentionConfig) -> usize {
     ])
 }
 
+fn attention_kind(kind: &AttentionKind) -> usize {
+    match kind {
+        AttentionKind::Linformer(config) => linformer(config),
+        AttentionKind::Exact(config) => attention(config),
+        AttentionKind::Causal(config) => causal(config),
+    }
+}
+
 fn linformer(config: &LinformerConfig) -> usize {
     let owned = if is_layerwise(config) { 0 } else { projections(config) };
     attention(&config.attention).saturating_add(owned)
@@ -175,11 +219,7 @@ fn encoder(config: &EncoderConfig) -> usize {
 
 fn block(config: &EncoderConfig, layer: usize) -> usize {
     let (before, after) = config.widths(layer);
-    let attention = match &config.layer_attention(layer) {
-        AttentionKind::Linformer(config) => linformer(config),
-        AttentionKind::Exact(config) => attention(config),
-        AttentionKind::Causal(config) => causal(config),
-    };
+    let attention = attention_kind(&config.layer_attention(layer));
     let feed_forward = config.feed_forward.as_ref().map_or(0, |layer| {
         let residual = if before == after { 0 } else { linear(before, after, true) };
         let width = match config.norm {

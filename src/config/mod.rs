@@ -38,6 +38,17 @@ macro_rules! setters {
 }
 pub(crate) use setters;
 
+/// An error unless a cache and gradients are of models of one configuration with the one that is asked to go back.
+pub(crate) fn check_alike<C: PartialEq>(operation: &'static str, model: &C, cache: &C, gradients: &C) -> Result<()> {
+    if cache == model && gradients == model {
+        return Ok(());
+    }
+    Err(Error::argument(
+        operation,
+        "the cache or the gradients are of another configuration; pass the cache of this one's forward pass, and its zeros_like",
+    ))
+}
+
 /// An error unless `value` is at least 1.
 pub(crate) fn at_least_one(option: &'static str, value: usize) -> Result<()> {
     if value == 0 {

@@ -7,7 +7,7 @@ use std::ops::Range;
 use ndarray::{Array2, Array3, ArrayRef3};
 
 use super::{Linear, check_width, map_tiles, rows, sequence};
-use crate::config::FeedForwardConfig;
+use crate::config::{FeedForwardConfig, check_alike};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::ops::{Activation, RowsMut, Runs, Tile, TileRows};
@@ -91,7 +91,6 @@ impl<A: Scalar> FeedForward<A> {
     }
 
     /// What the layer was made of, besides its widths.
-    #[cfg(feature = "checkpoint")]
     pub(crate) fn config(&self) -> FeedForwardConfig {
         FeedForwardConfig {
             ff_dim: self.output.in_dim(),
@@ -145,12 +144,17 @@ impl<A: Scalar> FeedForward<A> {
     /// own [`zeros_like`](crate::Parameters::zeros_like).
     ///
     /// # Errors
-    /// `dy` of another shape than y.
+    /// `dy` of another shape than y; a cache or gradients of a layer of another configuration.
     pub fn backward(&self, cache: FeedForwardCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+        const OPERATION: &str = "FeedForward::backward";
+        let shape = |layer: &Self| (layer.input.in_dim(), layer.input.out_dim(), layer.output.out_dim(), layer.config());
+        // The cache tells widths only, and they are all that it needs to have.
+        let cached = (cache.x.dim().2, cache.hidden.ncols(), self.output.out_dim(), self.config());
+        check_alike(OPERATION, &shape(self), &cached, &shape(gradients))?;
         let (batch, length, _) = cache.x.dim();
         let expected = (batch, length, self.output.out_dim());
         if dy.dim() != expected {
-            return Err(Error::shape("FeedForward::backward", "dy", format!("{expected:?}"), dy.shape()));
+            return Err(Error::shape(OPERATION, "dy", format!("{expected:?}"), dy.shape()));
         }
         let dy = dy.as_standard_layout().into_owned();
         let dx = self.backward_rows(rows(&cache.x), cache.hidden, rows(&dy), None, gradients);

@@ -4,7 +4,7 @@ use ndarray::{Array1, Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayVi
 
 use super::{check_width, map_tiles, tile_rows};
 use crate::config::at_least_one;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, checked_len};
 use crate::ops::{layer_norm_backward_rows, layer_norm_rows};
 use crate::parallel::{self, Parts, for_each_part};
 use crate::parameters::parameters;
@@ -37,9 +37,10 @@ impl<A: Scalar> LayerNorm<A> {
     /// Weight 1 and bias 0.
     ///
     /// # Errors
-    /// A width of 0, or an `eps` that is negative or not finite.
+    /// A width of 0 or of more than memory can address, or an `eps` that is negative or not finite.
     pub fn new(dim: usize, eps: f64) -> Result<Self> {
         at_least_one("dim", dim)?;
+        checked_len("LayerNorm", &[dim], size_of::<A>())?;
         if !(eps >= 0.0 && eps.is_finite()) {
             return Err(Error::config("norm_eps", eps, "it must be finite and not negative"));
         }

@@ -4,7 +4,7 @@ use ndarray::{Array1, Array2, Array3, ArrayRef2, ArrayRef3, ArrayView1, ArrayVie
 
 use super::check_width;
 use crate::config::{PositionKind, SinusoidLayout, at_least_one, check_position};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
 use crate::parameters::{Parameters, Role, Visitor, VisitorMut, join, parameters};
 use crate::scalar::Scalar;
@@ -97,6 +97,7 @@ impl<A: Scalar> Position<A> {
     /// A size of 0, sizes that overflow, a base that is not above 0.
     pub fn new(kind: PositionKind, dim: usize, seed: u64) -> Result<Self> {
         at_least_one("dim", dim)?;
+        checked_len("Position", &[dim], size_of::<f64>())?;
         check_position(kind, dim, usize::MAX)?;
         Ok(Self::draw(kind, dim, &mut Streams::new(seed)))
     }

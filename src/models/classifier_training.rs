@@ -6,7 +6,7 @@ use super::classifier::{Classifier, Input, pool};
 use super::training::{BodyCache, activate, differentiate, linear_rows};
 use crate::attention::PaddingMask;
 use crate::blocks::EncoderCache;
-use crate::config::{Pooling, TrainingPass};
+use crate::config::{ClassifierConfig, Pooling, TrainingPass, check_alike};
 use crate::error::{Error, Result};
 use crate::initialization::Place;
 use crate::layers::{check_width, drop_out};
@@ -15,6 +15,7 @@ use crate::scalar::Scalar;
 /// What a classifier's backward pass needs.
 #[derive(Clone, Debug)]
 pub struct ClassifierCache<A = f32> {
+    config: ClassifierConfig,
     input: InputCache<A>,
     mask: Option<PaddingMask>,
     features: Array3<A>,
@@ -96,6 +97,7 @@ impl<A: Scalar> Classifier<A> {
         };
         let scores = self.output().forward(hidden.as_ref().map_or(&pooled, |[_, after]| after))?;
         let cache = ClassifierCache {
+            config: self.config().clone(),
             input,
             mask: mask.cloned(),
             features,
@@ -108,11 +110,13 @@ impl<A: Scalar> Classifier<A> {
     /// Adds the gradients of all parameters to `gradients`, given `dy` (batch, classes) of the scores. Those of features that were read are returned.
     ///
     /// # Errors
-    /// `dy` of another shape than the scores, gradients of another model.
+    /// `dy` of another shape than the scores, a cache or gradients of a model of another configuration.
     pub fn backward(&self, cache: ClassifierCache<A>, dy: &ArrayRef2<A>, gradients: &mut Self) -> Result<Option<Array3<A>>> {
+        const OPERATION: &str = "Classifier::backward";
+        check_alike(OPERATION, self.config(), &cache.config, gradients.config())?;
         let expected = (cache.pooled.dim().0, self.config().classes);
         if dy.dim() != expected {
-            return Err(Error::shape("Classifier::backward", "dy", format!("{expected:?}"), dy.shape()));
+            return Err(Error::shape(OPERATION, "dy", format!("{expected:?}"), dy.shape()));
         }
         let dy = dy.as_standard_layout().into_owned().insert_axis(Axis(1));
         let (own_input, own_hidden, own_output) = gradients.parts_mut();
@@ -148,10 +152,7 @@ impl<A: Scalar> Classifier<A> {
                 position.backward(None, &dx, own_position);
                 Ok(Some(linear_rows(input, &x, &dx, own_input)))
             }
-            _ => Err(Error::argument(
-                "Classifier::backward",
-                "the cache or the gradients are of another model",
-            )),
+            _ => Err(Error::argument(OPERATION, "the cache or the gradients are of another model")),
         }
     }
 }

@@ -24,6 +24,12 @@ pub(super) fn choose<A: Scalar>(
     let mut order: Vec<usize> = (0..scores.len()).collect();
     // Ties keep the order of the tokens.
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+    if scores.iter().all(|&score| score == f64::NEG_INFINITY) {
+        return Err(Error::argument(
+            "CausalLanguageModel::generate",
+            "every score is −∞, so that no token is better than another: the model has bad numbers",
+        ));
+    }
     if config.temperature == 0.0 {
         return Ok(order[0]);
     }

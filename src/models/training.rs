@@ -7,7 +7,7 @@ use super::head::Head;
 use super::language_model::LanguageModel;
 use crate::attention::PaddingMask;
 use crate::blocks::EncoderCache;
-use crate::config::TrainingPass;
+use crate::config::{LanguageModelConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
 use crate::initialization::Place;
 use crate::layers::{LayerNorm, Linear, drop_out, flat, rows, sequence};
@@ -184,6 +184,7 @@ type Chosen = (Vec<Vec<usize>>, (usize, usize, usize));
 /// What a language model's backward pass needs.
 #[derive(Clone, Debug)]
 pub struct LanguageModelCache<A = f32> {
+    config: LanguageModelConfig,
     body: BodyCache<A>,
     head: Option<HeadCache<A>>,
     /// Where scores were made, and the shape of all features; everywhere if not told.
@@ -222,6 +223,7 @@ impl<A: Scalar> LanguageModel<A> {
             None => (features, None),
         };
         let cache = LanguageModelCache {
+            config: self.config().clone(),
             body,
             head,
             positions,
@@ -233,15 +235,12 @@ impl<A: Scalar> LanguageModel<A> {
     /// Adds the gradients of all parameters to `gradients`, given `dy` of the output of [`forward_train`](Self::forward_train).
     ///
     /// # Errors
-    /// `dy` of another shape than the output, gradients of another model.
+    /// `dy` of another shape than the output, a cache or gradients of a model of another configuration.
     pub fn backward(&self, cache: LanguageModelCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<()> {
+        const OPERATION: &str = "LanguageModel::backward";
+        check_alike(OPERATION, self.config(), &cache.config, gradients.config())?;
         if dy.dim() != cache.output {
-            return Err(Error::shape(
-                "LanguageModel::backward",
-                "dy",
-                format!("{:?}", cache.output),
-                dy.shape(),
-            ));
+            return Err(Error::shape(OPERATION, "dy", format!("{:?}", cache.output), dy.shape()));
         }
         let mut dy = dy.as_standard_layout().into_owned();
         let (own_body, own_head) = gradients.parts_mut();

@@ -2,7 +2,6 @@
 
 use ndarray::{Array3, ArrayRef3};
 
-use super::super::compressed::Compressed;
 use super::super::exact::ExactAttention;
 use super::super::gradients::KeyValueGradients;
 use super::super::mask::PaddingMask;
@@ -151,16 +150,6 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         }
     }
 
-    /// Whether a layer of this configuration can have made `context`.
-    fn made(&self, context: &CausalContext<A>) -> bool {
-        let attention = &self.config.attention;
-        let heads = |context: &Compressed<A>| (context.keys.dim().1, context.keys.dim().3);
-        let head_dim = attention.effective_head_dim();
-        context.reach == self.reach()
-            && heads(&context.keys) == (attention.kv_heads, head_dim)
-            && context.summaries.as_ref().map(heads) == Some((self.config.summary_heads(), head_dim))
-    }
-
     /// An error where no block has weights at the last of `length` positions.
     pub(crate) fn check_length(&self, operation: &'static str, length: usize) -> Result<()> {
         match self.config.longest() {
@@ -185,7 +174,7 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
     /// the layer's own [`zeros_like`](crate::Parameters::zeros_like).
     ///
     /// # Errors
-    /// `dy` of another shape than the output; a cache of another layer.
+    /// `dy` of another shape than the output; a cache or gradients of a layer of another configuration.
     pub fn backward(&self, cache: &AttentionCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
         self.backward_dropped(None, cache, dy, None, gradients, None)
     }
@@ -200,6 +189,7 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         let context = self.context("BlockwiseCausalAttention::forward_train", self.own_or(shared)?, &x, mask)?;
         let (y, attend) = self.weights().attend_causal_train(&self.config.attention, &x, &context, dropout);
         let cache = AttentionCache {
+            layer: self.config.clone().into(),
             x,
             other: None,
             mask: mask.cloned(),
@@ -220,14 +210,12 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         shared_gradients: Option<&mut Projections<A>>,
     ) -> Result<Array3<A>> {
         const OPERATION: &str = "BlockwiseCausalAttention::backward";
+        cache.check(OPERATION, &self.config, &gradients.config)?;
         check_gradient(OPERATION, dy, &cache.x)?;
         let own_projections = gradients.projections.as_mut().or(shared_gradients);
         let (Some(own_projections), CachedContext::Past(context)) = (own_projections, &cache.context) else {
             return Err(Error::argument(OPERATION, "the cache or the gradients are of another layer"));
         };
-        if !self.made(context) {
-            return Err(Error::argument(OPERATION, "the cache is of a layer of another configuration"));
-        }
         let dy = owned(dy);
         let own = gradients.layer.weights_mut();
         let (mut dx, grads) =

@@ -80,7 +80,10 @@ impl<A: Scalar> Compressor<'_, A> {
     ) -> Result<()> {
         if let Some(stride) = self.config.stride() {
             let end = rows.iter().map(|rows| rows.end).max().unwrap_or(0);
-            self.grow((start + end).div_ceil(stride))?;
+            // Padding and nothing at all need no windows, however far behind they stand.
+            if end > 0 {
+                self.grow((start + end).div_ceil(stride))?;
+            }
         }
         let (one, many);
         let windows: &[Windows] = if self.batch == 1 {

@@ -202,7 +202,10 @@ impl RobertaOptions {
     /// A model that this class cannot be, by the name of what it lacks.
     pub fn of(config: &LanguageModelConfig) -> Result<Self> {
         let AttentionKind::Linformer(attention) = &config.encoder.attention else {
-            return Err(refused("attention", "the model's is exact, which this class does not have"));
+            return Err(refused(
+                "attention",
+                "the model's is exact or causal, which this class does not have",
+            ));
         };
         let Some(feed_forward) = &config.encoder.feed_forward else {
             return Err(refused("feed_forward", "the model has none, and this class always has"));

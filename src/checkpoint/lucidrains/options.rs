@@ -194,7 +194,7 @@ impl Options {
         let AttentionKind::Linformer(attention) = &config.attention else {
             return Err(refused(
                 "attention",
-                "the model's is exact, which this implementation does not have",
+                "the model's is exact or causal, which this implementation does not have",
             ));
         };
         let options = Self {

@@ -3,6 +3,7 @@
 use ndarray::{ArrayViewD, Axis};
 
 use super::super::foreign::{Translation, fill};
+use super::super::size::{FeedForwardFile, StoredConfig, check_extent};
 use super::super::tensors::Tensors;
 use super::names::{self, Direction, Layout};
 use super::{FeedForwardOptions, LinformerLMOptions, LinformerOptions, MHAttentionOptions};
@@ -20,6 +21,7 @@ use crate::scalar::Scalar;
 pub fn linformer<A: Scalar>(tensors: &Tensors<A>, options: &LinformerOptions) -> Result<Encoder<A>> {
     check_count(tensors, options.depth, options.nhead)?;
     let config = options.encoder_config()?;
+    check_extent(&config, tensors, StoredConfig::check)?;
     let translated = translate(tensors, |names| names::encoder(options, "", "", names))?;
     fill(Encoder::draw(&config, &mut Streams::zeros()), &translated)
 }
@@ -31,6 +33,7 @@ pub fn linformer<A: Scalar>(tensors: &Tensors<A>, options: &LinformerOptions) ->
 pub fn language_model<A: Scalar>(tensors: &Tensors<A>, options: &LinformerLMOptions) -> Result<LanguageModel<A>> {
     check_count(tensors, options.depth, options.nhead)?;
     let config = options.language_model_config()?;
+    check_extent(&config, tensors, StoredConfig::check)?;
     let translated = translate(tensors, |names| names::language_model(options, names))?;
     fill(LanguageModel::draw(&config, &mut Streams::zeros()), &translated)
 }
@@ -42,6 +45,7 @@ pub fn language_model<A: Scalar>(tensors: &Tensors<A>, options: &LinformerLMOpti
 pub fn attention<A: Scalar>(tensors: &Tensors<A>, options: &MHAttentionOptions) -> Result<Attention<A>> {
     check_count(tensors, 1, options.nhead)?;
     let kind = options.attention_config()?;
+    check_extent(&kind, tensors, StoredConfig::check)?;
     let translated = translate(tensors, |names| names::attention(options, names))?;
     fill(Attention::draw(&kind, &mut Streams::zeros()), &translated)
 }
@@ -51,10 +55,15 @@ pub fn attention<A: Scalar>(tensors: &Tensors<A>, options: &MHAttentionOptions) 
 /// # Errors
 /// As [`FeedForwardOptions::config`]; a tensor that is missing, left over or of another shape.
 pub fn feed_forward<A: Scalar>(tensors: &Tensors<A>, options: &FeedForwardOptions) -> Result<FeedForward<A>> {
-    let config = options.config()?;
-    let (dim, out_dim) = (options.input_channels, options.output_channels);
+    let config = FeedForwardFile {
+        dim: options.input_channels,
+        out_dim: options.output_channels,
+        layer: options.config()?,
+    };
+    check_extent(&config, tensors, StoredConfig::check)?;
     let translated = translate(tensors, |names| names::feed_forward("", "", names))?;
-    fill(FeedForward::draw(dim, out_dim, &config, &mut Streams::zeros()), &translated)
+    let layer = FeedForward::draw(config.dim, config.out_dim, &config.layer, &mut Streams::zeros());
+    fill(layer, &translated)
 }
 
 /// An error where the options count more layers or heads than there are tensors: wild numbers end here, not in a long loop.

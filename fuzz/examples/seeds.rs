@@ -1,0 +1,219 @@
+//! Writes the seeds of the targets into `seeds/`: one small valid input of each kind. `cargo run --example seeds`, from this folder.
+
+use std::fs;
+use std::path::Path;
+
+use linformer::checkpoint::{Checkpoint, fairseq, lucidrains, rifath95, tatp22};
+use linformer::{
+    AttentionConfig, AttentionKind, BlockwiseCausalAttention, CausalConfig, CausalLanguageModel, Classifier, ClassifierConfig, Encoder,
+    EncoderConfig, ExactAttention, FeedForward, FeedForwardConfig, HeadKind, LanguageModel, LanguageModelConfig, LinformerAttention,
+    LinformerConfig, Result,
+};
+use linformer_fuzz::join;
+
+fn write(target: &str, name: &str, bytes: impl AsRef<[u8]>) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
+    fs::create_dir_all(&folder)
+        .and_then(|()| fs::write(folder.join(name), bytes))
+        .expect("the seeds' folder can be written");
+}
+
+fn encoder() -> EncoderConfig {
+    EncoderConfig::new(LinformerConfig::new(4, 2, 3, 2), 1).with_feed_forward(Some(FeedForwardConfig::new(3)))
+}
+
+fn causal() -> EncoderConfig {
+    EncoderConfig::new(CausalConfig::new(4, 2, 4, 1), 1).with_feed_forward(None)
+}
+
+fn native() -> Result<()> {
+    let model = LanguageModelConfig::new(5, encoder());
+    write(
+        "native",
+        "linformer",
+        LinformerAttention::<f32>::new(&LinformerConfig::new(4, 2, 3, 2), 0)?.to_bytes()?,
+    );
+    write(
+        "native",
+        "exact",
+        ExactAttention::<f32>::new(&AttentionConfig::new(4, 2), 0)?.to_bytes()?,
+    );
+    write(
+        "native",
+        "causal",
+        BlockwiseCausalAttention::<f32>::new(&CausalConfig::new(4, 2, 4, 1), 0)?.to_bytes()?,
+    );
+    write(
+        "native",
+        "feed_forward",
+        FeedForward::<f32>::new(4, 4, &FeedForwardConfig::new(3), 0)?.to_bytes()?,
+    );
+    write("native", "encoder", Encoder::<f32>::new(&encoder(), 0)?.to_bytes()?);
+    write(
+        "native",
+        "language_model",
+        LanguageModel::<f32>::new(&model.clone().with_head(HeadKind::Tied), 0)?.to_bytes()?,
+    );
+    write(
+        "native",
+        "causal_language_model",
+        CausalLanguageModel::<f32>::new(&LanguageModelConfig::new(5, causal()), 0)?.to_bytes()?,
+    );
+    write(
+        "native",
+        "tokens",
+        Classifier::<f32>::new(&ClassifierConfig::tokens(model, 2), 0)?.to_bytes()?,
+    );
+    write(
+        "native",
+        "features",
+        Classifier::<f32>::new(&ClassifierConfig::features(4, encoder(), 2), 0)?.to_bytes()?,
+    );
+    Ok(())
+}
+
+fn configurations() {
+    let json = |value: serde_json::Result<String>| value.expect("finite numbers");
+    let model = LanguageModelConfig::new(5, encoder());
+    write(
+        "config",
+        "linformer",
+        json(serde_json::to_string(&LinformerConfig::new(4, 2, 3, 2))),
+    );
+    write("config", "attention", json(serde_json::to_string(&AttentionConfig::new(4, 2))));
+    write("config", "causal", json(serde_json::to_string(&CausalConfig::new(4, 2, 4, 1))));
+    write("config", "feed_forward", json(serde_json::to_string(&FeedForwardConfig::new(3))));
+    write("config", "encoder", json(serde_json::to_string(&encoder())));
+    write("config", "causal_encoder", json(serde_json::to_string(&causal())));
+    write(
+        "config",
+        "classifier",
+        json(serde_json::to_string(&ClassifierConfig::tokens(model.clone(), 2))),
+    );
+    write(
+        "config",
+        "features",
+        json(serde_json::to_string(&ClassifierConfig::features(4, encoder(), 2))),
+    );
+    write("config", "language_model", json(serde_json::to_string(&model)));
+}
+
+fn lucidrains_seeds() -> Result<()> {
+    for (name, more) in [
+        ("plain", ""),
+        ("reversible", r#", "reversible": true, "share_kv": true, "dim_head": 1"#),
+    ] {
+        let json = format!(r#"{{"num_tokens": 5, "dim": 4, "seq_len": 3, "k": 2, "heads": 2, "depth": 1{more}}}"#);
+        let model = LanguageModel::<f32>::new(&lucidrains::Options::from_json(&json)?.language_model_config()?, 0)?;
+        write(
+            "lucidrains",
+            name,
+            join(&json, &lucidrains::language_model_state_dict(&model)?.to_bytes()?),
+        );
+    }
+    let json = r#"{"dim": 4, "seq_len": 3, "k": 2, "heads": 2, "one_kv_head": true}"#;
+    let layer = LinformerAttention::<f32>::new(&lucidrains::Options::from_json(json)?.attention_config()?, 0)?;
+    write(
+        "lucidrains",
+        "attention",
+        join(json, &lucidrains::attention_state_dict(&layer)?.to_bytes()?),
+    );
+    Ok(())
+}
+
+fn tatp22_seeds() -> Result<()> {
+    for (name, more) in [
+        ("layerwise", ""),
+        ("none", r#", "parameter_sharing": "none", "emb_dim": 2"#),
+        ("no_params", r#", "method": "no_params", "parameter_sharing": "headwise""#),
+        (
+            "convolution",
+            r#", "method": "convolution", "parameter_sharing": "kv", "w_o_intermediate_dim": 2"#,
+        ),
+        ("full", r#", "full_attention": true, "causal": true, "return_emb": true"#),
+    ] {
+        let json = format!(r#"{{"num_tokens": 5, "input_size": 3, "channels": 4, "dim_k": 2, "dim_ff": 3, "nhead": 2, "depth": 1{more}}}"#);
+        let options = tatp22::LinformerLMOptions::from_json(&json)?;
+        let model = LanguageModel::<f32>::new(&options.language_model_config()?, 0)?;
+        write(
+            "tatp22",
+            name,
+            join(&json, &tatp22::language_model_state_dict(&model, &options)?.to_bytes()?),
+        );
+    }
+    let json = r#"{"input_size": 3, "dim": 2, "channels": 4, "dim_k": 2, "nhead": 2, "parameter_sharing": "kv"}"#;
+    let options = tatp22::MHAttentionOptions::from_json(json)?;
+    if let AttentionKind::Linformer(config) = options.attention_config()? {
+        let layer = linformer::Attention::Linformer(LinformerAttention::<f32>::new(&config, 0)?);
+        write(
+            "tatp22",
+            "attention",
+            join(json, &tatp22::attention_state_dict(&layer, &options)?.to_bytes()?),
+        );
+    }
+    Ok(())
+}
+
+fn fairseq_seeds() -> Result<()> {
+    for (name, more) in [
+        ("plain", ""),
+        ("shared", r#", "shared_layer_kv_compressed": 1"#),
+        (
+            "pre",
+            r#", "encoder_normalize_before": true, "untie_weights_roberta": true, "shared_kv_compressed": 1"#,
+        ),
+    ] {
+        let json = format!(
+            r#"{{"vocab": 5, "max_positions": 4, "encoder_layers": 1, "encoder_embed_dim": 4, "encoder_ffn_embed_dim": 3, "encoder_attention_heads": 2, "compressed": 2{more}}}"#
+        );
+        let model = LanguageModel::<f32>::new(&fairseq::RobertaOptions::from_json(&json)?.config()?, 0)?;
+        write(
+            "fairseq",
+            name,
+            join(&json, &fairseq::linformer_roberta_state_dict(&model)?.to_bytes()?),
+        );
+    }
+    let json = r#"{"embed_dim": 4, "num_heads": 2, "self_attention": true, "max_seq_len": 4, "compressed": 2}"#;
+    let layer = LinformerAttention::<f32>::new(&fairseq::AttentionOptions::from_json(json)?.config()?, 0)?;
+    write(
+        "fairseq",
+        "attention",
+        join(json, &fairseq::attention_state_dict(&layer)?.to_bytes()?),
+    );
+    Ok(())
+}
+
+fn rifath95_seeds() -> Result<()> {
+    for (name, more) in [("plain", ""), ("shared", r#", "share_E_F_across_heads": true, "local_window": 3"#)] {
+        let json = format!(r#"{{"vocab": 5, "d_hidden": 4, "n_heads": 2, "n_layers": 1, "block_size": 4, "num_global_blocks": 2{more}}}"#);
+        let options = rifath95::Options::from_json(&json)?;
+        let model = CausalLanguageModel::<f32>::new(&options.config()?, 0)?;
+        write(
+            "rifath95",
+            name,
+            join(&json, &rifath95::language_model_state_dict(&model, &options)?.to_bytes()?),
+        );
+    }
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    native()?;
+    configurations();
+    lucidrains_seeds()?;
+    tatp22_seeds()?;
+    fairseq_seeds()?;
+    rifath95_seeds()?;
+    for (index, seed) in [
+        &[0; 8][..],
+        &[23, 3, 1, 2, 3, 4, 5, 6, 7, 8, 9],
+        &[255, 128, 64, 32, 16, 8, 4, 2, 1],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        write("masks", &index.to_string(), seed);
+        write("compressor", &index.to_string(), seed);
+    }
+    Ok(())
+}
