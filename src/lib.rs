@@ -96,16 +96,20 @@ pub use attention::{
     AttentionCache, BlockwiseCausalAttention, Compressed, Compressor, ExactAttention, Extent, LinformerAttention, Order, PaddingMask,
     Projection, Projections, Workspace,
 };
-pub use blocks::{Attention, Encoder, EncoderBlock, EncoderCache, FeedForwardBlock};
+pub use blocks::{Attention, CompressedSource, Decoder, DecoderBlock, DecoderCache, Encoder, EncoderBlock, EncoderCache, FeedForwardBlock};
 pub use config::{
     AttentionConfig, AttentionKind, BiasPlace, BlockWeights, CausalConfig, ClassifierConfig, ClassifierInput, Convolution,
-    ConvolutionKernel, EncoderConfig, FeedForwardConfig, GenerationConfig, HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement,
-    Overflow, Pooling, PositionKind, ProjectionConfig, ProjectionKind, Sharing, SinusoidLayout, SummarySoftmax, Tail, TrainingPass,
+    ConvolutionKernel, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig, GenerationConfig,
+    HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, Overflow, Pooling, PositionKind, ProjectionConfig, ProjectionKind,
+    Sharing, SinusoidLayout, SummarySoftmax, Tail, TrainingPass, TranslationConfig,
 };
 pub use error::{Error, Result};
 pub use initialization::Initialization;
 pub use layers::{Embedding, FeedForward, FeedForwardCache, LayerNorm, Linear, Position};
-pub use models::{CausalLanguageModel, CausalState, Classifier, ClassifierCache, Generation, Head, LanguageModel, LanguageModelCache};
+pub use models::{
+    CausalLanguageModel, CausalState, Classifier, ClassifierCache, DecoderLanguageModel, DecoderLanguageModelCache, EncoderDecoder,
+    EncoderDecoderCache, EncoderDecoderState, Generation, Head, LanguageModel, LanguageModelCache, PairBatch, TokenPairs, Translation,
+};
 pub use ndarray;
 pub use ops::{Activation, batched_matmul};
 pub use parameters::{Parameters, Role, Visitor, VisitorMut};
