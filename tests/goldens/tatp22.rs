@@ -101,7 +101,7 @@ fn decoder<A: Scalar>(case: &Case, tensors: &Tensors<A>, json: &str) -> Result<A
             let (mut gradients, (_, cache)) = (model.zeros_like(), model.forward_train(&tokens, None, source.clone(), None, &pass)?);
             let dsource = model.backward(cache, &case.output_gradient(), &mut gradients)?;
             let gradients = tatp22::decoder_language_model_state_dict(&gradients, &options)?;
-            case.trained(&gradients, &[("embeddings_gradient", &dsource)]);
+            case.trained(&gradients, &[("input_gradient", &dsource)]);
         }
         return model.forward(&tokens, None, &source, None);
     }
