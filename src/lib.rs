@@ -39,7 +39,8 @@
 //!
 //! * Attention: [`LinformerAttention`], [`ExactAttention`] (the O(n²) reference), [`BlockwiseCausalAttention`], [`Compressor`], [`PaddingMask`].
 //! * Layers: [`Linear`], [`LayerNorm`], [`Embedding`], [`Position`], [`FeedForward`].
-//! * Stacks: [`EncoderBlock`], [`Encoder`]; models: [`LanguageModel`], [`CausalLanguageModel`], [`Classifier`].
+//! * Stacks: [`EncoderBlock`], [`Encoder`], [`DecoderBlock`], [`Decoder`]; models: [`LanguageModel`], [`CausalLanguageModel`], [`Classifier`],
+//!   [`EncoderDecoder`].
 //! * Configurations, each with `new` and `with_…`: [`LinformerConfig`], [`ProjectionConfig`], [`EncoderConfig`], [`LanguageModelConfig`], …
 //! * Every tensor of a model by name: [`Parameters`].
 //! * Training: [`training`] has losses, optimisers, schedules, masking of tokens, and files to resume from.
@@ -50,6 +51,12 @@
 //! The compressed rows mix all positions, so hiding some of them leaks the future. [`BlockwiseCausalAttention`] is the causal form: exact over a
 //! window, and the compressed rows of those blocks only that are complete. [`CausalConfig`] says what it costs; [`CausalLanguageModel`] trains on next
 //! tokens and writes on, token by token.
+//!
+//! # From one sequence to another
+//!
+//! An [`EncoderDecoder`] reads a source and writes a target. The blocks of its [`Decoder`] attend to the target's past, blockwise or exactly, and to the source,
+//! whose keys and values each of them compresses once ([`Decoder::compress`]). It trains on pairs ([`PairBatch`]), and [`EncoderDecoder::translate`] searches
+//! for the likeliest targets.
 //!
 //! # Shapes and types
 //!

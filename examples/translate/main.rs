@@ -86,7 +86,7 @@ fn options() -> Options {
         &[
             ("pairs", "", "a file of lines `source TAB target`; made-up dates if none"),
             ("full", FLAG, "eight times the time and the made-up pairs"),
-            ("seconds", "50", "processor seconds of training"),
+            ("seconds", "40", "processor seconds of training"),
             ("count", "8000", "made-up pairs to learn from"),
             ("test", "400", "held-out pairs, at most a fifth of a file"),
             ("dim", "64", "model width"),

@@ -3,8 +3,9 @@
 use ndarray::{Array3, ArrayRef3};
 
 use super::DecoderBlock;
-use crate::attention::{Compressed, PaddingMask, Projections, Workspace, draw_projections};
-use crate::config::{AttentionKind, DecoderConfig, EncoderConfig};
+use super::encoder::shared_projections;
+use crate::attention::{Compressed, PaddingMask, Projections, Workspace};
+use crate::config::DecoderConfig;
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{LayerNorm, check_width};
@@ -65,15 +66,6 @@ impl<A> CompressedSource<A> {
     }
 }
 
-/// The projection that all layers of a stack share, if they do.
-fn drawn<A: Scalar>(half: &EncoderConfig, streams: &mut Streams) -> Option<Projections<A>> {
-    match &half.attention {
-        AttentionKind::Linformer(attention) if half.shares_projection() => Some(Projections::draw(attention, streams)),
-        AttentionKind::Causal(attention) if half.shares_projection() => Some(draw_projections(attention, streams)),
-        _ => None,
-    }
-}
-
 impl<A: Scalar> Decoder<A> {
     /// A decoder with drawn weights.
     ///
@@ -86,12 +78,12 @@ impl<A: Scalar> Decoder<A> {
 
     pub(crate) fn draw(config: &DecoderConfig, streams: &mut Streams) -> Self {
         let (target, source) = (config.target_half(), config.source_half());
-        let projections = drawn(&target, streams);
+        let projections = shared_projections(&target, streams);
         let own = !config.shares_one_projection();
         Self {
             config: config.clone(),
             projections,
-            cross_projections: own.then(|| drawn(&source, streams)).flatten(),
+            cross_projections: own.then(|| shared_projections(&source, streams)).flatten(),
             blocks: (0..config.depth)
                 .map(|layer| DecoderBlock::draw(&target, &source, layer, streams))
                 .collect(),

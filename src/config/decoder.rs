@@ -1,8 +1,8 @@
 //! Decoders, and the models around them.
 
 use super::{
-    AttentionKind, EncoderConfig, FeedForwardConfig, HeadKind, LanguageModelConfig, NormPlacement, PositionKind, SinusoidLayout,
-    at_least_one, check_position, setters,
+    AttentionKind, EncoderConfig, FeedForwardConfig, HeadKind, LanguageModelConfig, NormPlacement, PositionKind, at_least_one,
+    check_position, default_position, setters,
 };
 use crate::error::{Error, Result, checked_len};
 
@@ -179,17 +179,13 @@ pub struct DecoderLanguageModelConfig {
 }
 
 impl DecoderLanguageModelConfig {
-    /// `vocab_size` tokens, sinusoidal positions, and a head with a weight of its own.
+    /// Learned positions up to the `seq_len` of self-attention (sinusoidal ones where that is exact), and a plain head.
     pub fn new(vocab_size: usize, decoder: DecoderConfig) -> Self {
         Self {
             vocab_size,
-            decoder,
             embedding_dim: None,
-            position: PositionKind::Sinusoidal {
-                base: 10_000.0,
-                layout: SinusoidLayout::Interleaved,
-                stored: false,
-            },
+            position: default_position(&decoder.self_attention),
+            decoder,
             embedding_norm: false,
             head: HeadKind::Plain,
         }

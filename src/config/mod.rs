@@ -25,7 +25,7 @@ pub use projection::{Convolution, ConvolutionKernel, ProjectionConfig, Projectio
 
 use crate::error::{Error, Result};
 
-pub(crate) use model::check_position;
+pub(crate) use model::{check_position, default_position};
 
 /// Writes `with_…` methods that set one field each.
 macro_rules! setters {
