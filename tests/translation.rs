@@ -202,6 +202,9 @@ fn bad_input_is_an_error() {
     assert!(matches!(model.translate(&[[9]], &plain()), Err(Error::Token { .. })));
     let error = model.translate(&[text(SOURCE + 1, VOCABULARIES.0, 1)], &plain()).unwrap_err();
     assert!(matches!(error, Error::Argument { .. }), "{error}");
+    // More beams than there are targets.
+    let many = model.translate(&[[1]], &plain().with_beams(usize::MAX)).unwrap();
+    assert_eq!(many[0].len(), 15, "1 + 2 + 4 that end, and 8 that do not");
     let none: [Vec<usize>; 0] = [];
     assert!(model.translate(&none, &plain()).unwrap().is_empty());
     let mut spoilt = model.clone();

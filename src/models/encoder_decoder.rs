@@ -8,7 +8,7 @@ use super::language_model::LanguageModel;
 use crate::attention::PaddingMask;
 use crate::blocks::CompressedSource;
 use crate::config::EncoderDecoderConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
@@ -137,6 +137,7 @@ impl PairBatch {
 pub(super) fn padded(sequences: &[impl AsRef<[usize]>]) -> Result<(Array2<usize>, PaddingMask)> {
     let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.as_ref().len()).collect();
     let longest = lengths.iter().copied().max().unwrap_or(0);
+    checked_len("EncoderDecoder", &[sequences.len(), longest], size_of::<usize>())?;
     let mask = PaddingMask::from_lengths(&lengths, longest)?;
     let tokens = Array2::from_shape_fn((sequences.len(), longest), |(item, position)| {
         sequences[item].as_ref().get(position).copied().unwrap_or(0)

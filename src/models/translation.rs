@@ -98,8 +98,8 @@ impl Search {
     /// Gives every beginning its next token, the `length`th, and says which of the former ones those come from that are gone on with. `scores` has
     /// their log-probabilities, from row `first` on.
     fn advance(&mut self, scores: &Array2<f64>, first: usize, length: usize, config: &TranslationConfig) -> Vec<usize> {
-        let mut live = Vec::with_capacity(config.beams);
-        let mut parents = Vec::with_capacity(config.beams);
+        let mut live = Vec::new();
+        let mut parents = Vec::new();
         for (rank, candidate) in self.candidates(scores, first, config.beams).into_iter().enumerate() {
             let Candidate { beam, token, sum } = candidate;
             let mut tokens = self.live[beam].tokens.clone();
