@@ -40,7 +40,8 @@
 //! * The [`guide`]: choosing k, sharing and kind; masks, files, streams, training.
 //! * Attention: [`LinformerAttention`], [`ExactAttention`] (the O(n²) reference), [`BlockwiseCausalAttention`], [`Compressor`], [`PaddingMask`].
 //! * Layers: [`Linear`], [`LayerNorm`], [`Embedding`], [`Position`], [`FeedForward`].
-//! * Stacks: [`EncoderBlock`], [`Encoder`]; models: [`LanguageModel`], [`CausalLanguageModel`], [`Classifier`].
+//! * Stacks: [`EncoderBlock`], [`Encoder`], [`DecoderBlock`], [`Decoder`]; models: [`LanguageModel`], [`CausalLanguageModel`], [`Classifier`],
+//!   [`EncoderDecoder`].
 //! * Configurations, each with `new` and `with_…`: [`LinformerConfig`], [`ProjectionConfig`], [`EncoderConfig`], [`LanguageModelConfig`], …
 //! * Every tensor of a model by name: [`Parameters`].
 //! * Training: [`training`] has losses, optimisers, schedules, masking of tokens, and files to resume from.
@@ -51,6 +52,12 @@
 //! The compressed rows mix all positions, so hiding some of them leaks the future. [`BlockwiseCausalAttention`] is the causal form: exact over a
 //! window, and the compressed rows of those blocks only that are complete. [`CausalConfig`] says what it costs; [`CausalLanguageModel`] trains on next
 //! tokens and writes on, token by token.
+//!
+//! # From one sequence to another
+//!
+//! An [`EncoderDecoder`] reads a source and writes a target. The blocks of its [`Decoder`] attend to the target's past, blockwise or exactly, and to the source,
+//! whose keys and values each of them compresses once ([`Decoder::compress`]). It trains on pairs ([`PairBatch`]), and [`EncoderDecoder::translate`] searches
+//! for the likeliest targets.
 //!
 //! # Shapes and types
 //!
@@ -100,16 +107,20 @@ pub use attention::{
     AttentionCache, BlockwiseCausalAttention, Compressed, Compressor, ExactAttention, Extent, LinformerAttention, Order, PaddingMask,
     Projection, Projections, Workspace,
 };
-pub use blocks::{Attention, Encoder, EncoderBlock, EncoderCache, FeedForwardBlock};
+pub use blocks::{Attention, CompressedSource, Decoder, DecoderBlock, DecoderCache, Encoder, EncoderBlock, EncoderCache, FeedForwardBlock};
 pub use config::{
     AttentionConfig, AttentionKind, BiasPlace, BlockWeights, CausalConfig, ClassifierConfig, ClassifierInput, Convolution,
-    ConvolutionKernel, EncoderConfig, FeedForwardConfig, GenerationConfig, HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement,
-    Overflow, Pooling, PositionKind, ProjectionConfig, ProjectionKind, Sharing, SinusoidLayout, SummarySoftmax, Tail, TrainingPass,
+    ConvolutionKernel, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig, GenerationConfig,
+    HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, Overflow, Pooling, PositionKind, ProjectionConfig, ProjectionKind,
+    Sharing, SinusoidLayout, SummarySoftmax, Tail, TrainingPass, TranslationConfig,
 };
 pub use error::{Error, Result};
 pub use initialization::Initialization;
 pub use layers::{Embedding, FeedForward, FeedForwardCache, LayerNorm, Linear, Position};
-pub use models::{CausalLanguageModel, CausalState, Classifier, ClassifierCache, Generation, Head, LanguageModel, LanguageModelCache};
+pub use models::{
+    CausalLanguageModel, CausalState, Classifier, ClassifierCache, DecoderLanguageModel, DecoderLanguageModelCache, EncoderDecoder,
+    EncoderDecoderCache, EncoderDecoderState, Generation, Head, LanguageModel, LanguageModelCache, PairBatch, TokenPairs, Translation,
+};
 pub use ndarray;
 pub use ops::{Activation, batched_matmul, softmax};
 pub use parameters::{Parameters, Role, Visitor, VisitorMut};

@@ -2,84 +2,17 @@
 
 mod common;
 
+use common::gradients::{check, mask, pass, weights};
 use common::{encoder_config, linformer_config, scramble, sequence};
-use linformer::ndarray::{Array2, Array3, ArrayD, Axis};
-use linformer::training::Step;
+use linformer::ndarray::{Array2, Array3, Axis};
 use linformer::{
     Activation, AttentionKind, BlockwiseCausalAttention, Classifier, ClassifierConfig, ClassifierInput, Encoder, EncoderConfig,
     ExactAttention, HeadKind, LanguageModel, LanguageModelConfig, LinformerAttention, PaddingMask, Parameters, Pooling, PositionKind,
-    SinusoidLayout, TrainingPass,
+    SinusoidLayout,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::RngSeed;
-
-/// The second is for elements that stand so near a tie of max pooling, or a kink, that the first goes over it.
-const STEPS: [f64; 2] = [1e-5, 1e-7];
-
-/// Weighs an output by fixed numbers: a loss whose gradient is these numbers.
-fn weights(dim: (usize, usize, usize)) -> Array3<f64> {
-    sequence(dim, 77)
-}
-
-fn loss(y: &Array3<f64>) -> f64 {
-    (y * &weights(y.dim())).sum()
-}
-
-/// The largest error of `gradient` relative to the scale of the gradient, against central differences of `loss` in every element.
-fn error(gradient: &ArrayD<f64>, mut loss: impl FnMut(usize, f64) -> f64) -> f64 {
-    let scale = gradient.iter().fold(1.0, |most: f64, value| most.max(value.abs()));
-    let errors = gradient.iter().enumerate().map(|(index, value)| {
-        let wrong = STEPS.map(|step| {
-            let numeric = (loss(index, step) - loss(index, -step)) / (2.0 * step);
-            (numeric - value).abs() / scale
-        });
-        wrong[0].min(wrong[1])
-    });
-    errors.fold(0.0, f64::max)
-}
-
-/// Checks the gradients of all parameters of `model` and of `x`.
-fn check<M: Parameters<f64> + Clone>(
-    model: &M,
-    x: &Array3<f64>,
-    dx: &Array3<f64>,
-    gradients: &M,
-    forward: impl Fn(&M, &Array3<f64>) -> Array3<f64>,
-) {
-    let moved = |index: usize, by: f64| {
-        let mut x = x.clone();
-        x.as_slice_mut().unwrap()[index] += by;
-        loss(&forward(model, &x))
-    };
-    let wrong = error(&dx.clone().into_dyn(), moved);
-    assert!(wrong < 1e-6, "input: {wrong:e}");
-    for (name, gradient) in gradients.named() {
-        let moved = |index: usize, by: f64| {
-            let mut model = model.clone();
-            model.visit_mut("", &mut |own, _, mut tensor| {
-                if own == name {
-                    *tensor.iter_mut().nth(index).unwrap() += by;
-                }
-            });
-            loss(&forward(&model, x))
-        };
-        let mut buffer = false;
-        model.visit("", &mut |own, role, _| buffer |= own == name && role == linformer::Role::Buffer);
-        if buffer {
-            assert!(gradient.iter().all(|&value| value == 0.0), "{name} is a buffer");
-            continue;
-        }
-        let wrong = error(&gradient.to_owned(), moved);
-        assert!(wrong < 1e-6, "{name}: {wrong:e}");
-    }
-}
-
-fn mask(pattern: u64, length: usize) -> PaddingMask {
-    PaddingMask::from_bools(&Array2::from_shape_fn((2, length), |(item, position)| {
-        pattern >> ((item * 31 + position) % 64) & 1 == 1
-    }))
-}
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, rng_seed: RngSeed::Fixed(7), ..ProptestConfig::default() })]
@@ -229,17 +162,4 @@ fn shallow(mut config: EncoderConfig, depth: usize) -> EncoderConfig {
         config.hidden_dim = None;
     }
     config
-}
-
-/// A pass that drops some of everything, or nothing.
-fn pass(seed: u64, dropout: bool) -> TrainingPass {
-    let pass = TrainingPass::new(Step::new(seed, 3));
-    if !dropout {
-        return pass;
-    }
-    pass.with_attention_dropout(0.3)
-        .with_residual_dropout(0.2)
-        .with_activation_dropout(0.25)
-        .with_embedding_dropout(0.1)
-        .with_layer_drop(0.2)
 }

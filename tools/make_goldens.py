@@ -437,7 +437,7 @@ def tat_cases(g):
     add("mha_w_o", {**mha, "parameter_sharing": "none", "w_o_intermediate_dim": 9}, x, expect="later")
     add("mha_full", {**mha, "parameter_sharing": "kv", "full_attention": True}, x, expect="later")
     add("mha_cross", {**mha, "parameter_sharing": "none", "decoder_mode": True},
-        {**x, "embeddings": (2, 10, 12)}, expect="later")
+        {**x, "embeddings": (2, 10, 12)})
 
     # sharing x method, two layers
     for sharing in sharings:
@@ -555,10 +555,10 @@ def tat_cases(g):
     # decoder, not causal
     memory = {**x, "embeddings": (2, 10, 12)}
     decoder = {**base, "decoder_mode": True}
-    add("decoder", decoder, memory, expect=None)
-    add("decoder_depth2_none", {**decoder, "depth": 2, "parameter_sharing": "none"}, memory, expect=None)
-    add("decoder_noff", {**decoder, "include_ff": False, "parameter_sharing": "kv"}, memory, expect=None)
-    add("decoder_full", {**decoder, "full_attention": True}, memory, expect=None)
+    add("decoder", decoder, memory)
+    add("decoder_depth2_none", {**decoder, "depth": 2, "parameter_sharing": "none"}, memory)
+    add("decoder_noff", {**decoder, "include_ff": False, "parameter_sharing": "kv"}, memory)
+    add("decoder_full", {**decoder, "full_attention": True}, memory)
     add("decoder_masks", {**decoder, "parameter_sharing": "headwise"},
         {**memory, "input_mask": mask("1111110000", "1011111001"),
          "embeddings_mask": mask("1111111000", "1111000000")}, expect="refuse",
@@ -597,7 +597,10 @@ def tat_cases(g):
     add("lm_no_params_emb_dim", {**lm, "method": "no_params", "emb_dim": 8}, t)
     add("lm_checkpoint_c1", {**lm, "checkpoint_level": "C1"}, t)
     add("lm_causal", {**lm, "causal": True}, t, expect="refuse", note="the n by k triangle leaks")
-    add("lm_decoder", {**lm, "decoder_mode": True}, {**t, "embeddings": (2, 10, 12)}, expect=None)
+    add("lm_decoder", {**lm, "decoder_mode": True}, {**t, "embeddings": (2, 10, 12)})
+    add("lm_decoder_emb_dim_grad", {**lm, "decoder_mode": True, "depth": 2, "emb_dim": 8},
+        {**t, "embeddings": (2, 10, 12)}, grad=True,
+        note="input_gradient is that of the embeddings")
     add("lm_decoder_causal", {**lm, "decoder_mode": True, "causal": True},
         {**t, "embeddings": (2, 10, 12)}, expect="refuse", note="the triangle is on the cross-attention")
     long = dict(num_tokens=17, input_size=100, channels=6, dim_k=5, dim_ff=8, nhead=3, depth=1)
@@ -639,7 +642,7 @@ def tat_cases(g):
     add("lm_mask_grad", {**lm, "depth": 2}, {"tokens": ids, "input_mask": mask("1111000", "1011011")},
         grad=True)
     add("decoder_grad", {**small, "decoder_mode": True, "parameter_sharing": "headwise"},
-        {**xs, "embeddings": (2, 7, 6)}, grad=True, expect=None)
+        {**xs, "embeddings": (2, 7, 6)}, grad=True)
 
 
 # ---------------------------------------------------------------------------- fairseq

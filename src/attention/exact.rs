@@ -5,14 +5,14 @@ use ndarray::{Array2, Array3, Array4, ArrayRef3, ArrayView1, ArrayView2, ArrayVi
 use super::compressed::Compressed;
 use super::linformer::LinformerAttention;
 use super::mask::PaddingMask;
-use super::weights::{AttendScratch, AttentionWeights, tile};
+use super::weights::{AttentionWeights, tile};
 use super::workspace::ContextSpace;
 use crate::config::AttentionConfig;
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
 use crate::layers::{LayerNorm, Linear, TILE, check_width, for_each_tile, tile_rows};
-use crate::ops::{RowsMut, Runs, Scratch, Tile, gemm};
-use crate::parallel::{self, Pool};
+use crate::ops::{Scratch, gemm};
+use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 use crate::views::outer;
@@ -111,20 +111,7 @@ impl<A: Scalar> ExactAttention<A> {
         if self.config.causal {
             return self.attend_past(OPERATION, queries, context, length, mask);
         }
-        let packed = context.packed();
-        let (batch, length, _) = queries.dim();
-        let cost = parallel::cost(&[batch, length, self.attend_cost(context.keys.dim().2)]);
-        let mut output = Array3::zeros(queries.dim());
-        let mut pool = Pool::<(Tile<A>, AttendScratch<A>)>::default();
-        pool.prepare();
-        for_each_tile(output.view_mut(), query_tile(length), cost, |item, rows, out| {
-            pool.with(|(tile, scratch)| {
-                tile.fill(queries.slice(s![item, rows, ..]), Runs::of(self.config.dim));
-                self.weights
-                    .attend_tile(&self.config, tile.rows(), (packed, item), false, RowsMut::of(out), scratch);
-            });
-        });
-        Ok(output)
+        self.attend_to(OPERATION, queries, &context)
     }
 
     /// [`forward`](Self::forward) in the textbook's form: all scores are stored, then their softmax, which is multiplied by V.
@@ -206,7 +193,7 @@ impl<A: Scalar> ExactAttention<A> {
     }
 
     /// Keys and values of the real positions of `context`.
-    fn context(&self, context: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Compressed<A>> {
+    pub(super) fn context(&self, context: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Compressed<A>> {
         let (batch, length, _) = context.dim();
         let mut rows = self.key_values(batch, length)?;
         rows.push(context.view(), |item| mask.map(|mask| mask.item(item)));
@@ -257,7 +244,7 @@ impl<A: Scalar> ExactAttention<A> {
 
 /// How many of `rows` query rows make a tile. Each tile reads all keys and values, so large ones are faster where enough of them are left
 /// to keep many threads busy.
-fn query_tile(rows: usize) -> usize {
+pub(super) fn query_tile(rows: usize) -> usize {
     if rows >= MANY_TILES * 2 * TILE { 2 * TILE } else { tile_rows(rows) }
 }
 

@@ -17,6 +17,7 @@
 mod causal;
 mod compressed;
 mod compressor;
+mod cross;
 mod exact;
 mod gradients;
 mod heads;

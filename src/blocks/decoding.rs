@@ -12,6 +12,21 @@ use crate::scalar::Scalar;
 #[derive(Clone, Debug)]
 pub(crate) struct EncoderState<A>(Vec<LayerState<A>>);
 
+impl<A: Scalar> EncoderState<A> {
+    pub(super) fn of(layers: Vec<LayerState<A>>) -> Self {
+        Self(layers)
+    }
+
+    /// Whether it belongs to a stack of such layers.
+    pub(super) fn fits(&self, shapes: &[StateShape]) -> bool {
+        self.0.len() == shapes.len() && self.0.iter().zip(shapes).all(|(layer, &shape)| layer.fits(shape))
+    }
+
+    pub(super) fn layer_mut(&mut self, layer: usize) -> Option<&mut LayerState<A>> {
+        self.0.get_mut(layer)
+    }
+}
+
 fn not_causal() -> Error {
     Error::argument("Encoder", "only causal attention can go on token by token")
 }
@@ -43,7 +58,7 @@ impl<A: Scalar> Attention<A> {
     }
 
     /// One more row of each sequence.
-    fn step(&self, shared: Option<&Projections<A>>, x: &Array3<A>, states: &mut [&mut LayerState<A>]) -> Result<Array3<A>> {
+    pub(super) fn step(&self, shared: Option<&Projections<A>>, x: &Array3<A>, states: &mut [&mut LayerState<A>]) -> Result<Array3<A>> {
         let summarised = self.summarised(shared)?;
         let (weights, config) = match self {
             Self::Exact(attention) => (attention.weights(), attention.config()),
@@ -55,7 +70,7 @@ impl<A: Scalar> Attention<A> {
     }
 
     /// What its states are like.
-    fn state_shape(&self) -> Result<StateShape> {
+    pub(super) fn state_shape(&self) -> Result<StateShape> {
         match self {
             Self::Exact(attention) if attention.config().causal => Ok(StateShape::new(attention.config(), usize::MAX, None)),
             Self::Causal(attention) => {
@@ -113,7 +128,7 @@ impl<A: Scalar> Encoder<A> {
         self.check_states(states)?;
         let mut streams = self.streams(x);
         for (layer, block) in self.blocks().iter().enumerate() {
-            let mut own: Vec<&mut LayerState<A>> = states.iter_mut().filter_map(|state| state.0.get_mut(layer)).collect();
+            let mut own: Vec<&mut LayerState<A>> = states.iter_mut().filter_map(|state| state.layer_mut(layer)).collect();
             streams = block.around(streams, |x| block.attention().step(shared, &x.to_owned(), &mut own))?;
         }
         self.finished(streams)
@@ -125,9 +140,7 @@ impl<A: Scalar> Encoder<A> {
             .iter()
             .map(|block| block.attention().state_shape())
             .collect::<Result<_>>()?;
-        let fits =
-            |state: &EncoderState<A>| state.0.len() == shapes.len() && state.0.iter().zip(&shapes).all(|(layer, &shape)| layer.fits(shape));
-        if states.iter().all(|state| fits(state)) {
+        if states.iter().all(|state| state.fits(&shapes)) {
             return Ok(());
         }
         Err(Error::argument(

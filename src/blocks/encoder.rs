@@ -38,6 +38,15 @@ parameters!(Encoder {
     final_norm
 });
 
+/// The projection that all layers of a stack share, if they do.
+pub(super) fn shared_projections<A: Scalar>(config: &EncoderConfig, streams: &mut Streams) -> Option<Projections<A>> {
+    match &config.attention {
+        AttentionKind::Linformer(attention) if config.shares_projection() => Some(Projections::draw(attention, streams)),
+        AttentionKind::Causal(attention) if config.shares_projection() => Some(draw_projections(attention, streams)),
+        _ => None,
+    }
+}
+
 impl<A: Scalar> Encoder<A> {
     /// An encoder with drawn weights.
     ///
@@ -49,14 +58,9 @@ impl<A: Scalar> Encoder<A> {
     }
 
     pub(crate) fn draw(config: &EncoderConfig, streams: &mut Streams) -> Self {
-        let projections = match &config.attention {
-            AttentionKind::Linformer(attention) if config.shares_projection() => Some(Projections::draw(attention, streams)),
-            AttentionKind::Causal(attention) if config.shares_projection() => Some(draw_projections(attention, streams)),
-            _ => None,
-        };
         Self {
             config: config.clone(),
-            projections,
+            projections: shared_projections(config, streams),
             blocks: (0..config.depth).map(|layer| EncoderBlock::draw(config, layer, streams)).collect(),
             final_norm: config.final_norm.then(|| LayerNorm::start(config.dim(), config.norm_eps)),
         }

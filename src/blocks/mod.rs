@@ -2,6 +2,10 @@
 
 mod attention;
 mod causal_block;
+mod decoder;
+mod decoder_block;
+mod decoder_decoding;
+mod decoder_training;
 mod decoding;
 mod encoder;
 mod encoder_block;
@@ -9,6 +13,9 @@ mod encoder_training;
 mod training;
 
 pub use attention::Attention;
+pub use decoder::{CompressedSource, Decoder};
+pub use decoder_block::DecoderBlock;
+pub use decoder_training::DecoderCache;
 pub use encoder::Encoder;
 pub use encoder_block::{EncoderBlock, FeedForwardBlock};
 pub use encoder_training::EncoderCache;

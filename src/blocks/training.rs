@@ -85,23 +85,33 @@ impl<A: Scalar> Attention<A> {
         gradients: &mut Self,
         shared_gradients: Option<&mut Projections<A>>,
     ) -> Result<Array3<A>> {
-        let (dx, _) = match (self, gradients) {
+        Ok(self.backward_both(shared, cache, dy, dropout, gradients, shared_gradients)?.0)
+    }
+
+    /// The gradient of the rows that attend, and of the sequence that they attend to where it is another.
+    pub(super) fn backward_both(
+        &self,
+        shared: Option<&Projections<A>>,
+        cache: &AttentionCache<A>,
+        dy: &Array3<A>,
+        dropout: Option<Dropout<A>>,
+        gradients: &mut Self,
+        shared_gradients: Option<&mut Projections<A>>,
+    ) -> Result<(Array3<A>, Option<Array3<A>>)> {
+        match (self, gradients) {
             (Self::Linformer(attention), Self::Linformer(own)) => {
-                attention.backward_dropped(shared, cache, dy, dropout, own, shared_gradients)?
+                attention.backward_dropped(shared, cache, dy, dropout, own, shared_gradients)
             }
-            (Self::Exact(attention), Self::Exact(own)) => attention.backward_dropped(cache, dy, dropout, own)?,
+            (Self::Exact(attention), Self::Exact(own)) => attention.backward_dropped(cache, dy, dropout, own),
             (Self::Causal(attention), Self::Causal(own)) => {
                 let dx = attention.backward_dropped(shared, cache, dy, dropout, own, shared_gradients)?;
-                (dx, None)
+                Ok((dx, None))
             }
-            _ => {
-                return Err(Error::argument(
-                    "Encoder::backward",
-                    "the gradients are of a model with another attention",
-                ));
-            }
-        };
-        Ok(dx)
+            _ => Err(Error::argument(
+                "Encoder::backward",
+                "the gradients are of a model with another attention",
+            )),
+        }
     }
 }
 
@@ -115,12 +125,25 @@ impl<A: Scalar> EncoderBlock<A> {
         pass: &TrainingPass,
         layer: usize,
     ) -> Result<(Array3<A>, BlockCache<A>)> {
+        self.train_around(x, pass, layer, |input, weights| {
+            self.attention().train(shared, input, mask, weights)
+        })
+    }
+
+    /// [`train`](Self::train) with `attend` for the block's attention, given its input and the dropout of its weights.
+    pub(super) fn train_around(
+        &self,
+        x: Array3<A>,
+        pass: &TrainingPass,
+        layer: usize,
+        attend: impl FnOnce(Array3<A>, Option<Dropout<A>>) -> Result<(Array3<A>, AttentionCache<A>)>,
+    ) -> Result<(Array3<A>, BlockCache<A>)> {
         let weights = pass.dropout(layer, Place::AttentionWeights);
         let input = match self.placement() {
             NormPlacement::Pre => normed(self.attention_norm(), &x),
             NormPlacement::Post => x.clone(),
         };
-        let (mut stream, attention) = self.attention().train(shared, input, mask, weights)?;
+        let (mut stream, attention) = attend(input, weights)?;
         drop_out(&mut stream, pass.dropout(layer, Place::AttentionOutput));
         add(&mut stream, &x);
         let attention_normed = match self.placement() {
@@ -149,13 +172,29 @@ impl<A: Scalar> EncoderBlock<A> {
     #[allow(clippy::too_many_arguments)] // all of them vary independently
     pub(crate) fn backward(
         &self,
-        mut cache: BlockCache<A>,
-        mut dy: Array3<A>,
+        cache: BlockCache<A>,
+        dy: Array3<A>,
         shared: Option<&Projections<A>>,
         pass: &TrainingPass,
         layer: usize,
         gradients: &mut Self,
         shared_gradients: Option<&mut Projections<A>>,
+    ) -> Result<Array3<A>> {
+        self.backward_around(cache, dy, pass, layer, gradients, |cache, dy, weights, own| {
+            self.attention().backward(shared, cache, dy, weights, own, shared_gradients)
+        })
+    }
+
+    /// [`backward`](Self::backward) with `attend` for the attention's: given its cache, the gradient of its output, the dropout of its
+    /// weights and the place of its own gradients.
+    pub(super) fn backward_around(
+        &self,
+        mut cache: BlockCache<A>,
+        mut dy: Array3<A>,
+        pass: &TrainingPass,
+        layer: usize,
+        gradients: &mut Self,
+        attend: impl FnOnce(&AttentionCache<A>, &Array3<A>, Option<Dropout<A>>, &mut Attention<A>) -> Result<Array3<A>>,
     ) -> Result<Array3<A>> {
         let placement = self.placement();
         let (own_norm, own_attention, own_feed_forward) = gradients.parts_mut();
@@ -167,9 +206,7 @@ impl<A: Scalar> EncoderBlock<A> {
         }
         let dattention = dropped(&dy, pass.dropout(layer, Place::AttentionOutput));
         let weights = pass.dropout(layer, Place::AttentionWeights);
-        let mut dinput = self
-            .attention()
-            .backward(shared, &cache.attention, &dattention, weights, own_attention, shared_gradients)?;
+        let mut dinput = attend(&cache.attention, &dattention, weights, own_attention)?;
         if placement == NormPlacement::Pre {
             norm_backward(self.attention_norm(), &cache.attention_normed, &mut dinput, own_norm);
         }

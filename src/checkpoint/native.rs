@@ -11,12 +11,15 @@ use super::contents::Contents;
 use super::header::malformed;
 use super::size::{FeedForwardFile, StoredConfig, check_extent};
 use crate::attention::{BlockwiseCausalAttention, ExactAttention, LinformerAttention};
-use crate::blocks::Encoder;
-use crate::config::{AttentionConfig, CausalConfig, ClassifierConfig, EncoderConfig, LanguageModelConfig, LinformerConfig};
+use crate::blocks::{Decoder, Encoder};
+use crate::config::{
+    AttentionConfig, CausalConfig, ClassifierConfig, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig,
+    LanguageModelConfig, LinformerConfig,
+};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::FeedForward;
-use crate::models::{CausalLanguageModel, Classifier, LanguageModel, check_causal};
+use crate::models::{CausalLanguageModel, Classifier, DecoderLanguageModel, EncoderDecoder, LanguageModel, check_causal};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
 
@@ -152,6 +155,9 @@ checkpoint! {
     Encoder: EncoderConfig,
     LanguageModel: LanguageModelConfig,
     Classifier: ClassifierConfig,
+    Decoder: DecoderConfig,
+    DecoderLanguageModel: DecoderLanguageModelConfig,
+    EncoderDecoder: EncoderDecoderConfig,
 }
 
 impl<A: Scalar> Stored<A> for CausalLanguageModel<A> {

@@ -5,8 +5,9 @@ use serde::de::DeserializeOwned;
 
 use super::tensors::Tensors;
 use crate::config::{
-    AttentionConfig, AttentionKind, CausalConfig, ClassifierConfig, ClassifierInput, ConvolutionKernel, EncoderConfig, FeedForwardConfig,
-    HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, PositionKind, ProjectionKind, Sharing,
+    AttentionConfig, AttentionKind, CausalConfig, ClassifierConfig, ClassifierInput, ConvolutionKernel, DecoderConfig,
+    DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig, HeadKind, LanguageModelConfig, LinformerConfig,
+    NormPlacement, PositionKind, ProjectionKind, Sharing,
 };
 use crate::error::{Error, Result};
 use crate::scalar::Scalar;
@@ -91,6 +92,14 @@ stored!(
         ClassifierInput::Features { encoder, .. } => encoder.depth,
     },
     classifier
+);
+
+stored!(DecoderConfig, |config| config.depth, decoder);
+stored!(DecoderLanguageModelConfig, |config| config.decoder.depth, decoder_language_model);
+stored!(
+    EncoderDecoderConfig,
+    |config| config.source.encoder.depth.saturating_add(config.target.decoder.depth),
+    |config| language_model(&config.source).saturating_add(decoder_language_model(&config.target))
 );
 
 /// A feed-forward layer, which does not keep its configuration.
@@ -217,6 +226,17 @@ fn encoder(config: &EncoderConfig) -> usize {
     sum(blocks.chain([shared, final_norm]))
 }
 
+fn decoder(config: &DecoderConfig) -> usize {
+    let halves = [config.target_half(), config.source_half()].map(|half| encoder(&half));
+    // One projection of both attentions is counted in either half.
+    let twice = match &config.cross_attention {
+        AttentionKind::Linformer(attention) if config.shares_one_projection() => projections(attention),
+        _ => 0,
+    };
+    let final_norm = if config.final_norm { norm(config.dim()) } else { 0 };
+    sum(halves.into_iter().chain([final_norm])).saturating_sub(twice)
+}
+
 fn block(config: &EncoderConfig, layer: usize) -> usize {
     let (before, after) = config.widths(layer);
     let attention = attention_kind(&config.layer_attention(layer));
@@ -241,24 +261,57 @@ fn position(kind: PositionKind, dim: usize) -> usize {
 }
 
 fn language_model(config: &LanguageModelConfig) -> usize {
-    let (width, dim) = (config.effective_embedding_dim(), config.encoder.dim());
-    let table = product(&[config.vocab_size, width]);
-    let around = linear(width, dim, true).saturating_add(linear(dim, width, true));
-    let (dense, tied) = match config.head {
-        HeadKind::None | HeadKind::Tied => (0, true),
-        HeadKind::Plain => (0, false),
-        HeadKind::Roberta { tied, .. } => (linear(width, width, true).saturating_add(norm(width)), tied),
+    let ends = Ends {
+        vocab_size: config.vocab_size,
+        widths: (config.effective_embedding_dim(), config.encoder.dim()),
+        position: config.position,
+        has_norm: config.embedding_norm,
+        head: config.head,
     };
-    sum([
-        table,
-        position(config.position, width),
-        if config.embedding_norm { norm(width) } else { 0 },
-        if width == dim { 0 } else { around },
-        encoder(&config.encoder),
-        dense,
-        if tied { 0 } else { table },
-        if config.head == HeadKind::None { 0 } else { config.vocab_size },
-    ])
+    ends.numbers().saturating_add(encoder(&config.encoder))
+}
+
+fn decoder_language_model(config: &DecoderLanguageModelConfig) -> usize {
+    let ends = Ends {
+        vocab_size: config.vocab_size,
+        widths: (config.effective_embedding_dim(), config.decoder.dim()),
+        position: config.position,
+        has_norm: config.embedding_norm,
+        head: config.head,
+    };
+    ends.numbers().saturating_add(decoder(&config.decoder))
+}
+
+/// What stands around the blocks of a model of tokens.
+struct Ends {
+    vocab_size: usize,
+    /// Of the token vectors and of the blocks.
+    widths: (usize, usize),
+    position: PositionKind,
+    has_norm: bool,
+    head: HeadKind,
+}
+
+impl Ends {
+    fn numbers(&self) -> usize {
+        let (width, dim) = self.widths;
+        let table = product(&[self.vocab_size, width]);
+        let around = linear(width, dim, true).saturating_add(linear(dim, width, true));
+        let (dense, tied) = match self.head {
+            HeadKind::None | HeadKind::Tied => (0, true),
+            HeadKind::Plain => (0, false),
+            HeadKind::Roberta { tied, .. } => (linear(width, width, true).saturating_add(norm(width)), tied),
+        };
+        sum([
+            table,
+            position(self.position, width),
+            if self.has_norm { norm(width) } else { 0 },
+            if width == dim { 0 } else { around },
+            dense,
+            if tied { 0 } else { table },
+            if self.head == HeadKind::None { 0 } else { self.vocab_size },
+        ])
+    }
 }
 
 fn classifier(config: &ClassifierConfig) -> usize {

@@ -3,25 +3,29 @@
 mod attention;
 mod causal;
 mod classifier;
+mod decoder;
 mod encoder;
 mod generation;
 mod model;
 mod projection;
 mod training;
+mod translation;
 
 pub use attention::{AttentionConfig, BiasPlace, LinformerConfig};
 pub use causal::{BlockWeights, CausalConfig, SummarySoftmax};
 pub use classifier::{ClassifierConfig, ClassifierInput, Pooling};
+pub use decoder::{DecoderConfig, DecoderLanguageModelConfig, EncoderDecoderConfig};
 pub use encoder::{AttentionKind, EncoderConfig, FeedForwardConfig, NormPlacement};
 pub use generation::{GenerationConfig, Overflow};
 pub use model::{HeadKind, LanguageModelConfig, PositionKind, SinusoidLayout};
 pub use training::TrainingPass;
+pub use translation::TranslationConfig;
 
 pub use projection::{Convolution, ConvolutionKernel, ProjectionConfig, ProjectionKind, Sharing, Tail};
 
 use crate::error::{Error, Result};
 
-pub(crate) use model::check_position;
+pub(crate) use model::{check_position, default_position};
 
 /// Writes `with_…` methods that set one field each.
 macro_rules! setters {

@@ -92,20 +92,11 @@ pub struct LanguageModelConfig {
 impl LanguageModelConfig {
     /// Learned positions up to the encoder's `seq_len` (sinusoidal ones for exact attention, which has none), a plain head.
     pub fn new(vocab_size: usize, encoder: EncoderConfig) -> Self {
-        let position = match &encoder.attention {
-            AttentionKind::Linformer(config) => PositionKind::Learned { max_len: config.seq_len },
-            AttentionKind::Causal(config) => PositionKind::Learned { max_len: config.seq_len },
-            AttentionKind::Exact(_) => PositionKind::Sinusoidal {
-                base: 10_000.0,
-                layout: SinusoidLayout::Interleaved,
-                stored: false,
-            },
-        };
         Self {
             vocab_size,
-            encoder,
             embedding_dim: None,
-            position,
+            position: default_position(&encoder.attention),
+            encoder,
             embedding_norm: false,
             zeroed_token: None,
             head: HeadKind::Plain,
@@ -152,6 +143,19 @@ impl LanguageModelConfig {
             ));
         }
         Ok(())
+    }
+}
+
+/// Learned positions up to the `seq_len` of the attention, or sinusoidal ones where it has none.
+pub(crate) fn default_position(attention: &AttentionKind) -> PositionKind {
+    match attention {
+        AttentionKind::Linformer(config) => PositionKind::Learned { max_len: config.seq_len },
+        AttentionKind::Causal(config) => PositionKind::Learned { max_len: config.seq_len },
+        AttentionKind::Exact(_) => PositionKind::Sinusoidal {
+            base: 10_000.0,
+            layout: SinusoidLayout::Interleaved,
+            stored: false,
+        },
     }
 }
 

@@ -2,84 +2,41 @@
 
 use ndarray::{Array3, ArrayRef2, Axis, s};
 
+use super::ends::Ends;
 use crate::attention::PaddingMask;
 use crate::blocks::Encoder;
 use crate::config::LanguageModelConfig;
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
-use crate::layers::{Embedding, LayerNorm, Linear, Position};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
 /// Token and position vectors, the encoder, and the products around it.
 #[derive(Clone, Debug)]
 pub(crate) struct Body<A> {
-    pub(crate) embedding: Embedding<A>,
-    pub(super) position: Position<A>,
-    pub(super) embedding_norm: Option<LayerNorm<A>>,
-    pub(super) project_in: Option<Linear<A>>,
+    pub(crate) ends: Ends<A>,
     pub(crate) encoder: Encoder<A>,
-    pub(super) project_out: Option<Linear<A>>,
-    zeroed_token: Option<usize>,
 }
 
-parameters!(Body {
-    embedding,
-    position,
-    embedding_norm,
-    project_in,
-    encoder,
-    project_out
-});
+parameters!(Body { encoder } flat { ends });
 
 impl<A: Scalar> Body<A> {
     pub(crate) fn draw(config: &LanguageModelConfig, streams: &mut Streams) -> Self {
-        let (width, dim) = (config.effective_embedding_dim(), config.encoder.dim());
-        let projects = config.embedding_dim.is_some_and(|width| width != dim);
-        Self {
-            embedding: Embedding::draw(config.vocab_size, width, streams),
-            position: Position::draw(config.position, width, streams),
-            embedding_norm: config.embedding_norm.then(|| LayerNorm::start(width, config.encoder.norm_eps)),
-            project_in: projects.then(|| Linear::draw(width, dim, true, streams)),
-            encoder: Encoder::draw(&config.encoder, streams),
-            project_out: projects.then(|| Linear::draw(dim, width, true, streams)),
-            zeroed_token: config.zeroed_token,
-        }
-    }
-
-    /// Sets the vectors of the zeroed token to 0 where no mask is given.
-    pub(super) fn zero(&self, x: &mut Array3<A>, tokens: &ArrayRef2<usize>, masked: bool) {
-        let Some(zeroed) = self.zeroed_token.filter(|_| !masked) else {
-            return;
-        };
-        for ((item, position), _) in tokens.indexed_iter().filter(|&(_, &token)| token == zeroed) {
-            x.slice_mut(s![item, position, ..]).fill(A::zero());
-        }
+        let (ends, encoder) = Ends::draw_around(config, streams, |streams| Encoder::draw(&config.encoder, streams));
+        Self { ends, encoder }
     }
 
     /// (batch, n) token ids → (batch, n, dim): what the encoder is given.
     pub(crate) fn lead_in(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         let (batch, length) = tokens.dim();
         PaddingMask::check(mask, "LanguageModel", batch, length)?;
-        let mut x = self.embedding.forward(tokens)?;
-        self.position.add_to(&mut x.view_mut(), Some(tokens))?;
-        if let Some(norm) = &self.embedding_norm {
-            x = norm.forward(&x)?;
-        }
-        self.zero(&mut x, tokens, mask.is_some());
-        if let Some(project_in) = &self.project_in {
-            x = project_in.forward(&x)?;
-        }
-        Ok(x)
+        self.ends.lead_in(tokens, mask.is_some())
     }
 
     /// (batch, n) token ids → (batch, n, embedding width).
     pub(crate) fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
-        let x = self.encoder.forward_owned(self.lead_in(tokens, mask)?, mask)?;
-        match &self.project_out {
-            Some(project_out) => project_out.forward(&x),
-            None => Ok(x),
-        }
+        let x = self.lead_in(tokens, mask)?;
+        self.ends.lead_out(self.encoder.forward_owned(x, mask)?)
     }
 }
 

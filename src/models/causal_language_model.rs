@@ -65,6 +65,19 @@ pub(crate) fn check_causal(config: &LanguageModelConfig) -> Result<()> {
     Ok(())
 }
 
+/// The longest sequence that causal blocks with these positions can go through, if there is one.
+pub(super) fn max_context(position: PositionKind, attention: &AttentionKind) -> Option<usize> {
+    let positions = match position {
+        PositionKind::Learned { max_len } => Some(max_len),
+        _ => None,
+    };
+    let blocks = match attention {
+        AttentionKind::Causal(config) => config.longest(),
+        _ => None,
+    };
+    positions.into_iter().chain(blocks).min()
+}
+
 impl<A: Scalar> CausalLanguageModel<A> {
     /// A model with drawn weights.
     ///
@@ -113,15 +126,7 @@ impl<A: Scalar> CausalLanguageModel<A> {
 
     /// The longest text that the model can read: that of its learned positions, or of blocks with weights of their own; `None` where any is possible.
     pub fn max_context(&self) -> Option<usize> {
-        let positions = match self.config().position {
-            PositionKind::Learned { max_len } => Some(max_len),
-            _ => None,
-        };
-        let blocks = match &self.config().encoder.attention {
-            AttentionKind::Causal(config) => config.longest(),
-            _ => None,
-        };
-        positions.into_iter().chain(blocks).min()
+        max_context(self.config().position, &self.config().encoder.attention)
     }
 
     /// An error where a text of `length` tokens is too long.

@@ -35,34 +35,13 @@ impl<A> CausalState<A> {
 impl<A: Scalar> Body<A> {
     fn prefill(&self, tokens: &ArrayRef2<usize>, lengths: &[usize]) -> Result<(Array3<A>, Vec<EncoderState<A>>)> {
         let mask = PaddingMask::from_lengths(lengths, tokens.ncols())?;
-        let mut x = self.embedding.forward(tokens)?;
-        self.position.add_to(&mut x.view_mut(), Some(tokens))?;
-        let (x, states) = self.encoder.prefill(self.led_in(x)?, lengths, &mask)?;
-        Ok((self.led_out(x)?, states))
+        let (x, states) = self.encoder.prefill(self.ends.lead_in(tokens, true)?, lengths, &mask)?;
+        Ok((self.ends.lead_out(x)?, states))
     }
 
     fn step(&self, tokens: &ArrayRef2<usize>, positions: &[usize], states: &mut [&mut EncoderState<A>]) -> Result<Array3<A>> {
-        let mut x = self.embedding.forward(tokens)?;
-        self.position.add_at(&mut x.view_mut(), positions)?;
-        let x = self.encoder.step(self.led_in(x)?, states)?;
-        self.led_out(x)
-    }
-
-    fn led_in(&self, mut x: Array3<A>) -> Result<Array3<A>> {
-        if let Some(norm) = &self.embedding_norm {
-            x = norm.forward(&x)?;
-        }
-        match &self.project_in {
-            Some(project_in) => project_in.forward(&x),
-            None => Ok(x),
-        }
-    }
-
-    fn led_out(&self, x: Array3<A>) -> Result<Array3<A>> {
-        match &self.project_out {
-            Some(project_out) => project_out.forward(&x),
-            None => Ok(x),
-        }
+        let x = self.encoder.step(self.ends.lead_in_at(tokens, positions)?, states)?;
+        self.ends.lead_out(x)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, Array2, Array3, ArrayView2};
 
-use crate::config::{HeadKind, LanguageModelConfig};
+use crate::config::HeadKind;
 use crate::error::Result;
 use crate::initialization::Streams;
 use crate::layers::{LayerNorm, Linear, map_tiles};
@@ -24,9 +24,9 @@ pub struct Head<A = f32> {
 parameters!(Head { dense, norm, weight, bias });
 
 impl<A: Scalar> Head<A> {
-    pub(crate) fn draw(config: &LanguageModelConfig, streams: &mut Streams) -> Option<Self> {
-        let width = config.effective_embedding_dim();
-        let (tied, roberta) = match config.head {
+    /// A head from `width` features to `vocab_size` scores, whose norm, where it has one, has this ε.
+    pub(crate) fn draw(kind: HeadKind, (width, vocab_size): (usize, usize), norm_eps: f64, streams: &mut Streams) -> Option<Self> {
+        let (tied, roberta) = match kind {
             HeadKind::None => return None,
             HeadKind::Plain => (false, None),
             HeadKind::Tied => (true, None),
@@ -34,9 +34,9 @@ impl<A: Scalar> Head<A> {
         };
         Some(Self {
             dense: roberta.map(|_| Linear::draw(width, width, true, streams)),
-            norm: roberta.map(|_| LayerNorm::start(width, config.encoder.norm_eps)),
-            weight: (!tied).then(|| streams.uniform((config.vocab_size, width), 1.0 / (width as f64).sqrt())),
-            bias: Array1::zeros(config.vocab_size),
+            norm: roberta.map(|_| LayerNorm::start(width, norm_eps)),
+            weight: (!tied).then(|| streams.uniform((vocab_size, width), 1.0 / (width as f64).sqrt())),
+            bias: Array1::zeros(vocab_size),
             activation: roberta.unwrap_or_default(),
         })
     }

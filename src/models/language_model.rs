@@ -49,7 +49,12 @@ impl<A: Scalar> LanguageModel<A> {
         Self {
             config: config.clone(),
             body: Body::draw(config, streams),
-            head: Head::draw(config, streams),
+            head: Head::draw(
+                config.head,
+                (config.effective_embedding_dim(), config.vocab_size),
+                config.encoder.norm_eps,
+                streams,
+            ),
         }
     }
 
@@ -83,7 +88,7 @@ impl<A: Scalar> LanguageModel<A> {
 
     /// The token vectors.
     pub fn embedding(&self) -> &Embedding<A> {
-        &self.body.embedding
+        &self.body.ends.embedding
     }
 
     /// (batch, n) token ids → (batch, n, `vocab_size`) scores, or (batch, n, embedding width) features where the model has no head.
@@ -93,7 +98,7 @@ impl<A: Scalar> LanguageModel<A> {
     pub fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         let features = self.features(tokens, mask)?;
         match &self.head {
-            Some(head) => head.forward(features, self.body.embedding.weight()),
+            Some(head) => head.forward(features, self.body.ends.embedding.weight()),
             None => Ok(features),
         }
     }
@@ -119,6 +124,8 @@ impl<A: Scalar> LanguageModel<A> {
             ));
         };
         let selected = select(&self.features(tokens, mask)?, positions)?;
-        Ok(head.forward(selected, self.body.embedding.weight())?.index_axis_move(Axis(0), 0))
+        Ok(head
+            .forward(selected, self.body.ends.embedding.weight())?
+            .index_axis_move(Axis(0), 0))
     }
 }

@@ -4,21 +4,32 @@ mod body;
 mod causal_language_model;
 mod classifier;
 mod classifier_training;
+mod decoder_language_model;
 mod decoding;
+mod encoder_decoder;
+mod encoder_decoder_state;
+mod encoder_decoder_training;
+mod ends;
 mod generation;
 mod head;
 mod language_model;
 mod sampling;
 mod training;
+mod translation;
 
 pub use causal_language_model::CausalLanguageModel;
 pub use classifier::Classifier;
 pub use classifier_training::ClassifierCache;
+pub use decoder_language_model::DecoderLanguageModel;
 pub use decoding::CausalState;
+pub use encoder_decoder::{EncoderDecoder, PairBatch, TokenPairs};
+pub use encoder_decoder_state::EncoderDecoderState;
+pub use encoder_decoder_training::{DecoderLanguageModelCache, EncoderDecoderCache};
 pub use generation::Generation;
 pub use head::Head;
 pub use language_model::LanguageModel;
 pub use training::LanguageModelCache;
+pub use translation::Translation;
 
 #[cfg(feature = "checkpoint")]
 pub(crate) use causal_language_model::check_causal;

@@ -3,29 +3,23 @@
 use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, Axis, s};
 
 use super::body::Body;
+use super::ends::EndsCache;
 use super::head::Head;
 use super::language_model::LanguageModel;
 use crate::attention::PaddingMask;
 use crate::blocks::EncoderCache;
 use crate::config::{LanguageModelConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
-use crate::initialization::Place;
-use crate::layers::{LayerNorm, Linear, drop_out, flat, rows, sequence};
+use crate::layers::{LayerNorm, Linear, flat, rows, sequence};
 use crate::ops::Activation;
 use crate::scalar::Scalar;
 
 /// What the backward pass of the part from tokens to features needs.
 #[derive(Clone, Debug)]
 pub(super) struct BodyCache<A> {
-    tokens: Array2<usize>,
-    pass: TrainingPass,
-    masked: bool,
-    /// Before the embedding's norm.
-    embedded: Option<Array3<A>>,
-    /// Before the product into the encoder's width.
-    projected: Option<Array3<A>>,
+    ends: EndsCache<A>,
     encoder: EncoderCache<A>,
-    /// Before the product out of it.
+    /// Before the product out of the encoder's width.
     encoded: Option<Array3<A>>,
 }
 
@@ -50,73 +44,31 @@ impl<A: Scalar> Body<A> {
     ) -> Result<(Array3<A>, BodyCache<A>)> {
         let (batch, length) = tokens.dim();
         PaddingMask::check(mask, "LanguageModel", batch, length)?;
-        let mut x = self.embedding.forward(tokens)?;
-        self.position.add_to(&mut x.view_mut(), Some(tokens))?;
-        let embedded = match &self.embedding_norm {
-            Some(norm) => {
-                let normed = norm.forward(&x)?;
-                Some(std::mem::replace(&mut x, normed))
-            }
-            None => None,
-        };
-        drop_out(&mut x, pass.dropout(0, Place::Embedding));
-        self.zero(&mut x, tokens, mask.is_some());
-        let projected = match &self.project_in {
-            Some(project_in) => {
-                let wider = project_in.forward(&x)?;
-                Some(std::mem::replace(&mut x, wider))
-            }
-            None => None,
-        };
-        let (mut x, encoder) = self.encoder.forward_train(x, mask, pass)?;
-        let encoded = match &self.project_out {
-            Some(project_out) => {
-                let narrower = project_out.forward(&x)?;
-                Some(std::mem::replace(&mut x, narrower))
-            }
-            None => None,
-        };
-        let cache = BodyCache {
-            tokens: tokens.to_owned(),
-            pass: *pass,
-            masked: mask.is_some(),
-            embedded,
-            projected,
-            encoder,
-            encoded,
-        };
-        Ok((x, cache))
+        let (x, ends) = self.ends.train_in(tokens, mask.is_some(), pass, 0)?;
+        let (x, encoder) = self.encoder.forward_train(x, mask, pass)?;
+        let (x, encoded) = self.ends.train_out(x)?;
+        Ok((x, BodyCache { ends, encoder, encoded }))
     }
 
-    pub(super) fn backward(&self, cache: BodyCache<A>, mut dy: Array3<A>, gradients: &mut Self) -> Result<()> {
-        if let (Some(project), Some(x), Some(own)) = (&self.project_out, &cache.encoded, &mut gradients.project_out) {
-            dy = linear_rows(project, x, &dy, own);
-        }
-        dy = self.encoder.backward(cache.encoder, dy, &mut gradients.encoder)?;
-        if let (Some(project), Some(x), Some(own)) = (&self.project_in, &cache.projected, &mut gradients.project_in) {
-            dy = linear_rows(project, x, &dy, own);
-        }
-        self.zero(&mut dy, &cache.tokens, cache.masked);
-        drop_out(&mut dy, cache.pass.dropout(0, Place::Embedding));
-        if let (Some(norm), Some(x), Some(own)) = (&self.embedding_norm, &cache.embedded, &mut gradients.embedding_norm) {
-            dy = norm_rows(norm, x, dy, own);
-        }
-        self.position.backward(Some(&cache.tokens), &dy, &mut gradients.position);
-        crate::layers::Embedding::backward(&cache.tokens, &dy, &mut gradients.embedding);
+    pub(super) fn backward(&self, cache: BodyCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<()> {
+        let pass = *cache.encoder.pass();
+        let dy = self.ends.backward_out(cache.encoded.as_ref(), dy, &mut gradients.ends);
+        let dy = self.encoder.backward(cache.encoder, dy, &mut gradients.encoder)?;
+        self.ends.backward_in(&cache.ends, dy, &pass, &mut gradients.ends);
         Ok(())
     }
 }
 
 /// What a head's backward pass needs.
 #[derive(Clone, Debug)]
-struct HeadCache<A> {
+pub(super) struct HeadCache<A> {
     features: Array3<A>,
     /// Of RoBERTa's: the dense layer's output, and the norm's input and output.
     dense: Option<[Array3<A>; 3]>,
 }
 
 impl<A: Scalar> Head<A> {
-    fn train(&self, features: Array3<A>, embedding: ndarray::ArrayView2<'_, A>) -> Result<(Array3<A>, HeadCache<A>)> {
+    pub(super) fn train(&self, features: Array3<A>, embedding: ndarray::ArrayView2<'_, A>) -> Result<(Array3<A>, HeadCache<A>)> {
         let dense = match (&self.dense, &self.norm) {
             (Some(dense), Some(norm)) => {
                 let hidden = dense.forward(&features)?;
@@ -132,7 +84,7 @@ impl<A: Scalar> Head<A> {
     }
 
     /// The gradient of the features; where the weight is the token embedding, its gradient is added to `embedding`.
-    fn backward(
+    pub(super) fn backward(
         &self,
         cache: &HeadCache<A>,
         dy: &Array3<A>,
@@ -245,7 +197,7 @@ impl<A: Scalar> LanguageModel<A> {
         let mut dy = dy.as_standard_layout().into_owned();
         let (own_body, own_head) = gradients.parts_mut();
         if let (Some(head), Some(head_cache), Some(own)) = (self.head(), &cache.head, own_head) {
-            let embedding = own_body.embedding.weight_mut();
+            let embedding = own_body.ends.embedding.weight_mut();
             dy = head.backward(head_cache, &dy, self.embedding().weight(), own, embedding);
         }
         if let Some((positions, dim)) = &cache.positions {

@@ -7,7 +7,7 @@ use crate::attention::PaddingMask;
 use crate::config::TrainingPass;
 use crate::error::Result;
 use crate::layers::{flat, sequence};
-use crate::models::{CausalLanguageModel, Classifier, LanguageModel};
+use crate::models::{CausalLanguageModel, Classifier, EncoderDecoder, LanguageModel, TokenPairs};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
 
@@ -74,6 +74,30 @@ impl<A: Scalar> CausalLanguageModel<A> {
     ) -> Result<(f64, Self)> {
         let (loss, model) = self.model().loss_and_gradients(tokens, positions, targets, loss, mask, pass)?;
         Ok((loss, Self::from_model(model)))
+    }
+}
+
+impl<A: Scalar> EncoderDecoder<A> {
+    /// The cross-entropy of the scores of `pairs` against `targets`, one for each token of the pairs' targets, row after row, such as those of a
+    /// [`PairBatch`](crate::PairBatch); and the gradients of all parameters. (Teacher forcing: every position is given the tokens before it as they
+    /// should be.)
+    ///
+    /// # Errors
+    /// As [`forward_train`](Self::forward_train); as many targets as there are scores, each below the target's `vocab_size`; a loss that is not finite.
+    pub fn loss_and_gradients(
+        &self,
+        pairs: &TokenPairs<'_>,
+        targets: &[Option<usize>],
+        loss: &CrossEntropy,
+        pass: &TrainingPass,
+    ) -> Result<(f64, Self)> {
+        let (scores, cache) = self.forward_train(pairs, pass)?;
+        let (batch, length, _) = scores.dim();
+        let (loss, gradient) = loss.loss_and_gradient(flat(scores), targets)?;
+        let loss = pass.step.finite_loss(loss)?;
+        let mut gradients = self.zeros_like();
+        self.backward(cache, &sequence(gradient, batch, length), &mut gradients)?;
+        Ok((loss, gradients))
     }
 }
 

@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub)] // each test file uses its own part
 
 pub mod causal;
+pub mod decoder;
+pub mod gradients;
 
 use linformer::ndarray::{Array, Array3, ArrayD, ArrayView, Dimension};
 use linformer::{

@@ -11,13 +11,13 @@ pub fn run<A: Scalar>(case: &Case) -> Outcome {
     if case.has_input("Q") {
         return head(case);
     }
-    if case.has_input("embeddings_mask") && !case.has_option("decoder_mode") {
-        return Outcome::Refused("embeddings_mask: an encoder takes no such argument".to_owned());
+    if case.has_input("embeddings_mask") {
+        return Outcome::Refused(
+            "embeddings_mask: no model takes such an argument, since the package puts it on the wrong side".to_owned(),
+        );
     }
-    let swaps_masks = case.has_input("embeddings_mask");
     match output::<A>(case) {
         Ok(output) => Outcome::Output(output.mapv(Scalar::widen).into_dyn()),
-        Err(Error::Refused { reason, .. }) if reason.contains("not yet") && !swaps_masks => Outcome::Later("decoders"),
         Err(error @ Error::Refused { .. }) => Outcome::Refused(error.to_string()),
         Err(error) => Outcome::Failed(error.to_string()),
     }
@@ -39,6 +39,9 @@ fn output<A: Scalar>(case: &Case) -> Result<Array3<A>> {
     let trains = case.has("gradients");
     let pass = TrainingPass::new(Step::new(0, 0));
     let written = |state_dict: &Tensors<A>| check_written(case, &tensors, state_dict);
+    if is_decoder(case) {
+        return decoder(case, &tensors, &json);
+    }
     if case.has_option("num_tokens") {
         let options = tatp22::LinformerLMOptions::from_json(&json)?;
         let model = tatp22::language_model(&tensors, &options)?;
@@ -67,7 +70,7 @@ fn output<A: Scalar>(case: &Case) -> Result<Array3<A>> {
         let options = tatp22::MHAttentionOptions::from_json(&json)?;
         let layer = tatp22::attention(&tensors, &options)?;
         written(&tatp22::attention_state_dict(&layer, &options)?);
-        return attend(&layer, &case.array3("x"), mask);
+        return attend(case, &layer, mask);
     }
     let options = tatp22::LinformerOptions::from_json(&json)?;
     let encoder = tatp22::linformer(&tensors, &options)?;
@@ -81,10 +84,54 @@ fn output<A: Scalar>(case: &Case) -> Result<Array3<A>> {
     encoder.forward(&x, mask)
 }
 
-fn attend<A: Scalar>(layer: &Attention<A>, x: &Array3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+/// Whether the options are those of a whole decoder.
+fn is_decoder(case: &Case) -> bool {
+    !case.has_option("dim") && case.config().get("decoder_mode").is_some_and(|mode| mode == true)
+}
+
+fn decoder<A: Scalar>(case: &Case, tensors: &Tensors<A>, json: &str) -> Result<Array3<A>> {
+    let pass = TrainingPass::new(Step::new(0, 0));
+    let written = |state_dict: &Tensors<A>| check_written(case, tensors, state_dict);
+    if case.has_option("num_tokens") {
+        let options = tatp22::LinformerLMOptions::from_json(json)?;
+        let model = tatp22::decoder_language_model(tensors, &options)?;
+        written(&tatp22::decoder_language_model_state_dict(&model, &options)?);
+        let (tokens, source) = (case.tokens("tokens"), case.array3("embeddings"));
+        if case.has("gradients") {
+            let (mut gradients, (_, cache)) = (model.zeros_like(), model.forward_train(&tokens, None, source.clone(), None, &pass)?);
+            let dsource = model.backward(cache, &case.output_gradient(), &mut gradients)?;
+            let gradients = tatp22::decoder_language_model_state_dict(&gradients, &options)?;
+            case.trained(&gradients, &[("input_gradient", &dsource)]);
+        }
+        return model.forward(&tokens, None, &source, None);
+    }
+    let options = tatp22::LinformerOptions::from_json(json)?;
+    let decoder = tatp22::decoder(tensors, &options)?;
+    written(&tatp22::decoder_state_dict(&decoder, &options)?);
+    let (x, source) = (case.array3("x"), case.array3("embeddings"));
+    if case.has("gradients") {
+        let (mut gradients, (_, cache)) = (
+            decoder.zeros_like(),
+            decoder.forward_train(x.clone(), None, source.clone(), None, &pass)?,
+        );
+        let (dx, dsource) = decoder.backward(cache, case.output_gradient(), &mut gradients)?;
+        let gradients = tatp22::decoder_state_dict(&gradients, &options)?;
+        case.trained(&gradients, &[("input_gradient", &dx), ("embeddings_gradient", &dsource)]);
+    }
+    decoder.forward(&x, None, &source, None)
+}
+
+/// Self-attention, or attention to the `embeddings` where there are any.
+fn attend<A: Scalar>(case: &Case, layer: &Attention<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+    let x = case.array3("x");
+    let context = if case.has_input("embeddings") {
+        case.array3("embeddings")
+    } else {
+        x.clone()
+    };
     match layer {
-        Attention::Linformer(layer) => layer.forward(x, mask),
-        Attention::Exact(layer) => layer.forward(x, mask),
+        Attention::Linformer(layer) => layer.attend(&x, &layer.compress(&context, mask)?),
+        Attention::Exact(layer) => layer.attend(&x, &context, mask),
         other => panic!("{other:?} is new"),
     }
 }

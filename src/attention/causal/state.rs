@@ -111,6 +111,21 @@ pub(crate) struct LayerState<A> {
 }
 
 impl<A: Scalar> LayerState<A> {
+    /// What is kept of a sequence that has not begun.
+    pub(crate) fn start(shape: StateShape) -> Self {
+        let StateShape { kv_heads, head_dim, .. } = shape;
+        let summary_heads = shape.summary.map_or(kv_heads, |(heads, ..)| heads);
+        Self {
+            shape,
+            position: 0,
+            window: Rows::new(kv_heads, head_dim),
+            sums: shape
+                .summary
+                .map(|(heads, rows, _)| [(); 2].map(|()| Array3::zeros((heads, rows, head_dim)))),
+            summaries: Rows::new(summary_heads, head_dim),
+        }
+    }
+
     /// What is kept of `item`, whose first `length` positions were run with `context`.
     pub(crate) fn after(
         shape: StateShape,
@@ -119,15 +134,8 @@ impl<A: Scalar> LayerState<A> {
         length: usize,
         summarised: Option<Summarised<'_, A>>,
     ) -> Self {
-        let StateShape { kv_heads, head_dim, .. } = shape;
-        let summary_heads = shape.summary.map_or(kv_heads, |(heads, ..)| heads);
-        let mut state = Self {
-            shape,
-            position: length,
-            window: Rows::new(kv_heads, head_dim),
-            sums: None,
-            summaries: Rows::new(summary_heads, head_dim),
-        };
+        let mut state = Self::start(shape);
+        state.position = length;
         let kept = length.min(context.window());
         state.window.reserve(kept, context.window());
         for position in length - kept..length {
@@ -169,9 +177,6 @@ impl<A: Scalar> LayerState<A> {
     /// The sums of the block that is not complete.
     fn take_sums(&mut self, context: &CausalContext<A>, item: usize, summarised: Summarised<'_, A>) {
         let config = summarised.config;
-        let (heads, _, head_dim) = self.summaries.keys.dim();
-        let zeros = || Array3::zeros((heads, config.rows, head_dim));
-        self.sums = Some([zeros(), zeros()]);
         let first = self.position - self.position % config.effective_block();
         for position in first..self.position {
             let flat = |from: &Array4<A>| from.slice(s![item, .., position, ..]).iter().copied().collect::<Vec<A>>();

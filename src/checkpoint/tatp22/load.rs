@@ -7,11 +7,11 @@ use super::super::size::{FeedForwardFile, StoredConfig, check_extent};
 use super::super::tensors::Tensors;
 use super::names::{self, Direction, Layout};
 use super::{FeedForwardOptions, LinformerLMOptions, LinformerOptions, MHAttentionOptions};
-use crate::blocks::{Attention, Encoder};
+use crate::blocks::{Attention, Decoder, Encoder};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::FeedForward;
-use crate::models::LanguageModel;
+use crate::models::{DecoderLanguageModel, LanguageModel};
 use crate::scalar::Scalar;
 
 /// A `Linformer`.
@@ -36,6 +36,28 @@ pub fn language_model<A: Scalar>(tensors: &Tensors<A>, options: &LinformerLMOpti
     check_extent(&config, tensors, StoredConfig::check)?;
     let translated = translate(tensors, |names| names::language_model(options, names))?;
     fill(LanguageModel::draw(&config, &mut Streams::zeros()), &translated)
+}
+
+/// A `Linformer` with `decoder_mode`.
+///
+/// # Errors
+/// As [`LinformerOptions::decoder_config`] and [`linformer`].
+pub fn decoder<A: Scalar>(tensors: &Tensors<A>, options: &LinformerOptions) -> Result<Decoder<A>> {
+    check_count(tensors, options.depth, options.nhead)?;
+    let config = options.decoder_config()?;
+    let translated = translate(tensors, |names| names::decoder(options, "", "", names))?;
+    fill(Decoder::draw(&config, &mut Streams::zeros()), &translated)
+}
+
+/// A `LinformerLM` with `decoder_mode`.
+///
+/// # Errors
+/// As [`LinformerLMOptions::decoder_language_model_config`] and [`linformer`].
+pub fn decoder_language_model<A: Scalar>(tensors: &Tensors<A>, options: &LinformerLMOptions) -> Result<DecoderLanguageModel<A>> {
+    check_count(tensors, options.depth, options.nhead)?;
+    let config = options.decoder_language_model_config()?;
+    let translated = translate(tensors, |names| names::language_model(options, names))?;
+    fill(DecoderLanguageModel::draw(&config, &mut Streams::zeros()), &translated)
 }
 
 /// An `MHAttention`.

@@ -7,6 +7,8 @@
 //! |---|---|---|---|---|
 //! | `Linformer` | [`LinformerOptions`] | [`linformer`] | [`linformer_state_dict`] | [`Encoder`](crate::Encoder) |
 //! | `LinformerLM` | [`LinformerLMOptions`] | [`language_model`] | [`language_model_state_dict`] | [`LanguageModel`](crate::LanguageModel) |
+//! | `Linformer` with `decoder_mode` | [`LinformerOptions`] | [`decoder`] | [`decoder_state_dict`] | [`Decoder`](crate::Decoder) |
+//! | `LinformerLM` with `decoder_mode` | [`LinformerLMOptions`] | [`decoder_language_model`] | [`decoder_language_model_state_dict`] | [`DecoderLanguageModel`](crate::DecoderLanguageModel) |
 //! | `MHAttention` | [`MHAttentionOptions`] | [`attention`] | [`attention_state_dict`] | [`Attention`](crate::Attention) |
 //! | `FeedForward` | [`FeedForwardOptions`] | [`feed_forward`] | [`feed_forward_state_dict`] | [`FeedForward`](crate::FeedForward) |
 //!
@@ -21,6 +23,9 @@
 //! }
 //! ```
 //!
+//! A decoder's `embeddings`, which the package wants as long as the target, is the source here and may have any length up to `input_size`. Its
+//! masks are refused, that is: there is no way to give them as the package has them, swapped between the two sides; here each side has its own.
+//!
 //! No tensor may be left over; only the E and F that full attention has and does not use are dropped. Tensors that layers or heads share
 //! stand in its files under every name: all copies must agree, and the model has one. Its `input_mask` is a
 //! [`PaddingMask`](crate::PaddingMask); its `embeddings_mask`, which would make the masked rows of an encoder attend evenly, has no
@@ -33,8 +38,7 @@
 //! Options that have no effect in the package are accepted and have none: a checkpoint made with them is right. Refused are
 //!
 //! - `causal` with compression: its (n, k) triangle lets the future leak into the past (with `full_attention` it is right, and loaded);
-//! - `causal` with `decoder_mode`, and `LinformerEncDec`, which is that: the self-attention has no mask;
-//! - not yet supported: `decoder_mode`.
+//! - `causal` with `decoder_mode`, and `LinformerEncDec`, which is that: the self-attention has no mask, and the triangle hides the source.
 
 mod choices;
 mod load;
@@ -44,9 +48,12 @@ mod options;
 mod write;
 
 pub use choices::{CheckpointLevel, Method, ParameterSharing};
-pub use load::{attention, feed_forward, language_model, linformer};
+pub use load::{attention, decoder, decoder_language_model, feed_forward, language_model, linformer};
 pub use options::{FeedForwardOptions, LinformerLMOptions, LinformerOptions, MHAttentionOptions};
-pub use write::{attention_state_dict, feed_forward_state_dict, language_model_state_dict, linformer_state_dict};
+pub use write::{
+    attention_state_dict, decoder_language_model_state_dict, decoder_state_dict, feed_forward_state_dict, language_model_state_dict,
+    linformer_state_dict,
+};
 
 const PEER: &str = "tatp22";
 

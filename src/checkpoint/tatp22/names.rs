@@ -57,7 +57,11 @@ pub(super) fn language_model(options: &LinformerLMOptions, names: &mut impl Dire
         linear(names, "linformer.project_out", "project_out");
         inside = "linformer.fn.";
     }
-    encoder(&options.linformer(), inside, "encoder.", names);
+    if options.decoder_mode {
+        decoder(&options.linformer(), inside, "decoder.", names);
+    } else {
+        encoder(&options.linformer(), inside, "encoder.", names);
+    }
     if !options.return_emb {
         linear(names, "to_logits", "head");
     }
@@ -67,37 +71,73 @@ pub(super) fn language_model(options: &LinformerLMOptions, names: &mut impl Dire
 pub(super) fn encoder(options: &LinformerOptions, peer: &str, native: &str, names: &mut impl Direction) {
     let mut lent = Vec::new();
     for layer in 0..options.depth {
-        let place = if options.include_ff { 2 * layer } else { layer };
-        let (sequence, block) = (format!("{peer}seq.{place}."), format!("{native}blocks.{layer}."));
-        let attention = Attention {
-            peer: &format!("{sequence}fn."),
-            native: &format!("{block}attention."),
-            place: format!(".{place}"),
-            heads: options.nhead,
-            head_dim: options.dim_d.unwrap_or(options.channels / options.nhead.max(1)),
-            lengths: (options.input_size, options.layer_k(layer)),
-            sharing: options.parameter_sharing,
-            method: options.method,
-            full: options.full_attention,
-            factored: options.w_o_intermediate_dim.is_some(),
-        };
-        attention.visit(names);
-        if options.parameter_sharing == ParameterSharing::Layerwise && !options.full_attention {
-            lent.extend(attention.both());
-        }
-        linear(names, &format!("{sequence}norm"), &format!("{block}attention_norm"));
-        if options.include_ff {
-            let (sequence, block) = (format!("{peer}seq.{}.", place + 1), format!("{block}feed_forward."));
-            feed_forward(&format!("{sequence}fn."), &block, names);
-            linear(names, &format!("{sequence}norm"), &format!("{block}norm"));
-            if resamples(options, layer) {
-                linear(names, &format!("{sequence}resample"), &format!("{block}residual"));
-            }
+        let place = layer * modules(options);
+        lent.extend(attend_and_feed(
+            options,
+            (peer, place),
+            &format!("{native}blocks.{layer}."),
+            layer,
+            names,
+        ));
+    }
+    if !lent.is_empty() {
+        shared(names, options.method, &lent, &format!("{native}projections.key"));
+    }
+}
+
+/// All tensors of a `Linformer` with `decoder_mode`.
+pub(super) fn decoder(options: &LinformerOptions, peer: &str, native: &str, names: &mut impl Direction) {
+    let mut lent = Vec::new();
+    for layer in 0..options.depth {
+        for (half, name) in ["target", "source"].into_iter().enumerate() {
+            let place = (2 * layer + half) * modules(options);
+            let block = format!("{native}blocks.{layer}.{name}.");
+            lent.extend(attend_and_feed(options, (peer, place), &block, layer, names));
         }
     }
     if !lent.is_empty() {
         shared(names, options.method, &lent, &format!("{native}projections.key"));
     }
+}
+
+/// How many modules of the peer's sequence an attention and its feed-forward are.
+fn modules(options: &LinformerOptions) -> usize {
+    if options.include_ff { 2 } else { 1 }
+}
+
+/// An attention and its feed-forward, from `place` of the peer's sequence on: the names of E and F, where they are the whole model's.
+fn attend_and_feed(
+    options: &LinformerOptions,
+    (peer, place): (&str, usize),
+    block: &str,
+    layer: usize,
+    names: &mut impl Direction,
+) -> Vec<String> {
+    let sequence = format!("{peer}seq.{place}.");
+    let attention = Attention {
+        peer: &format!("{sequence}fn."),
+        native: &format!("{block}attention."),
+        place: format!(".{place}"),
+        heads: options.nhead,
+        head_dim: options.dim_d.unwrap_or(options.channels / options.nhead.max(1)),
+        lengths: (options.input_size, options.layer_k(layer)),
+        sharing: options.parameter_sharing,
+        method: options.method,
+        full: options.full_attention,
+        factored: options.w_o_intermediate_dim.is_some(),
+    };
+    attention.visit(names);
+    linear(names, &format!("{sequence}norm"), &format!("{block}attention_norm"));
+    if options.include_ff {
+        let (sequence, block) = (format!("{peer}seq.{}.", place + 1), format!("{block}feed_forward."));
+        feed_forward(&format!("{sequence}fn."), &block, names);
+        linear(names, &format!("{sequence}norm"), &format!("{block}norm"));
+        if resamples(options, layer) {
+            linear(names, &format!("{sequence}resample"), &format!("{block}residual"));
+        }
+    }
+    let lends = options.parameter_sharing == ParameterSharing::Layerwise && !options.full_attention;
+    if lends { attention.both() } else { Vec::new() }
 }
 
 /// Whether layer `layer` changes the width.

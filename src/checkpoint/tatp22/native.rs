@@ -4,8 +4,8 @@ use super::super::foreign::check_rate;
 use super::{FeedForwardOptions, LinformerLMOptions, LinformerOptions, MHAttentionOptions, Method, PEER, ParameterSharing};
 use crate::config as native;
 use crate::config::{
-    AttentionConfig, AttentionKind, Convolution, ConvolutionKernel, EncoderConfig, HeadKind, LanguageModelConfig, NormPlacement,
-    PositionKind, ProjectionConfig, ProjectionKind, Sharing, SinusoidLayout,
+    AttentionConfig, AttentionKind, Convolution, ConvolutionKernel, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, HeadKind,
+    LanguageModelConfig, NormPlacement, PositionKind, ProjectionConfig, ProjectionKind, Sharing, SinusoidLayout,
 };
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Initialization;
@@ -17,14 +17,14 @@ impl LinformerOptions {
     /// # Errors
     /// An option that is refused (see [the module](super)), or options that describe no model, here or in the peer.
     pub fn encoder_config(&self) -> Result<EncoderConfig> {
-        refuse_masks(self.decoder_mode, self.causal, self.full_attention, "causal")?;
-        check_rate("dropout", self.dropout)?;
-        check_rate("dropout_ff", self.dropout_ff)?;
-        let activation = match self.activation.as_str() {
-            "gelu" => Activation::Gelu,
-            "relu" => Activation::Relu,
-            other => return Err(Error::config("activation", other, "the peer's Linformer takes gelu and relu")),
-        };
+        if self.decoder_mode {
+            refuse_causal_decoder(self.causal, "causal")?;
+            return Err(refused(
+                "decoder_mode",
+                "a decoder is no encoder: use tatp22::decoder or tatp22::decoder_language_model",
+            ));
+        }
+        refuse_triangle(self.causal, self.full_attention, "causal")?;
         if let Some(width) = self.ff_intermediate
             && self.parameter_sharing == ParameterSharing::Layerwise
         {
@@ -34,15 +34,55 @@ impl LinformerOptions {
                 "the peer takes it only with a parameter_sharing other than layerwise",
             ));
         }
-        let feed_forward = native::FeedForwardConfig::new(self.dim_ff).with_activation(activation);
         let config = EncoderConfig::new(self.attention(), self.depth)
-            .with_feed_forward(self.include_ff.then_some(feed_forward))
+            .with_feed_forward(self.feed_forward()?)
             .with_norm(NormPlacement::Post)
             .with_final_norm(false)
             .with_k_by_layer(self.k_by_layer()?)
             .with_hidden_dim(self.ff_intermediate.filter(|&width| width != self.channels && self.depth > 1));
         config.check()?;
         Ok(config)
+    }
+
+    /// The crate's configuration of the same decoder: with [`decoder_mode`](Self::decoder_mode).
+    ///
+    /// # Errors
+    /// An option that is refused (see [the module](super)), or options that describe no decoder, here or in the peer.
+    pub fn decoder_config(&self) -> Result<DecoderConfig> {
+        if !self.decoder_mode {
+            let reason = "these are an encoder's options; use tatp22::linformer or tatp22::language_model";
+            return Err(Error::config("decoder_mode", false, reason));
+        }
+        refuse_causal_decoder(self.causal, "causal")?;
+        if let Some(width) = self.ff_intermediate {
+            return Err(Error::config(
+                "ff_intermediate",
+                width,
+                "the peer takes it only without decoder_mode",
+            ));
+        }
+        let feed_forward = self.feed_forward()?;
+        let config = DecoderConfig::new(self.attention(), self.attention(), self.depth)
+            .with_middle_feed_forward(feed_forward.clone())
+            .with_feed_forward(feed_forward)
+            .with_norm(NormPlacement::Post)
+            .with_final_norm(false)
+            .with_k_by_layer(self.k_by_layer()?);
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The feed-forward of the layers, and the checks of what has no other place.
+    fn feed_forward(&self) -> Result<Option<native::FeedForwardConfig>> {
+        check_rate("dropout", self.dropout)?;
+        check_rate("dropout_ff", self.dropout_ff)?;
+        let activation = match self.activation.as_str() {
+            "gelu" => Activation::Gelu,
+            "relu" => Activation::Relu,
+            other => return Err(Error::config("activation", other, "the peer's Linformer takes gelu and relu")),
+        };
+        let feed_forward = native::FeedForwardConfig::new(self.dim_ff).with_activation(activation);
+        Ok(self.include_ff.then_some(feed_forward))
     }
 
     fn attention(&self) -> AttentionKind {
@@ -89,6 +129,31 @@ impl LinformerLMOptions {
     /// # Errors
     /// As [`LinformerOptions::encoder_config`]; an odd width of the token vectors, which the peer's positions do not have.
     pub fn language_model_config(&self) -> Result<LanguageModelConfig> {
+        let (position, head) = self.ends()?;
+        let config = LanguageModelConfig::new(self.num_tokens, self.linformer().encoder_config()?)
+            .with_embedding_dim(self.projected_width())
+            .with_position(position)
+            .with_head(head);
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The crate's configuration of the same decoder of tokens: with [`decoder_mode`](Self::decoder_mode).
+    ///
+    /// # Errors
+    /// As [`LinformerOptions::decoder_config`]; an odd width of the token vectors, which the peer's positions do not have.
+    pub fn decoder_language_model_config(&self) -> Result<DecoderLanguageModelConfig> {
+        let (position, head) = self.ends()?;
+        let config = DecoderLanguageModelConfig::new(self.num_tokens, self.linformer().decoder_config()?)
+            .with_embedding_dim(self.projected_width())
+            .with_position(position)
+            .with_head(head);
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Positions and head.
+    fn ends(&self) -> Result<(PositionKind, HeadKind)> {
         check_rate("dropout_tokens", self.dropout_tokens)?;
         let (option, width) = self.emb_dim.map_or(("channels", self.channels), |width| ("emb_dim", width));
         if !width.is_multiple_of(2) {
@@ -99,12 +164,7 @@ impl LinformerLMOptions {
             layout: SinusoidLayout::Halves,
             stored: true,
         };
-        let config = LanguageModelConfig::new(self.num_tokens, self.linformer().encoder_config()?)
-            .with_embedding_dim(self.projected_width())
-            .with_position(position)
-            .with_head(if self.return_emb { HeadKind::None } else { HeadKind::Plain });
-        config.check()?;
-        Ok(config)
+        Ok((position, if self.return_emb { HeadKind::None } else { HeadKind::Plain }))
     }
 
     /// The width of the token vectors where it is not the encoder's.
@@ -114,12 +174,15 @@ impl LinformerLMOptions {
 }
 
 impl MHAttentionOptions {
-    /// The crate's configuration of the same layer.
+    /// The crate's configuration of the same layer. With [`decoder_mode`](Self::decoder_mode) its keys and values are another sequence's.
     ///
     /// # Errors
     /// As [`LinformerOptions::encoder_config`].
     pub fn attention_config(&self) -> Result<AttentionKind> {
-        refuse_masks(self.decoder_mode, self.causal_mask, self.full_attention, "causal_mask")?;
+        if self.decoder_mode {
+            refuse_causal_decoder(self.causal_mask, "causal_mask")?;
+        }
+        refuse_triangle(self.causal_mask, self.full_attention, "causal_mask")?;
         check_rate("dropout", self.dropout)?;
         let attention = AttentionConfig::new(self.channels, self.nhead)
             .with_head_dim(Some(self.dim))
@@ -183,26 +246,35 @@ fn kind(attention: AttentionConfig, full: Option<bool>, (n, k): (usize, usize), 
         .into()
 }
 
-/// Decoders and causal attention.
-fn refuse_masks(decoder: bool, causal: bool, full: bool, causal_option: &str) -> Result<()> {
-    let reason = match (decoder, causal, full) {
-        (false, false, _) | (false, true, true) => return Ok(()),
-        (true, true, _) => {
-            "in a decoder the peer puts the triangle on the cross-attention, where it hides the encoder's positions, and leaves the \
-             self-attention open to the future"
-        }
-        (true, false, _) => "cross-attention in every layer is not yet part of this crate's encoders",
-        (false, true, false) => {
-            "the peer's (n, k) triangle hides slots, not positions: each slot already mixes all positions, so that the future leaks into \
-             the past"
-        }
-    };
-    let option = if causal { causal_option } else { "decoder_mode" };
-    Err(Error::Refused {
+fn refused(option: &str, reason: &str) -> Error {
+    Error::Refused {
         peer: PEER,
         option: option.to_owned(),
         reason: reason.to_owned(),
-    })
+    }
+}
+
+/// Causal attention with compression.
+fn refuse_triangle(causal: bool, full: bool, option: &str) -> Result<()> {
+    if !causal || full {
+        return Ok(());
+    }
+    Err(refused(
+        option,
+        "the peer's (n, k) triangle hides slots, not positions: each slot already mixes all positions, so that the future leaks into the past",
+    ))
+}
+
+/// Causal decoders.
+fn refuse_causal_decoder(causal: bool, option: &str) -> Result<()> {
+    if !causal {
+        return Ok(());
+    }
+    Err(refused(
+        option,
+        "in a decoder the peer puts the triangle on the cross-attention, where it hides the encoder's positions, and leaves the self-attention \
+         open to the future",
+    ))
 }
 
 /// A configuration with every default filled in, so that two that mean the same are equal.
@@ -219,6 +291,16 @@ pub(super) fn normalised(config: &EncoderConfig) -> EncoderConfig {
             attention.projection.sharing = Some(Sharing::KeyValue);
         }
     }
+    config
+}
+
+/// As [`normalised`], of a decoder.
+pub(super) fn normalised_decoder(config: &DecoderConfig) -> DecoderConfig {
+    let mut config = config.clone();
+    let halves = [config.target_half(), config.source_half()].map(|half| normalised(&half));
+    config.k_by_layer = halves.iter().find_map(|half| half.k_by_layer.clone());
+    let [target, source] = halves;
+    (config.self_attention, config.cross_attention) = (target.attention, source.attention);
     config
 }
 

@@ -68,10 +68,10 @@ pub struct LinformerOptions {
     /// The width through which the output weight is factored, if it is.
     #[serde(default)]
     pub w_o_intermediate_dim: Option<usize>,
-    /// Refused: cross-attention in every layer.
+    /// Cross-attention in every layer: a decoder, which [`decoder`](super::decoder) loads.
     #[serde(default)]
     pub decoder_mode: bool,
-    /// Only with `full_attention`: with compression it leaks the future, and is refused.
+    /// Only with `full_attention` and without `decoder_mode`: with compression it leaks the future, in a decoder it hides the source; both are refused.
     #[serde(default)]
     pub causal: bool,
     /// How the sequence is compressed.
@@ -273,13 +273,13 @@ pub struct MHAttentionOptions {
     /// Exact attention; E and F are saved all the same, and unused.
     #[serde(default)]
     pub full_attention: bool,
-    /// Refused: whether the layer was given a causal mask. With compression it leaks the future.
+    /// Whether the layer was given a causal mask; see [`LinformerOptions::causal`].
     #[serde(default)]
     pub causal_mask: bool,
     /// The width through which the output weight is factored, if it is.
     #[serde(default)]
     pub w_o_intermediate_dim: Option<usize>,
-    /// Refused: keys and values of another sequence.
+    /// Whether keys and values are those of another sequence, which is what one does with the layer rather than what it is.
     #[serde(default)]
     pub decoder_mode: bool,
     /// How the sequence is compressed.

@@ -6,7 +6,7 @@ use crate::checkpoint::Tensors;
 use crate::config::{AttentionConfig, Convolution, ConvolutionKernel, LinformerConfig, ProjectionKind};
 use crate::error::{Error, Result};
 use crate::parameters::Parameters;
-use crate::{Attention, Encoder, FeedForward, LanguageModel};
+use crate::{Attention, Decoder, DecoderLanguageModel, Encoder, FeedForward, LanguageModel};
 
 const LINFORMER: &str = r#"{"input_size": 7, "channels": 6, "dim_k": 3, "nhead": 2, "depth": 2, "dim_ff": 5"#;
 
@@ -206,9 +206,49 @@ fn what_is_wrong_in_the_package_is_refused_by_name() {
 }
 
 #[test]
-fn what_is_not_yet_there_is_refused_as_that() {
-    let found = refused(linformer_options(r#", "decoder_mode": true"#).encoder_config());
-    assert!(found.0 == "decoder_mode" && found.1.contains("not yet"), "{found:?}");
+fn encoders_and_decoders_are_told_apart() {
+    let decoder_options = linformer_options(r#", "decoder_mode": true"#);
+    let found = refused(decoder_options.encoder_config());
+    assert!(found.0 == "decoder_mode" && found.1.contains("tatp22::decoder"), "{found:?}");
+    assert!(matches!(linformer_options("").decoder_config(), Err(Error::Config { .. })));
+    for more in [r#", "causal": true"#, r#", "causal": true, "full_attention": true"#] {
+        let causal = linformer_options(&format!(r#", "decoder_mode": true{more}"#));
+        assert_eq!(refused(causal.decoder_config()).0, "causal");
+    }
+    let wider = linformer_options(r#", "decoder_mode": true, "ff_intermediate": 8, "parameter_sharing": "kv""#);
+    assert!(matches!(wider.decoder_config(), Err(Error::Config { .. })));
+    let mut attention = MHAttentionOptions::new(7, 3, 8, 4, 2, ParameterSharing::Kv);
+    (attention.decoder_mode, attention.causal_mask, attention.full_attention) = (true, true, true);
+    assert_eq!(refused(attention.attention_config()).0, "causal_mask");
+}
+
+#[test]
+fn decoders_come_back_as_they_were() {
+    for sharing in ["none", "headwise", "kv", "layerwise"] {
+        for method in ["learnable", "convolution", "no_params"] {
+            for more in [
+                "",
+                r#", "k_reduce_by_layer": 1"#,
+                r#", "include_ff": false"#,
+                r#", "full_attention": true"#,
+            ] {
+                let options = format!(r#", "decoder_mode": true, "parameter_sharing": "{sharing}", "method": "{method}"{more}"#);
+                let options = linformer_options(&options);
+                let drawn = Decoder::<f64>::new(&options.decoder_config().unwrap(), 1).unwrap();
+                let tensors = decoder_state_dict(&drawn, &options).unwrap();
+                let loaded = decoder(&tensors, &options).unwrap();
+                assert_same(&decoder_state_dict(&loaded, &options).unwrap(), &tensors);
+            }
+        }
+    }
+    let mut options = LinformerLMOptions::new(11, 7, 8);
+    (options.emb_dim, options.decoder_mode) = (Some(6), true);
+    let model = DecoderLanguageModel::<f64>::new(&options.decoder_language_model_config().unwrap(), 1).unwrap();
+    let tensors = decoder_language_model_state_dict(&model, &options).unwrap();
+    let loaded = decoder_language_model(&tensors, &options).unwrap();
+    assert_same(&decoder_language_model_state_dict(&loaded, &options).unwrap(), &tensors);
+    options.decoder_mode = false;
+    assert!(decoder_language_model(&tensors, &options).is_err());
 }
 
 #[test]

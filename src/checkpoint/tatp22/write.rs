@@ -7,13 +7,13 @@ use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn, Slice};
 use super::super::foreign::check_same;
 use super::super::tensors::Tensors;
 use super::names::{self, Direction, Layout};
-use super::native::{normalised, normalised_attention};
+use super::native::{normalised, normalised_attention, normalised_decoder};
 use super::{FeedForwardOptions, LinformerLMOptions, LinformerOptions, MHAttentionOptions, PEER};
-use crate::blocks::{Attention, Encoder};
+use crate::blocks::{Attention, Decoder, Encoder};
 use crate::config::AttentionKind;
 use crate::error::{Error, Result};
 use crate::layers::FeedForward;
-use crate::models::LanguageModel;
+use crate::models::{DecoderLanguageModel, LanguageModel};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
 
@@ -39,6 +39,34 @@ pub fn language_model_state_dict<A: Scalar>(model: &LanguageModel<A>, options: &
     let mut theirs = options.language_model_config()?;
     for config in [&mut ours, &mut theirs] {
         config.encoder = normalised(&config.encoder);
+        config.embedding_dim = Some(config.effective_embedding_dim());
+    }
+    check_same(PEER, &ours, &theirs)?;
+    write(model, |names| names::language_model(options, names))
+}
+
+/// The state dict of the `Linformer` with `decoder_mode` of these options that computes what `decoder` does; see [`linformer_state_dict`].
+///
+/// # Errors
+/// As [`LinformerOptions::decoder_config`]; a decoder of other options, by the name of the first that differs.
+pub fn decoder_state_dict<A: Scalar>(decoder: &Decoder<A>, options: &LinformerOptions) -> Result<Tensors<A>> {
+    check_same(
+        PEER,
+        &normalised_decoder(decoder.config()),
+        &normalised_decoder(&options.decoder_config()?),
+    )?;
+    write(decoder, |names| names::decoder(options, "", "", names))
+}
+
+/// The state dict of the `LinformerLM` with `decoder_mode` of these options that computes what `model` does; see [`linformer_state_dict`].
+///
+/// # Errors
+/// As [`LinformerLMOptions::decoder_language_model_config`]; a model of other options, by the name of the first that differs.
+pub fn decoder_language_model_state_dict<A: Scalar>(model: &DecoderLanguageModel<A>, options: &LinformerLMOptions) -> Result<Tensors<A>> {
+    let mut ours = model.config().clone();
+    let mut theirs = options.decoder_language_model_config()?;
+    for config in [&mut ours, &mut theirs] {
+        config.decoder = normalised_decoder(&config.decoder);
         config.embedding_dim = Some(config.effective_embedding_dim());
     }
     check_same(PEER, &ours, &theirs)?;

@@ -1,0 +1,214 @@
+//! A stack of blocks with cross-attention.
+
+use ndarray::{Array3, ArrayRef3};
+
+use super::DecoderBlock;
+use super::encoder::shared_projections;
+use crate::attention::{Compressed, PaddingMask, Projections, Workspace};
+use crate::config::DecoderConfig;
+use crate::error::{Error, Result};
+use crate::initialization::Streams;
+use crate::layers::{LayerNorm, check_width};
+use crate::parameters::parameters;
+use crate::scalar::Scalar;
+
+/// A stack of blocks whose rows, the target, attend to each other and to another sequence, the source.
+///
+/// The source is compressed once for each block; targets of any length and number then read it row by row.
+///
+/// ```
+/// use linformer::{CausalConfig, Decoder, DecoderConfig, LinformerConfig, PaddingMask};
+/// use linformer::ndarray::Array3;
+///
+/// let config = DecoderConfig::new(CausalConfig::new(32, 4, 64, 2), LinformerConfig::new(32, 4, 500, 16), 2);
+/// let decoder = Decoder::<f32>::new(&config, 0)?;
+/// let (source, target) = (Array3::ones((2, 300, 32)), Array3::ones((2, 9, 32)));
+/// let mask = PaddingMask::from_lengths(&[300, 120], 300)?;
+///
+/// let source = decoder.compress(&source, Some(&mask))?;
+/// assert_eq!(decoder.attend(&target, None, &source)?.dim(), (2, 9, 32));
+/// # Ok::<(), linformer::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Decoder<A = f32> {
+    config: DecoderConfig,
+    /// The one projection of all self-attentions where they share it, and of the cross-attentions where those compress by the same.
+    projections: Option<Projections<A>>,
+    /// The one projection of all cross-attentions, where they share one of their own.
+    cross_projections: Option<Projections<A>>,
+    blocks: Vec<DecoderBlock<A>>,
+    final_norm: Option<LayerNorm<A>>,
+}
+
+parameters!(Decoder {
+    projections,
+    cross_projections,
+    blocks,
+    final_norm
+});
+
+/// A source as the blocks of a [`Decoder`] read it: the compressed keys and values of each.
+#[derive(Clone, Debug)]
+pub struct CompressedSource<A = f32> {
+    batch: usize,
+    layers: Vec<Compressed<A>>,
+}
+
+impl<A> CompressedSource<A> {
+    /// The number of sequences.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// The keys and values that each block reads.
+    pub fn layers(&self) -> &[Compressed<A>] {
+        &self.layers
+    }
+}
+
+impl<A: Scalar> Decoder<A> {
+    /// A decoder with drawn weights.
+    ///
+    /// # Errors
+    /// A configuration that describes no decoder.
+    pub fn new(config: &DecoderConfig, seed: u64) -> Result<Self> {
+        config.check()?;
+        Ok(Self::draw(config, &mut Streams::new(seed)))
+    }
+
+    pub(crate) fn draw(config: &DecoderConfig, streams: &mut Streams) -> Self {
+        let (target, source) = (config.target_half(), config.source_half());
+        let projections = shared_projections(&target, streams);
+        let own = !config.shares_one_projection();
+        Self {
+            config: config.clone(),
+            projections,
+            cross_projections: own.then(|| shared_projections(&source, streams)).flatten(),
+            blocks: (0..config.depth)
+                .map(|layer| DecoderBlock::draw(&target, &source, layer, streams))
+                .collect(),
+            final_norm: config.final_norm.then(|| LayerNorm::start(config.dim(), config.norm_eps)),
+        }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// The blocks.
+    pub fn blocks(&self) -> &[DecoderBlock<A>] {
+        &self.blocks
+    }
+
+    /// The projection of all self-attentions, where they share one.
+    pub fn projections(&self) -> Option<&Projections<A>> {
+        self.projections.as_ref()
+    }
+
+    /// The projection of all cross-attentions, where they share one: that of the self-attentions where both compress.
+    pub fn cross_projections(&self) -> Option<&Projections<A>> {
+        self.cross_projections
+            .as_ref()
+            .or(self.projections.as_ref().filter(|_| self.config.shares_one_projection()))
+    }
+
+    pub(super) fn final_norm(&self) -> Option<&LayerNorm<A>> {
+        self.final_norm.as_ref()
+    }
+
+    #[allow(clippy::type_complexity)] // its fields
+    pub(super) fn parts_mut(&mut self) -> ([Option<&mut Projections<A>>; 2], &mut [DecoderBlock<A>], Option<&mut LayerNorm<A>>) {
+        let projections = [self.projections.as_mut(), self.cross_projections.as_mut()];
+        (projections, &mut self.blocks, self.final_norm.as_mut())
+    }
+
+    /// `source` (batch, n, dim), compressed once for each block; `mask` says which of its positions are real.
+    ///
+    /// # Errors
+    /// Another width, a mask of another shape, n > `seq_len` where the projections have no more columns.
+    pub fn compress(&self, source: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<CompressedSource<A>> {
+        const OPERATION: &str = "Decoder::compress";
+        let (batch, length, _) = source.dim();
+        check_width(OPERATION, "source", source, self.config.dim())?;
+        PaddingMask::check(mask, OPERATION, batch, length)?;
+        let shared = self.cross_projections();
+        let layers = self
+            .blocks
+            .iter()
+            .map(|block| block.cross_attention().compress(shared, source, mask));
+        Ok(CompressedSource {
+            batch,
+            layers: layers.collect::<Result<_>>()?,
+        })
+    }
+
+    /// (batch, m, dim) → (batch, m, dim): a target and the source it belongs to, (batch, n, dim), each with the mask of its own padding.
+    ///
+    /// # Errors
+    /// Another width, another batch on one side, a mask of another shape than its sequence; a sequence longer than the projections allow.
+    pub fn forward(
+        &self,
+        target: &ArrayRef3<A>,
+        mask: Option<&PaddingMask>,
+        source: &ArrayRef3<A>,
+        source_mask: Option<&PaddingMask>,
+    ) -> Result<Array3<A>> {
+        self.attend(target, mask, &self.compress(source, source_mask)?)
+    }
+
+    /// [`forward`](Self::forward) with a source that was compressed before.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward); a source that another decoder compressed.
+    pub fn attend(&self, target: &ArrayRef3<A>, mask: Option<&PaddingMask>, source: &CompressedSource<A>) -> Result<Array3<A>> {
+        let mut stream = self.checked("Decoder::attend", target.to_owned(), mask, source.batch)?;
+        self.check_source("Decoder::attend", source)?;
+        let workspace = &mut Workspace::new();
+        for (block, context) in self.blocks.iter().zip(&source.layers) {
+            stream = block.apply(stream, (self.projections(), context), mask, workspace)?;
+        }
+        self.finished(stream)
+    }
+
+    pub(super) fn finished(&self, stream: Array3<A>) -> Result<Array3<A>> {
+        match &self.final_norm {
+            Some(norm) => norm.forward(&stream),
+            None => Ok(stream),
+        }
+    }
+
+    /// A target, contiguous; an error where it, its mask or the number of its sources does not fit.
+    pub(super) fn checked(
+        &self,
+        operation: &'static str,
+        target: Array3<A>,
+        mask: Option<&PaddingMask>,
+        sources: usize,
+    ) -> Result<Array3<A>> {
+        let dim = self.config.dim();
+        check_width(operation, "target", &target, dim)?;
+        PaddingMask::check(mask, operation, target.dim().0, target.dim().1)?;
+        if target.dim().0 != sources {
+            let expected = format!("({sources}, any length, {dim}), one item for each source");
+            return Err(Error::shape(operation, "target", expected, target.shape()));
+        }
+        Ok(if target.is_standard_layout() {
+            target
+        } else {
+            target.as_standard_layout().into_owned()
+        })
+    }
+
+    pub(super) fn check_source(&self, operation: &'static str, source: &CompressedSource<A>) -> Result<()> {
+        if source.layers.len() == self.blocks.len() {
+            return Ok(());
+        }
+        let reason = format!(
+            "the source was compressed for {} blocks, but this decoder has {}; compress it with this decoder",
+            source.layers.len(),
+            self.blocks.len()
+        );
+        Err(Error::argument(operation, reason))
+    }
+}

@@ -1,0 +1,233 @@
+//! Training of decoders.
+
+use ndarray::Array3;
+
+use super::training::{BlockCache, norm_backward, normed};
+use super::{Attention, Decoder, DecoderBlock};
+use crate::attention::{AttentionCache, PaddingMask, Projections};
+use crate::config::TrainingPass;
+use crate::error::{Error, Result};
+use crate::layers::check_width;
+use crate::ops::Dropout;
+use crate::scalar::Scalar;
+
+/// What a decoder's backward pass needs.
+#[derive(Clone, Debug)]
+pub struct DecoderCache<A = f32> {
+    pass: TrainingPass,
+    first_layer: usize,
+    inputs: Inputs<A>,
+    kept: Vec<KeptBlock<A>>,
+    /// What the final norm was given.
+    last: Option<Array3<A>>,
+    dim: (usize, usize, usize),
+}
+
+/// What every block is given besides the stream.
+#[derive(Clone, Debug)]
+struct Inputs<A> {
+    mask: Option<PaddingMask>,
+    source: Array3<A>,
+    source_mask: Option<PaddingMask>,
+}
+
+#[derive(Clone, Debug)]
+enum KeptBlock<A> {
+    LeftOut,
+    Caches(Box<[BlockCache<A>; 2]>),
+    /// The block's input, where it is computed again.
+    Input(Array3<A>),
+}
+
+impl<A> DecoderCache<A> {
+    /// The pass that made it.
+    pub fn pass(&self) -> &TrainingPass {
+        &self.pass
+    }
+}
+
+fn contiguous<A: Scalar>(x: Array3<A>) -> Array3<A> {
+    if x.is_standard_layout() {
+        x
+    } else {
+        x.as_standard_layout().into_owned()
+    }
+}
+
+/// The layers' numbers of a block's two halves, which draw apart.
+fn places(first_layer: usize, block: usize) -> [usize; 2] {
+    [first_layer + 2 * block, first_layer + 2 * block + 1]
+}
+
+impl<A: Scalar> Decoder<A> {
+    /// [`forward`](Self::forward) with the pass's dropout, and what [`backward`](Self::backward) needs: O((m + n)·d) numbers a layer; with
+    /// gradient checkpointing one target a layer and one source altogether. Layer drop leaves out whole blocks.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward); a rate outside 0 to 1.
+    pub fn forward_train(
+        &self,
+        target: Array3<A>,
+        mask: Option<&PaddingMask>,
+        source: Array3<A>,
+        source_mask: Option<&PaddingMask>,
+        pass: &TrainingPass,
+    ) -> Result<(Array3<A>, DecoderCache<A>)> {
+        self.train_after(0, (target, mask), (source, source_mask), pass)
+    }
+
+    /// [`forward_train`](Self::forward_train) in a model that has numbered other layers below `first_layer`.
+    pub(crate) fn train_after(
+        &self,
+        first_layer: usize,
+        (target, mask): (Array3<A>, Option<&PaddingMask>),
+        (source, source_mask): (Array3<A>, Option<&PaddingMask>),
+        pass: &TrainingPass,
+    ) -> Result<(Array3<A>, DecoderCache<A>)> {
+        let inputs = Inputs {
+            mask: mask.cloned(),
+            source: contiguous(source),
+            source_mask: source_mask.cloned(),
+        };
+        self.train(target, inputs, pass, first_layer)
+    }
+
+    fn train(&self, target: Array3<A>, inputs: Inputs<A>, pass: &TrainingPass, first_layer: usize) -> Result<(Array3<A>, DecoderCache<A>)> {
+        const OPERATION: &str = "Decoder::forward_train";
+        pass.check()?;
+        let (sources, length, _) = inputs.source.dim();
+        let mut stream = self.checked(OPERATION, target, inputs.mask.as_ref(), sources)?;
+        check_width(OPERATION, "source", &inputs.source, self.config().dim())?;
+        PaddingMask::check(inputs.source_mask.as_ref(), OPERATION, sources, length)?;
+        let dim = stream.dim();
+        let mut kept = Vec::with_capacity(self.blocks().len());
+        for (block, own) in self.blocks().iter().enumerate() {
+            let layers = places(first_layer, block);
+            if pass.drops_layer(layers[0]) {
+                kept.push(KeptBlock::LeftOut);
+                continue;
+            }
+            let input = pass.gradient_checkpointing.then(|| stream.clone());
+            let (next, caches) = own.train(stream, self.lent(), &inputs, pass, layers)?;
+            kept.push(input.map_or_else(|| KeptBlock::Caches(Box::new(caches)), KeptBlock::Input));
+            stream = next;
+        }
+        let last = self.final_norm().map(|norm| {
+            let normed = normed(norm, &stream);
+            std::mem::replace(&mut stream, normed)
+        });
+        let cache = DecoderCache {
+            pass: *pass,
+            first_layer,
+            inputs,
+            kept,
+            last,
+            dim,
+        };
+        Ok((stream, cache))
+    }
+
+    fn lent(&self) -> [Option<&Projections<A>>; 2] {
+        [self.projections(), self.cross_projections()]
+    }
+
+    /// The gradients of the target and of the source, given `dy` of the output. Those of the parameters are added to `gradients`, a value like
+    /// the decoder's own [`zeros_like`](crate::Parameters::zeros_like).
+    ///
+    /// # Errors
+    /// `dy` of another shape than the output, gradients of another model.
+    pub fn backward(&self, cache: DecoderCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<(Array3<A>, Array3<A>)> {
+        if dy.dim() != cache.dim || gradients.blocks().len() != self.blocks().len() {
+            return Err(Error::shape("Decoder::backward", "dy", format!("{:?}", cache.dim), dy.shape()));
+        }
+        let mut dy = contiguous(dy);
+        let DecoderCache {
+            pass,
+            first_layer,
+            inputs,
+            kept,
+            last,
+            ..
+        } = cache;
+        let (mut shared, own_blocks, own_norm) = gradients.parts_mut();
+        if let (Some(norm), Some(last), Some(own)) = (self.final_norm(), &last, own_norm) {
+            norm_backward(norm, last, &mut dy, own);
+        }
+        let mut dsource = Array3::zeros(inputs.source.dim());
+        let blocks = self.blocks().iter().zip(own_blocks).enumerate().rev();
+        for ((block, (own, gradients)), kept) in blocks.zip(kept.into_iter().rev()) {
+            let layers = places(first_layer, block);
+            let caches = match kept {
+                KeptBlock::LeftOut => continue,
+                KeptBlock::Caches(caches) => *caches,
+                KeptBlock::Input(input) => own.train(input, self.lent(), &inputs, &pass, layers)?.1,
+            };
+            dy = own.backward(caches, dy, self.lent(), &pass, layers, gradients, (&mut shared, &mut dsource))?;
+        }
+        Ok((dy, dsource))
+    }
+}
+
+impl<A: Scalar> DecoderBlock<A> {
+    fn train(
+        &self,
+        stream: Array3<A>,
+        [own, cross]: [Option<&Projections<A>>; 2],
+        inputs: &Inputs<A>,
+        pass: &TrainingPass,
+        layers: [usize; 2],
+    ) -> Result<(Array3<A>, [BlockCache<A>; 2])> {
+        let (target, source) = self.halves();
+        let (stream, first) = target.train(stream, own, inputs.mask.as_ref(), pass, layers[0])?;
+        let (stream, second) = source.train_around(stream, pass, layers[1], |queries, dropout| {
+            self.cross_attention().train_cross(cross, queries, inputs, dropout)
+        })?;
+        Ok((stream, [first, second]))
+    }
+
+    /// The gradient of the stream before the block; that of the source is added to `dsource`.
+    #[allow(clippy::too_many_arguments)] // all of them vary independently
+    fn backward(
+        &self,
+        [first, second]: [BlockCache<A>; 2],
+        dy: Array3<A>,
+        [own, cross]: [Option<&Projections<A>>; 2],
+        pass: &TrainingPass,
+        layers: [usize; 2],
+        gradients: &mut Self,
+        (shared, dsource): (&mut [Option<&mut Projections<A>>; 2], &mut Array3<A>),
+    ) -> Result<Array3<A>> {
+        let (target, source) = self.halves();
+        let (own_target, own_source) = gradients.halves_mut();
+        let [of_own, of_cross] = shared;
+        // Where the cross-attentions have no projection of their own, they may use that of the self-attentions.
+        let of_cross = of_cross.as_deref_mut().or(of_own.as_deref_mut());
+        let dy = source.backward_around(second, dy, pass, layers[1], own_source, |cache, dy, weights, own_attention| {
+            let attention = self.cross_attention();
+            let (dqueries, dcontext) = attention.backward_both(cross, cache, dy, weights, own_attention, of_cross)?;
+            if let Some(dcontext) = dcontext {
+                *dsource += &dcontext;
+            }
+            Ok(dqueries)
+        })?;
+        target.backward(first, dy, own, pass, layers[0], own_target, of_own.as_deref_mut())
+    }
+}
+
+impl<A: Scalar> Attention<A> {
+    /// Cross-attention of `queries` to the source, and what the backward pass needs.
+    fn train_cross(
+        &self,
+        shared: Option<&Projections<A>>,
+        queries: Array3<A>,
+        inputs: &Inputs<A>,
+        dropout: Option<Dropout<A>>,
+    ) -> Result<(Array3<A>, AttentionCache<A>)> {
+        let (source, mask) = (Some(inputs.source.clone()), inputs.source_mask.as_ref());
+        match self {
+            Self::Linformer(attention) => attention.train_with(shared, queries, source, mask, dropout),
+            Self::Exact(attention) => attention.train(queries, source, mask, dropout),
+            Self::Causal(_) => Err(Error::argument("Decoder", "causal attention has no other sequence to attend to")),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! One sequence of tokens in, scores of another out.
+
+use ndarray::{Array2, Array3, ArrayRef2};
+
+use super::causal_language_model::max_context;
+use super::decoder_language_model::DecoderLanguageModel;
+use super::language_model::LanguageModel;
+use crate::attention::PaddingMask;
+use crate::blocks::CompressedSource;
+use crate::config::EncoderDecoderConfig;
+use crate::error::{Error, Result, checked_len};
+use crate::initialization::Streams;
+use crate::parameters::parameters;
+use crate::scalar::Scalar;
+
+/// A model that reads one sequence of tokens, the source, and writes another, the target.
+///
+/// An encoder makes features of the source, which every block of the decoder compresses once; the target then reads them row by row, however
+/// long it becomes.
+///
+/// ```
+/// use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step};
+/// use linformer::{
+///     CausalConfig, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoder, EncoderDecoderConfig, LanguageModelConfig,
+///     LinformerConfig, PairBatch, TrainingPass, TranslationConfig,
+/// };
+///
+/// let attention = LinformerConfig::new(16, 2, 8, 4);
+/// let source = LanguageModelConfig::new(6, EncoderConfig::new(attention.clone(), 1));
+/// let target = DecoderLanguageModelConfig::new(6, DecoderConfig::new(CausalConfig::new(16, 2, 8, 1), attention, 1));
+/// let mut model = EncoderDecoder::<f32>::new(&EncoderDecoderConfig::new(source, target), 0)?;
+///
+/// // Two pairs of unequal lengths; the token 0 begins every target, and 1 ends it.
+/// let batch = PairBatch::new(&[(vec![2, 3, 4], vec![4, 3]), (vec![5], vec![5, 5, 2])], 0, 1)?;
+/// let mut optimizer = AdamW::new(&model, AdamWConfig::new())?;
+/// for index in 0..60 {
+///     let pass = TrainingPass::new(Step::new(7, index));
+///     let (_, gradients) = model.loss_and_gradients(&batch.pairs(), &batch.targets, &CrossEntropy::new(), &pass)?;
+///     optimizer.step(&mut model, &gradients, 1e-2)?;
+/// }
+/// let found = model.translate(&[vec![2, 3, 4], vec![5]], &TranslationConfig::new(0, 1, 8).with_beams(2))?;
+/// assert_eq!(found[0][0].tokens, [4, 3]);
+/// assert_eq!(found[1][0].tokens, [5, 5, 2]);
+/// # Ok::<(), linformer::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct EncoderDecoder<A = f32> {
+    config: EncoderDecoderConfig,
+    source: LanguageModel<A>,
+    target: DecoderLanguageModel<A>,
+}
+
+parameters!(EncoderDecoder { source, target });
+
+/// Sources and the targets that belong to them, (batch, n) and (batch, m) token ids, each with the mask of its own padding.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenPairs<'a> {
+    pub(super) source: &'a ArrayRef2<usize>,
+    pub(super) source_mask: Option<&'a PaddingMask>,
+    pub(super) target: &'a ArrayRef2<usize>,
+    pub(super) target_mask: Option<&'a PaddingMask>,
+}
+
+impl<'a> TokenPairs<'a> {
+    /// Pairs without padding.
+    pub fn new(source: &'a ArrayRef2<usize>, target: &'a ArrayRef2<usize>) -> Self {
+        Self {
+            source,
+            source_mask: None,
+            target,
+            target_mask: None,
+        }
+    }
+
+    /// Sets which positions of the sources are real.
+    #[must_use]
+    pub fn with_source_mask(mut self, mask: Option<&'a PaddingMask>) -> Self {
+        self.source_mask = mask;
+        self
+    }
+
+    /// Sets which positions of the targets are real.
+    #[must_use]
+    pub fn with_target_mask(mut self, mask: Option<&'a PaddingMask>) -> Self {
+        self.target_mask = mask;
+        self
+    }
+}
+
+/// A batch for training: sources, targets behind a start token, and what each of their positions is to foretell.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PairBatch {
+    /// (batch, n) token ids, 0 where a source has ended.
+    pub source: Array2<usize>,
+    /// Which of them are real.
+    pub source_mask: PaddingMask,
+    /// (batch, m) token ids: the start token and the target, 0 where that has ended.
+    pub target: Array2<usize>,
+    /// Which of them are real.
+    pub target_mask: PaddingMask,
+    /// The token after each of them, row after row: the target and the end token, `None` where it has ended.
+    pub targets: Vec<Option<usize>>,
+}
+
+impl PairBatch {
+    /// Pairs of a source and a target of any lengths.
+    ///
+    /// # Errors
+    /// Sizes that overflow.
+    pub fn new<S: AsRef<[usize]>, T: AsRef<[usize]>>(pairs: &[(S, T)], start_token: usize, end_token: usize) -> Result<Self> {
+        let sources: Vec<&[usize]> = pairs.iter().map(|(source, _)| source.as_ref()).collect();
+        let started: Vec<Vec<usize>> = pairs.iter().map(|(_, target)| [&[start_token], target.as_ref()].concat()).collect();
+        let ((source, source_mask), (target, target_mask)) = (padded(&sources)?, padded(&started)?);
+        let targets = pairs.iter().flat_map(|(_, target)| {
+            let own = target.as_ref().iter().copied().chain([end_token]).map(Some);
+            own.chain(std::iter::repeat(None)).take(target_mask.dim().1)
+        });
+        Ok(Self {
+            targets: targets.collect(),
+            source,
+            source_mask,
+            target,
+            target_mask,
+        })
+    }
+
+    /// What a model is given of it.
+    pub fn pairs(&self) -> TokenPairs<'_> {
+        TokenPairs::new(&self.source, &self.target)
+            .with_source_mask(Some(&self.source_mask))
+            .with_target_mask(Some(&self.target_mask))
+    }
+}
+
+/// Sequences in one array, padded on the right with 0, and which of its places are real.
+pub(super) fn padded(sequences: &[impl AsRef<[usize]>]) -> Result<(Array2<usize>, PaddingMask)> {
+    let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.as_ref().len()).collect();
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    checked_len("EncoderDecoder", &[sequences.len(), longest], size_of::<usize>())?;
+    let mask = PaddingMask::from_lengths(&lengths, longest)?;
+    let tokens = Array2::from_shape_fn((sequences.len(), longest), |(item, position)| {
+        sequences[item].as_ref().get(position).copied().unwrap_or(0)
+    });
+    Ok((tokens, mask))
+}
+
+impl<A: Scalar> EncoderDecoder<A> {
+    /// A model with drawn weights.
+    ///
+    /// # Errors
+    /// A configuration that describes no model; see [`EncoderDecoderConfig::check`].
+    pub fn new(config: &EncoderDecoderConfig, seed: u64) -> Result<Self> {
+        config.check()?;
+        Ok(Self::draw(config, &mut Streams::new(seed)))
+    }
+
+    pub(crate) fn draw(config: &EncoderDecoderConfig, streams: &mut Streams) -> Self {
+        Self {
+            config: config.clone(),
+            source: LanguageModel::draw(&config.source, streams),
+            target: DecoderLanguageModel::draw(&config.target, streams),
+        }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &EncoderDecoderConfig {
+        &self.config
+    }
+
+    /// What reads.
+    pub fn source(&self) -> &LanguageModel<A> {
+        &self.source
+    }
+
+    /// What writes.
+    pub fn target(&self) -> &DecoderLanguageModel<A> {
+        &self.target
+    }
+
+    pub(super) fn parts_mut(&mut self) -> (&mut LanguageModel<A>, &mut DecoderLanguageModel<A>) {
+        (&mut self.source, &mut self.target)
+    }
+
+    /// The longest target that the model can write, its start token included: that of its learned positions, or of blocks with weights of their
+    /// own; `None` where any is possible.
+    pub fn max_target(&self) -> Option<usize> {
+        max_context(self.config.target.position, &self.config.target.decoder.self_attention)
+    }
+
+    /// An error where a target of `length` tokens is too long.
+    pub(super) fn check_length(&self, operation: &'static str, length: usize) -> Result<()> {
+        match self.max_target() {
+            Some(most) if length > most => {
+                let reason = format!("the target has {length} tokens with its start, but the model writes at most {most}; ask for fewer");
+                Err(Error::argument(operation, reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// (batch, n) token ids of sources, read and compressed once for each block of the decoder.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary, a mask of another shape, a sequence longer than the positions or projections allow.
+    pub fn encode(&self, source: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<CompressedSource<A>> {
+        self.target.compress(&self.source.features(source, mask)?, mask)
+    }
+
+    /// Scores (batch, m, `vocab_size` of the targets) of the token after each of the targets', which begin with their start token.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode), on either side; another number of targets than sources.
+    pub fn forward(&self, pairs: &TokenPairs<'_>) -> Result<Array3<A>> {
+        let source = self.encode(pairs.source, pairs.source_mask)?;
+        self.target.attend(pairs.target, pairs.target_mask, &source)
+    }
+}

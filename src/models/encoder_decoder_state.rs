@@ -1,0 +1,119 @@
+//! Going on with targets, token by token, with a cache.
+
+use ndarray::Array2;
+
+use super::encoder_decoder::{EncoderDecoder, padded};
+use crate::blocks::{CompressedSource, EncoderState};
+use crate::error::{Error, Result};
+use crate::scalar::Scalar;
+
+/// What an [`EncoderDecoder`] keeps of targets that it writes: the sources, compressed for each block, and for each target and block what
+/// self-attention needs: a window, the sums of the unfinished block and the summaries, or all keys and values where it is exact.
+#[derive(Clone, Debug)]
+pub struct EncoderDecoderState<A = f32> {
+    source: CompressedSource<A>,
+    targets: Vec<Target<A>>,
+}
+
+#[derive(Clone, Debug)]
+struct Target<A> {
+    state: EncoderState<A>,
+    /// The index of its source.
+    source: usize,
+    length: usize,
+}
+
+impl<A: Scalar> EncoderDecoderState<A> {
+    /// The number of tokens of each target so far.
+    pub fn lengths(&self) -> Vec<usize> {
+        self.targets.iter().map(|target| target.length).collect()
+    }
+
+    /// The source that each target reads.
+    pub fn sources(&self) -> Vec<usize> {
+        self.targets.iter().map(|target| target.source).collect()
+    }
+
+    /// Keeps these targets in this order and forgets the others; a target that is named several times goes on in several ways.
+    ///
+    /// # Errors
+    /// A target that there is not. The state is then as it was.
+    pub fn select(&mut self, targets: &[usize]) -> Result<()> {
+        if let Some(none) = targets.iter().find(|&&target| target >= self.targets.len()) {
+            let reason = format!("there is no target {none} among {}", self.targets.len());
+            return Err(Error::argument("EncoderDecoderState::select", reason));
+        }
+        let mut uses = vec![0_usize; self.targets.len()];
+        for &target in targets {
+            uses[target] += 1;
+        }
+        let mut old: Vec<Option<Target<A>>> = std::mem::take(&mut self.targets).into_iter().map(Some).collect();
+        let moved = targets.iter().filter_map(|&target| {
+            uses[target] -= 1;
+            // The last that goes on takes the place of the original.
+            if uses[target] == 0 {
+                old[target].take()
+            } else {
+                old[target].clone()
+            }
+        });
+        self.targets = moved.collect();
+        Ok(())
+    }
+}
+
+impl<A: Scalar> EncoderDecoder<A> {
+    /// Reads sources of any lengths, each as if it were alone, and begins one target for each.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary; a source longer than the positions or projections allow.
+    pub fn begin(&self, sources: &[impl AsRef<[usize]>]) -> Result<EncoderDecoderState<A>> {
+        let (tokens, mask) = padded(sources)?;
+        let targets = (0..sources.len()).map(|source| {
+            Ok(Target {
+                state: self.target().decoder().begin()?,
+                source,
+                length: 0,
+            })
+        });
+        Ok(EncoderDecoderState {
+            targets: targets.collect::<Result<_>>()?,
+            source: self.encode(&tokens, Some(&mask))?,
+        })
+    }
+
+    /// The scores of what follows one more token of each target, (targets, `vocab_size`), the first of which is its start token. A target whose token
+    /// is `None` rests; its scores are 0.
+    ///
+    /// They are those that [`forward`](Self::forward) has at the same places of the whole targets, to rounding.
+    ///
+    /// # Errors
+    /// Another number of tokens than targets; a token outside the vocabulary; a target that is [`max_target`](Self::max_target) long already.
+    /// The state is then as it was.
+    pub fn step(&self, state: &mut EncoderDecoderState<A>, tokens: &[Option<usize>]) -> Result<Array2<A>> {
+        const OPERATION: &str = "EncoderDecoder::step";
+        let EncoderDecoderState { source, targets } = state;
+        if tokens.len() != targets.len() {
+            let expected = format!("({}), one for each target", targets.len());
+            return Err(Error::shape(OPERATION, "tokens", expected, &[tokens.len()]));
+        }
+        let mut scores = Array2::zeros((tokens.len(), self.config().target.vocab_size));
+        let mut going: Vec<(usize, usize, &mut Target<A>)> = targets
+            .iter_mut()
+            .zip(tokens)
+            .enumerate()
+            .filter_map(|(item, (target, token))| Some((item, (*token)?, target)))
+            .collect();
+        let positions: Vec<usize> = going.iter().map(|(.., target)| target.length).collect();
+        let of: Vec<usize> = going.iter().map(|(.., target)| target.source).collect();
+        self.check_length(OPERATION, positions.iter().map(|position| position + 1).max().unwrap_or(0))?;
+        let column = Array2::from_shape_fn((going.len(), 1), |(row, _)| going[row].1);
+        let mut states: Vec<&mut EncoderState<A>> = going.iter_mut().map(|(.., target)| &mut target.state).collect();
+        let found = self.target().step((&column, &positions), &mut states, source, &of)?;
+        for ((item, _, target), found) in going.into_iter().zip(found.outer_iter()) {
+            scores.row_mut(item).assign(&found.row(0));
+            target.length += 1;
+        }
+        Ok(scores)
+    }
+}

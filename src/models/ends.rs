@@ -1,0 +1,218 @@
+//! From tokens into a stack of blocks, and out of it: what all models of tokens have in common.
+
+use ndarray::{Array2, Array3, ArrayRef2, s};
+
+use super::training::{linear_rows, norm_rows};
+use crate::config::{DecoderLanguageModelConfig, LanguageModelConfig, PositionKind, TrainingPass};
+use crate::error::Result;
+use crate::initialization::{Place, Streams};
+use crate::layers::{Embedding, LayerNorm, Linear, Position, drop_out};
+use crate::parameters::parameters;
+use crate::scalar::Scalar;
+
+/// Token and position vectors, and the products around the blocks.
+#[derive(Clone, Debug)]
+pub(crate) struct Ends<A> {
+    pub(crate) embedding: Embedding<A>,
+    position: Position<A>,
+    embedding_norm: Option<LayerNorm<A>>,
+    project_in: Option<Linear<A>>,
+    project_out: Option<Linear<A>>,
+    zeroed_token: Option<usize>,
+}
+
+parameters!(Ends {
+    embedding,
+    position,
+    embedding_norm,
+    project_in,
+    project_out
+});
+
+/// What the ends of a model are like.
+pub(crate) struct EndsConfig {
+    vocab_size: usize,
+    /// Of token and position vectors.
+    width: usize,
+    /// Of the blocks.
+    dim: usize,
+    position: PositionKind,
+    /// The ε of the embedding's norm, where there is one.
+    norm: Option<f64>,
+    zeroed_token: Option<usize>,
+}
+
+impl From<&LanguageModelConfig> for EndsConfig {
+    fn from(config: &LanguageModelConfig) -> Self {
+        Self {
+            vocab_size: config.vocab_size,
+            width: config.effective_embedding_dim(),
+            dim: config.encoder.dim(),
+            position: config.position,
+            norm: config.embedding_norm.then_some(config.encoder.norm_eps),
+            zeroed_token: config.zeroed_token,
+        }
+    }
+}
+
+impl From<&DecoderLanguageModelConfig> for EndsConfig {
+    fn from(config: &DecoderLanguageModelConfig) -> Self {
+        Self {
+            vocab_size: config.vocab_size,
+            width: config.effective_embedding_dim(),
+            dim: config.decoder.dim(),
+            position: config.position,
+            norm: config.embedding_norm.then_some(config.decoder.norm_eps),
+            zeroed_token: None,
+        }
+    }
+}
+
+/// What the way in keeps for the way back.
+#[derive(Clone, Debug)]
+pub(super) struct EndsCache<A> {
+    tokens: Array2<usize>,
+    masked: bool,
+    /// The layer that the embedding's dropout counts as.
+    layer: usize,
+    /// Before the embedding's norm.
+    embedded: Option<Array3<A>>,
+    /// Before the product into the blocks' width.
+    projected: Option<Array3<A>>,
+}
+
+impl<A: Scalar> Ends<A> {
+    /// The ends and the blocks between them, which draw between the two products.
+    pub(crate) fn draw_around<B>(
+        config: impl Into<EndsConfig>,
+        streams: &mut Streams,
+        blocks: impl FnOnce(&mut Streams) -> B,
+    ) -> (Self, B) {
+        let config = config.into();
+        let EndsConfig { width, dim, .. } = config;
+        let embedding = Embedding::draw(config.vocab_size, width, streams);
+        let position = Position::draw(config.position, width, streams);
+        let embedding_norm = config.norm.map(|eps| LayerNorm::start(width, eps));
+        let project_in = (width != dim).then(|| Linear::draw(width, dim, true, streams));
+        let blocks = blocks(streams);
+        let ends = Self {
+            embedding,
+            position,
+            embedding_norm,
+            project_in,
+            project_out: (width != dim).then(|| Linear::draw(dim, width, true, streams)),
+            zeroed_token: config.zeroed_token,
+        };
+        (ends, blocks)
+    }
+
+    /// Sets the vectors of the zeroed token to 0 where no mask is given.
+    fn zero(&self, x: &mut Array3<A>, tokens: &ArrayRef2<usize>, masked: bool) {
+        let Some(zeroed) = self.zeroed_token.filter(|_| !masked) else {
+            return;
+        };
+        for ((item, position), _) in tokens.indexed_iter().filter(|&(_, &token)| token == zeroed) {
+            x.slice_mut(s![item, position, ..]).fill(A::zero());
+        }
+    }
+
+    /// (batch, n) token ids → (batch, n, the blocks' width).
+    pub(super) fn lead_in(&self, tokens: &ArrayRef2<usize>, masked: bool) -> Result<Array3<A>> {
+        let mut x = self.embedding.forward(tokens)?;
+        self.position.add_to(&mut x.view_mut(), Some(tokens))?;
+        if let Some(norm) = &self.embedding_norm {
+            x = norm.forward(&x)?;
+        }
+        self.zero(&mut x, tokens, masked);
+        self.widen(x)
+    }
+
+    /// [`lead_in`](Self::lead_in) of one token of each sequence, (batch, 1), which stands at `positions`.
+    pub(super) fn lead_in_at(&self, tokens: &ArrayRef2<usize>, positions: &[usize]) -> Result<Array3<A>> {
+        let mut x = self.embedding.forward(tokens)?;
+        self.position.add_at(&mut x.view_mut(), positions)?;
+        if let Some(norm) = &self.embedding_norm {
+            x = norm.forward(&x)?;
+        }
+        self.widen(x)
+    }
+
+    fn widen(&self, x: Array3<A>) -> Result<Array3<A>> {
+        match &self.project_in {
+            Some(project_in) => project_in.forward(&x),
+            None => Ok(x),
+        }
+    }
+
+    /// What the blocks put out → (batch, n, embedding width).
+    pub(super) fn lead_out(&self, x: Array3<A>) -> Result<Array3<A>> {
+        match &self.project_out {
+            Some(project_out) => project_out.forward(&x),
+            None => Ok(x),
+        }
+    }
+
+    pub(super) fn train_in(
+        &self,
+        tokens: &ArrayRef2<usize>,
+        masked: bool,
+        pass: &TrainingPass,
+        layer: usize,
+    ) -> Result<(Array3<A>, EndsCache<A>)> {
+        let mut x = self.embedding.forward(tokens)?;
+        self.position.add_to(&mut x.view_mut(), Some(tokens))?;
+        let embedded = match &self.embedding_norm {
+            Some(norm) => {
+                let normed = norm.forward(&x)?;
+                Some(std::mem::replace(&mut x, normed))
+            }
+            None => None,
+        };
+        drop_out(&mut x, pass.dropout(layer, Place::Embedding));
+        self.zero(&mut x, tokens, masked);
+        let projected = match &self.project_in {
+            Some(project_in) => {
+                let wider = project_in.forward(&x)?;
+                Some(std::mem::replace(&mut x, wider))
+            }
+            None => None,
+        };
+        let cache = EndsCache {
+            tokens: tokens.to_owned(),
+            masked,
+            layer,
+            embedded,
+            projected,
+        };
+        Ok((x, cache))
+    }
+
+    /// [`lead_out`](Self::lead_out), and what it was given where that is needed.
+    pub(super) fn train_out(&self, x: Array3<A>) -> Result<(Array3<A>, Option<Array3<A>>)> {
+        match &self.project_out {
+            Some(project_out) => Ok((project_out.forward(&x)?, Some(x))),
+            None => Ok((x, None)),
+        }
+    }
+
+    /// The gradient of what [`train_out`](Self::train_out) was given.
+    pub(super) fn backward_out(&self, given: Option<&Array3<A>>, dy: Array3<A>, gradients: &mut Self) -> Array3<A> {
+        match (&self.project_out, given, &mut gradients.project_out) {
+            (Some(project), Some(x), Some(own)) => linear_rows(project, x, &dy, own),
+            _ => dy,
+        }
+    }
+
+    pub(super) fn backward_in(&self, cache: &EndsCache<A>, mut dy: Array3<A>, pass: &TrainingPass, gradients: &mut Self) {
+        if let (Some(project), Some(x), Some(own)) = (&self.project_in, &cache.projected, &mut gradients.project_in) {
+            dy = linear_rows(project, x, &dy, own);
+        }
+        self.zero(&mut dy, &cache.tokens, cache.masked);
+        drop_out(&mut dy, pass.dropout(cache.layer, Place::Embedding));
+        if let (Some(norm), Some(x), Some(own)) = (&self.embedding_norm, &cache.embedded, &mut gradients.embedding_norm) {
+            dy = norm_rows(norm, x, dy, own);
+        }
+        self.position.backward(Some(&cache.tokens), &dy, &mut gradients.position);
+        Embedding::backward(&cache.tokens, &dy, &mut gradients.embedding);
+    }
+}

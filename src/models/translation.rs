@@ -1,0 +1,212 @@
+//! The likeliest targets of sources: greedy and beam search.
+
+use ndarray::{Array2, ArrayView1};
+
+use super::encoder_decoder::EncoderDecoder;
+use crate::config::TranslationConfig;
+use crate::error::{Error, Result};
+use crate::scalar::Scalar;
+
+/// A target that was found.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Translation {
+    /// Its tokens, without the start and the end.
+    pub tokens: Vec<usize>,
+    /// The sum of its tokens' log-probabilities, divided as [`TranslationConfig`] says.
+    pub score: f64,
+    /// Whether it came to its end token, rather than to the most tokens that it might have.
+    pub ended: bool,
+}
+
+/// A beginning of a target.
+#[derive(Clone, Debug)]
+struct Beam {
+    tokens: Vec<usize>,
+    sum: f64,
+}
+
+/// The search for one source.
+#[derive(Debug)]
+struct Search {
+    /// What is gone on with, the likeliest first.
+    live: Vec<Beam>,
+    /// What has ended, the best first.
+    found: Vec<Translation>,
+}
+
+/// One more token of a beginning.
+struct Candidate {
+    beam: usize,
+    token: usize,
+    sum: f64,
+}
+
+impl<A: Scalar> EncoderDecoder<A> {
+    /// For each source the targets that [`TranslationConfig::beams`] beginnings at a time lead to, the best first; at least one each.
+    ///
+    /// Sources may differ in length, and each is searched for as if it were alone. A search ends when no beginning can become better than what
+    /// it has found, or at the most tokens.
+    ///
+    /// # Errors
+    /// Options that are out of range; tokens outside the vocabularies; sources or targets longer than the model allows; scores that are NaN or
+    /// infinite.
+    pub fn translate(&self, sources: &[impl AsRef<[usize]>], config: &TranslationConfig) -> Result<Vec<Vec<Translation>>> {
+        const OPERATION: &str = "EncoderDecoder::translate";
+        config.check(self.config().target.vocab_size)?;
+        self.check_length(OPERATION, config.max_new_tokens)?;
+        let mut state = self.begin(sources)?;
+        let mut searches: Vec<Search> = sources.iter().map(|_| Search::new()).collect();
+        for length in 1..=config.max_new_tokens {
+            let latest: Vec<Option<usize>> = latest(&searches, config).map(Some).collect();
+            if latest.is_empty() {
+                break;
+            }
+            let scores = log_probabilities(&self.step(&mut state, &latest)?)?;
+            let mut kept = Vec::new();
+            let mut first = 0;
+            for search in &mut searches {
+                let before = search.live.len();
+                let parents = search.advance(&scores, first, length, config);
+                kept.extend(parents.into_iter().map(|beam| first + beam));
+                first += before;
+            }
+            state.select(&kept)?;
+        }
+        Ok(searches.into_iter().map(|search| search.finish(config)).collect())
+    }
+}
+
+/// The last token of everything that is gone on with, search after search.
+fn latest<'s>(searches: &'s [Search], config: &'s TranslationConfig) -> impl Iterator<Item = usize> + 's {
+    let live = searches.iter().flat_map(|search| &search.live);
+    live.map(|beam| beam.tokens.last().copied().unwrap_or(config.start_token))
+}
+
+impl Search {
+    fn new() -> Self {
+        let nothing = Beam {
+            tokens: Vec::new(),
+            sum: 0.0,
+        };
+        Self {
+            live: vec![nothing],
+            found: Vec::new(),
+        }
+    }
+
+    /// Gives every beginning its next token, the `length`th, and says which of the former ones those come from that are gone on with. `scores` has
+    /// their log-probabilities, from row `first` on.
+    fn advance(&mut self, scores: &Array2<f64>, first: usize, length: usize, config: &TranslationConfig) -> Vec<usize> {
+        let mut live = Vec::new();
+        let mut parents = Vec::new();
+        for (rank, candidate) in self.candidates(scores, first, config.beams).into_iter().enumerate() {
+            let Candidate { beam, token, sum } = candidate;
+            let mut tokens = self.live[beam].tokens.clone();
+            if token != config.end_token {
+                if live.len() < config.beams {
+                    tokens.push(token);
+                    live.push(Beam { tokens, sum });
+                    parents.push(beam);
+                }
+            } else if rank < config.beams {
+                self.found.push(Translation {
+                    tokens,
+                    score: sum / config.divisor(length),
+                    ended: true,
+                });
+            }
+        }
+        self.keep_best(config.beams);
+        self.live = live;
+        if self.is_done(config) {
+            self.live.clear();
+            parents.clear();
+        }
+        parents
+    }
+
+    /// The likeliest ways to go on, twice as many as there are beams, so that enough are left when some of them end. Equals keep their order.
+    fn candidates(&self, scores: &Array2<f64>, first: usize, beams: usize) -> Vec<Candidate> {
+        let mut all: Vec<Candidate> = Vec::with_capacity(self.live.len() * scores.ncols());
+        for (beam, own) in self.live.iter().enumerate() {
+            let row = scores.row(first + beam);
+            all.extend(row.iter().enumerate().map(|(token, score)| Candidate {
+                beam,
+                token,
+                sum: own.sum + score,
+            }));
+        }
+        let order = |a: &Candidate, b: &Candidate| b.sum.total_cmp(&a.sum).then((a.beam, a.token).cmp(&(b.beam, b.token)));
+        let most = beams.saturating_mul(2).min(all.len());
+        if most < all.len() {
+            all.select_nth_unstable_by(most, order);
+            all.truncate(most);
+        }
+        all.sort_by(order);
+        all
+    }
+
+    fn keep_best(&mut self, most: usize) {
+        self.found.sort_by(|a, b| b.score.total_cmp(&a.score));
+        self.found.truncate(most);
+    }
+
+    /// Whether nothing that is gone on with can become better than what was found. Sums only fall, and divisors only rise.
+    fn is_done(&self, config: &TranslationConfig) -> bool {
+        let (Some(worst), true) = (self.found.last(), self.found.len() >= config.beams) else {
+            return false;
+        };
+        let best = self.live.iter().map(|beam| beam.sum).fold(f64::NEG_INFINITY, f64::max);
+        worst.score >= best / config.divisor(config.max_new_tokens)
+    }
+
+    /// What was found, and what did not come to an end in time.
+    fn finish(mut self, config: &TranslationConfig) -> Vec<Translation> {
+        let divisor = config.divisor(config.max_new_tokens);
+        self.found.extend(self.live.iter().map(|beam| Translation {
+            tokens: beam.tokens.clone(),
+            score: beam.sum / divisor,
+            ended: false,
+        }));
+        self.keep_best(config.beams);
+        self.found
+    }
+}
+
+/// log softmax of each row.
+fn log_probabilities<A: Scalar>(scores: &Array2<A>) -> Result<Array2<f64>> {
+    let mut scores = scores.mapv(A::widen);
+    for mut row in scores.rows_mut() {
+        let total = log_sum(row.view());
+        if !total.is_finite() {
+            return Err(Error::argument(
+                "EncoderDecoder::translate",
+                "a score is NaN or infinite: the model has bad numbers",
+            ));
+        }
+        row -= total;
+    }
+    Ok(scores)
+}
+
+fn log_sum(row: ArrayView1<'_, f64>) -> f64 {
+    let highest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    highest + row.iter().map(|score| (score - highest).exp()).sum::<f64>().ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    #[test]
+    fn probabilities_add_up_to_one() {
+        let logs = log_probabilities(&array![[1.0, 2.0, 1000.0], [f64::NEG_INFINITY, 0.0, 0.0]]).expect("finite");
+        for row in logs.rows() {
+            assert!((row.iter().map(|log| log.exp()).sum::<f64>() - 1.0).abs() < 1e-15);
+        }
+        assert!(log_probabilities(&array![[f64::NAN, 0.0]]).is_err());
+        assert!(log_probabilities(&array![[f64::INFINITY, 0.0]]).is_err());
+    }
+}
