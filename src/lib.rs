@@ -81,6 +81,7 @@ mod blocks;
 pub mod checkpoint;
 mod config;
 mod derived;
+pub mod distributed;
 mod error;
 mod initialization;
 mod layers;

@@ -4,7 +4,7 @@ use ndarray::Array3;
 
 use super::Encoder;
 use super::training::{BlockCache, norm_backward, normed};
-use crate::attention::PaddingMask;
+use crate::attention::{Lent, PaddingMask, Part};
 use crate::config::TrainingPass;
 use crate::error::{Error, Result};
 use crate::scalar::Scalar;
@@ -49,14 +49,25 @@ impl<A: Scalar> Encoder<A> {
     /// # Errors
     /// As [`forward`](Self::forward); a rate outside 0 to 1.
     pub fn forward_train(&self, x: Array3<A>, mask: Option<&PaddingMask>, pass: &TrainingPass) -> Result<(Array3<A>, EncoderCache<A>)> {
+        self.forward_train_part(x, mask, pass, None)
+    }
+
+    /// [`forward_train`](Self::forward_train) of a part of sequences, if it is one.
+    pub(crate) fn forward_train_part(
+        &self,
+        x: Array3<A>,
+        mask: Option<&PaddingMask>,
+        pass: &TrainingPass,
+        part: Option<&dyn Part<A>>,
+    ) -> Result<(Array3<A>, EncoderCache<A>)> {
         pass.check()?;
         let x = self.checked(x, mask)?;
         let dim = x.dim();
-        let shared = self.projections();
+        let lent = self.lent(part);
         let (mut stream, kept) = if self.config().reversible {
             let mut streams = Box::new([x.clone(), x]);
             for (layer, block) in self.blocks().iter().enumerate().filter(|&(layer, _)| !pass.drops_layer(layer)) {
-                block.train_reversible(&mut streams, mask, shared, pass, layer)?;
+                block.train_reversible(&mut streams, mask, lent, pass, layer)?;
             }
             (&streams[0] + &streams[1], Kept::Reversible(streams))
         } else {
@@ -67,7 +78,7 @@ impl<A: Scalar> Encoder<A> {
                     continue;
                 }
                 let input = pass.gradient_checkpointing.then(|| stream.clone());
-                let (next, cache) = block.train(stream, shared, mask, pass, layer)?;
+                let (next, cache) = block.train(stream, lent, mask, pass, layer)?;
                 kept.push(input.map_or_else(|| KeptBlock::Cache(Box::new(cache)), KeptBlock::Input));
                 stream = next;
             }
@@ -93,6 +104,22 @@ impl<A: Scalar> Encoder<A> {
     /// # Errors
     /// `dy` of another shape than the output, gradients of another model.
     pub fn backward(&self, cache: EncoderCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+        self.backward_part(cache, dy, gradients, None)
+    }
+
+    fn lent<'l>(&'l self, part: Option<&'l dyn Part<A>>) -> Lent<'l, A> {
+        let projections = self.projections();
+        Lent { projections, part }
+    }
+
+    /// [`backward`](Self::backward) of a part of sequences, if it is one.
+    pub(crate) fn backward_part(
+        &self,
+        cache: EncoderCache<A>,
+        dy: Array3<A>,
+        gradients: &mut Self,
+        part: Option<&dyn Part<A>>,
+    ) -> Result<Array3<A>> {
         if dy.dim() != cache.dim || gradients.blocks().len() != self.blocks().len() {
             return Err(Error::shape("Encoder::backward", "dy", format!("{:?}", cache.dim), dy.shape()));
         }
@@ -105,14 +132,14 @@ impl<A: Scalar> Encoder<A> {
         if let (Some(norm), Some(last), Some(own)) = (self.final_norm(), &cache.last, own_norm) {
             norm_backward(norm, last, &mut dy, own);
         }
-        let (pass, mask, shared) = (&cache.pass, cache.mask.as_ref(), self.projections());
+        let (pass, mask, lent) = (&cache.pass, cache.mask.as_ref(), self.lent(part));
         let layers = self.blocks().iter().zip(own_blocks).enumerate().rev();
         match cache.kept {
             Kept::Reversible(mut streams) => {
                 let mut grads = [dy.clone(), dy];
                 for (layer, (block, own)) in layers.filter(|&(layer, _)| !pass.drops_layer(layer)) {
                     let shared_gradients = shared_gradients.as_deref_mut();
-                    block.backward_reversible(&mut streams, &mut grads, mask, shared, pass, layer, own, shared_gradients)?;
+                    block.backward_reversible(&mut streams, &mut grads, mask, lent, pass, layer, own, shared_gradients)?;
                 }
                 let [first, second] = grads;
                 Ok(first + second)
@@ -122,9 +149,9 @@ impl<A: Scalar> Encoder<A> {
                     let block_cache = match kept {
                         KeptBlock::LeftOut => continue,
                         KeptBlock::Cache(cache) => *cache,
-                        KeptBlock::Input(input) => block.train(input, shared, mask, pass, layer)?.1,
+                        KeptBlock::Input(input) => block.train(input, lent, mask, pass, layer)?.1,
                     };
-                    dy = block.backward(block_cache, dy, shared, pass, layer, own, shared_gradients.as_deref_mut())?;
+                    dy = block.backward(block_cache, dy, lent, pass, layer, own, shared_gradients.as_deref_mut())?;
                 }
                 Ok(dy)
             }

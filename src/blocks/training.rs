@@ -4,7 +4,7 @@ use ndarray::{Array2, Array3};
 
 use super::Attention;
 use super::encoder_block::{EncoderBlock, FeedForwardBlock, tiles};
-use crate::attention::{AttentionCache, PaddingMask, Projections};
+use crate::attention::{AttentionCache, Lent, PaddingMask, Projections};
 use crate::config::{NormPlacement, TrainingPass};
 use crate::error::{Error, Result};
 use crate::initialization::Place;
@@ -51,21 +51,21 @@ pub(super) fn norm_backward<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>, dy: &
 impl<A: Scalar> Attention<A> {
     fn train(
         &self,
-        shared: Option<&Projections<A>>,
+        lent: Lent<'_, A>,
         x: Array3<A>,
         mask: Option<&PaddingMask>,
         dropout: Option<Dropout<A>>,
     ) -> Result<(Array3<A>, AttentionCache<A>)> {
         match self {
-            Self::Linformer(attention) => attention.train_with(shared, x, None, mask, dropout),
+            Self::Linformer(attention) => attention.train_with(lent, x, None, mask, dropout),
             Self::Exact(attention) => attention.train(x, None, mask, dropout),
-            Self::Causal(attention) => attention.train_with(shared, x, mask, dropout),
+            Self::Causal(attention) => attention.train_with(lent.projections, x, mask, dropout),
         }
     }
 
     fn backward(
         &self,
-        shared: Option<&Projections<A>>,
+        lent: Lent<'_, A>,
         cache: &AttentionCache<A>,
         dy: &Array3<A>,
         dropout: Option<Dropout<A>>,
@@ -74,11 +74,11 @@ impl<A: Scalar> Attention<A> {
     ) -> Result<Array3<A>> {
         let (dx, _) = match (self, gradients) {
             (Self::Linformer(attention), Self::Linformer(own)) => {
-                attention.backward_dropped(shared, cache, dy, dropout, own, shared_gradients)?
+                attention.backward_dropped(lent, cache, dy, dropout, own, shared_gradients)?
             }
             (Self::Exact(attention), Self::Exact(own)) => attention.backward_dropped(cache, dy, dropout, own)?,
             (Self::Causal(attention), Self::Causal(own)) => {
-                let dx = attention.backward_dropped(shared, cache, dy, dropout, own, shared_gradients)?;
+                let dx = attention.backward_dropped(lent.projections, cache, dy, dropout, own, shared_gradients)?;
                 (dx, None)
             }
             _ => {
@@ -97,7 +97,7 @@ impl<A: Scalar> EncoderBlock<A> {
     pub(crate) fn train(
         &self,
         x: Array3<A>,
-        shared: Option<&Projections<A>>,
+        lent: Lent<'_, A>,
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
         layer: usize,
@@ -107,7 +107,7 @@ impl<A: Scalar> EncoderBlock<A> {
             NormPlacement::Pre => normed(self.attention_norm(), &x),
             NormPlacement::Post => x.clone(),
         };
-        let (mut stream, attention) = self.attention().train(shared, input, mask, weights)?;
+        let (mut stream, attention) = self.attention().train(lent, input, mask, weights)?;
         drop_out(&mut stream, pass.dropout(layer, Place::AttentionOutput));
         stream += &x;
         let attention_normed = match self.placement() {
@@ -138,7 +138,7 @@ impl<A: Scalar> EncoderBlock<A> {
         &self,
         mut cache: BlockCache<A>,
         mut dy: Array3<A>,
-        shared: Option<&Projections<A>>,
+        lent: Lent<'_, A>,
         pass: &TrainingPass,
         layer: usize,
         gradients: &mut Self,
@@ -157,7 +157,7 @@ impl<A: Scalar> EncoderBlock<A> {
         let weights = pass.dropout(layer, Place::AttentionWeights);
         let mut dinput = self
             .attention()
-            .backward(shared, &cache.attention, &dattention, weights, own_attention, shared_gradients)?;
+            .backward(lent, &cache.attention, &dattention, weights, own_attention, shared_gradients)?;
         if placement == NormPlacement::Pre {
             norm_backward(self.attention_norm(), &cache.attention_normed, &mut dinput, own_norm);
         }
@@ -172,7 +172,7 @@ impl<A: Scalar> EncoderBlock<A> {
         streams: &mut [Array3<A>; 2],
         grads: &mut [Array3<A>; 2],
         mask: Option<&PaddingMask>,
-        shared: Option<&Projections<A>>,
+        lent: Lent<'_, A>,
         pass: &TrainingPass,
         layer: usize,
         gradients: &mut Self,
@@ -190,14 +190,14 @@ impl<A: Scalar> EncoderBlock<A> {
         // first += attention(norm(second))
         let weights = pass.dropout(layer, Place::AttentionWeights);
         let input = normed(self.attention_norm(), second);
-        let (mut added, cache) = self.attention().train(shared, input, mask, weights)?;
+        let (mut added, cache) = self.attention().train(lent, input, mask, weights)?;
         drop_out(&mut added, pass.dropout(layer, Place::AttentionOutput));
         *first -= &added;
         let mut dattention = dfirst.clone();
         drop_out(&mut dattention, pass.dropout(layer, Place::AttentionOutput));
         let mut dinput = self
             .attention()
-            .backward(shared, &cache, &dattention, weights, own_attention, shared_gradients)?;
+            .backward(lent, &cache, &dattention, weights, own_attention, shared_gradients)?;
         norm_backward(self.attention_norm(), second, &mut dinput, own_norm);
         *dsecond += &dinput;
         Ok(())
@@ -208,7 +208,7 @@ impl<A: Scalar> EncoderBlock<A> {
         &self,
         streams: &mut [Array3<A>; 2],
         mask: Option<&PaddingMask>,
-        shared: Option<&Projections<A>>,
+        lent: Lent<'_, A>,
         pass: &TrainingPass,
         layer: usize,
     ) -> Result<()> {
@@ -216,7 +216,7 @@ impl<A: Scalar> EncoderBlock<A> {
         let input = normed(self.attention_norm(), second);
         let (mut added, _) = self
             .attention()
-            .train(shared, input, mask, pass.dropout(layer, Place::AttentionWeights))?;
+            .train(lent, input, mask, pass.dropout(layer, Place::AttentionWeights))?;
         drop_out(&mut added, pass.dropout(layer, Place::AttentionOutput));
         *first += &added;
         if let Some(feed_forward) = self.feed_forward() {

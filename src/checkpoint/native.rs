@@ -215,22 +215,33 @@ struct Description<C> {
 }
 
 fn contents<A: Scalar, M: Stored<A>>(model: &M) -> Result<Contents<'_, A>> {
+    Contents::new(model.named(), description_of(model)?)
+}
+
+/// What a file's metadata says of a model.
+pub(crate) fn description_of<A: Scalar, M: Stored<A>>(model: &M) -> Result<BTreeMap<String, String>> {
     let description = Description {
         format: FORMAT,
         model: M::KIND.to_owned(),
         config: model.stored_config(),
     };
     let json = serde_json::to_string(&description).map_err(|error| malformed(format!("configuration: {error}")))?;
-    Contents::new(model.named(), BTreeMap::from([(KEY.to_owned(), json)]))
+    Ok(BTreeMap::from([(KEY.to_owned(), json)]))
 }
 
 fn restore<A: Scalar, M: Stored<A>>(tensors: &Tensors<A>) -> Result<M> {
-    let config = read_config::<A, M>(tensors)?;
-    check_extent::<A, M>(&config, tensors)?;
+    let config = described::<A, M>(tensors.metadata(), tensors.len(), tensors.number_count())?;
     let mut model = M::build(&config);
     debug_assert_eq!(count(&model), config.numbers());
     assign(&mut model, tensors)?;
     Ok(model)
+}
+
+/// The checked configuration of a file of so many tensors and numbers.
+pub(crate) fn described<A: Scalar, M: Stored<A>>(metadata: &BTreeMap<String, String>, tensors: usize, numbers: usize) -> Result<M::Config> {
+    let config = read_config::<A, M>(metadata)?;
+    check_extent::<A, M>(&config, tensors, numbers)?;
+    Ok(config)
 }
 
 /// The number of elements of all tensors, buffers too.
@@ -240,8 +251,8 @@ fn count<A: Scalar>(model: &impl Parameters<A>) -> usize {
     count
 }
 
-fn read_config<A: Scalar, M: Stored<A>>(tensors: &Tensors<A>) -> Result<M::Config> {
-    let Some(json) = tensors.metadata().get(KEY) else {
+fn read_config<A: Scalar, M: Stored<A>>(metadata: &BTreeMap<String, String>) -> Result<M::Config> {
+    let Some(json) = metadata.get(KEY) else {
         return Err(malformed(format!(
             "its metadata has no `{KEY}`, so it was not saved by this crate; give its tensors to load_parameters, or use the module of the \
              implementation it is from"
@@ -264,19 +275,19 @@ fn read_config<A: Scalar, M: Stored<A>>(tensors: &Tensors<A>) -> Result<M::Confi
 }
 
 /// An error where the configuration describes no model, or one so much larger than the file that it should not be allocated.
-fn check_extent<A: Scalar, M: Stored<A>>(config: &M::Config, tensors: &Tensors<A>) -> Result<()> {
+fn check_extent<A: Scalar, M: Stored<A>>(config: &M::Config, tensors: usize, numbers: usize) -> Result<()> {
     let too_large = |described: usize, what: &str, held: usize| {
         let problem = format!("the configuration describes {described} {what}, but the file holds {held}");
         Err(Error::Checkpoint { problems: vec![problem] })
     };
     // Every block has tensors. The check takes time for each, so this comes first.
-    if config.depth() > tensors.len().max(SPARE_BLOCKS) {
-        return too_large(config.depth(), "blocks", tensors.len());
+    if config.depth() > tensors.max(SPARE_BLOCKS) {
+        return too_large(config.depth(), "blocks", tensors);
     }
     M::check(config)?;
-    let (described, held) = (config.numbers(), tensors.number_count());
-    if described > held.saturating_mul(2).saturating_add(SPARE_NUMBERS) {
-        return too_large(described, "numbers", held);
+    let described = config.numbers();
+    if described > numbers.saturating_mul(2).saturating_add(SPARE_NUMBERS) {
+        return too_large(described, "numbers", numbers);
     }
     Ok(())
 }

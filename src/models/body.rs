@@ -2,12 +2,12 @@
 
 use ndarray::{Array3, ArrayRef2, Axis, s};
 
-use crate::attention::PaddingMask;
+use crate::attention::{PaddingMask, Part};
 use crate::blocks::Encoder;
 use crate::config::LanguageModelConfig;
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
-use crate::layers::{Embedding, LayerNorm, Linear, Position};
+use crate::layers::{Embedding, LayerNorm, Linear, Position, Start};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
@@ -15,7 +15,7 @@ use crate::scalar::Scalar;
 #[derive(Clone, Debug)]
 pub(crate) struct Body<A> {
     pub(crate) embedding: Embedding<A>,
-    pub(super) position: Position<A>,
+    pub(crate) position: Position<A>,
     pub(super) embedding_norm: Option<LayerNorm<A>>,
     pub(super) project_in: Option<Linear<A>>,
     pub(crate) encoder: Encoder<A>,
@@ -59,10 +59,21 @@ impl<A: Scalar> Body<A> {
 
     /// (batch, n) token ids → (batch, n, embedding width).
     pub(crate) fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        self.around(tokens, mask, None, |x| self.encoder.forward_owned(x, mask))
+    }
+
+    /// [`forward`](Self::forward) with `encode` for the encoder, and of a part of sequences, if it is one.
+    pub(crate) fn around(
+        &self,
+        tokens: &ArrayRef2<usize>,
+        mask: Option<&PaddingMask>,
+        part: Option<&dyn Part<A>>,
+        encode: impl FnOnce(Array3<A>) -> Result<Array3<A>>,
+    ) -> Result<Array3<A>> {
         let (batch, length) = tokens.dim();
         PaddingMask::check(mask, "LanguageModel", batch, length)?;
         let mut x = self.embedding.forward(tokens)?;
-        self.position.add_to(&mut x.view_mut(), Some(tokens))?;
+        self.position.add_from(start(part), &mut x.view_mut(), Some(tokens))?;
         if let Some(norm) = &self.embedding_norm {
             x = norm.forward(&x)?;
         }
@@ -70,12 +81,20 @@ impl<A: Scalar> Body<A> {
         if let Some(project_in) = &self.project_in {
             x = project_in.forward(&x)?;
         }
-        let x = self.encoder.forward_owned(x, mask)?;
+        let x = encode(x)?;
         match &self.project_out {
             Some(project_out) => project_out.forward(&x),
             None => Ok(x),
         }
     }
+}
+
+/// Where a part's rows begin in their sequences.
+pub(crate) fn start<A>(part: Option<&dyn Part<A>>) -> Start<'_> {
+    part.map_or(Start::default(), |part| Start {
+        position: part.offset(),
+        tokens: part.tokens_before(),
+    })
 }
 
 /// The features at `positions`, one list an item: (sum of all lists' lengths, dim), item after item.

@@ -58,7 +58,7 @@ impl<A: Scalar> LanguageModel<A> {
         &self.config
     }
 
-    pub(super) fn body(&self) -> &Body<A> {
+    pub(crate) fn body(&self) -> &Body<A> {
         &self.body
     }
 

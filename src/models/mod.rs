@@ -8,6 +8,7 @@ mod decoding;
 mod generation;
 mod head;
 mod language_model;
+mod part_pooling;
 mod sampling;
 mod training;
 
@@ -19,6 +20,10 @@ pub use generation::Generation;
 pub use head::Head;
 pub use language_model::LanguageModel;
 pub use training::LanguageModelCache;
+
+pub(crate) use body::{Body, select, start};
+pub(crate) use classifier::Input;
+pub(crate) use part_pooling::pool_part;
 
 #[cfg(feature = "checkpoint")]
 pub(crate) use causal_language_model::check_causal;

@@ -2,10 +2,10 @@
 
 use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, Axis, s};
 
-use super::body::Body;
+use super::body::{Body, start};
 use super::head::Head;
 use super::language_model::LanguageModel;
-use crate::attention::PaddingMask;
+use crate::attention::{PaddingMask, Part};
 use crate::blocks::EncoderCache;
 use crate::config::TrainingPass;
 use crate::error::{Error, Result};
@@ -47,11 +47,12 @@ impl<A: Scalar> Body<A> {
         tokens: &ArrayRef2<usize>,
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
+        part: Option<&dyn Part<A>>,
     ) -> Result<(Array3<A>, BodyCache<A>)> {
         let (batch, length) = tokens.dim();
         PaddingMask::check(mask, "LanguageModel", batch, length)?;
         let mut x = self.embedding.forward(tokens)?;
-        self.position.add_to(&mut x.view_mut(), Some(tokens))?;
+        self.position.add_from(start(part), &mut x.view_mut(), Some(tokens))?;
         let embedded = match &self.embedding_norm {
             Some(norm) => {
                 let normed = norm.forward(&x)?;
@@ -68,7 +69,7 @@ impl<A: Scalar> Body<A> {
             }
             None => None,
         };
-        let (mut x, encoder) = self.encoder.forward_train(x, mask, pass)?;
+        let (mut x, encoder) = self.encoder.forward_train_part(x, mask, pass, part)?;
         let encoded = match &self.project_out {
             Some(project_out) => {
                 let narrower = project_out.forward(&x)?;
@@ -88,11 +89,11 @@ impl<A: Scalar> Body<A> {
         Ok((x, cache))
     }
 
-    pub(super) fn backward(&self, cache: BodyCache<A>, mut dy: Array3<A>, gradients: &mut Self) -> Result<()> {
+    pub(super) fn backward(&self, cache: BodyCache<A>, mut dy: Array3<A>, gradients: &mut Self, part: Option<&dyn Part<A>>) -> Result<()> {
         if let (Some(project), Some(x), Some(own)) = (&self.project_out, &cache.encoded, &mut gradients.project_out) {
             dy = linear_rows(project, x, &dy, own);
         }
-        dy = self.encoder.backward(cache.encoder, dy, &mut gradients.encoder)?;
+        dy = self.encoder.backward_part(cache.encoder, dy, &mut gradients.encoder, part)?;
         if let (Some(project), Some(x), Some(own)) = (&self.project_in, &cache.projected, &mut gradients.project_in) {
             dy = linear_rows(project, x, &dy, own);
         }
@@ -101,7 +102,8 @@ impl<A: Scalar> Body<A> {
         if let (Some(norm), Some(x), Some(own)) = (&self.embedding_norm, &cache.embedded, &mut gradients.embedding_norm) {
             dy = norm_rows(norm, x, dy, own);
         }
-        self.position.backward(Some(&cache.tokens), &dy, &mut gradients.position);
+        self.position
+            .backward(start(part), Some(&cache.tokens), &dy, &mut gradients.position);
         crate::layers::Embedding::backward(&cache.tokens, &dy, &mut gradients.embedding);
         Ok(())
     }
@@ -205,7 +207,19 @@ impl<A: Scalar> LanguageModel<A> {
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
     ) -> Result<(Array3<A>, LanguageModelCache<A>)> {
-        let (mut features, body) = self.body().train(tokens, mask, pass)?;
+        self.forward_train_part(tokens, positions, mask, pass, None)
+    }
+
+    /// [`forward_train`](Self::forward_train) of a part of sequences, if it is one; its positions are counted from its first row.
+    pub(crate) fn forward_train_part(
+        &self,
+        tokens: &ArrayRef2<usize>,
+        positions: Option<&[Vec<usize>]>,
+        mask: Option<&PaddingMask>,
+        pass: &TrainingPass,
+        part: Option<&dyn Part<A>>,
+    ) -> Result<(Array3<A>, LanguageModelCache<A>)> {
+        let (mut features, body) = self.body().train(tokens, mask, pass, part)?;
         let positions = match positions {
             Some(positions) => {
                 let dim = features.dim();
@@ -235,6 +249,17 @@ impl<A: Scalar> LanguageModel<A> {
     /// # Errors
     /// `dy` of another shape than the output, gradients of another model.
     pub fn backward(&self, cache: LanguageModelCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<()> {
+        self.backward_part(cache, dy, gradients, None)
+    }
+
+    /// [`backward`](Self::backward) of a part of sequences, if it is one.
+    pub(crate) fn backward_part(
+        &self,
+        cache: LanguageModelCache<A>,
+        dy: &ArrayRef3<A>,
+        gradients: &mut Self,
+        part: Option<&dyn Part<A>>,
+    ) -> Result<()> {
         if dy.dim() != cache.output {
             return Err(Error::shape(
                 "LanguageModel::backward",
@@ -261,6 +286,6 @@ impl<A: Scalar> LanguageModel<A> {
             }
             dy = spread;
         }
-        self.body().backward(cache.body, dy, own_body)
+        self.body().backward(cache.body, dy, own_body, part)
     }
 }

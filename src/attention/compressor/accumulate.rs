@@ -80,7 +80,8 @@ impl<A: Scalar> Compressor<'_, A> {
     ) -> Result<()> {
         if let Some(stride) = self.config.stride() {
             let end = rows.iter().map(|rows| rows.end).max().unwrap_or(0);
-            self.grow((start + end).div_ceil(stride))?;
+            // Rows of padding alone have no windows, wherever they stand.
+            self.grow(if end > 0 { (start + end).div_ceil(stride) } else { 0 })?;
         }
         let (one, many);
         let windows: &[Windows] = if self.batch == 1 {
