@@ -79,6 +79,16 @@ impl Communicator for Counting<'_> {
     }
 }
 
+/// The most bytes that this process has had in memory; 0 where the system does not tell.
+pub fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes = line
+        .and_then(|line| line.trim().strip_suffix("kB"))
+        .and_then(|number| number.trim().parse::<u64>().ok());
+    kibibytes.unwrap_or(0) << 10
+}
+
 /// The seconds of `work`, from when all ranks are ready until the last has done it: the shortest of some runs.
 pub fn seconds(world: &dyn Communicator, runs: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut shortest = f64::MAX;
