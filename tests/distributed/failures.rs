@@ -34,9 +34,8 @@ fn assert_disagree(errors: &[Error], odd: usize, about: &str) {
 }
 
 #[test]
-fn disagreements_are_found_before_any_work() {
+fn models_that_differ_are_found_before_any_work() {
     let odd = |rank: &ThreadRank| rank.rank() == 2;
-    let x = |length: usize| Array3::<f64>::ones((1, length, 4));
     let with_config = |change: fn(EncoderConfig) -> EncoderConfig| {
         errors(3, |rank| {
             let config = if odd(rank) { change(config()) } else { config() };
@@ -60,6 +59,12 @@ fn disagreements_are_found_before_any_work() {
         Sharded::of(&model, Shards::even(LENGTH, 3)?, rank).map(|_| ())
     });
     assert_disagree(&models, 2, "parameters");
+}
+
+#[test]
+fn batches_that_differ_are_found_before_any_work() {
+    let odd = |rank: &ThreadRank| rank.rank() == 2;
+    let x = |length: usize| Array3::<f64>::ones((1, length, 4));
     let batches = errors(3, |rank| {
         let encoder = encoder(rank)?;
         let batch = if odd(rank) { 2 } else { 1 };

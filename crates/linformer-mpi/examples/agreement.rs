@@ -17,22 +17,24 @@ const LENGTH: usize = 301;
 const VOCABULARY: usize = 11;
 
 fn main() -> Result<()> {
-    let mpi = Mpi::start()?;
-    let world = mpi.world();
-    collective_calls(&world)?;
+    Mpi::run(|world| all(world))
+}
+
+fn all(world: &dyn Communicator) -> Result<()> {
+    collective_calls(world)?;
     for sharing in [Sharing::None, Sharing::Headwise, Sharing::KeyValue, Sharing::Layerwise] {
         let attention = LinformerConfig::new(8, 2, LENGTH, 5).with_sharing(sharing);
-        encoders(&world, attention.with_key_value_bias(true, true))?;
+        encoders(world, attention.with_key_value_bias(true, true))?;
     }
     for kind in [ProjectionKind::MeanPooling, ProjectionKind::MaxPooling] {
-        encoders(&world, LinformerConfig::new(8, 2, LENGTH, 5).with_kind(kind))?;
+        encoders(world, LinformerConfig::new(8, 2, LENGTH, 5).with_kind(kind))?;
     }
-    language_models(&world)?;
-    failures(&world)?;
+    language_models(world)?;
+    failures(world)?;
     if world.size().is_multiple_of(2) {
-        a_grid(&world)?;
+        a_grid(world)?;
     }
-    files(&world)?;
+    files(world)?;
     if world.rank() == 0 {
         println!("{} processes agree with one", world.size());
     }

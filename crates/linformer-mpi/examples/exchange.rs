@@ -12,8 +12,10 @@ use linformer_mpi::Mpi;
 use support::option;
 
 fn main() -> Result<()> {
-    let mpi = Mpi::start()?;
-    let world = mpi.world();
+    Mpi::run(|world| measure(world))
+}
+
+fn measure(world: &dyn Communicator) -> Result<()> {
     let runs = option("runs", 200)?;
     if world.rank() == 0 {
         println!("{} processes\n{:>12} {:>14} {:>12}", world.size(), "bytes", "microseconds", "MB/s");

@@ -14,14 +14,13 @@ use linformer_mpi::Mpi;
 use support::{Counting, one_thread, option, peak_memory, seconds};
 
 fn main() -> Result<()> {
-    let mpi = Mpi::start()?;
-    let world = mpi.world();
     one_thread()?;
-    let longest = option("n", 131_072)?;
-    for length in [8192.min(longest), longest] {
-        encode(&world, length)?;
-    }
-    Ok(())
+    Mpi::run(|world| {
+        let longest = option("n", 131_072)?;
+        [8192.min(longest), longest]
+            .into_iter()
+            .try_for_each(|length| encode(world, length))
+    })
 }
 
 /// The rows of a document that has no words, but as many numbers as one.

@@ -17,13 +17,15 @@ const VOCABULARY: usize = 257;
 const BATCH: usize = 4;
 
 fn main() -> Result<()> {
-    let mpi = Mpi::start()?;
-    let world = mpi.world();
     one_thread()?;
+    Mpi::run(|world| compare(world))
+}
+
+fn compare(world: &dyn Communicator) -> Result<()> {
     let (steps, length) = (option("steps", 50)?, option("n", 250)?);
     let attention = LinformerConfig::new(32, 4, length, 16);
     let config = LanguageModelConfig::new(VOCABULARY, EncoderConfig::new(attention, 2));
-    let curve = together(&world, &config, length, steps)?;
+    let curve = together(world, &config, length, steps)?;
     if world.rank() > 0 {
         return Ok(());
     }

@@ -51,10 +51,48 @@ impl Mpi {
         }
     }
 
+    /// Starts MPI, does `work` with the group of all processes, and ends MPI. Where it returns an error, this process says so on the standard error
+    /// and aborts the job: others may be waiting for it, and would wait for ever. What is to be survived must be handled within `work`.
+    ///
+    /// ```no_run
+    /// use linformer::distributed::Communicator;
+    /// use linformer_mpi::Mpi;
+    ///
+    /// fn main() -> linformer::Result<()> {
+    ///     Mpi::run(|world| {
+    ///         println!("rank {} of {}", world.rank(), world.size());
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn run<T>(work: impl FnOnce(&MpiCommunicator) -> Result<T>) -> Result<T> {
+        let mpi = Self::start()?;
+        let world = mpi.world();
+        match work(&world) {
+            Ok(result) => Ok(result),
+            Err(error) => {
+                eprintln!("rank {} of {}: {error}", world.rank(), world.size());
+                world.communicator.abort(1)
+            }
+        }
+    }
+
     /// The group of all processes.
     pub fn world(&self) -> MpiCommunicator {
         MpiCommunicator {
             communicator: self.universe.world(),
+        }
+    }
+}
+
+/// A process that panics must not end MPI in order, since others may be waiting for it: it aborts the job.
+impl Drop for Mpi {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.universe.world().abort(101);
         }
     }
 }
