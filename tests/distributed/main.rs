@@ -5,6 +5,7 @@
 mod common;
 
 mod encoders;
+mod exchanges;
 mod failures;
 #[cfg(feature = "checkpoint")]
 mod files;

@@ -1,6 +1,7 @@
 //! Are the numbers of several processes those of one?
 //!
 //! `mpirun -n 2 target/release/examples/agreement`; every process checks for itself, and any that finds a difference ends the job with an error.
+#![allow(clippy::float_cmp)] // what is compared so is exact
 
 use std::path::{Path, PathBuf};
 
