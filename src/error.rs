@@ -135,6 +135,37 @@ pub enum Error {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// A rank of a distributed operation failed, so that the others could not go on. All of them return this, but the one that failed: it returns
+    /// what it failed of.
+    #[error("rank {rank} failed, and the others stopped: {reason}")]
+    Rank {
+        /// The rank, of the group that worked together.
+        rank: usize,
+        /// What it said.
+        reason: String,
+    },
+    /// Ranks that were not given the same. All of them return this, and none has done anything.
+    #[error("{operation}: the ranks do not agree on {what}: rank 0 has {expected}, rank {rank} has {found}; give all ranks the same")]
+    Disagreement {
+        /// The operation that was called.
+        operation: &'static str,
+        /// What they do not agree on; of a configuration or of parameters it is a digest.
+        what: &'static str,
+        /// The first rank that has something else than rank 0.
+        rank: usize,
+        /// What rank 0 has.
+        expected: String,
+        /// What that rank has.
+        found: String,
+    },
+    /// A call from rank to rank that could not be completed.
+    #[error("{operation}: {reason}")]
+    Communication {
+        /// The call.
+        operation: &'static str,
+        /// What went wrong.
+        reason: String,
+    },
 }
 
 fn list(problems: &[String]) -> String {

@@ -1,5 +1,7 @@
 //! Where the numbers of a new model come from: named initialisers and seeded generator streams. The only file that names rand.
 
+use std::ops::Range;
+
 use ndarray::{Array, Array3, Dimension, ShapeBuilder};
 use ndarray_rand::RandomExt;
 use ndarray_rand::rand_distr::{Distribution, StandardNormal, Uniform};
@@ -39,17 +41,40 @@ pub(crate) struct Streams {
     /// `None` where numbers need not be drawn since a checkpoint will bring them.
     seed: Option<u64>,
     next: u64,
+    /// The columns of projections that are kept; all of them if not told.
+    columns: Option<Range<usize>>,
 }
 
 impl Streams {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { seed: Some(seed), next: 0 }
+        Self {
+            seed: Some(seed),
+            next: 0,
+            columns: None,
+        }
     }
 
     /// Zeros instead of draws, for a model whose numbers a checkpoint brings.
-    #[cfg(feature = "checkpoint")]
     pub(crate) fn zeros() -> Self {
-        Self { seed: None, next: 0 }
+        Self {
+            seed: None,
+            next: 0,
+            columns: None,
+        }
+    }
+
+    /// Of projections only these columns are kept: the numbers that they have in the whole matrix.
+    pub(crate) fn with_columns(self, columns: Range<usize>) -> Self {
+        let columns = Some(columns);
+        Self { columns, ..self }
+    }
+
+    /// The next tensor's stream.
+    fn generator(&mut self) -> Option<ChaCha8Rng> {
+        let mut generator = ChaCha8Rng::seed_from_u64(self.seed?);
+        generator.set_stream(self.next);
+        self.next += 1;
+        Some(generator)
     }
 
     fn draw<A: Scalar, D: Dimension>(
@@ -58,12 +83,9 @@ impl Streams {
         scale: f64,
         distribution: impl Distribution<f64>,
     ) -> Array<A, D> {
-        let Some(seed) = self.seed else {
+        let Some(mut generator) = self.generator() else {
             return Array::zeros(shape);
         };
-        let mut generator = ChaCha8Rng::seed_from_u64(seed);
-        generator.set_stream(self.next);
-        self.next += 1;
         Array::random_using(shape, distribution, &mut generator).mapv(|draw| A::cast(draw * scale))
     }
 
@@ -80,12 +102,38 @@ impl Streams {
     /// E or F of shape (heads, k, n), initialised as `initialization` says.
     pub(crate) fn projection<A: Scalar>(&mut self, shape: (usize, usize, usize), initialization: Initialization) -> Array3<A> {
         let (_, k, n) = shape;
+        let uniform = Uniform::new(-1.0, 1.0).expect("−1 is less than 1");
         match initialization {
-            Initialization::MeanPooling => mean_pooling(shape),
-            Initialization::UniformInverseSqrtK => self.uniform(shape, 1.0 / (k as f64).sqrt()),
-            Initialization::XavierNormal => self.normal(shape, (2.0 / (n + k) as f64).sqrt()),
-            Initialization::Normal { standard_deviation } => self.normal(shape, standard_deviation),
+            Initialization::MeanPooling => {
+                let columns = self.columns.clone().unwrap_or(0..n);
+                mean_pooling(shape, columns)
+            }
+            Initialization::UniformInverseSqrtK => self.columns_of(shape, 1.0 / (k as f64).sqrt(), uniform),
+            Initialization::XavierNormal => self.columns_of(shape, (2.0 / (n + k) as f64).sqrt(), StandardNormal),
+            Initialization::Normal { standard_deviation } => self.columns_of(shape, standard_deviation, StandardNormal),
         }
+    }
+
+    /// The columns that are kept of a matrix that is drawn row by row.
+    fn columns_of<A: Scalar>(&mut self, shape: (usize, usize, usize), scale: f64, distribution: impl Distribution<f64>) -> Array3<A> {
+        let Some(columns) = self.columns.clone() else {
+            return self.draw(shape, scale, distribution);
+        };
+        let (heads, k, n) = shape;
+        let kept = (heads, k, columns.len());
+        let Some(mut generator) = self.generator() else {
+            return Array::zeros(kept);
+        };
+        let mut numbers = Vec::with_capacity(heads * k * columns.len());
+        for _ in 0..heads * k {
+            for column in 0..n {
+                let draw = distribution.sample(&mut generator);
+                if columns.contains(&column) {
+                    numbers.push(A::cast(draw * scale));
+                }
+            }
+        }
+        Array3::from_shape_vec(kept, numbers).expect("a number for each place that is kept")
     }
 }
 
@@ -129,6 +177,9 @@ pub(crate) enum Place {
 /// No fewer than there are places.
 const PLACES: u128 = 8;
 
+/// Room for the draws of all layers of one part of a batch, in words of 32 bits.
+const PART: u128 = 1 << 36;
+
 /// Where in a step's stream the draws of whole sequences begin, beyond those of any layer's places.
 const ITEMS: u128 = 1 << 67;
 
@@ -164,7 +215,13 @@ impl Step {
 
     /// What a counter-based stream at `place` of `layer` is keyed with.
     pub(crate) fn key(self, layer: usize, place: Place) -> [u64; 2] {
-        let mut draws = self.draws((layer as u128 * PLACES + place as u128) * 4);
+        self.key_of_part(0, layer, place)
+    }
+
+    /// [`key`](Self::key) for one of several parts of a batch, each of which draws numbers of its own.
+    pub(crate) fn key_of_part(self, part: u32, layer: usize, place: Place) -> [u64; 2] {
+        let layers = (layer as u128 * PLACES + place as u128) * 4 % PART;
+        let mut draws = self.draws((u128::from(part) * PART + layers) % ITEMS);
         [draws.next(), draws.next()]
     }
 
@@ -196,12 +253,13 @@ pub(crate) fn unit(draw: u64) -> f64 {
 }
 
 /// The matrix whose row j averages the positions of the j-th of k equal windows.
-fn mean_pooling<A: Scalar>((heads, k, n): (usize, usize, usize)) -> Array3<A> {
-    let mut matrix = Array3::zeros((heads, k, n));
+fn mean_pooling<A: Scalar>((heads, k, n): (usize, usize, usize), columns: Range<usize>) -> Array3<A> {
+    let mut matrix = Array3::zeros((heads, k, columns.len()));
     for slot in 0..k {
         let (start, end) = window(slot, k, n);
         let weight = A::cast(1.0 / (end - start).max(1) as f64);
-        matrix.slice_mut(ndarray::s![.., slot, start..end]).fill(weight);
+        let within = |position: usize| position.clamp(columns.start, columns.end) - columns.start;
+        matrix.slice_mut(ndarray::s![.., slot, within(start)..within(end)]).fill(weight);
     }
     matrix
 }

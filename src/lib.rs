@@ -45,6 +45,7 @@
 //! * Configurations, each with `new` and `with_…`: [`LinformerConfig`], [`ProjectionConfig`], [`EncoderConfig`], [`LanguageModelConfig`], …
 //! * Every tensor of a model by name: [`Parameters`].
 //! * Training: [`training`] has losses, optimisers, schedules, masking of tokens, and files to resume from.
+//! * Several machines: [`distributed`] spreads a sequence, or a batch, over ranks.
 //! * Files: [`checkpoint`] saves and loads models, and reads and writes those of four PyTorch implementations.
 //!
 //! # Causal models
@@ -92,6 +93,7 @@ mod blocks;
 pub mod checkpoint;
 mod config;
 mod derived;
+pub mod distributed;
 mod error;
 mod initialization;
 mod layers;

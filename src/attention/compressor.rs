@@ -17,6 +17,7 @@ mod covered;
 mod dense;
 mod finish;
 mod order;
+mod part;
 mod side;
 mod spare;
 
@@ -293,14 +294,14 @@ impl<'a, A: Scalar> Compressor<'a, A> {
 
     /// An error where the projection has no column for the position before `end`.
     fn check_reach(&self, operation: &'static str, end: usize) -> Result<()> {
-        if !self.config.projection.any_length() && end > self.config.seq_len {
-            return Err(Error::TooLong {
+        match self.projections.key().columns() {
+            Some(columns) if end > columns => Err(Error::TooLong {
                 operation,
                 length: end,
-                seq_len: self.config.seq_len,
-            });
+                seq_len: columns,
+            }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Which rows of a chunk of `length` positions are real.

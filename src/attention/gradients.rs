@@ -22,7 +22,7 @@ pub(crate) struct AttendCache<A> {
 }
 
 /// The gradients of what a context is made of, (batch, heads, slots, `head_dim`) each.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct KeyValueGradients<A> {
     pub(crate) keys: Array4<A>,
     pub(crate) values: Array4<A>,

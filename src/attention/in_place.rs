@@ -8,6 +8,7 @@ use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2, Axis, s};
 use super::compressor::{Compressor, Extent, Order};
 use super::linformer::LinformerAttention;
 use super::mask::{PaddingMask, one_past_last};
+use super::part::Part;
 use super::projection::Projections;
 use super::workspace::{ContextSpace, TileSpace, Workspace};
 use crate::error::{Error, Result};
@@ -61,32 +62,61 @@ impl<A: Scalar> LinformerAttention<A> {
         real: Option<ArrayView1<'_, bool>>,
         space: &mut ContextSpace<A>,
     ) -> Result<()> {
-        let ContextSpace {
-            compression,
-            spare,
-            compressed,
-            packed,
-            normed,
-        } = space;
         let order = Order::of(self.config());
-        let compressor = Compressor::from_spare(self.config(), self.weights(), projections, 1, order, mem::take(spare))?;
+        let spare = mem::take(&mut space.spare);
+        let compressor = Compressor::from_spare(self.config(), self.weights(), projections, 1, order, spare)?;
         let mut compressor = if self.config().projection.pools() {
             let own = real.map_or(rows.nrows(), one_past_last);
             compressor.with_extent(Extent::PerItem(vec![own]))?
         } else {
             compressor
         };
+        space.add_rows(&mut compressor, rows, norm, real)?;
+        space.spare = space.finish(compressor)?.into_spare();
+        Ok(())
+    }
+
+    /// The sums of one item's rows in a part of its sequence, yet to be completed; the whole sequence is `length` long.
+    pub(crate) fn part_of_item<'a>(
+        &'a self,
+        projections: &'a Projections<A>,
+        (part, length): (&dyn Part<A>, usize),
+        rows: ArrayView2<'_, A>,
+        norm: Option<&LayerNorm<A>>,
+        real: Option<ArrayView1<'_, bool>>,
+        space: &mut ContextSpace<A>,
+    ) -> Result<Compressor<'a, A>> {
+        let order = Order::of(self.config());
+        let mut compressor = Compressor::new(self.config(), self.weights(), projections, 1, order)?.of_part(part, &[length])?;
+        space.add_rows(&mut compressor, rows, norm, real)?;
+        Ok(compressor)
+    }
+}
+
+impl<A: Scalar> ContextSpace<A> {
+    /// Adds one item's rows, normed if a norm comes first.
+    fn add_rows(
+        &mut self,
+        compressor: &mut Compressor<'_, A>,
+        rows: ArrayView2<'_, A>,
+        norm: Option<&LayerNorm<A>>,
+        real: Option<ArrayView1<'_, bool>>,
+    ) -> Result<()> {
+        let Self { compression, normed, .. } = self;
         let mut push = |rows: ArrayView2<'_, A>, range: Range<usize>| {
             let real = real.map(|real| real.slice_move(s![range]));
             compressor.push_item(rows.insert_axis(Axis(0)), real, compression)
         };
         match norm {
-            None => push(rows, 0..rows.nrows())?,
-            Some(norm) => ContextSpace::normed(normed, rows, norm, push)?,
+            None => push(rows, 0..rows.nrows()),
+            Some(norm) => Self::normed(normed, rows, norm, push),
         }
-        compressor.finish_into(compressed, compression)?;
-        *spare = compressor.into_spare();
-        packed.repack(compressed);
-        Ok(())
+    }
+
+    /// Makes the packed keys and values of one item of what the compressor has added up.
+    pub(crate) fn finish<'a>(&mut self, mut compressor: Compressor<'a, A>) -> Result<Compressor<'a, A>> {
+        compressor.finish_into(&mut self.compressed, &mut self.compression)?;
+        self.packed.repack(&self.compressed);
+        Ok(compressor)
     }
 }

@@ -25,6 +25,7 @@ mod in_place;
 mod key_values;
 mod linformer;
 mod mask;
+mod part;
 mod partial;
 mod projection;
 mod training;
@@ -43,5 +44,6 @@ pub use workspace::Workspace;
 
 pub(crate) use causal::{CausalContext, LayerState, StateShape, Summarised, draw_projections, step};
 pub(crate) use key_values::PackedKeyValues;
+pub(crate) use part::{Lent, Part};
 pub(crate) use weights::AttendScratch;
 pub(crate) use workspace::{ContextSpace, TileSpace};

@@ -127,6 +127,14 @@ impl<A: Scalar> Projection<A> {
         }
     }
 
+    /// The number of positions that it has columns for; `None` where any length goes.
+    pub(crate) fn columns(&self) -> Option<usize> {
+        match &self.map {
+            Map::Dense { matrix, .. } => Some(matrix.dim().2),
+            _ => None,
+        }
+    }
+
     /// The projection with columns for `new_len` positions, interpolated linearly along the sequence and scaled so that each row keeps its sum.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use super::exact::ExactAttention;
 use super::gradients::{AttendCache, KeyValueGradients};
 use super::linformer::LinformerAttention;
 use super::mask::PaddingMask;
+use super::part::{Lent, Part};
 use super::projection::Projections;
 use super::weights::AttentionWeights;
 use crate::config::{AttentionKind, check_alike};
@@ -79,7 +80,7 @@ impl<A: Scalar> LinformerAttention<A> {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn forward_train(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<(Array3<A>, AttentionCache<A>)> {
-        self.train_with(None, owned(x), None, mask, None)
+        self.train_with(Lent::whole(None), owned(x), None, mask, None)
     }
 
     /// Cross-attention of `queries` to `context`, and what [`backward_cross`](Self::backward_cross) needs.
@@ -92,7 +93,7 @@ impl<A: Scalar> LinformerAttention<A> {
         context: &ArrayRef3<A>,
         mask: Option<&PaddingMask>,
     ) -> Result<(Array3<A>, AttentionCache<A>)> {
-        self.train_with(None, owned(queries), Some(owned(context)), mask, None)
+        self.train_with(Lent::whole(None), owned(queries), Some(owned(context)), mask, None)
     }
 
     /// The gradient of `x`, given `dy` of the output, both (batch, n, dim). Those of the parameters are added to `gradients`, a value like
@@ -129,7 +130,7 @@ impl<A: Scalar> LinformerAttention<A> {
 
     pub(crate) fn train_with(
         &self,
-        shared: Option<&Projections<A>>,
+        lent: Lent<'_, A>,
         x: Array3<A>,
         other: Option<Array3<A>>,
         mask: Option<&PaddingMask>,
@@ -140,9 +141,9 @@ impl<A: Scalar> LinformerAttention<A> {
         let (batch, length, _) = context_input.dim();
         check_width(OPERATION, "queries", &x, self.config().attention.dim)?;
         PaddingMask::check(mask, OPERATION, batch, length)?;
-        let mut compressor = self.training_compressor(shared, batch, length, mask)?;
+        let mut compressor = self.training_compressor(lent, batch, length, mask)?;
         compressor.push(context_input, mask)?;
-        let (mut context, compression) = compressor.finish_train()?;
+        let (mut context, compression) = compressor.finish_train(lent.part)?;
         if x.dim().0 != context.batch() {
             let expected = format!("({batch}, any length, {})", self.config().attention.dim);
             return Err(Error::shape(OPERATION, "queries", expected, x.shape()));
@@ -163,14 +164,17 @@ impl<A: Scalar> LinformerAttention<A> {
 
     fn training_compressor<'a>(
         &'a self,
-        shared: Option<&'a Projections<A>>,
+        lent: Lent<'a, A>,
         batch: usize,
         length: usize,
         mask: Option<&PaddingMask>,
     ) -> Result<Compressor<'a, A>> {
         let order = Compressor::<A>::training_order(self.config());
-        let compressor = Compressor::new(self.config(), self.weights(), self.own_or(shared)?, batch, order)?;
-        self.told_lengths(compressor, length, mask)
+        let compressor = Compressor::new(self.config(), self.weights(), self.own_or(lent.projections)?, batch, order)?;
+        match lent.part {
+            Some(part) => compressor.of_part(part, part.lengths()),
+            None => self.told_lengths(compressor, length, mask),
+        }
     }
 
     pub(crate) fn backward_with(
@@ -181,12 +185,12 @@ impl<A: Scalar> LinformerAttention<A> {
         gradients: &mut Self,
         shared_gradients: Option<&mut Projections<A>>,
     ) -> Result<(Array3<A>, Option<Array3<A>>)> {
-        self.backward_dropped(shared, cache, dy, None, gradients, shared_gradients)
+        self.backward_dropped(Lent::whole(shared), cache, dy, None, gradients, shared_gradients)
     }
 
     pub(crate) fn backward_dropped(
         &self,
-        shared: Option<&Projections<A>>,
+        lent: Lent<'_, A>,
         cache: &AttentionCache<A>,
         dy: &ArrayRef3<A>,
         dropout: Option<Dropout<A>>,
@@ -204,23 +208,38 @@ impl<A: Scalar> LinformerAttention<A> {
             return Err(Error::argument(OPERATION, "the cache or the gradients are of another layer"));
         };
         let config = &self.config().attention;
-        let (mut dx, KeyValueGradients { keys, values }) =
-            self.weights()
-                .attend_backward(config, &cache.x, context, &cache.attend, rows(&dy), dropout, own_weights);
+        let (mut dx, own) = self
+            .weights()
+            .attend_backward(config, &cache.x, context, &cache.attend, rows(&dy), dropout, own_weights);
         let input = cache.context_input();
         let mut dother = cache.other.as_ref().map(|other| Array3::zeros(other.dim()));
         let (batch, length, _) = input.dim();
         let compressor = self
-            .training_compressor(shared, batch, length, cache.mask.as_ref())?
+            .training_compressor(lent, batch, length, cache.mask.as_ref())?
             .resumed(compression.clone());
+        let whole = lent.part.map(|part| whole_gradients(&own, compression, part)).transpose()?;
         let mut into = CompressionGradients {
             weights: own_weights,
             projections: own_projections,
             x: dother.as_mut().unwrap_or(&mut dx),
         };
-        compressor.backward(input.view(), cache.mask.as_ref(), &keys, &values, &mut into)?;
+        compressor.backward(input.view(), cache.mask.as_ref(), &own, whole.as_ref().unwrap_or(&own), &mut into)?;
         Ok((dx, dother))
     }
+}
+
+/// The gradients that come from the queries of all parts, as far as they belong to this one.
+fn whole_gradients<A: Scalar>(
+    own: &KeyValueGradients<A>,
+    compression: &CompressionCache<A>,
+    part: &dyn Part<A>,
+) -> Result<KeyValueGradients<A>> {
+    let mut whole = own.clone();
+    let KeyValueGradients { keys, values } = &mut whole;
+    let mut slices: Vec<_> = [keys, values].into_iter().filter_map(Array4::as_slice_memory_order_mut).collect();
+    part.sum(&mut slices)?;
+    compression.keep_owned(&mut whole);
+    Ok(whole)
 }
 
 impl<A: Scalar> ExactAttention<A> {

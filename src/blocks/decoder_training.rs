@@ -4,7 +4,7 @@ use ndarray::Array3;
 
 use super::training::{BlockCache, norm_backward, normed};
 use super::{Attention, Decoder, DecoderBlock};
-use crate::attention::{AttentionCache, PaddingMask, Projections};
+use crate::attention::{AttentionCache, Lent, PaddingMask, Projections};
 use crate::config::TrainingPass;
 use crate::error::{Error, Result};
 use crate::layers::check_width;
@@ -178,7 +178,7 @@ impl<A: Scalar> DecoderBlock<A> {
         layers: [usize; 2],
     ) -> Result<(Array3<A>, [BlockCache<A>; 2])> {
         let (target, source) = self.halves();
-        let (stream, first) = target.train(stream, own, inputs.mask.as_ref(), pass, layers[0])?;
+        let (stream, first) = target.train(stream, Lent::whole(own), inputs.mask.as_ref(), pass, layers[0])?;
         let (stream, second) = source.train_around(stream, pass, layers[1], |queries, dropout| {
             self.cross_attention().train_cross(cross, queries, inputs, dropout)
         })?;
@@ -204,13 +204,13 @@ impl<A: Scalar> DecoderBlock<A> {
         let of_cross = of_cross.as_deref_mut().or(of_own.as_deref_mut());
         let dy = source.backward_around(second, dy, pass, layers[1], own_source, |cache, dy, weights, own_attention| {
             let attention = self.cross_attention();
-            let (dqueries, dcontext) = attention.backward_both(cross, cache, dy, weights, own_attention, of_cross)?;
+            let (dqueries, dcontext) = attention.backward_both(Lent::whole(cross), cache, dy, weights, own_attention, of_cross)?;
             if let Some(dcontext) = dcontext {
                 *dsource += &dcontext;
             }
             Ok(dqueries)
         })?;
-        target.backward(first, dy, own, pass, layers[0], own_target, of_own.as_deref_mut())
+        target.backward(first, dy, Lent::whole(own), pass, layers[0], own_target, of_own.as_deref_mut())
     }
 }
 
@@ -225,7 +225,7 @@ impl<A: Scalar> Attention<A> {
     ) -> Result<(Array3<A>, AttentionCache<A>)> {
         let (source, mask) = (Some(inputs.source.clone()), inputs.source_mask.as_ref());
         match self {
-            Self::Linformer(attention) => attention.train_with(shared, queries, source, mask, dropout),
+            Self::Linformer(attention) => attention.train_with(Lent::whole(shared), queries, source, mask, dropout),
             Self::Exact(attention) => attention.train(queries, source, mask, dropout),
             Self::Causal(_) => Err(Error::argument("Decoder", "causal attention has no other sequence to attend to")),
         }

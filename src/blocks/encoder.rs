@@ -189,7 +189,7 @@ impl<A: Scalar> Encoder<A> {
         Ok(first)
     }
 
-    fn keeps_width(&self) -> bool {
+    pub(crate) fn keeps_width(&self) -> bool {
         self.blocks.iter().all(|block| block.in_dim() == block.out_dim())
     }
 
@@ -216,7 +216,7 @@ impl<A: Scalar> Encoder<A> {
         })
     }
 
-    fn finish_item(&self, rows: ArrayViewMut2<'_, A>) {
+    pub(crate) fn finish_item(&self, rows: ArrayViewMut2<'_, A>) {
         if let Some(norm) = &self.final_norm {
             norm.apply_spread(rows);
         }

@@ -159,32 +159,39 @@ impl<A: Scalar> EncoderBlock<A> {
         for (item, mut rows) in stream.outer_iter_mut().enumerate() {
             self.attention
                 .compress_item(shared, rows.view(), self.first_norm(), real(item), &mut workspace.context)?;
-            let context = &workspace.context.packed;
-            workspace.for_each_tile_of_two(
-                rows.view_mut(),
-                wider.index_axis_mut(Axis(0), item),
-                self.cost(length),
-                |space, mut rows, mut out| {
-                    self.attend(&mut rows, context, space);
-                    if let Some(feed_forward) = &self.feed_forward {
-                        feed_forward.write(self.placement, rows.view(), &mut out, space);
-                    }
-                },
-            );
+            self.attend_item_into(rows.view_mut(), wider.index_axis_mut(Axis(0), item), workspace);
         }
         Ok(wider)
+    }
+
+    /// The block's second half on one item's rows, into rows of its output's width; keys and values are those in the workspace.
+    pub(crate) fn attend_item_into(&self, rows: ArrayViewMut2<'_, A>, wider: ArrayViewMut2<'_, A>, workspace: &Workspace<A>) {
+        let context = &workspace.context.packed;
+        let cost = self.cost(rows.nrows());
+        workspace.for_each_tile_of_two(rows, wider, cost, |space, mut rows, mut out| {
+            self.attend(&mut rows, context, space);
+            if let Some(feed_forward) = &self.feed_forward {
+                feed_forward.write(self.placement, rows.view(), &mut out, space);
+            }
+        });
     }
 
     /// The block on one item's rows, in place; `real` says which of them are.
     pub(crate) fn apply_item(
         &self,
-        mut rows: ArrayViewMut2<'_, A>,
+        rows: ArrayViewMut2<'_, A>,
         shared: Option<&Projections<A>>,
         real: Option<ArrayView1<'_, bool>>,
         workspace: &mut Workspace<A>,
     ) -> Result<()> {
         self.attention
             .compress_item(shared, rows.view(), self.first_norm(), real, &mut workspace.context)?;
+        self.attend_item(rows, workspace);
+        Ok(())
+    }
+
+    /// The block's second half on one item's rows, in place; keys and values are those in the workspace.
+    pub(crate) fn attend_item(&self, mut rows: ArrayViewMut2<'_, A>, workspace: &Workspace<A>) {
         let context = &workspace.context.packed;
         let cost = self.cost(rows.nrows());
         workspace.for_each_tile(rows.view_mut(), cost, |space, _, mut rows| {
@@ -193,14 +200,13 @@ impl<A: Scalar> EncoderBlock<A> {
                 feed_forward.add_in_place(self.placement, &mut rows, space);
             }
         });
-        Ok(())
     }
 
     /// The reversible form on one item's rows of two streams: first += attention(norm(second)), then second += feed-forward(norm(first)).
     pub(crate) fn apply_reversible(
         &self,
         first: ArrayViewMut2<'_, A>,
-        mut second: ArrayViewMut2<'_, A>,
+        second: ArrayViewMut2<'_, A>,
         shared: Option<&Projections<A>>,
         real: Option<ArrayView1<'_, bool>>,
         workspace: &mut Workspace<A>,
@@ -208,6 +214,13 @@ impl<A: Scalar> EncoderBlock<A> {
         let norm = Some(&self.attention_norm);
         self.attention
             .compress_item(shared, second.view(), norm, real, &mut workspace.context)?;
+        self.attend_reversible(first, second, workspace);
+        Ok(())
+    }
+
+    /// The second half of the reversible form; keys and values are those in the workspace.
+    pub(crate) fn attend_reversible(&self, first: ArrayViewMut2<'_, A>, mut second: ArrayViewMut2<'_, A>, workspace: &Workspace<A>) {
+        let norm = Some(&self.attention_norm);
         let context = &workspace.context.packed;
         let cost = self.cost(first.nrows());
         workspace.for_each_tile_of_two(first, second.view_mut(), cost, |space, mut first, mut second| {
@@ -219,11 +232,10 @@ impl<A: Scalar> EncoderBlock<A> {
                 feed_forward.apply(space, true, &mut second);
             }
         });
-        Ok(())
     }
 
     /// The attention's norm, where it comes first.
-    fn first_norm(&self) -> Option<&LayerNorm<A>> {
+    pub(crate) fn first_norm(&self) -> Option<&LayerNorm<A>> {
         self.placement.first(&self.attention_norm)
     }
 

@@ -4,7 +4,7 @@ use ndarray::Array3;
 
 use super::Encoder;
 use super::training::{BlockCache, norm_backward, normed};
-use crate::attention::PaddingMask;
+use crate::attention::{Lent, PaddingMask, Part};
 use crate::config::{EncoderConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
 use crate::parallel;
@@ -51,18 +51,39 @@ impl<A: Scalar> Encoder<A> {
     /// # Errors
     /// As [`forward`](Self::forward); a rate outside 0 to 1.
     pub fn forward_train(&self, x: Array3<A>, mask: Option<&PaddingMask>, pass: &TrainingPass) -> Result<(Array3<A>, EncoderCache<A>)> {
-        pass.check()?;
-        let x = self.checked(x, mask)?;
-        parallel::within(self.training_cost(&x), || self.train(x, mask, pass))
+        self.forward_train_part(x, mask, pass, None)
     }
 
-    fn train(&self, x: Array3<A>, mask: Option<&PaddingMask>, pass: &TrainingPass) -> Result<(Array3<A>, EncoderCache<A>)> {
+    /// [`forward_train`](Self::forward_train) of a part of sequences, if it is one.
+    pub(crate) fn forward_train_part(
+        &self,
+        x: Array3<A>,
+        mask: Option<&PaddingMask>,
+        pass: &TrainingPass,
+        part: Option<&dyn Part<A>>,
+    ) -> Result<(Array3<A>, EncoderCache<A>)> {
+        pass.check()?;
+        let x = self.checked(x, mask)?;
+        match part {
+            None => parallel::within(self.training_cost(&x), || self.train(x, mask, pass, None)),
+            // Parts wait for one another, and the pool's threads must not.
+            part => self.train(x, mask, pass, part),
+        }
+    }
+
+    fn train(
+        &self,
+        x: Array3<A>,
+        mask: Option<&PaddingMask>,
+        pass: &TrainingPass,
+        part: Option<&dyn Part<A>>,
+    ) -> Result<(Array3<A>, EncoderCache<A>)> {
         let dim = x.dim();
-        let shared = self.projections();
+        let lent = self.lent(part);
         let (mut stream, kept) = if self.config().reversible {
             let mut streams = Box::new([x.clone(), x]);
             for (layer, block) in self.blocks().iter().enumerate().filter(|&(layer, _)| !pass.drops_layer(layer)) {
-                block.train_reversible(&mut streams, mask, shared, pass, layer)?;
+                block.train_reversible(&mut streams, mask, lent, pass, layer)?;
             }
             (&streams[0] + &streams[1], Kept::Reversible(streams))
         } else {
@@ -73,7 +94,7 @@ impl<A: Scalar> Encoder<A> {
                     continue;
                 }
                 let input = pass.gradient_checkpointing.then(|| stream.clone());
-                let (next, cache) = block.train(stream, shared, mask, pass, layer)?;
+                let (next, cache) = block.train(stream, lent, mask, pass, layer)?;
                 kept.push(input.map_or_else(|| KeptBlock::Cache(Box::new(cache)), KeptBlock::Input));
                 stream = next;
             }
@@ -100,6 +121,22 @@ impl<A: Scalar> Encoder<A> {
     /// # Errors
     /// `dy` of another shape than the output, a cache or gradients of a model of another configuration.
     pub fn backward(&self, cache: EncoderCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+        self.backward_part(cache, dy, gradients, None)
+    }
+
+    fn lent<'l>(&'l self, part: Option<&'l dyn Part<A>>) -> Lent<'l, A> {
+        let projections = self.projections();
+        Lent { projections, part }
+    }
+
+    /// [`backward`](Self::backward) of a part of sequences, if it is one.
+    pub(crate) fn backward_part(
+        &self,
+        cache: EncoderCache<A>,
+        dy: Array3<A>,
+        gradients: &mut Self,
+        part: Option<&dyn Part<A>>,
+    ) -> Result<Array3<A>> {
         const OPERATION: &str = "Encoder::backward";
         check_alike(OPERATION, self.config(), &cache.config, gradients.config())?;
         if dy.dim() != cache.dim {
@@ -110,7 +147,10 @@ impl<A: Scalar> Encoder<A> {
         } else {
             dy.as_standard_layout().into_owned()
         };
-        parallel::within(self.training_cost(&dy), || self.lead_back(cache, dy, gradients))
+        match part {
+            None => parallel::within(self.training_cost(&dy), || self.lead_back(cache, dy, gradients, None)),
+            part => self.lead_back(cache, dy, gradients, part),
+        }
     }
 
     /// Multiplications of a pass over the sequences, at least.
@@ -118,19 +158,25 @@ impl<A: Scalar> Encoder<A> {
         parallel::cost(&[x.len(), x.dim().2, self.blocks().len()])
     }
 
-    fn lead_back(&self, cache: EncoderCache<A>, mut dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+    fn lead_back(
+        &self,
+        cache: EncoderCache<A>,
+        mut dy: Array3<A>,
+        gradients: &mut Self,
+        part: Option<&dyn Part<A>>,
+    ) -> Result<Array3<A>> {
         let (mut shared_gradients, own_blocks, own_norm) = gradients.parts_mut();
         if let (Some(norm), Some(last), Some(own)) = (self.final_norm(), &cache.last, own_norm) {
             norm_backward(norm, last, &mut dy, own);
         }
-        let (pass, mask, shared) = (&cache.pass, cache.mask.as_ref(), self.projections());
+        let (pass, mask, lent) = (&cache.pass, cache.mask.as_ref(), self.lent(part));
         let layers = self.blocks().iter().zip(own_blocks).enumerate().rev();
         match cache.kept {
             Kept::Reversible(mut streams) => {
                 let mut grads = [dy.clone(), dy];
                 for (layer, (block, own)) in layers.filter(|&(layer, _)| !pass.drops_layer(layer)) {
                     let shared_gradients = shared_gradients.as_deref_mut();
-                    block.backward_reversible(&mut streams, &mut grads, mask, shared, pass, layer, own, shared_gradients)?;
+                    block.backward_reversible(&mut streams, &mut grads, mask, lent, pass, layer, own, shared_gradients)?;
                 }
                 let [first, second] = grads;
                 Ok(first + second)
@@ -140,9 +186,9 @@ impl<A: Scalar> Encoder<A> {
                     let block_cache = match kept {
                         KeptBlock::LeftOut => continue,
                         KeptBlock::Cache(cache) => *cache,
-                        KeptBlock::Input(input) => block.train(input, shared, mask, pass, layer)?.1,
+                        KeptBlock::Input(input) => block.train(input, lent, mask, pass, layer)?.1,
                     };
-                    dy = block.backward(block_cache, dy, shared, pass, layer, own, shared_gradients.as_deref_mut())?;
+                    dy = block.backward(block_cache, dy, lent, pass, layer, own, shared_gradients.as_deref_mut())?;
                 }
                 Ok(dy)
             }

@@ -6,7 +6,7 @@ use ndarray::{Array2, Array3, s};
 
 use super::Attention;
 use super::encoder_block::{EncoderBlock, FeedForwardBlock};
-use crate::attention::{AttentionCache, PaddingMask, Projections};
+use crate::attention::{AttentionCache, Lent, PaddingMask, Projections};
 use crate::config::{NormPlacement, TrainingPass};
 use crate::error::{Error, Result};
 use crate::initialization::Place;
@@ -64,34 +64,34 @@ pub(super) fn norm_backward<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>, dy: &
 impl<A: Scalar> Attention<A> {
     fn train(
         &self,
-        shared: Option<&Projections<A>>,
+        lent: Lent<'_, A>,
         x: Array3<A>,
         mask: Option<&PaddingMask>,
         dropout: Option<Dropout<A>>,
     ) -> Result<(Array3<A>, AttentionCache<A>)> {
         match self {
-            Self::Linformer(attention) => attention.train_with(shared, x, None, mask, dropout),
+            Self::Linformer(attention) => attention.train_with(lent, x, None, mask, dropout),
             Self::Exact(attention) => attention.train(x, None, mask, dropout),
-            Self::Causal(attention) => attention.train_with(shared, x, mask, dropout),
+            Self::Causal(attention) => attention.train_with(lent.projections, x, mask, dropout),
         }
     }
 
     fn backward(
         &self,
-        shared: Option<&Projections<A>>,
+        lent: Lent<'_, A>,
         cache: &AttentionCache<A>,
         dy: &Array3<A>,
         dropout: Option<Dropout<A>>,
         gradients: &mut Self,
         shared_gradients: Option<&mut Projections<A>>,
     ) -> Result<Array3<A>> {
-        Ok(self.backward_both(shared, cache, dy, dropout, gradients, shared_gradients)?.0)
+        Ok(self.backward_both(lent, cache, dy, dropout, gradients, shared_gradients)?.0)
     }
 
     /// The gradient of the rows that attend, and of the sequence that they attend to where it is another.
     pub(super) fn backward_both(
         &self,
-        shared: Option<&Projections<A>>,
+        lent: Lent<'_, A>,
         cache: &AttentionCache<A>,
         dy: &Array3<A>,
         dropout: Option<Dropout<A>>,
@@ -100,11 +100,11 @@ impl<A: Scalar> Attention<A> {
     ) -> Result<(Array3<A>, Option<Array3<A>>)> {
         match (self, gradients) {
             (Self::Linformer(attention), Self::Linformer(own)) => {
-                attention.backward_dropped(shared, cache, dy, dropout, own, shared_gradients)
+                attention.backward_dropped(lent, cache, dy, dropout, own, shared_gradients)
             }
             (Self::Exact(attention), Self::Exact(own)) => attention.backward_dropped(cache, dy, dropout, own),
             (Self::Causal(attention), Self::Causal(own)) => {
-                let dx = attention.backward_dropped(shared, cache, dy, dropout, own, shared_gradients)?;
+                let dx = attention.backward_dropped(lent.projections, cache, dy, dropout, own, shared_gradients)?;
                 Ok((dx, None))
             }
             _ => Err(Error::argument(
@@ -120,13 +120,13 @@ impl<A: Scalar> EncoderBlock<A> {
     pub(crate) fn train(
         &self,
         x: Array3<A>,
-        shared: Option<&Projections<A>>,
+        lent: Lent<'_, A>,
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
         layer: usize,
     ) -> Result<(Array3<A>, BlockCache<A>)> {
         self.train_around(x, pass, layer, |input, weights| {
-            self.attention().train(shared, input, mask, weights)
+            self.attention().train(lent, input, mask, weights)
         })
     }
 
@@ -174,14 +174,14 @@ impl<A: Scalar> EncoderBlock<A> {
         &self,
         cache: BlockCache<A>,
         dy: Array3<A>,
-        shared: Option<&Projections<A>>,
+        lent: Lent<'_, A>,
         pass: &TrainingPass,
         layer: usize,
         gradients: &mut Self,
         shared_gradients: Option<&mut Projections<A>>,
     ) -> Result<Array3<A>> {
         self.backward_around(cache, dy, pass, layer, gradients, |cache, dy, weights, own| {
-            self.attention().backward(shared, cache, dy, weights, own, shared_gradients)
+            self.attention().backward(lent, cache, dy, weights, own, shared_gradients)
         })
     }
 
@@ -221,7 +221,7 @@ impl<A: Scalar> EncoderBlock<A> {
         streams: &mut [Array3<A>; 2],
         grads: &mut [Array3<A>; 2],
         mask: Option<&PaddingMask>,
-        shared: Option<&Projections<A>>,
+        lent: Lent<'_, A>,
         pass: &TrainingPass,
         layer: usize,
         gradients: &mut Self,
@@ -242,13 +242,13 @@ impl<A: Scalar> EncoderBlock<A> {
         // first += attention(norm(second))
         let weights = pass.dropout(layer, Place::AttentionWeights);
         let input = normed(self.attention_norm(), second);
-        let (mut added, cache) = self.attention().train(shared, input, mask, weights)?;
+        let (mut added, cache) = self.attention().train(lent, input, mask, weights)?;
         drop_out(&mut added, pass.dropout(layer, Place::AttentionOutput));
         *first -= &added;
         let dattention = dropped(dfirst, pass.dropout(layer, Place::AttentionOutput));
         let mut dinput = self
             .attention()
-            .backward(shared, &cache, &dattention, weights, own_attention, shared_gradients)?;
+            .backward(lent, &cache, &dattention, weights, own_attention, shared_gradients)?;
         norm_backward(self.attention_norm(), second, &mut dinput, own_norm);
         add(dsecond, &dinput);
         Ok(())
@@ -259,7 +259,7 @@ impl<A: Scalar> EncoderBlock<A> {
         &self,
         streams: &mut [Array3<A>; 2],
         mask: Option<&PaddingMask>,
-        shared: Option<&Projections<A>>,
+        lent: Lent<'_, A>,
         pass: &TrainingPass,
         layer: usize,
     ) -> Result<()> {
@@ -267,7 +267,7 @@ impl<A: Scalar> EncoderBlock<A> {
         let input = normed(self.attention_norm(), second);
         let (mut added, _) = self
             .attention()
-            .train(shared, input, mask, pass.dropout(layer, Place::AttentionWeights))?;
+            .train(lent, input, mask, pass.dropout(layer, Place::AttentionWeights))?;
         drop_out(&mut added, pass.dropout(layer, Place::AttentionOutput));
         add(first, &added);
         if let Some(feed_forward) = self.feed_forward() {

@@ -2,6 +2,7 @@
 
 mod assign;
 mod codec;
+mod columns;
 mod contents;
 mod file;
 mod foreign;
@@ -20,5 +21,8 @@ pub use tensors::Tensors;
 
 // What training saves and loads goes the same way.
 pub(crate) use assign::assign;
+pub(crate) use codec::{decode, encode, native_dtype};
+pub(crate) use columns::Opened;
 pub(crate) use contents::Contents;
 pub(crate) use header::malformed;
+pub(crate) use native::{Stored, described, description_of};

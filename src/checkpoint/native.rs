@@ -9,7 +9,7 @@ use super::Tensors;
 use super::assign::assign;
 use super::contents::Contents;
 use super::header::malformed;
-use super::size::{FeedForwardFile, StoredConfig, check_extent};
+use super::size::{FeedForwardFile, StoredConfig, check_size};
 use crate::attention::{BlockwiseCausalAttention, ExactAttention, LinformerAttention};
 use crate::blocks::{Decoder, Encoder};
 use crate::config::{
@@ -217,22 +217,33 @@ struct Description<C> {
 }
 
 fn contents<A: Scalar, M: Stored<A>>(model: &M) -> Result<Contents<'_, A>> {
+    Contents::new(model.named(), description_of(model)?)
+}
+
+/// What a file's metadata says of a model.
+pub(crate) fn description_of<A: Scalar, M: Stored<A>>(model: &M) -> Result<BTreeMap<String, String>> {
     let description = Description {
         format: FORMAT,
         model: M::KIND.to_owned(),
         config: model.stored_config(),
     };
     let json = serde_json::to_string(&description).map_err(|error| malformed(format!("configuration: {error}")))?;
-    Contents::new(model.named(), BTreeMap::from([(KEY.to_owned(), json)]))
+    Ok(BTreeMap::from([(KEY.to_owned(), json)]))
 }
 
 fn restore<A: Scalar, M: Stored<A>>(tensors: &Tensors<A>) -> Result<M> {
-    let config = read_config::<A, M>(tensors)?;
-    check_extent(&config, tensors, M::check)?;
+    let config = described::<A, M>(tensors.metadata(), tensors.len(), tensors.number_count())?;
     let mut model = M::build(&config);
     debug_assert_eq!(count(&model), config.numbers());
     assign(&mut model, tensors)?;
     Ok(model)
+}
+
+/// The checked configuration of a file of so many tensors and numbers.
+pub(crate) fn described<A: Scalar, M: Stored<A>>(metadata: &BTreeMap<String, String>, tensors: usize, numbers: usize) -> Result<M::Config> {
+    let config = read_config::<A, M>(metadata)?;
+    check_size(&config, (tensors, numbers), M::check)?;
+    Ok(config)
 }
 
 /// The number of elements of all tensors, buffers too.
@@ -242,8 +253,8 @@ fn count<A: Scalar>(model: &impl Parameters<A>) -> usize {
     count
 }
 
-fn read_config<A: Scalar, M: Stored<A>>(tensors: &Tensors<A>) -> Result<M::Config> {
-    let Some(json) = tensors.metadata().get(KEY) else {
+fn read_config<A: Scalar, M: Stored<A>>(metadata: &BTreeMap<String, String>) -> Result<M::Config> {
+    let Some(json) = metadata.get(KEY) else {
         return Err(malformed(format!(
             "its metadata has no `{KEY}`, so it was not saved by this crate; give its tensors to load_parameters, or use the module of the \
              implementation it is from"

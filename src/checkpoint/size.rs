@@ -22,10 +22,15 @@ pub(crate) fn check_extent<A: Scalar, C: StoredConfig>(
     tensors: &Tensors<A>,
     check: impl FnOnce(&C) -> Result<()>,
 ) -> Result<()> {
+    check_size(config, (tensors.len(), tensors.number_count()), check)
+}
+
+/// The same of a file that holds so many tensors and numbers.
+pub(crate) fn check_size<C: StoredConfig>(config: &C, (tensors, held): (usize, usize), check: impl FnOnce(&C) -> Result<()>) -> Result<()> {
     // The check takes time for each block, so this comes first.
-    check_depth(config.depth(), tensors)?;
+    check_blocks(config.depth(), tensors)?;
     check(config)?;
-    let (described, held) = (config.numbers(), tensors.number_count());
+    let described = config.numbers();
     if described > held.saturating_mul(2).saturating_add(SPARE_NUMBERS) {
         return Err(too_large(described, "numbers", held));
     }
@@ -34,8 +39,12 @@ pub(crate) fn check_extent<A: Scalar, C: StoredConfig>(
 
 /// An error where `tensors` are too few for this many blocks, each of which has some.
 pub(crate) fn check_depth<A: Scalar>(depth: usize, tensors: &Tensors<A>) -> Result<()> {
-    if depth > tensors.len().max(SPARE_BLOCKS) {
-        return Err(too_large(depth, "blocks", tensors.len()));
+    check_blocks(depth, tensors.len())
+}
+
+fn check_blocks(depth: usize, tensors: usize) -> Result<()> {
+    if depth > tensors.max(SPARE_BLOCKS) {
+        return Err(too_large(depth, "blocks", tensors));
     }
     Ok(())
 }

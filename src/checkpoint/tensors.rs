@@ -131,6 +131,15 @@ impl<A: Scalar> Tensors<A> {
         Ok(())
     }
 
+    /// Adds a tensor of a checked header, as it was stored.
+    pub(crate) fn insert_as(&mut self, name: &str, dtype: Dtype, values: ArrayD<A>) {
+        self.tensors.insert(name.to_owned(), Tensor { dtype, values });
+    }
+
+    pub(crate) fn take_metadata(&mut self, metadata: BTreeMap<String, String>) {
+        self.metadata = metadata;
+    }
+
     /// The tensor of this name.
     pub fn get(&self, name: &str) -> Option<ArrayViewD<'_, A>> {
         self.tensors.get(name).map(|tensor| tensor.values.view())

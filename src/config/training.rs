@@ -26,6 +26,8 @@ pub struct TrainingPass {
     pub layer_drop: f64,
     /// Whether only the inputs of the blocks are kept and each block is computed again in the backward pass.
     pub gradient_checkpointing: bool,
+    /// Which of several parts of the batch the pass is for: each drops elements of its own.
+    pub(crate) part: u32,
 }
 
 impl TrainingPass {
@@ -39,6 +41,7 @@ impl TrainingPass {
             embedding_dropout: 0.0,
             layer_drop: 0.0,
             gradient_checkpointing: false,
+            part: 0,
         }
     }
 
@@ -55,6 +58,12 @@ impl TrainingPass {
         with_layer_drop => layer_drop: f64,
         /// Sets [`TrainingPass::gradient_checkpointing`].
         with_gradient_checkpointing => gradient_checkpointing: bool,
+    }
+
+    /// The pass for one of several parts of the batch.
+    pub(crate) fn for_part(mut self, part: usize) -> Self {
+        self.part = u32::try_from(part).unwrap_or(u32::MAX);
+        self
     }
 
     /// Checks that every rate is at least 0 and below 1.
@@ -87,7 +96,7 @@ impl TrainingPass {
         if rate == 0.0 {
             return None;
         }
-        Dropout::new(rate, self.step.key(layer, place))
+        Dropout::new(rate, self.step.key_of_part(self.part, layer, place))
     }
 
     /// Whether a whole layer is left out.

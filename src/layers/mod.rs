@@ -17,6 +17,7 @@ pub use position::Position;
 
 pub(crate) use linear::{input_gradient, weight_gradient};
 pub(crate) use long_product::pack_segment;
+pub(crate) use position::Start;
 
 use std::ops::Range;
 

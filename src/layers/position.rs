@@ -33,6 +33,21 @@ pub struct Position<A = f32> {
 
 parameters!(Position { weight } flat { frequencies });
 
+/// Where rows begin in their sequences.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Start<'s> {
+    /// The position of the first row.
+    pub(crate) position: usize,
+    /// How many tokens that are no padding each item has before; none where it is empty.
+    pub(crate) tokens: &'s [usize],
+}
+
+impl Start<'_> {
+    fn tokens_of(self, item: usize) -> usize {
+        self.tokens.get(item).copied().unwrap_or(0)
+    }
+}
+
 /// The frequencies of sinusoidal positions, half as many as there are columns.
 #[derive(Clone, Debug)]
 enum Frequencies<A> {
@@ -127,25 +142,28 @@ impl<A: Scalar> Position<A> {
 
     /// Adds its vector to every position of `x`; `tokens` are the ids that `x` was made of, where it was made of any.
     pub(crate) fn add_to(&self, x: &mut ArrayViewMut3<'_, A>, tokens: Option<&ArrayRef2<usize>>) -> Result<()> {
+        self.add_from(Start::default(), x, tokens)
+    }
+
+    /// [`add_to`](Self::add_to) for rows that begin elsewhere in their sequences.
+    pub(crate) fn add_from(&self, start: Start<'_>, x: &mut ArrayViewMut3<'_, A>, tokens: Option<&ArrayRef2<usize>>) -> Result<()> {
         match (self.kind, &self.weight) {
             (PositionKind::Learned { max_len }, Some(weight)) => {
-                if x.dim().1 > max_len {
+                let end = start.position.saturating_add(x.dim().1);
+                if end > max_len {
                     return Err(Error::argument(
                         "Position",
-                        format!(
-                            "the sequence has {} positions, but only {max_len} have a vector (max_len)",
-                            x.dim().1
-                        ),
+                        format!("the sequence has {end} positions, but only {max_len} have a vector (max_len)"),
                     ));
                 }
                 for mut item in x.outer_iter_mut() {
-                    let length = item.nrows();
-                    item += &weight.slice(s![..length, ..]);
+                    item += &weight.slice(s![start.position..end, ..]);
                 }
             }
             (PositionKind::LearnedAfterPadding { max_len, padding_token }, Some(weight)) => {
                 for (item, mut rows) in x.outer_iter_mut().enumerate() {
-                    for (row, index) in rows.outer_iter_mut().zip(rows_after_padding(tokens, item, padding_token)) {
+                    let indices = rows_after_padding(tokens, item, start.tokens_of(item), padding_token);
+                    for (row, index) in rows.outer_iter_mut().zip(indices) {
                         add(row, after_padding(weight, index, max_len, item)?);
                     }
                 }
@@ -154,7 +172,7 @@ impl<A: Scalar> Position<A> {
                 let frequencies = self.frequencies.to_vec();
                 let mut vector = vec![A::zero(); x.dim().2];
                 for position in 0..x.dim().1 {
-                    sinusoid(position, &frequencies, layout, &mut vector);
+                    sinusoid(start.position + position, &frequencies, layout, &mut vector);
                     for row in x.slice_mut(s![.., position, ..]).outer_iter_mut() {
                         add(row, ArrayView1::from(&vector));
                     }
@@ -167,6 +185,14 @@ impl<A: Scalar> Position<A> {
 }
 
 impl<A: Scalar> Position<A> {
+    /// The token that takes no position, where there is one.
+    pub(crate) fn padding_token(&self) -> Option<usize> {
+        match self.kind {
+            PositionKind::LearnedAfterPadding { padding_token, .. } => Some(padding_token),
+            _ => None,
+        }
+    }
+
     /// Adds the vector of `positions[i]` to row 0 of item i of `x`. Tokens that stand for padding are not looked for.
     pub(crate) fn add_at(&self, x: &mut ArrayViewMut3<'_, A>, positions: &[usize]) -> Result<()> {
         let frequencies = self.frequencies.to_vec();
@@ -190,8 +216,8 @@ impl<A: Scalar> Position<A> {
 }
 
 /// The row of each position's vector where only tokens that are no padding count.
-fn rows_after_padding(tokens: Option<&ArrayRef2<usize>>, item: usize, padding_token: usize) -> impl Iterator<Item = usize> {
-    let mut count = 0;
+fn rows_after_padding(tokens: Option<&ArrayRef2<usize>>, item: usize, before: usize, padding_token: usize) -> impl Iterator<Item = usize> {
+    let mut count = before;
     (0..).map(move |position| {
         let is_token = tokens.is_none_or(|tokens| tokens[[item, position]] != padding_token);
         count += usize::from(is_token);
@@ -211,17 +237,18 @@ fn after_padding<A>(weight: &Array2<A>, index: usize, max_len: usize, item: usiz
 
 impl<A: Scalar> Position<A> {
     /// Adds the gradients `dy` of a sequence to those of the learned vectors that were added to it.
-    pub(crate) fn backward(&self, tokens: Option<&ArrayRef2<usize>>, dy: &Array3<A>, gradients: &mut Self) {
+    pub(crate) fn backward(&self, start: Start<'_>, tokens: Option<&ArrayRef2<usize>>, dy: &Array3<A>, gradients: &mut Self) {
         let Some(weight) = &mut gradients.weight else {
             return;
         };
         for (item, rows) in dy.outer_iter().enumerate() {
             if let PositionKind::LearnedAfterPadding { padding_token, .. } = self.kind {
-                for (dy, index) in rows.outer_iter().zip(rows_after_padding(tokens, item, padding_token)) {
+                let indices = rows_after_padding(tokens, item, start.tokens_of(item), padding_token);
+                for (dy, index) in rows.outer_iter().zip(indices) {
                     add(weight.row_mut(index), dy);
                 }
             } else {
-                let mut own = weight.slice_mut(s![..rows.nrows(), ..]);
+                let mut own = weight.slice_mut(s![start.position..start.position + rows.nrows(), ..]);
                 own += &rows;
             }
         }

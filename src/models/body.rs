@@ -3,11 +3,12 @@
 use ndarray::{Array3, ArrayRef2, Axis, s};
 
 use super::ends::Ends;
-use crate::attention::PaddingMask;
+use crate::attention::{PaddingMask, Part};
 use crate::blocks::Encoder;
 use crate::config::LanguageModelConfig;
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
+use crate::layers::Start;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
@@ -27,17 +28,41 @@ impl<A: Scalar> Body<A> {
     }
 
     /// (batch, n) token ids → (batch, n, dim): what the encoder is given.
-    pub(crate) fn lead_in(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+    pub(crate) fn lead_in(
+        &self,
+        tokens: &ArrayRef2<usize>,
+        mask: Option<&PaddingMask>,
+        part: Option<&dyn Part<A>>,
+    ) -> Result<Array3<A>> {
         let (batch, length) = tokens.dim();
         PaddingMask::check(mask, "LanguageModel", batch, length)?;
-        self.ends.lead_in(tokens, mask.is_some())
+        self.ends.lead_in(start(part), tokens, mask.is_some())
     }
 
     /// (batch, n) token ids → (batch, n, embedding width).
     pub(crate) fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
-        let x = self.lead_in(tokens, mask)?;
-        self.ends.lead_out(self.encoder.forward_owned(x, mask)?)
+        self.around(tokens, mask, None, |x| self.encoder.forward_owned(x, mask))
     }
+
+    /// [`forward`](Self::forward) with `encode` for the encoder, and of a part of sequences, if it is one.
+    pub(crate) fn around(
+        &self,
+        tokens: &ArrayRef2<usize>,
+        mask: Option<&PaddingMask>,
+        part: Option<&dyn Part<A>>,
+        encode: impl FnOnce(Array3<A>) -> Result<Array3<A>>,
+    ) -> Result<Array3<A>> {
+        let x = self.lead_in(tokens, mask, part)?;
+        self.ends.lead_out(encode(x)?)
+    }
+}
+
+/// Where a part's rows begin in their sequences.
+pub(crate) fn start<A>(part: Option<&dyn Part<A>>) -> Start<'_> {
+    part.map_or(Start::default(), |part| Start {
+        position: part.offset(),
+        tokens: part.tokens_before(),
+    })
 }
 
 /// The features at `positions`, one list an item: (sum of all lists' lengths, dim), item after item.

@@ -37,7 +37,7 @@ parameters!(Classifier { hidden, output } flat { input });
 
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one a model
-pub(super) enum Input<A> {
+pub(crate) enum Input<A> {
     Tokens(Body<A>),
     Features {
         input: Linear<A>,
@@ -110,7 +110,7 @@ impl<A: Scalar> Classifier<A> {
         &self.config
     }
 
-    pub(super) fn input(&self) -> &Input<A> {
+    pub(crate) fn input(&self) -> &Input<A> {
         &self.input
     }
 
@@ -161,7 +161,12 @@ impl<A: Scalar> Classifier<A> {
     }
 
     fn scores(&self, features: &Array3<A>, mask: Option<&PaddingMask>) -> Result<Array2<A>> {
-        let mut pooled = pool(features, self.config.pooling, mask).insert_axis(Axis(1));
+        self.scores_of(pool(features, self.config.pooling, mask))
+    }
+
+    /// The scores of pooled features (batch, width).
+    pub(crate) fn scores_of(&self, pooled: Array2<A>) -> Result<Array2<A>> {
+        let mut pooled = pooled.insert_axis(Axis(1));
         if let Some(hidden) = &self.hidden {
             pooled = hidden.forward(&pooled)?;
             if let Some(values) = pooled.as_slice_mut() {

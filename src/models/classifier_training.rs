@@ -2,14 +2,17 @@
 
 use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, Axis};
 
+use super::body::start;
 use super::classifier::{Classifier, Input, pool};
+use super::part_pooling::{Pooled, pool_part};
 use super::training::{BodyCache, activate, differentiate, linear_rows};
-use crate::attention::PaddingMask;
+use crate::attention::{PaddingMask, Part};
 use crate::blocks::EncoderCache;
 use crate::config::{ClassifierConfig, Pooling, TrainingPass, check_alike};
 use crate::error::{Error, Result};
 use crate::initialization::Place;
-use crate::layers::{check_width, drop_out};
+use crate::layers::{Linear, check_width, drop_out};
+use crate::parameters::Parameters;
 use crate::scalar::Scalar;
 
 /// What a classifier's backward pass needs.
@@ -20,6 +23,8 @@ pub struct ClassifierCache<A = f32> {
     mask: Option<PaddingMask>,
     features: Array3<A>,
     pooled: Array3<A>,
+    /// What this part of the sequences has of each pooled number, (batch, width); `None` where it is the whole.
+    shares: Option<Array2<A>>,
     /// The hidden layer before and after its activation.
     hidden: Option<[Array3<A>; 2]>,
 }
@@ -42,14 +47,25 @@ impl<A: Scalar> Classifier<A> {
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
     ) -> Result<(Array2<A>, ClassifierCache<A>)> {
+        self.forward_train_part(tokens, mask, pass, None)
+    }
+
+    /// [`forward_train`](Self::forward_train) of a part of sequences, if it is one.
+    pub(crate) fn forward_train_part(
+        &self,
+        tokens: &ArrayRef2<usize>,
+        mask: Option<&PaddingMask>,
+        pass: &TrainingPass,
+        part: Option<&dyn Part<A>>,
+    ) -> Result<(Array2<A>, ClassifierCache<A>)> {
         let Input::Tokens(body) = self.input() else {
             return Err(Error::argument(
                 "Classifier::forward_train",
                 "the model reads features, not tokens; use forward_train_features",
             ));
         };
-        let (features, cache) = body.train(tokens, mask, pass)?;
-        self.train_scores(features, InputCache::Tokens(cache), mask)
+        let (features, cache) = body.train(tokens, mask, pass, part)?;
+        self.train_scores(features, InputCache::Tokens(cache), mask, part)
     }
 
     /// [`forward_features`](Self::forward_features) with the pass's dropout, and what [`backward`](Self::backward) needs.
@@ -62,6 +78,17 @@ impl<A: Scalar> Classifier<A> {
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
     ) -> Result<(Array2<A>, ClassifierCache<A>)> {
+        self.forward_train_features_part(x, mask, pass, None)
+    }
+
+    /// [`forward_train_features`](Self::forward_train_features) of a part of sequences, if it is one.
+    pub(crate) fn forward_train_features_part(
+        &self,
+        x: &ArrayRef3<A>,
+        mask: Option<&PaddingMask>,
+        pass: &TrainingPass,
+        part: Option<&dyn Part<A>>,
+    ) -> Result<(Array2<A>, ClassifierCache<A>)> {
         const OPERATION: &str = "Classifier::forward_train_features";
         let Input::Features { input, position, encoder } = self.input() else {
             return Err(Error::argument(
@@ -72,11 +99,11 @@ impl<A: Scalar> Classifier<A> {
         check_width(OPERATION, "x", x, input.in_dim())?;
         PaddingMask::check(mask, OPERATION, x.dim().0, x.dim().1)?;
         let mut stream = input.forward(x)?;
-        position.add_to(&mut stream.view_mut(), None)?;
+        position.add_from(start(part), &mut stream.view_mut(), None)?;
         drop_out(&mut stream, pass.dropout(0, Place::Embedding));
-        let (features, encoder) = encoder.forward_train(stream, mask, pass)?;
+        let (features, encoder) = encoder.forward_train_part(stream, mask, pass, part)?;
         let x = x.as_standard_layout().into_owned();
-        self.train_scores(features, InputCache::Features { x, encoder }, mask)
+        self.train_scores(features, InputCache::Features { x, encoder }, mask, part)
     }
 
     fn train_scores(
@@ -84,8 +111,17 @@ impl<A: Scalar> Classifier<A> {
         features: Array3<A>,
         input: InputCache<A>,
         mask: Option<&PaddingMask>,
+        part: Option<&dyn Part<A>>,
     ) -> Result<(Array2<A>, ClassifierCache<A>)> {
-        let pooled = pool(&features, self.config().pooling, mask).insert_axis(Axis(1));
+        let pooling = self.config().pooling;
+        let (pooled, shares) = match part {
+            None => (pool(&features, pooling, mask), None),
+            Some(part) => {
+                let Pooled { pooled, shares } = pool_part(&features, pooling, mask, part)?;
+                (pooled, Some(shares))
+            }
+        };
+        let pooled = pooled.insert_axis(Axis(1));
         let hidden = match self.hidden() {
             Some(hidden) => {
                 let before = hidden.forward(&pooled)?;
@@ -102,6 +138,7 @@ impl<A: Scalar> Classifier<A> {
             mask: mask.cloned(),
             features,
             pooled,
+            shares,
             hidden,
         };
         Ok((scores.index_axis_move(Axis(1), 0), cache))
@@ -112,6 +149,18 @@ impl<A: Scalar> Classifier<A> {
     /// # Errors
     /// `dy` of another shape than the scores, a cache or gradients of a model of another configuration.
     pub fn backward(&self, cache: ClassifierCache<A>, dy: &ArrayRef2<A>, gradients: &mut Self) -> Result<Option<Array3<A>>> {
+        self.backward_part(cache, dy, gradients, None)
+    }
+
+    /// [`backward`](Self::backward) of a part of sequences, if it is one. All parts have the same pooled features, so that the first alone has
+    /// the gradients of what makes scores of them.
+    pub(crate) fn backward_part(
+        &self,
+        cache: ClassifierCache<A>,
+        dy: &ArrayRef2<A>,
+        gradients: &mut Self,
+        part: Option<&dyn Part<A>>,
+    ) -> Result<Option<Array3<A>>> {
         const OPERATION: &str = "Classifier::backward";
         check_alike(OPERATION, self.config(), &cache.config, gradients.config())?;
         let expected = (cache.pooled.dim().0, self.config().classes);
@@ -120,21 +169,27 @@ impl<A: Scalar> Classifier<A> {
         }
         let dy = dy.as_standard_layout().into_owned().insert_axis(Axis(1));
         let (own_input, own_hidden, own_output) = gradients.parts_mut();
+        let mut others = part
+            .filter(|part| !part.is_first())
+            .map(|_| (self.hidden().map(Linear::zeros_like), self.output().zeros_like()));
+        let (own_hidden, own_output) = match &mut others {
+            None => (own_hidden, own_output),
+            Some((hidden, output)) => (hidden.as_mut(), output),
+        };
         let before_output = cache.hidden.as_ref().map_or(&cache.pooled, |[_, after]| after);
         let mut dx = linear_rows(self.output(), before_output, &dy, own_output);
         if let (Some(hidden), Some([before, _]), Some(own)) = (self.hidden(), &cache.hidden, own_hidden) {
             differentiate(self.config().activation, before, &mut dx);
             dx = linear_rows(hidden, &cache.pooled, &dx, own);
         }
-        let dfeatures = pool_backward(
-            &cache.features,
-            &dx.index_axis_move(Axis(1), 0),
-            self.config().pooling,
-            cache.mask.as_ref(),
-        );
+        let mut dpooled = dx.index_axis_move(Axis(1), 0);
+        if let Some(shares) = &cache.shares {
+            dpooled *= shares;
+        }
+        let dfeatures = pool_backward(&cache.features, &dpooled, self.config().pooling, cache.mask.as_ref());
         match (self.input(), cache.input, own_input) {
             (Input::Tokens(body), InputCache::Tokens(cache), Input::Tokens(own)) => {
-                body.backward(cache, dfeatures, own)?;
+                body.backward(cache, dfeatures, own, part)?;
                 Ok(None)
             }
             (
@@ -147,9 +202,9 @@ impl<A: Scalar> Classifier<A> {
                 },
             ) => {
                 let pass = *cache.pass();
-                let mut dx = encoder.backward(cache, dfeatures, own_encoder)?;
+                let mut dx = encoder.backward_part(cache, dfeatures, own_encoder, part)?;
                 drop_out(&mut dx, pass.dropout(0, Place::Embedding));
-                position.backward(None, &dx, own_position);
+                position.backward(start(part), None, &dx, own_position);
                 Ok(Some(linear_rows(input, &x, &dx, own_input)))
             }
             _ => Err(Error::argument(OPERATION, "the cache or the gradients are of another model")),

@@ -9,7 +9,7 @@ use crate::blocks::{CompressedSource, Decoder, EncoderState};
 use crate::config::DecoderLanguageModelConfig;
 use crate::error::Result;
 use crate::initialization::Streams;
-use crate::layers::Embedding;
+use crate::layers::{Embedding, Start};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
@@ -114,7 +114,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
     /// # Errors
     /// As [`forward`](Self::forward); a source that another decoder compressed.
     pub fn attend(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>, source: &CompressedSource<A>) -> Result<Array3<A>> {
-        let x = self.ends.lead_in(tokens, mask.is_some())?;
+        let x = self.ends.lead_in(Start::default(), tokens, mask.is_some())?;
         self.scores(self.decoder.attend(&x, mask, source)?)
     }
 

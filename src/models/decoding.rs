@@ -7,6 +7,7 @@ use super::causal_language_model::CausalLanguageModel;
 use crate::attention::PaddingMask;
 use crate::blocks::EncoderState;
 use crate::error::{Error, Result};
+use crate::layers::Start;
 use crate::scalar::Scalar;
 
 /// What a [`CausalLanguageModel`] keeps of a batch of texts to go on with them: for each layer the keys and values of the window, the sums of the
@@ -35,7 +36,7 @@ impl<A> CausalState<A> {
 impl<A: Scalar> Body<A> {
     fn prefill(&self, tokens: &ArrayRef2<usize>, lengths: &[usize]) -> Result<(Array3<A>, Vec<EncoderState<A>>)> {
         let mask = PaddingMask::from_lengths(lengths, tokens.ncols())?;
-        let (x, states) = self.encoder.prefill(self.ends.lead_in(tokens, true)?, lengths, &mask)?;
+        let (x, states) = self.encoder.prefill(self.ends.lead_in(Start::default(), tokens, true)?, lengths, &mask)?;
         Ok((self.ends.lead_out(x)?, states))
     }
 

@@ -10,6 +10,7 @@ use crate::attention::PaddingMask;
 use crate::blocks::DecoderCache;
 use crate::config::TrainingPass;
 use crate::error::{Error, Result};
+use crate::layers::Start;
 use crate::scalar::Scalar;
 
 /// What the backward pass of a decoder of tokens needs.
@@ -47,7 +48,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
         source: (Array3<A>, Option<&PaddingMask>),
         pass: &TrainingPass,
     ) -> Result<(Array3<A>, DecoderLanguageModelCache<A>)> {
-        let (x, ends) = self.ends().train_in(tokens, mask.is_some(), pass, first_layer)?;
+        let (x, ends) = self.ends().train_in(Start::default(), tokens, mask.is_some(), pass, first_layer)?;
         let (x, decoder) = self.decoder().train_after(first_layer, (x, mask), source, pass)?;
         let (features, decoded) = self.ends().train_out(x)?;
         let (output, head) = match self.head() {
@@ -85,7 +86,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
         }
         dy = self.ends().backward_out(cache.decoded.as_ref(), dy, own_ends);
         let (dy, dsource) = self.decoder().backward(cache.decoder, dy, own_decoder)?;
-        self.ends().backward_in(&cache.ends, dy, &pass, own_ends);
+        self.ends().backward_in(Start::default(), &cache.ends, dy, &pass, own_ends);
         Ok(dsource)
     }
 }

@@ -6,7 +6,7 @@ use super::training::{linear_rows, norm_rows};
 use crate::config::{DecoderLanguageModelConfig, LanguageModelConfig, PositionKind, TrainingPass};
 use crate::error::Result;
 use crate::initialization::{Place, Streams};
-use crate::layers::{Embedding, LayerNorm, Linear, Position, drop_out};
+use crate::layers::{Embedding, LayerNorm, Linear, Position, Start, drop_out};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
@@ -14,7 +14,7 @@ use crate::scalar::Scalar;
 #[derive(Clone, Debug)]
 pub(crate) struct Ends<A> {
     pub(crate) embedding: Embedding<A>,
-    position: Position<A>,
+    pub(crate) position: Position<A>,
     embedding_norm: Option<LayerNorm<A>>,
     project_in: Option<Linear<A>>,
     project_out: Option<Linear<A>>,
@@ -117,9 +117,9 @@ impl<A: Scalar> Ends<A> {
     }
 
     /// (batch, n) token ids → (batch, n, the blocks' width).
-    pub(super) fn lead_in(&self, tokens: &ArrayRef2<usize>, masked: bool) -> Result<Array3<A>> {
+    pub(super) fn lead_in(&self, start: Start<'_>, tokens: &ArrayRef2<usize>, masked: bool) -> Result<Array3<A>> {
         let mut x = self.embedding.forward(tokens)?;
-        self.position.add_to(&mut x.view_mut(), Some(tokens))?;
+        self.position.add_from(start, &mut x.view_mut(), Some(tokens))?;
         if let Some(norm) = &self.embedding_norm {
             x = norm.forward(&x)?;
         }
@@ -154,13 +154,14 @@ impl<A: Scalar> Ends<A> {
 
     pub(super) fn train_in(
         &self,
+        start: Start<'_>,
         tokens: &ArrayRef2<usize>,
         masked: bool,
         pass: &TrainingPass,
         layer: usize,
     ) -> Result<(Array3<A>, EndsCache<A>)> {
         let mut x = self.embedding.forward(tokens)?;
-        self.position.add_to(&mut x.view_mut(), Some(tokens))?;
+        self.position.add_from(start, &mut x.view_mut(), Some(tokens))?;
         let embedded = match &self.embedding_norm {
             Some(norm) => {
                 let normed = norm.forward(&x)?;
@@ -203,7 +204,14 @@ impl<A: Scalar> Ends<A> {
         }
     }
 
-    pub(super) fn backward_in(&self, cache: &EndsCache<A>, mut dy: Array3<A>, pass: &TrainingPass, gradients: &mut Self) {
+    pub(super) fn backward_in(
+        &self,
+        start: Start<'_>,
+        cache: &EndsCache<A>,
+        mut dy: Array3<A>,
+        pass: &TrainingPass,
+        gradients: &mut Self,
+    ) {
         if let (Some(project), Some(x), Some(own)) = (&self.project_in, &cache.projected, &mut gradients.project_in) {
             dy = linear_rows(project, x, &dy, own);
         }
@@ -212,7 +220,7 @@ impl<A: Scalar> Ends<A> {
         if let (Some(norm), Some(x), Some(own)) = (&self.embedding_norm, &cache.embedded, &mut gradients.embedding_norm) {
             dy = norm_rows(norm, x, dy, own);
         }
-        self.position.backward(Some(&cache.tokens), &dy, &mut gradients.position);
+        self.position.backward(start, Some(&cache.tokens), &dy, &mut gradients.position);
         Embedding::backward(&cache.tokens, &dy, &mut gradients.embedding);
     }
 }

@@ -65,10 +65,10 @@ impl<A: Scalar> LanguageModel<A> {
 
     #[cfg(feature = "analysis")]
     pub(crate) fn encoder_input(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
-        self.body.lead_in(tokens, mask)
+        self.body.lead_in(tokens, mask, None)
     }
 
-    pub(super) fn body(&self) -> &Body<A> {
+    pub(crate) fn body(&self) -> &Body<A> {
         &self.body
     }
 

@@ -13,6 +13,7 @@ mod ends;
 mod generation;
 mod head;
 mod language_model;
+mod part_pooling;
 mod sampling;
 mod training;
 mod translation;
@@ -30,6 +31,10 @@ pub use head::Head;
 pub use language_model::LanguageModel;
 pub use training::LanguageModelCache;
 pub use translation::Translation;
+
+pub(crate) use body::{Body, select, start};
+pub(crate) use classifier::Input;
+pub(crate) use part_pooling::pool_part;
 
 #[cfg(feature = "checkpoint")]
 pub(crate) use causal_language_model::check_causal;

@@ -2,11 +2,11 @@
 
 use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, Axis, s};
 
-use super::body::Body;
+use super::body::{Body, start};
 use super::ends::EndsCache;
 use super::head::Head;
 use super::language_model::LanguageModel;
-use crate::attention::PaddingMask;
+use crate::attention::{PaddingMask, Part};
 use crate::blocks::EncoderCache;
 use crate::config::{LanguageModelConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
@@ -41,20 +41,21 @@ impl<A: Scalar> Body<A> {
         tokens: &ArrayRef2<usize>,
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
+        part: Option<&dyn Part<A>>,
     ) -> Result<(Array3<A>, BodyCache<A>)> {
         let (batch, length) = tokens.dim();
         PaddingMask::check(mask, "LanguageModel", batch, length)?;
-        let (x, ends) = self.ends.train_in(tokens, mask.is_some(), pass, 0)?;
-        let (x, encoder) = self.encoder.forward_train(x, mask, pass)?;
+        let (x, ends) = self.ends.train_in(start(part), tokens, mask.is_some(), pass, 0)?;
+        let (x, encoder) = self.encoder.forward_train_part(x, mask, pass, part)?;
         let (x, encoded) = self.ends.train_out(x)?;
         Ok((x, BodyCache { ends, encoder, encoded }))
     }
 
-    pub(super) fn backward(&self, cache: BodyCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<()> {
+    pub(super) fn backward(&self, cache: BodyCache<A>, dy: Array3<A>, gradients: &mut Self, part: Option<&dyn Part<A>>) -> Result<()> {
         let pass = *cache.encoder.pass();
         let dy = self.ends.backward_out(cache.encoded.as_ref(), dy, &mut gradients.ends);
-        let dy = self.encoder.backward(cache.encoder, dy, &mut gradients.encoder)?;
-        self.ends.backward_in(&cache.ends, dy, &pass, &mut gradients.ends);
+        let dy = self.encoder.backward_part(cache.encoder, dy, &mut gradients.encoder, part)?;
+        self.ends.backward_in(start(part), &cache.ends, dy, &pass, &mut gradients.ends);
         Ok(())
     }
 }
@@ -158,7 +159,19 @@ impl<A: Scalar> LanguageModel<A> {
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
     ) -> Result<(Array3<A>, LanguageModelCache<A>)> {
-        let (mut features, body) = self.body().train(tokens, mask, pass)?;
+        self.forward_train_part(tokens, positions, mask, pass, None)
+    }
+
+    /// [`forward_train`](Self::forward_train) of a part of sequences, if it is one; its positions are counted from its first row.
+    pub(crate) fn forward_train_part(
+        &self,
+        tokens: &ArrayRef2<usize>,
+        positions: Option<&[Vec<usize>]>,
+        mask: Option<&PaddingMask>,
+        pass: &TrainingPass,
+        part: Option<&dyn Part<A>>,
+    ) -> Result<(Array3<A>, LanguageModelCache<A>)> {
+        let (mut features, body) = self.body().train(tokens, mask, pass, part)?;
         let positions = match positions {
             Some(positions) => {
                 let dim = features.dim();
@@ -189,6 +202,17 @@ impl<A: Scalar> LanguageModel<A> {
     /// # Errors
     /// `dy` of another shape than the output, a cache or gradients of a model of another configuration.
     pub fn backward(&self, cache: LanguageModelCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<()> {
+        self.backward_part(cache, dy, gradients, None)
+    }
+
+    /// [`backward`](Self::backward) of a part of sequences, if it is one.
+    pub(crate) fn backward_part(
+        &self,
+        cache: LanguageModelCache<A>,
+        dy: &ArrayRef3<A>,
+        gradients: &mut Self,
+        part: Option<&dyn Part<A>>,
+    ) -> Result<()> {
         const OPERATION: &str = "LanguageModel::backward";
         check_alike(OPERATION, self.config(), &cache.config, gradients.config())?;
         if dy.dim() != cache.output {
@@ -212,6 +236,6 @@ impl<A: Scalar> LanguageModel<A> {
             }
             dy = spread;
         }
-        self.body().backward(cache.body, dy, own_body)
+        self.body().backward(cache.body, dy, own_body, part)
     }
 }

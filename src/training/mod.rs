@@ -55,3 +55,5 @@ pub use schedule::Schedule;
 pub use sgd::{Sgd, SgdConfig};
 #[cfg(feature = "checkpoint")]
 pub use state::{load_training, save_training};
+#[cfg(feature = "checkpoint")]
+pub(crate) use state::{resume, run_metadata, run_tensors};

@@ -5,7 +5,7 @@ use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD, Axis};
 use super::rules::{WeightDecay, is_below, is_stepped};
 use crate::error::{Error, Result};
 use crate::parallel;
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, Role};
 use crate::scalar::Scalar;
 use crate::views::split;
 
@@ -202,6 +202,11 @@ impl<A: Scalar> State<A> {
             )),
             None => Ok(views),
         }
+    }
+
+    /// Whether a parameter is stepped.
+    pub(crate) fn is_stepped(&self, name: &str, role: Role) -> bool {
+        is_stepped(name, role, &self.frozen)
     }
 
     fn check_finite(&self, gradients: &[ArrayViewD<'_, A>]) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use ndarray::ArrayViewD;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -63,20 +64,34 @@ pub fn save_training<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(
     optimizer: &O,
     next: Step,
 ) -> Result<()> {
-    let state = optimizer.state();
+    Contents::new(run_tensors(model, optimizer), run_metadata(optimizer, next)?)?.save(path.as_ref())
+}
+
+/// The tensors of a run with their names.
+pub(crate) fn run_tensors<'a, A: Scalar, O: Optimizer<A>>(
+    model: &'a impl Parameters<A>,
+    optimizer: &'a O,
+) -> Vec<(String, ArrayViewD<'a, A>)> {
+    let mut tensors = Vec::new();
+    model.visit("model", &mut |name, _, tensor| tensors.push((name.to_owned(), tensor)));
+    optimizer
+        .state()
+        .visit("", &mut |name, _, tensor| tensors.push((name.to_owned(), tensor)));
+    tensors
+}
+
+/// What a file's metadata says of a run.
+pub(crate) fn run_metadata<A: Scalar, O: Optimizer<A>>(optimizer: &O, next: Step) -> Result<BTreeMap<String, String>> {
     let description = Description {
         format: FORMAT,
         optimizer: O::NAME.to_owned(),
         config: optimizer.config_json().map_err(in_metadata)?,
-        steps: state.steps,
+        steps: optimizer.state().steps,
         seed: next.seed,
         index: next.index,
     };
     let json = serde_json::to_string(&description).map_err(in_metadata)?;
-    let mut tensors = Vec::new();
-    model.visit("model", &mut |name, _, tensor| tensors.push((name.to_owned(), tensor)));
-    state.visit("", &mut |name, _, tensor| tensors.push((name.to_owned(), tensor)));
-    Contents::new(tensors, BTreeMap::from([(KEY.to_owned(), json)]))?.save(path.as_ref())
+    Ok(BTreeMap::from([(KEY.to_owned(), json)]))
 }
 
 /// Puts `model` and `optimizer` into the state that [`save_training`] wrote, and gives the step to go on with. A run that goes on from there
@@ -93,11 +108,15 @@ pub fn load_training<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(
     model: &mut M,
     optimizer: &mut O,
 ) -> Result<Step> {
-    let tensors = Tensors::read(path)?;
-    let description = description(&tensors, O::NAME)?;
+    resume(&Tensors::read(path)?, model, optimizer)
+}
+
+/// Puts a model and its optimiser into the state of a run that has been read.
+pub(crate) fn resume<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(tensors: &Tensors<A>, model: &mut M, optimizer: &mut O) -> Result<Step> {
+    let description = description(tensors, O::NAME)?;
     let mut loaded = O::from_json(model, description.config)?;
     let state = loaded.state_mut();
-    assign(&mut Run { model, state }, &tensors)?;
+    assign(&mut Run { model, state }, tensors)?;
     state.steps = description.steps;
     *optimizer = loaded;
     Ok(Step::new(description.seed, description.index))

@@ -4,6 +4,8 @@ use ndarray::{Array2, Array3, Array4, ArrayView3, Axis, s};
 
 use super::super::PaddingMask;
 use super::super::compressed::Compressed;
+use super::super::gradients::KeyValueGradients;
+use super::super::part::Part;
 use super::super::projection::{Map, Projection, Projections};
 use super::super::weights::AttentionWeights;
 use super::accumulate::Windows;
@@ -27,6 +29,8 @@ pub(crate) struct CompressionCache<A> {
     tokens: Array2<usize>,
     reached: Vec<usize>,
     extent: Option<Vec<usize>>,
+    /// Which maxima stand in this part of the sequences, side by side with the sums; `None` where the whole is at hand.
+    owners: Option<Vec<Array4<bool>>>,
 }
 
 /// Where the gradients of a compression are added.
@@ -54,8 +58,12 @@ impl<A: Scalar> Compressor<'_, A> {
         }
     }
 
-    /// [`finish`](Self::finish), and what the backward pass needs.
-    pub(crate) fn finish_train(mut self) -> Result<(Compressed<A>, CompressionCache<A>)> {
+    /// [`finish`](Self::finish), and what the backward pass needs. Where this is a part, the others complete it first.
+    pub(crate) fn finish_train(mut self, part: Option<&dyn Part<A>>) -> Result<(Compressed<A>, CompressionCache<A>)> {
+        let owners = match part {
+            Some(part) => self.complete(part)?,
+            None => None,
+        };
         let mut compressed = Compressed::empty();
         self.finish_into(&mut compressed, &mut CompressionScratch::default())?;
         let cache = CompressionCache {
@@ -63,6 +71,7 @@ impl<A: Scalar> Compressor<'_, A> {
             tokens: self.tokens,
             reached: self.reached,
             extent: self.extent,
+            owners,
         };
         Ok((compressed, cache))
     }
@@ -78,18 +87,20 @@ impl<A: Scalar> Compressor<'_, A> {
 
     /// Adds the gradients, given those of K̄ and V̄ (batch, heads, slots, `head_dim`), 0 for slots that were not there.
     ///
-    /// `x` is the whole sequence that was pushed, `mask` its mask.
+    /// `x` is the whole sequence that was pushed, `mask` its mask. Where it is a part, `own` are the gradients that come from the part's
+    /// queries, and `whole` those from all queries: what a part adds for the weights of all positions is then added up over the parts, while
+    /// the part's rows and columns get their gradients from all queries. Otherwise both are the same.
     pub(crate) fn backward(
         &self,
         x: ArrayView3<'_, A>,
         mask: Option<&PaddingMask>,
-        keys: &Array4<A>,
-        values: &Array4<A>,
+        own: &KeyValueGradients<A>,
+        whole: &KeyValueGradients<A>,
         gradients: &mut CompressionGradients<'_, A>,
     ) -> Result<()> {
         let rows = self.real_rows(x.dim().1, mask)?;
         let windows: Vec<Windows> = (0..self.batch).map(|item| self.windows(item)).collect();
-        for (is_value, grad) in [(false, keys), (true, values)] {
+        for (is_value, grad) in [(false, &own.keys), (true, &own.values)] {
             projection_bias_backward(grad, gradients.projections.source_mut(is_value));
             if self.config.bias_place == BiasPlace::AfterCompression {
                 let linear = gradients.weights.source_mut(is_value);
@@ -97,14 +108,14 @@ impl<A: Scalar> Compressor<'_, A> {
             }
         }
         if self.order == Order::ProjectFirst {
-            self.features_backward(x, &rows, &windows, [keys, values], gradients);
+            self.features_backward(x, &rows, &windows, [&whole.keys, &whole.values], gradients);
             return Ok(());
         }
         let mut sides: Vec<SideGradients<A>> = self.sides.iter().map(SideGradients::zeros).collect();
-        for (is_value, grad) in [(false, keys), (true, values)] {
+        for (is_value, own, whole) in [(false, &own.keys, &whole.keys), (true, &own.values, &whole.values)] {
             let side = if is_value { self.sides.len() - 1 } else { 0 };
-            self.weights_backward(side, grad, gradients.weights.source_mut(is_value));
-            self.sums_backward(is_value, grad, &mut sides[side]);
+            self.weights_backward(side, own, gradients.weights.source_mut(is_value));
+            self.sums_backward(is_value, whole, &mut sides[side]);
         }
         for (index, side) in sides.into_iter().enumerate() {
             self.inputs_backward(index, x, &rows, &windows, &side, gradients);
@@ -213,18 +224,18 @@ impl<A: Scalar> Compressor<'_, A> {
         for (item, mut dx) in gradients.x.outer_iter_mut().enumerate() {
             for matrix in 0..side.row_sums.dim().1 {
                 for row in (0..rows[item].end).filter(|&row| rows[item].is_real(row)) {
-                    let slot = windows[item].slot(row);
+                    let slot = windows[item].slot(self.next + row);
                     if slot >= complete(item) {
                         continue;
                     }
                     let sums = side.sums.slice(s![item, matrix, slot, ..]);
                     let weight = match &projection.map {
-                        Map::Convolution { kernel, .. } => kernel[[matrix, 0, 0, windows[item].offset(row)]],
+                        Map::Convolution { kernel, .. } => kernel[[matrix, 0, 0, windows[item].offset(self.next + row)]],
                         _ => A::one() / A::cast(self.tokens[[item, slot]].max(1) as f64),
                     };
                     dx.row_mut(row).scaled_add(weight, &sums);
                     if let Map::Convolution { kernel, .. } = &mut own.map {
-                        kernel[[matrix, 0, 0, windows[item].offset(row)]] +=
+                        kernel[[matrix, 0, 0, windows[item].offset(self.next + row)]] +=
                             sums.dot(&x.slice(s![item, row, ..])) + side.row_sums[[item, matrix, slot]];
                     }
                 }
@@ -240,6 +251,23 @@ impl<A: Scalar> Compressor<'_, A> {
                 convolution.windows(reach, self.config.stride().unwrap_or(1))
             }
             _ => usize::MAX,
+        }
+    }
+}
+
+impl<A: Scalar> CompressionCache<A> {
+    /// Sets the gradients of maxima that stand in other parts to 0.
+    pub(crate) fn keep_owned(&self, grads: &mut KeyValueGradients<A>) {
+        let Some(owners) = &self.owners else {
+            return;
+        };
+        for (side, grad) in [&mut grads.keys, &mut grads.values].into_iter().enumerate() {
+            let owners = owners[side.min(owners.len() - 1)].slice(s![.., .., ..grad.dim().2, ..]);
+            grad.zip_mut_with(&owners, |grad, &owned| {
+                if !owned {
+                    *grad = A::zero();
+                }
+            });
         }
     }
 }

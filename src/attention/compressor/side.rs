@@ -55,6 +55,16 @@ impl<A: Scalar> Side<A> {
         Ok(())
     }
 
+    /// All sums as slices, with or without those of E·1.
+    pub(super) fn slices(&mut self, with_row_sums: bool) -> impl Iterator<Item = &mut [A]> {
+        let row_sums = if with_row_sums {
+            self.row_sums.as_slice_memory_order_mut()
+        } else {
+            None
+        };
+        self.sums.as_slice_memory_order_mut().into_iter().chain(row_sums)
+    }
+
     /// Adds the sums of `other`, which has no more slots; or takes the larger ones.
     pub(super) fn merge(&mut self, other: &Self, takes_maximum: bool) {
         let mut sums = self.sums.slice_mut(s![.., .., ..other.slots(), ..]);

@@ -77,13 +77,21 @@ impl<A: Scalar> Compressor<'_, A> {
         let own = gradients.projections.source_mut(is_value);
         let real = || (0..features.nrows()).filter(|&row| rows.is_real(row));
         let (Map::Convolution { kernel, shape }, Map::Convolution { kernel: dkernel, .. }) = (&projection.map, &mut own.map) else {
-            first_maxima(features, grad, real().map(|row| (row, windows.slot(row))), &mut dfeatures);
+            first_maxima(
+                features,
+                grad,
+                real().map(|row| (row, windows.slot(self.next + row))),
+                &mut dfeatures,
+            );
             return dfeatures;
         };
         let matrix = head.min(kernel.dim().0 - 1);
         let complete = self.complete_windows(item);
-        for (row, slot) in real().map(|row| (row, windows.slot(row))).filter(|&(_, slot)| slot < complete) {
-            let offset = windows.offset(row);
+        for (row, slot) in real()
+            .map(|row| (row, windows.slot(self.next + row)))
+            .filter(|&(_, slot)| slot < complete)
+        {
+            let offset = windows.offset(self.next + row);
             let (f, g) = (features.row(row), grad.row(slot));
             let mut df = dfeatures.row_mut(row);
             if mixes(*shape) {

@@ -1,0 +1,161 @@
+//! Encoders whose sequences are spread over ranks.
+
+use ndarray::{Array3, ArrayRef3, Axis};
+
+use super::part::SequencePart;
+use super::sharded::{Sharded, pass_words};
+use super::team::Header;
+use crate::attention::{Compressor, PaddingMask, Part, Workspace};
+use crate::blocks::{Attention, Encoder, EncoderBlock, EncoderCache};
+use crate::config::TrainingPass;
+use crate::error::{Error, Result, checked_len};
+use crate::layers::check_width;
+use crate::scalar::Scalar;
+
+impl<A: Scalar> Sharded<'_, Encoder<A>> {
+    /// (batch, own n, dim) → (batch, own n, dim): the rows that [`Encoder::forward`] has at this rank's positions.
+    ///
+    /// # Errors
+    /// As [`Encoder::forward`]; ranks that disagree; what failed on another rank.
+    pub fn forward(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        let header = self.sequence_header(x.dim().0, x.dim().1, mask).and_then(|header| {
+            check_width("Sharded::forward", "x", x, self.model().config().dim())?;
+            Ok(header)
+        });
+        self.together("Sharded::forward of an Encoder", header, |team| {
+            let part = SequencePart::new(team, self.shards(), x.dim().0, mask)?;
+            self.model().forward_part(x.to_owned(), mask, &part)
+        })
+    }
+
+    /// [`forward`](Self::forward) with the pass's dropout, and what [`backward`](Self::backward) needs. Dropout masks are each rank's own, and
+    /// not those of a single process.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward); a rate outside 0 to 1; passes that differ.
+    pub fn forward_train(
+        &self,
+        x: Array3<A>,
+        mask: Option<&PaddingMask>,
+        pass: &TrainingPass,
+    ) -> Result<(Array3<A>, ShardedCache<EncoderCache<A>>)> {
+        let (batch, length, _) = x.dim();
+        let header = self.training_header(batch, length, mask, pass);
+        let mask = mask.cloned();
+        self.together("Sharded::forward_train of an Encoder", header, |team| {
+            let part = SequencePart::new(team, self.shards(), batch, mask.as_ref())?;
+            let pass = &self.own_pass(pass);
+            let (y, cache) = self.model().forward_train_part(x, mask.as_ref(), pass, Some(&part))?;
+            let cache = ShardedCache {
+                cache,
+                mask: mask.clone(),
+                dim: (batch, length),
+            };
+            Ok((y, cache))
+        })
+    }
+
+    /// The gradient of this rank's rows of the input, given `dy` of its rows of the output. Those of the parameters are added to `gradients`, a
+    /// value like the model's own [`zeros_like`](crate::Parameters::zeros_like): of E and F in full, of all others this rank's part, which
+    /// [`reduce_gradients`](Self::reduce_gradients) completes.
+    ///
+    /// # Errors
+    /// As [`Encoder::backward`]; what failed on another rank.
+    pub fn backward(&self, cache: ShardedCache<EncoderCache<A>>, dy: Array3<A>, gradients: &mut Encoder<A>) -> Result<Array3<A>> {
+        let (batch, length) = cache.dim;
+        let header = self.sequence_header(batch, length, cache.mask.as_ref());
+        self.together("Sharded::backward of an Encoder", header, |team| {
+            let part = SequencePart::new(team, self.shards(), batch, cache.mask.as_ref())?;
+            self.model().backward_part(cache.cache, dy, gradients, Some(&part))
+        })
+    }
+}
+
+/// What a backward pass needs besides the model's own cache.
+#[derive(Clone, Debug)]
+pub struct ShardedCache<C> {
+    cache: C,
+    mask: Option<PaddingMask>,
+    /// (batch, own n).
+    dim: (usize, usize),
+}
+
+impl<A: Scalar> Sharded<'_, Encoder<A>> {
+    /// What is compared before a forward pass.
+    fn training_header(&self, batch: usize, length: usize, mask: Option<&PaddingMask>, pass: &TrainingPass) -> Result<Header> {
+        pass.check()?;
+        Ok(self.sequence_header(batch, length, mask)?.and(pass_words(pass)))
+    }
+}
+
+impl<A: Scalar> Encoder<A> {
+    /// [`forward`](Self::forward) of a part of sequences. Block by block, the sums of all items are completed at once.
+    pub(super) fn forward_part(&self, x: Array3<A>, mask: Option<&PaddingMask>, part: &dyn Part<A>) -> Result<Array3<A>> {
+        let mut stream = self.checked(x, mask)?;
+        let mut second = self.config().reversible.then(|| stream.clone());
+        let workspace = &mut Workspace::new();
+        workspace.tiles.prepare();
+        for block in self.blocks() {
+            let source = second.as_ref().unwrap_or(&stream);
+            let sums = self.completed_sums(block, source, mask, part, workspace)?;
+            let wider = attend_items(block, sums, &mut stream, second.as_mut(), workspace)?;
+            stream = wider.unwrap_or(stream);
+        }
+        if let Some(second) = second {
+            stream += &second;
+        }
+        for rows in stream.outer_iter_mut() {
+            self.finish_item(rows);
+        }
+        Ok(stream)
+    }
+
+    /// A compressor for each item, with the sums of all parts.
+    fn completed_sums<'b>(
+        &'b self,
+        block: &'b EncoderBlock<A>,
+        stream: &Array3<A>,
+        mask: Option<&PaddingMask>,
+        part: &dyn Part<A>,
+        workspace: &mut Workspace<A>,
+    ) -> Result<Vec<Compressor<'b, A>>> {
+        let Attention::Linformer(attention) = block.attention() else {
+            return Err(Error::argument("Sharded::forward", "only Linformer attention can be sharded"));
+        };
+        let projections = attention.own_or(self.projections())?;
+        let mut sums = Vec::with_capacity(stream.dim().0);
+        for (item, rows) in stream.outer_iter().enumerate() {
+            let real = mask.map(|mask| mask.item(item));
+            let whole = (part, part.lengths()[item]);
+            sums.push(attention.part_of_item(projections, whole, rows, block.first_norm(), real, &mut workspace.context)?);
+        }
+        Compressor::complete_all(&mut sums, part)?;
+        Ok(sums)
+    }
+}
+
+/// The block's second half, in place where the width stays; else its output.
+fn attend_items<A: Scalar>(
+    block: &EncoderBlock<A>,
+    sums: Vec<Compressor<'_, A>>,
+    stream: &mut Array3<A>,
+    mut second: Option<&mut Array3<A>>,
+    workspace: &mut Workspace<A>,
+) -> Result<Option<Array3<A>>> {
+    let (batch, length, _) = stream.dim();
+    let mut wider = None;
+    if block.in_dim() != block.out_dim() {
+        checked_len("EncoderBlock", &[batch, length, block.out_dim()], size_of::<A>())?;
+        wider = Some(Array3::zeros((batch, length, block.out_dim())));
+    }
+    for (item, compressor) in sums.into_iter().enumerate() {
+        workspace.context.finish(compressor)?;
+        let rows = stream.index_axis_mut(Axis(0), item);
+        match (&mut wider, &mut second) {
+            (Some(wider), _) => block.attend_item_into(rows, wider.index_axis_mut(Axis(0), item), workspace),
+            (None, Some(second)) => block.attend_reversible(rows, second.index_axis_mut(Axis(0), item), workspace),
+            (None, None) => block.attend_item(rows, workspace),
+        }
+    }
+    Ok(wider)
+}

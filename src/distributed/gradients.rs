@@ -1,0 +1,213 @@
+//! Gradients of all ranks: flattened into one buffer and added up in one exchange.
+
+use super::communicator::{Combine, Communicator};
+use super::part::not_finite;
+use super::sharded::{Shardable, Sharded, is_matrix};
+use super::team::{Header, Team, tell, together};
+use crate::config::{AttentionKind, EncoderConfig};
+use crate::error::{Error, Result};
+use crate::parameters::{Parameters, Role};
+use crate::scalar::Scalar;
+use crate::training::Optimizer;
+
+/// The mean of the losses and gradients of all ranks, each counted by its weight: data parallelism, for models that are whole on every rank.
+///
+/// Every rank brings the mean loss of its batch, the gradients of it, and a weight: with the number of targets that count, the result is the mean over
+/// the targets of all ranks, as of one large batch. The gradients are replaced, and the loss is returned. A rank with the weight 0 adds nothing, not
+/// even NaN. For models that are [`Sharded`] as well, see [`Sharded::with_replicas`].
+///
+/// ```
+/// use linformer::Linear;
+/// use linformer::distributed::{Communicator, ThreadGroup, all_reduce_gradients};
+/// use linformer::ndarray::array;
+///
+/// let results = ThreadGroup::run(2, |rank| {
+///     let (loss, gradient, targets) = [(1.0, 4.0, 3.0), (5.0, 8.0, 1.0)][rank.rank()];
+///     let mut gradients = Linear::from_parts(array![[gradient]], None)?;
+///     let loss = all_reduce_gradients(rank, loss, &mut gradients, targets)?;
+///     Ok((loss, gradients.weight()[[0, 0]]))
+/// });
+/// for result in results {
+///     assert_eq!(result?, (2.0, 5.0));
+/// }
+/// # Ok::<(), linformer::Error>(())
+/// ```
+///
+/// # Errors
+/// A weight that is negative or not finite; gradients of other shapes than other ranks'; a loss or a gradient that is not finite, which all ranks
+/// report; what failed on another rank. The gradients are then as they were.
+pub fn all_reduce_gradients<A: Scalar, M: Parameters<A>>(
+    communicator: &dyn Communicator,
+    loss: f64,
+    gradients: &mut M,
+    weight: f64,
+) -> Result<f64> {
+    const OPERATION: &str = "all_reduce_gradients";
+    let header = if weight.is_finite() && weight >= 0.0 {
+        Ok(Header::new([("the size of a number", size_of::<A>() as u64)]))
+    } else {
+        let reason = format!("the weight is {weight}; it must be finite and not negative");
+        Err(Error::argument(OPERATION, reason))
+    };
+    together(communicator, OPERATION, header, |team| {
+        let counts = weight > 0.0;
+        if counts && !loss.is_finite() {
+            return Err(not_finite(team.rank(), "its loss"));
+        }
+        let mut totals = [if counts { loss * weight } else { 0.0 }, weight];
+        team.add_up(&mut totals)?;
+        let share = A::cast(weight / if totals[1] > 0.0 { totals[1] } else { 1.0 });
+        let mut flat = flattened(gradients, team.rank(), counts, |_| true)?;
+        for number in &mut flat {
+            *number = if counts { *number * share } else { A::zero() };
+        }
+        team.combine(&mut flat, Combine::Sum)?;
+        put_back(gradients, &flat, |_| true);
+        Ok(if totals[1] > 0.0 { totals[0] / totals[1] } else { 0.0 })
+    })
+}
+
+/// The chosen trainable numbers, tensor by tensor.
+fn flattened<A: Scalar>(gradients: &impl Parameters<A>, rank: usize, checked: bool, chosen: impl Fn(&str) -> bool) -> Result<Vec<A>> {
+    let mut flat = Vec::new();
+    let mut bad = None;
+    gradients.visit("", &mut |name, role, tensor| {
+        if role != Role::Trainable || !chosen(name) {
+            return;
+        }
+        let first = flat.len();
+        flat.extend(tensor.iter().copied());
+        // Without stopping at the first it vectorises.
+        if checked && bad.is_none() && !flat[first..].iter().fold(true, |finite, number: &A| finite & number.is_finite()) {
+            bad = Some(name.to_owned());
+        }
+    });
+    match bad {
+        Some(name) => Err(not_finite(rank, &format!("its gradient of `{name}`"))),
+        None => Ok(flat),
+    }
+}
+
+fn put_back<A: Scalar>(gradients: &mut impl Parameters<A>, flat: &[A], chosen: impl Fn(&str) -> bool) {
+    let mut numbers = flat.iter();
+    gradients.visit_mut("", &mut |name, role, mut tensor| {
+        if role == Role::Trainable && chosen(name) {
+            for (own, &number) in tensor.iter_mut().zip(&mut numbers) {
+                *own = number;
+            }
+        }
+    });
+}
+
+/// Adds up the chosen gradients of all ranks.
+fn add_up<A: Scalar>(team: &Team<'_>, gradients: &mut impl Parameters<A>, chosen: impl Fn(&str) -> bool) -> Result<()> {
+    let mut flat = flattened(gradients, team.rank(), true, &chosen)?;
+    team.combine(&mut flat, Combine::Sum)?;
+    put_back(gradients, &flat, chosen);
+    Ok(())
+}
+
+/// Whether E and F are matrices, of which ranks have different columns.
+pub(super) fn has_matrices(config: &EncoderConfig) -> bool {
+    matches!(&config.attention, AttentionKind::Linformer(attention) if !attention.projection.any_length())
+}
+
+impl<M> Sharded<'_, M> {
+    /// Adds up the gradients of all ranks, but for those of E and F, which are complete: each rank has those of its columns. Over a
+    /// [grid](Self::with_replicas) all are added up over the replicas.
+    ///
+    /// # Errors
+    /// A gradient that is not finite, which all ranks report; what failed on another rank.
+    pub fn reduce_gradients<A: Scalar>(&self, gradients: &mut M) -> Result<()>
+    where
+        M: Shardable<A>,
+    {
+        self.together("Sharded::reduce_gradients", Ok(self.model_header()), |team| {
+            let sums = self.add_up_parts(team, &mut [], gradients);
+            self.over_replicas(sums, &mut [], gradients)
+        })
+    }
+
+    /// Adds up what all ranks of a sequence have parts of.
+    pub(super) fn add_up_parts<A: Scalar>(&self, team: &Team<'_>, totals: &mut [f64], gradients: &mut M) -> Result<()>
+    where
+        M: Shardable<A>,
+    {
+        let has_matrices = has_matrices(M::encoder_config(self.model().configuration()));
+        if !totals.is_empty() {
+            team.add_up(totals)?;
+        }
+        add_up(team, gradients, |name| !(has_matrices && is_matrix(name)))
+    }
+
+    /// Goes on over the replicas, if there are any, where `sums` of this rank's sequences could be made; tells them where not.
+    pub(super) fn over_replicas<A: Scalar>(&self, sums: Result<()>, totals: &mut [f64], gradients: &mut M) -> Result<()>
+    where
+        M: Shardable<A>,
+    {
+        const OPERATION: &str = "Sharded over replicas";
+        let Some(replicas) = self.replicas() else {
+            return sums;
+        };
+        if let Err(error) = sums {
+            tell(replicas, OPERATION, &error);
+            return Err(error);
+        }
+        together(replicas, OPERATION, Ok(Header::default()), |team| {
+            if !totals.is_empty() {
+                team.add_up(totals)?;
+            }
+            add_up(team, gradients, |_| true)
+        })
+    }
+
+    /// [`Optimizer::clip_gradient_norm`] with the norm over the columns of E and F of all ranks, so that all scale alike. The gradients must be
+    /// [reduced](Self::reduce_gradients), as those of `loss_and_gradients` are.
+    ///
+    /// # Errors
+    /// As [`Optimizer::clip_gradient_norm`], but for gradients of another model; ranks that disagree.
+    pub fn clip_gradient_norm<A: Scalar>(&self, optimizer: &impl Optimizer<A>, gradients: &mut M, max_norm: f64) -> Result<f64>
+    where
+        M: Shardable<A>,
+    {
+        const OPERATION: &str = "Sharded::clip_gradient_norm";
+        let header = if max_norm >= 0.0 {
+            Ok(Header::new([("the largest norm", max_norm.to_bits())]))
+        } else {
+            let reason = format!("the largest norm is {max_norm}; it must be a number that is not negative");
+            Err(Error::argument(OPERATION, reason))
+        };
+        let has_matrices = has_matrices(M::encoder_config(self.model().configuration()));
+        let norm = self.together(OPERATION, header, |team| {
+            let (mut everywhere, mut of_matrices) = (0.0, [0.0]);
+            gradients.visit("", &mut |name, role, tensor| {
+                if optimizer.state().is_stepped(name, role) {
+                    let squares = tensor.iter().map(|number| number.widen().powi(2)).sum::<f64>();
+                    let sum = if has_matrices && is_matrix(name) {
+                        &mut of_matrices[0]
+                    } else {
+                        &mut everywhere
+                    };
+                    *sum += squares;
+                }
+            });
+            team.add_up(&mut of_matrices)?;
+            let norm = (everywhere + of_matrices[0]).sqrt();
+            if norm.is_finite() {
+                Ok(norm)
+            } else {
+                Err(team.known_to_all(not_finite(team.rank(), "the norm of the gradients")))
+            }
+        })?;
+        let factor = max_norm / (norm + 1e-6);
+        if factor < 1.0 {
+            let factor = A::cast(factor);
+            gradients.visit_mut("", &mut |name, role, mut gradient| {
+                if optimizer.state().is_stepped(name, role) {
+                    gradient.mapv_inplace(|gradient| gradient * factor);
+                }
+            });
+        }
+        Ok(norm)
+    }
+}

@@ -1,0 +1,42 @@
+//! Beyond one machine: sequences, and batches, that are spread over ranks.
+//!
+//! A rank is one of several processes, or threads, that run the same program. What they need of one another is a [`Communicator`]:
+//! [`SingleProcess`], [`ThreadGroup`], or MPI's of the crate `linformer-mpi`.
+//!
+//! * One long sequence: [`Sharded`] models. Each rank has a range of positions ([`Shards`]) and the columns of E and F that belong to them; for each layer
+//!   the ranks add up the compressed keys and values, 2·k·d numbers a batch item, however long the sequence is. In training they add up
+//!   the gradients of these, and once a step those of all parameters that every rank has.
+//! * One large batch: each rank takes some of its items, and [`all_reduce_gradients`] makes one step of all of them.
+//! * Both: a grid of ranks, [`Sharded::with_replicas`].
+//!
+//! Results are those of a single process up to rounding, 1e-12 in `f64`, and the same bit for bit from run to run over the same number of ranks. Only
+//! dropout masks differ: each rank draws its own.
+//!
+//! # Failures
+//!
+//! Every operation is begun and ended by all ranks together. Before any work they compare what must be alike, and return one
+//! [`Error::Disagreement`](crate::Error::Disagreement) where it is not. Before any numbers are exchanged they exchange a status word, so that where one rank
+//! fails, all others return an [`Error::Rank`](crate::Error::Rank) that names it and says why, instead of waiting for it. NaN and infinities in what a rank would add
+//! are such a failure. A process that dies is the communicator's to deal with: MPI ends all others, and a [`ThreadGroup`] returns errors.
+//!
+//! After an error all ranks have left the operation, and can go on together with another.
+
+mod classifier;
+mod communicator;
+mod encoder;
+#[cfg(feature = "checkpoint")]
+mod files;
+mod gradients;
+mod language_model;
+mod part;
+mod sharded;
+mod shards;
+mod team;
+mod threads;
+
+pub use communicator::{Combine, Communicator, Numbers, SingleProcess};
+pub use encoder::ShardedCache;
+pub use gradients::all_reduce_gradients;
+pub use sharded::{Shardable, Sharded};
+pub use shards::Shards;
+pub use threads::{ThreadGroup, ThreadRank};

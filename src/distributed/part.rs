@@ -1,0 +1,138 @@
+//! One rank's part of a batch of sequences.
+
+use super::communicator::Combine;
+use super::shards::Shards;
+use super::team::Team;
+use crate::attention::{PaddingMask, Part};
+use crate::error::{Error, Result};
+use crate::scalar::Scalar;
+
+/// One rank's part of a batch of sequences, which the team completes.
+#[derive(Debug)]
+pub(super) struct SequencePart<'t> {
+    team: &'t Team<'t>,
+    offset: usize,
+    lengths: Vec<usize>,
+    tokens_before: Vec<usize>,
+}
+
+impl<'t> SequencePart<'t> {
+    /// The part of a rank whose sequences of `batch` items have the length that it told in its header.
+    ///
+    /// # Errors
+    /// Lengths that no sequence has that is spread like this, the same error on all ranks.
+    pub(super) fn new(team: &'t Team<'t>, shards: &Shards, batch: usize, mask: Option<&PaddingMask>) -> Result<Self> {
+        let own = usize::try_from(team.own_words()[team.rank()]).unwrap_or(usize::MAX);
+        let total = check_lengths(team, shards)?;
+        let offset = shards.part(team.rank(), total).start;
+        let end = |item: usize| mask.map_or(own, |mask| mask.lengths()[item]);
+        let mut ends: Vec<u64> = (0..batch)
+            .map(|item| if end(item) == 0 { 0 } else { (offset + end(item)) as u64 })
+            .collect();
+        team.combine_words(&mut ends, Combine::Maximum)?;
+        Ok(Self {
+            team,
+            offset,
+            lengths: ends.into_iter().map(|end| usize::try_from(end).unwrap_or(usize::MAX)).collect(),
+            tokens_before: Vec::new(),
+        })
+    }
+
+    /// Learns how many tokens each item has in earlier parts, given those in this one.
+    pub(super) fn count_tokens(&mut self, own: &[usize]) -> Result<()> {
+        let mut words = vec![0; own.len() * self.team.size()];
+        for (word, &count) in words[own.len() * self.team.rank()..].iter_mut().zip(own) {
+            *word = count as u64;
+        }
+        self.team.combine_words(&mut words, Combine::Sum)?;
+        let before = |item: usize| (0..self.team.rank()).map(|rank| words[own.len() * rank + item]).sum::<u64>();
+        self.tokens_before = (0..own.len())
+            .map(|item| usize::try_from(before(item)).unwrap_or(usize::MAX))
+            .collect();
+        Ok(())
+    }
+
+    fn combine<A: Scalar>(&self, numbers: &mut [&mut [A]], by: Combine) -> Result<()> {
+        let mut all: Vec<A> = numbers.iter().flat_map(|numbers| numbers.iter().copied()).collect();
+        let is_bad = |number: &A| number.is_nan() || (by == Combine::Sum && number.is_infinite());
+        if all.iter().any(is_bad) {
+            return Err(not_finite(self.team.rank(), "what it adds to the sums of all ranks"));
+        }
+        self.team.combine(&mut all, by)?;
+        let mut rest = all.as_slice();
+        for numbers in numbers {
+            let (own, others) = rest.split_at(numbers.len());
+            numbers.copy_from_slice(own);
+            rest = others;
+        }
+        Ok(())
+    }
+}
+
+/// What a rank says that has bad numbers.
+pub(super) fn not_finite(rank: usize, what: &str) -> Error {
+    Error::Rank {
+        rank,
+        reason: format!("{what} is not finite; look for NaN and infinities in its part of the batch, and in its parameters"),
+    }
+}
+
+/// The length of the sequences, of which all ranks have told how much they have.
+fn check_lengths(team: &Team<'_>, shards: &Shards) -> Result<usize> {
+    let own = |rank: usize| usize::try_from(team.own_words()[rank]).unwrap_or(usize::MAX);
+    let total = (0..team.size()).fold(0, |total: usize, rank| total.saturating_add(own(rank)));
+    for rank in 0..team.size() {
+        let expected = shards.part(rank, total).len();
+        if own(rank) != expected {
+            let sequence = format!("{expected} of the {total} positions of all ranks, as the shards have it");
+            return Err(team.differs("the length of the sequences", rank, sequence, own(rank).to_string()));
+        }
+    }
+    Ok(total)
+}
+
+impl<A: Scalar> Part<A> for SequencePart<'_> {
+    fn is_first(&self) -> bool {
+        self.team.rank() == 0
+    }
+
+    fn offset(&self) -> usize {
+        self.offset
+    }
+
+    fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
+    fn tokens_before(&self) -> &[usize] {
+        &self.tokens_before
+    }
+
+    fn sum(&self, numbers: &mut [&mut [A]]) -> Result<()> {
+        self.combine(numbers, Combine::Sum)
+    }
+
+    fn maximum(&self, numbers: &mut [&mut [A]]) -> Result<()> {
+        self.combine(numbers, Combine::Maximum)
+    }
+
+    fn count(&self, counts: &mut [usize]) -> Result<()> {
+        let mut words: Vec<u64> = counts.iter().map(|&count| count as u64).collect();
+        self.team.combine_words(&mut words, Combine::Sum)?;
+        for (count, word) in counts.iter_mut().zip(words) {
+            *count = usize::try_from(word).unwrap_or(usize::MAX);
+        }
+        Ok(())
+    }
+
+    fn first_of(&self, has: &mut [bool]) -> Result<()> {
+        // The lowest rank has the largest word.
+        let own = (self.team.size() - self.team.rank()) as u64;
+        let mut words: Vec<u64> = has.iter().map(|&has| if has { own } else { 0 }).collect();
+        self.team.combine_words(&mut words, Combine::Maximum)?;
+        for (has, word) in has.iter_mut().zip(words) {
+            *has = *has && word == own;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,354 @@
+//! Models whose sequences are spread over ranks.
+
+use std::fmt::Debug;
+
+use super::communicator::Communicator;
+use super::shards::Shards;
+use super::team::{Header, Team, digest, together};
+use crate::attention::PaddingMask;
+use crate::blocks::Encoder;
+use crate::config::{AttentionKind, ClassifierConfig, ClassifierInput, EncoderConfig, LanguageModelConfig, TrainingPass};
+use crate::error::{Error, Result};
+use crate::initialization::Streams;
+use crate::models::{Classifier, LanguageModel};
+use crate::parameters::Parameters;
+use crate::scalar::Scalar;
+
+/// A model, [`Encoder`], [`LanguageModel`] or [`Classifier`], for sequences that are spread over the ranks of a group.
+///
+/// A rank has the positions of its range of [`Shards`], and of E and F the columns of these positions alone; all other parameters are on every
+/// rank. K̄ = Σ Eₛ·Xₛ over the ranks s: for each layer they add up the compressed keys and values, 2·k·d numbers a batch item whatever n is, and
+/// in training their gradients. Everything else is done row by row, where the row is. So every kind of projection gives what it gives in a single
+/// process, up to rounding (1e-12 in `f64`): windows of pooling and convolutions may lie across ranks, and padding may be anywhere.
+///
+/// All ranks call the same methods in the same order, with a batch of as many items; with a mask or all of them without. Each call
+/// compares what must be alike before it does anything, and ends on all ranks or on none: a rank that fails returns its error, and all others
+/// [`Error::Rank`], which names it. So does a rank that finds NaN or infinities in what it would add.
+///
+/// ```
+/// use linformer::distributed::{Communicator, Shards, Sharded, ThreadGroup};
+/// use linformer::ndarray::{Array3, s};
+/// use linformer::{Encoder, EncoderConfig, LinformerConfig};
+///
+/// let config = EncoderConfig::new(LinformerConfig::new(8, 2, 100, 4), 2);
+/// let x = Array3::from_shape_fn((1, 100, 8), |(_, t, i)| ((t * 8 + i) as f64).sin());
+/// let whole = Encoder::<f64>::new(&config, 0)?.forward(&x, None)?;
+/// let parts = ThreadGroup::run(3, |rank| {
+///     let encoder = Sharded::<Encoder<f64>>::new(&config, 0, Shards::even(100, rank.size())?, rank)?;
+///     let own = encoder.range();
+///     let y = encoder.forward(&x.slice(s![.., own.clone(), ..]), None)?;
+///     Ok((own, y))
+/// });
+/// for part in parts {
+///     let (own, y) = part?;
+///     let difference = &y - &whole.slice(s![.., own, ..]);
+///     assert!(difference.iter().all(|difference| difference.abs() < 1e-12));
+/// }
+/// # Ok::<(), linformer::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Sharded<'c, M> {
+    model: M,
+    shards: Shards,
+    communicator: &'c dyn Communicator,
+    /// The ranks with the same positions of other sequences.
+    replicas: Option<&'c dyn Communicator>,
+    /// Of the configuration and the shards.
+    digest: u64,
+}
+
+/// A model whose sequences can be spread over ranks: [`Encoder`], [`LanguageModel`] and [`Classifier`].
+#[allow(private_bounds)] // the bound is the seal
+pub trait Shardable<A: Scalar>: Parameters<A> + Clone + Build<Configuration = Self::Config> {
+    /// Its configuration.
+    type Config: Debug + Clone;
+}
+
+/// How a model is made.
+pub(crate) trait Build: Sized {
+    type Configuration;
+
+    fn configuration(&self) -> &Self::Configuration;
+
+    fn check(config: &Self::Configuration) -> Result<()>;
+
+    fn encoder_config(config: &Self::Configuration) -> &EncoderConfig;
+
+    fn build(config: &Self::Configuration, streams: &mut Streams) -> Self;
+}
+
+macro_rules! shardable {
+    ($($model:ident: $config:ty, $encoder:expr;)*) => {
+        $(
+            impl<A: Scalar> Build for $model<A> {
+                type Configuration = $config;
+
+                fn configuration(&self) -> &$config {
+                    self.config()
+                }
+
+                fn check(config: &$config) -> Result<()> {
+                    config.check()
+                }
+
+                fn encoder_config(config: &$config) -> &EncoderConfig {
+                    let encoder: fn(&$config) -> &EncoderConfig = $encoder;
+                    encoder(config)
+                }
+
+                fn build(config: &$config, streams: &mut Streams) -> Self {
+                    Self::draw(config, streams)
+                }
+            }
+
+            impl<A: Scalar> Shardable<A> for $model<A> {
+                type Config = $config;
+            }
+        )*
+    };
+}
+
+shardable! {
+    Encoder: EncoderConfig, |config| config;
+    LanguageModel: LanguageModelConfig, |config| &config.encoder;
+    Classifier: ClassifierConfig, |config| match &config.input {
+        ClassifierInput::Tokens(model) => &model.encoder,
+        ClassifierInput::Features { encoder, .. } => encoder,
+    };
+}
+
+/// Whether a parameter of this name is a matrix E or F, where the projection has one.
+pub(super) fn is_matrix(name: &str) -> bool {
+    ["key", "value"].iter().any(|side| {
+        name.strip_suffix(".weight")
+            .and_then(|name| name.strip_suffix(side))
+            .is_some_and(ends_in_projections)
+    })
+}
+
+fn ends_in_projections(path: &str) -> bool {
+    path.strip_suffix("projections.")
+        .is_some_and(|before| before.is_empty() || before.ends_with('.'))
+}
+
+impl<'c, M> Sharded<'c, M> {
+    /// A model with drawn weights: the numbers that a single process has with the same seed.
+    ///
+    /// # Errors
+    /// A configuration that describes no model, or one whose attention is not Linformer attention: exact attention needs all keys everywhere.
+    /// Shards for another number of ranks, or of another length than E and F have columns. Ranks that disagree.
+    pub fn new<A: Scalar>(config: &M::Config, seed: u64, shards: Shards, communicator: &'c dyn Communicator) -> Result<Self>
+    where
+        M: Shardable<A>,
+    {
+        let checked = check_shards::<A, M>(config, &shards, communicator);
+        let header = checked.map(|()| Header::new([("the seed", seed)]));
+        let streams = Streams::new(seed).with_columns(shards.range(communicator.rank()));
+        Self::made(config, shards, communicator, header, |config| {
+            Ok(M::build(config, &mut streams.clone()))
+        })
+    }
+
+    /// This rank's part of a model that all ranks have.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); parameters that differ.
+    pub fn of<A: Scalar>(model: &M, shards: Shards, communicator: &'c dyn Communicator) -> Result<Self>
+    where
+        M: Shardable<A>,
+    {
+        let config = model.configuration();
+        let checked = check_shards::<A, M>(config, &shards, communicator);
+        let header = checked.map(|()| Header::new([("the parameters", parameter_digest(model))]));
+        let columns = shards.range(communicator.rank());
+        Self::made(config, shards, communicator, header, |config| {
+            let mut part = M::build(config, &mut Streams::zeros().with_columns(columns.clone()));
+            let mut tensors = model.named().into_iter();
+            part.visit_mut("", &mut |_, _, mut own| {
+                let Some((_, whole)) = tensors.next() else { return };
+                if own.shape() == whole.shape() {
+                    own.assign(&whole);
+                } else {
+                    let last = ndarray::Axis(whole.ndim() - 1);
+                    own.assign(&whole.slice_axis(last, columns.clone().into()));
+                }
+            });
+            Ok(part)
+        })
+    }
+
+    /// A model that `make` makes once all ranks agree.
+    pub(super) fn made<A: Scalar>(
+        config: &M::Config,
+        shards: Shards,
+        communicator: &'c dyn Communicator,
+        header: Result<Header>,
+        make: impl FnOnce(&M::Config) -> Result<M>,
+    ) -> Result<Self>
+    where
+        M: Shardable<A>,
+    {
+        let digest = digest(format!("{config:?} {}", A::NAME).into_bytes()) ^ shards.digest();
+        let header = header.map(|header| header.and([("the configuration and the shards", digest)]));
+        let model = together(communicator, "Sharded", header, |_| make(config))?;
+        Ok(Self {
+            model,
+            shards,
+            communicator,
+            replicas: None,
+            digest,
+        })
+    }
+
+    /// The same over a grid of ranks: `replicas` are the ranks with the same positions of other sequences. Losses and gradients are then those
+    /// of all sequences. Each rank is in one group of either kind ([`Communicator::split`] makes them), and all groups of one kind are of one size.
+    ///
+    /// ```
+    /// use linformer::distributed::{Communicator, Shards, Sharded, ThreadGroup};
+    /// use linformer::{Encoder, EncoderConfig, LinformerConfig};
+    ///
+    /// let config = EncoderConfig::new(LinformerConfig::new(8, 2, 100, 4), 1);
+    /// let results = ThreadGroup::run(4, |rank| {
+    ///     // Ranks 0 and 1 have one half of the batch, 2 and 3 the other.
+    ///     let sequence = rank.split(rank.rank() / 2)?;
+    ///     let replicas = rank.split(rank.rank() % 2)?;
+    ///     let encoder = Sharded::<Encoder>::new(&config, 0, Shards::even(100, 2)?, &*sequence)?.with_replicas(&*replicas)?;
+    ///     Ok(encoder.range())
+    /// });
+    /// assert_eq!(results.into_iter().collect::<Result<Vec<_>, _>>()?, [0..50, 50..100, 0..50, 50..100]);
+    /// # Ok::<(), linformer::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Replicas with another configuration, or whose parameters differ.
+    pub fn with_replicas<A: Scalar>(self, replicas: &'c dyn Communicator) -> Result<Self>
+    where
+        M: Shardable<A>,
+    {
+        let words = [
+            ("the configuration and the shards", self.digest),
+            ("the positions", self.range().start as u64),
+            ("the parameters", parameter_digest(&self.model)),
+        ];
+        together(replicas, "Sharded::with_replicas", Ok(Header::new(words)), |_| Ok(()))?;
+        Ok(Self {
+            replicas: Some(replicas),
+            ..self
+        })
+    }
+
+    /// The model, of whose E and F there are this rank's columns. Its own methods would take these columns for the first ones.
+    pub fn model(&self) -> &M {
+        &self.model
+    }
+
+    /// The model, to be changed: by an optimiser, say. What is changed on one rank must be changed on all, but for E and F.
+    pub fn model_mut(&mut self) -> &mut M {
+        &mut self.model
+    }
+
+    /// How positions are spread over the ranks.
+    pub fn shards(&self) -> &Shards {
+        &self.shards
+    }
+
+    /// This rank's positions, and the columns of E and F that it has.
+    pub fn range(&self) -> std::ops::Range<usize> {
+        self.shards.range(self.communicator.rank())
+    }
+
+    /// The ranks that a sequence is spread over.
+    pub fn communicator(&self) -> &'c dyn Communicator {
+        self.communicator
+    }
+
+    pub(super) fn replicas(&self) -> Option<&'c dyn Communicator> {
+        self.replicas
+    }
+
+    pub(super) fn together<T>(
+        &self,
+        operation: &'static str,
+        header: Result<Header>,
+        work: impl FnOnce(&Team<'_>) -> Result<T>,
+    ) -> Result<T> {
+        together(self.communicator, operation, header, work)
+    }
+
+    /// What must be alike of the model.
+    pub(super) fn model_header(&self) -> Header {
+        Header::new([("the configuration and the shards", self.digest)])
+    }
+
+    /// What must be alike before a batch of sequences is worked on, of whose positions this rank has `length`.
+    pub(super) fn sequence_header(&self, batch: usize, length: usize, mask: Option<&PaddingMask>) -> Result<Header> {
+        PaddingMask::check(mask, "Sharded", batch, length)?;
+        let words = [
+            ("the size of the batch", batch as u64),
+            ("whether there is a mask", u64::from(mask.is_some())),
+        ];
+        Ok(self.model_header().and(words).with_own(length as u64))
+    }
+
+    /// The pass with which this rank drops elements of its own.
+    pub(super) fn own_pass(&self, pass: &TrainingPass) -> TrainingPass {
+        let replica = self.replicas.map_or(0, Communicator::rank);
+        pass.for_part(replica * self.communicator.size() + self.communicator.rank())
+    }
+}
+
+/// What must be alike of a training pass.
+pub(super) fn pass_words(pass: &TrainingPass) -> [(&'static str, u64); 1] {
+    [("the training pass", digest(format!("{pass:?}").into_bytes()))]
+}
+
+pub(super) fn check_shards<A: Scalar, M: Shardable<A>>(config: &M::Config, shards: &Shards, communicator: &dyn Communicator) -> Result<()> {
+    M::check(config)?;
+    let AttentionKind::Linformer(attention) = &M::encoder_config(config).attention else {
+        return Err(Error::config(
+            "attention",
+            "exact or causal",
+            "its rows need the keys of all positions, which no rank has; only Linformer attention can be sharded",
+        ));
+    };
+    if shards.ranks() != communicator.size() {
+        let reason = format!(
+            "the shards are for {} ranks, but the group has {}",
+            shards.ranks(),
+            communicator.size()
+        );
+        return Err(Error::argument("Sharded", reason));
+    }
+    if !attention.projection.any_length() && shards.total() != attention.seq_len {
+        let reason = format!(
+            "the shards have {} positions, but E and F have {} columns (seq_len)",
+            shards.total(),
+            attention.seq_len
+        );
+        return Err(Error::argument("Sharded", reason));
+    }
+    Ok(())
+}
+
+/// A number that tells models of other parameters apart.
+fn parameter_digest<A: Scalar>(model: &impl Parameters<A>) -> u64 {
+    digest_of(model, |_| true)
+}
+
+/// The same of what all ranks have, without the matrices E and F.
+#[cfg(feature = "checkpoint")]
+pub(super) fn replicated_digest<A: Scalar>(model: &impl Parameters<A>, has_matrices: bool) -> u64 {
+    digest_of(model, |name| !(has_matrices && is_matrix(name)))
+}
+
+fn digest_of<A: Scalar>(model: &impl Parameters<A>, chosen: impl Fn(&str) -> bool) -> u64 {
+    let mut all = 0_u64;
+    model.visit("", &mut |name, _, tensor| {
+        if !chosen(name) {
+            return;
+        }
+        let numbers = tensor.iter().flat_map(|number| number.widen().to_bits().to_le_bytes());
+        all = all.rotate_left(1) ^ digest(name.bytes().chain(numbers));
+    });
+    all
+}
