@@ -16,10 +16,10 @@ const CHILD: &str = "LINFORMER_TEST_SAVES_TO";
 
 const KILLS: u64 = 100;
 
-/// A model of about a megabyte.
+/// A model of about a hundred kilobytes.
 fn model() -> LanguageModel<f32> {
     let encoder = EncoderConfig::new(LinformerConfig::new(32, 2, 64, 8), 1);
-    LanguageModel::new(&LanguageModelConfig::new(4000, encoder), 0).unwrap()
+    LanguageModel::new(&LanguageModelConfig::new(400, encoder), 0).unwrap()
 }
 
 /// Saves it with all of its numbers the same: half of one file and half of another would show.
@@ -81,7 +81,7 @@ fn a_process_that_is_killed_while_it_saves_leaves_a_whole_file() {
     for kill in 0..KILLS {
         let mut child = start(&path);
         // Moments that are spread over a few saves.
-        std::thread::sleep(Duration::from_micros(kill * 7919 % 20_000));
+        std::thread::sleep(Duration::from_micros(kill * 7919 % 30_000));
         child.kill().unwrap();
         child.wait().unwrap();
         let found = number(&path);
