@@ -47,7 +47,10 @@ pub enum Error {
         seq_len: usize,
     },
     /// A token id outside the vocabulary.
-    #[error("token {token} at batch item {item}, position {position} is outside the vocabulary of {vocab_size} (ids 0 to {last})", last = vocab_size.saturating_sub(1))]
+    #[error(
+        "token {token} at batch item {item}, position {position} is outside the vocabulary of {vocab_size} (ids 0 to {last}); use the vocabulary \
+         that the model was built for", last = vocab_size.saturating_sub(1)
+    )]
     Token {
         /// The token id.
         token: usize,
@@ -96,7 +99,7 @@ pub enum Error {
         reason: String,
     },
     /// A size whose product is larger than memory can address.
-    #[error("{operation}: the sizes {sizes:?} multiply to more than memory can address")]
+    #[error("{operation}: the sizes {sizes:?} multiply to more than memory can address; use smaller ones")]
     Overflow {
         /// The operation that was called.
         operation: &'static str,

@@ -84,6 +84,8 @@
 //!
 //! `ndarray` is part of this crate's interface and re-exported; a new minor version of it makes a new minor version here.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// What cannot happen says why in an `expect`; whatever can happen is an error.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::panic, clippy::todo, clippy::unimplemented))]
 
 #[cfg(feature = "analysis")]
 pub mod analysis;

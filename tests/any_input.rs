@@ -9,7 +9,7 @@ mod configs;
 
 use common::sequence;
 use configs::{attention, causal, classifier, encoder, language_model, linformer, number, size};
-use linformer::ndarray::{Array2, Array3, ArrayD, Axis, ShapeBuilder};
+use linformer::ndarray::{Array2, Array3, Axis, ShapeBuilder};
 use linformer::training::{AdamW, AdamWConfig, CrossEntropy, MeanSquaredError, Optimizer, Schedule, Sgd, SgdConfig, Step, TokenMasking};
 use linformer::{
     BlockwiseCausalAttention, CausalLanguageModel, Classifier, Embedding, Encoder, EncoderBlock, ExactAttention, Extent, FeedForward,
@@ -370,6 +370,7 @@ proptest! {
 mod tensors {
     use super::*;
     use linformer::checkpoint::{Checkpoint, Tensors, fairseq, lucidrains, rifath95, tatp22};
+    use linformer::ndarray::ArrayD;
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(100))]

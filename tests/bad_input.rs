@@ -536,36 +536,3 @@ fn numbers_that_are_no_numbers_propagate_and_large_scores_do_not_overflow() {
     assert!(scores.iter().all(|p| p.is_finite()));
     assert!(layer.forward(&x, None).unwrap().iter().all(|value| value.is_finite()));
 }
-
-#[test]
-fn public_types_cross_threads_and_can_be_shown() {
-    fn check<T: Send + Sync + Clone + std::fmt::Debug + Unpin>() {}
-    fn is_error<T: std::error::Error + Send + Sync + 'static>() {}
-    check::<LinformerAttention>();
-    check::<ExactAttention>();
-    check::<Encoder>();
-    check::<EncoderBlock>();
-    check::<LanguageModel>();
-    check::<Classifier>();
-    check::<Linear>();
-    check::<LayerNorm>();
-    check::<Embedding>();
-    check::<FeedForward>();
-    check::<linformer::Position>();
-    check::<linformer::Head>();
-    check::<linformer::Attention>();
-    check::<linformer::FeedForwardBlock>();
-    check::<linformer::Projection>();
-    check::<linformer::Projections>();
-    check::<linformer::Compressed>();
-    check::<linformer::Compressor<'static>>();
-    check::<PaddingMask>();
-    check::<LinformerConfig>();
-    check::<EncoderConfig>();
-    check::<LanguageModelConfig>();
-    check::<ClassifierConfig>();
-    check::<Order>();
-    check::<Extent>();
-    check::<Initialization>();
-    is_error::<Error>();
-}

@@ -279,3 +279,39 @@ fn one_compressed_sequence_serves_many_tasks_at_once() {
             .expect("the tasks wait for each other");
     });
 }
+
+/// Many callers of one model: each gets what it would get alone, and no call leaves memory behind.
+#[test]
+fn ten_thousand_calls_of_eight_threads_are_the_serial_ones_in_flat_memory() {
+    const CALLERS: usize = 8;
+    const CALLS: usize = 10_000 / CALLERS;
+    const LONGEST: usize = 40;
+    let attention = LinformerConfig::new(16, 2, LONGEST, 8).with_sharing(Sharing::Layerwise);
+    let encoder = Encoder::<f32>::new(&EncoderConfig::new(attention, 2), 0).unwrap();
+    let inputs: Vec<Array3<f32>> = (0..=LONGEST).map(|length| sequences(1, length, 16)).collect();
+    let alone_each: Vec<Array3<f32>> = inputs.iter().map(|x| encoder.forward(x, None).unwrap()).collect();
+    let work = |caller: usize| {
+        let mut state = caller as u64 + 1;
+        for _ in 0..CALLS {
+            // Lehmer's generator.
+            state = state * 48_271 % 0x7fff_ffff;
+            let length = usize::try_from(state).unwrap() % (LONGEST + 1);
+            assert_eq!(encoder.forward(&inputs[length], None).unwrap(), alone_each[length]);
+        }
+    };
+    let all = || {
+        std::thread::scope(|scope| {
+            for caller in 0..CALLERS {
+                scope.spawn(move || work(caller));
+            }
+        });
+    };
+    alone(|| {
+        let before = IN_USE.load(Ordering::SeqCst);
+        let extra = extra_bytes(all);
+        // What the threads keep for themselves, and what their calls have in use at one time: far less than a kilobyte a call.
+        let left = IN_USE.load(Ordering::SeqCst) - before;
+        assert!(left < 1 << 16, "{left} bytes are left");
+        assert!(extra < 4 << 20, "{extra} bytes were in use at one time");
+    });
+}

@@ -103,6 +103,9 @@ mod tests {
         for bad in [f64::NAN, f64::INFINITY] {
             assert!(choose(array![0.0, bad].view(), &[], &GenerationConfig::new(1), || 0.5).is_err());
         }
+        for config in [GenerationConfig::new(1), GenerationConfig::new(1).with_temperature(1.0)] {
+            assert!(choose(array![f64::NEG_INFINITY, f64::NEG_INFINITY].view(), &[], &config, || 0.5).is_err());
+        }
         let hidden = choose(
             array![0.0, f64::NEG_INFINITY].view(),
             &[],

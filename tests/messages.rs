@@ -1,0 +1,151 @@
+//! Every error says what was expected, what came, and what to do: one case of each variant, with the words that say so.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::small_model;
+use linformer::ndarray::{Array2, Array3, array};
+use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step};
+use linformer::{AttentionConfig, Error, ExactAttention, LinformerAttention, LinformerConfig, PaddingMask, Parameters, batched_matmul};
+
+/// A variant, how it comes about, and what its message must say: what came, what was expected, what to do.
+struct Case {
+    variant: &'static str,
+    error: Error,
+    came: &'static str,
+    expected: &'static str,
+    advice: &'static str,
+}
+
+fn case<T>(variant: &'static str, result: linformer::Result<T>, [came, expected, advice]: [&'static str; 3]) -> Case {
+    let Err(error) = result else { panic!("{variant}: it is no error") };
+    Case {
+        variant,
+        error,
+        came,
+        expected,
+        advice,
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let layer = LinformerAttention::<f64>::new(&LinformerConfig::new(8, 2, 6, 4), 0).unwrap();
+    let model = small_model();
+    let optimizer = AdamW::new(&model, AdamWConfig::new()).unwrap();
+    let mut gradients = model.zeros_like();
+    gradients.visit_mut("", &mut |_, _, mut tensor| tensor.fill(f64::NAN));
+    let targets = [Some(9), None];
+    vec![
+        case(
+            "Shape",
+            layer.forward(&Array3::zeros((1, 3, 7)), None),
+            ["[1, 3, 7]", "any length, 8)", "must have shape"],
+        ),
+        case(
+            "Config",
+            ExactAttention::<f32>::new(&AttentionConfig::new(8, 3), 0),
+            ["`heads` = 3", "dim = 8", "choose another or set head_dim"],
+        ),
+        case(
+            "TooLong",
+            layer.forward(&Array3::zeros((1, 7, 8)), None),
+            ["position 7", "6 columns", "shorten it"],
+        ),
+        case(
+            "Token",
+            model.forward(&array![[1, 9]], None),
+            ["token 9", "ids 0 to 6", "use the vocabulary"],
+        ),
+        case(
+            "Class",
+            CrossEntropy::new().loss(&Array2::<f64>::zeros((2, 4)), &targets),
+            ["target 9 of row 0", "4 classes", "`None` is the target"],
+        ),
+        case(
+            "NonFiniteLoss",
+            Step::new(0, 3).finite_loss(f64::NAN),
+            ["loss is NaN", "step 3", "lower the learning rate"],
+        ),
+        case(
+            "NonFiniteGradient",
+            optimizer.clone().step(&mut model.clone(), &gradients, 0.1),
+            ["embedding.weight", "not finite", "leave this batch out"],
+        ),
+        case(
+            "Argument",
+            PaddingMask::from_lengths(&[3, 9], 5),
+            ["item 1 has 9", "have only 5", "PaddingMask::from_lengths"],
+        ),
+        case(
+            "Overflow",
+            layer.compressor(usize::MAX),
+            ["18446744073709551615", "memory can address", "use smaller ones"],
+        ),
+    ]
+}
+
+#[cfg(feature = "checkpoint")]
+fn file_cases() -> Vec<Case> {
+    use linformer::checkpoint::{Checkpoint, Tensors, tatp22};
+    let mut model = small_model();
+    let causal = tatp22::LinformerOptions::from_json(r#"{"input_size": 4, "channels": 4, "dim_k": 2, "causal": true}"#).unwrap();
+    let foreign = Tensors::<f64>::new().to_bytes().unwrap();
+    vec![
+        case(
+            "Refused",
+            causal.encoder_config(),
+            ["`causal`", "hides slots, not positions", "leaks into"],
+        ),
+        case(
+            "Checkpoint",
+            model.load_parameters(&Tensors::new()),
+            ["is missing", "embedding.weight", "does not fit the model"],
+        ),
+        case(
+            "Malformed",
+            linformer::LanguageModel::<f64>::from_bytes(&foreign),
+            ["no `linformer`", "not a valid checkpoint", "give its tensors to load_parameters"],
+        ),
+        case(
+            "Io",
+            Tensors::<f32>::read("no such folder/file"),
+            ["no such folder/file", "cannot open", "No such file"],
+        ),
+    ]
+}
+
+#[cfg(not(feature = "checkpoint"))]
+fn file_cases() -> Vec<Case> {
+    Vec::new()
+}
+
+#[test]
+fn every_error_says_what_came_what_was_expected_and_what_to_do() {
+    for case in cases().into_iter().chain(file_cases()) {
+        let message = case.error.to_string();
+        let debug = format!("{:?}", case.error);
+        assert!(debug.starts_with(case.variant), "{debug} is no {}", case.variant);
+        for words in [case.came, case.expected, case.advice] {
+            assert!(message.contains(words), "{}: `{message}` does not say `{words}`", case.variant);
+        }
+        assert!(
+            !message.contains('\n') && !message.contains("  "),
+            "{}: `{message}` is not one line",
+            case.variant
+        );
+    }
+}
+
+/// A new variant gets a line in the table.
+#[cfg(feature = "checkpoint")]
+#[test]
+fn the_table_has_every_variant() {
+    let all: BTreeSet<&str> = include_str!("public_names.txt")
+        .lines()
+        .filter_map(|line| line.strip_prefix("linformer::Error::"))
+        .filter(|name| name.starts_with(char::is_uppercase) && !name.contains('.'))
+        .collect();
+    let tested: BTreeSet<&str> = cases().iter().chain(&file_cases()).map(|case| case.variant).collect();
+    assert_eq!(tested, all);
+}
