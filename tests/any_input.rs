@@ -299,10 +299,9 @@ proptest! {
         let (tokens, features) = (input.tokens(5), input.array(5));
         let _ = model.forward(&tokens, mask.as_ref());
         let _ = model.forward_features(&features, mask.as_ref());
-        for trained in [model.forward_train(&tokens, mask.as_ref(), &pass), model.forward_train_features(&features, mask.as_ref(), &pass)] {
-            if let Ok((y, cache)) = trained {
-                prop_assert!(model.backward(cache, &y, &mut model.zeros_like()).is_ok());
-            }
+        let trained = [model.forward_train(&tokens, mask.as_ref(), &pass), model.forward_train_features(&features, mask.as_ref(), &pass)];
+        for (y, cache) in trained.into_iter().flatten() {
+            prop_assert!(model.backward(cache, &y, &mut model.zeros_like()).is_ok());
         }
     }
 

@@ -105,7 +105,7 @@ fn the_public_names_are_those_of_the_list() {
     }
     let path = root().join("tests/public_names.txt");
     if std::env::var_os("LINFORMER_BLESS").is_some() {
-        let lines: String = found.iter().map(|name| format!("{name}\n")).collect();
+        let lines = found.iter().fold(String::new(), |lines, name| lines + name + "\n");
         return fs::write(&path, lines).unwrap();
     }
     let listed = fs::read_to_string(&path).unwrap_or_default();

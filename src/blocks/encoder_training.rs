@@ -158,13 +158,7 @@ impl<A: Scalar> Encoder<A> {
         parallel::cost(&[x.len(), x.dim().2, self.blocks().len()])
     }
 
-    fn lead_back(
-        &self,
-        cache: EncoderCache<A>,
-        mut dy: Array3<A>,
-        gradients: &mut Self,
-        part: Option<&dyn Part<A>>,
-    ) -> Result<Array3<A>> {
+    fn lead_back(&self, cache: EncoderCache<A>, mut dy: Array3<A>, gradients: &mut Self, part: Option<&dyn Part<A>>) -> Result<Array3<A>> {
         let (mut shared_gradients, own_blocks, own_norm) = gradients.parts_mut();
         if let (Some(norm), Some(last), Some(own)) = (self.final_norm(), &cache.last, own_norm) {
             norm_backward(norm, last, &mut dy, own);

@@ -125,9 +125,7 @@ impl<A: Scalar> EncoderBlock<A> {
         pass: &TrainingPass,
         layer: usize,
     ) -> Result<(Array3<A>, BlockCache<A>)> {
-        self.train_around(x, pass, layer, |input, weights| {
-            self.attention().train(lent, input, mask, weights)
-        })
+        self.train_around(x, pass, layer, |input, weights| self.attention().train(lent, input, mask, weights))
     }
 
     /// [`train`](Self::train) with `attend` for the block's attention, given its input and the dropout of its weights.

@@ -28,12 +28,7 @@ impl<A: Scalar> Body<A> {
     }
 
     /// (batch, n) token ids → (batch, n, dim): what the encoder is given.
-    pub(crate) fn lead_in(
-        &self,
-        tokens: &ArrayRef2<usize>,
-        mask: Option<&PaddingMask>,
-        part: Option<&dyn Part<A>>,
-    ) -> Result<Array3<A>> {
+    pub(crate) fn lead_in(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>, part: Option<&dyn Part<A>>) -> Result<Array3<A>> {
         let (batch, length) = tokens.dim();
         PaddingMask::check(mask, "LanguageModel", batch, length)?;
         self.ends.lead_in(start(part), tokens, mask.is_some())

@@ -36,7 +36,9 @@ impl<A> CausalState<A> {
 impl<A: Scalar> Body<A> {
     fn prefill(&self, tokens: &ArrayRef2<usize>, lengths: &[usize]) -> Result<(Array3<A>, Vec<EncoderState<A>>)> {
         let mask = PaddingMask::from_lengths(lengths, tokens.ncols())?;
-        let (x, states) = self.encoder.prefill(self.ends.lead_in(Start::default(), tokens, true)?, lengths, &mask)?;
+        let (x, states) = self
+            .encoder
+            .prefill(self.ends.lead_in(Start::default(), tokens, true)?, lengths, &mask)?;
         Ok((self.ends.lead_out(x)?, states))
     }
 

@@ -204,14 +204,7 @@ impl<A: Scalar> Ends<A> {
         }
     }
 
-    pub(super) fn backward_in(
-        &self,
-        start: Start<'_>,
-        cache: &EndsCache<A>,
-        mut dy: Array3<A>,
-        pass: &TrainingPass,
-        gradients: &mut Self,
-    ) {
+    pub(super) fn backward_in(&self, start: Start<'_>, cache: &EndsCache<A>, mut dy: Array3<A>, pass: &TrainingPass, gradients: &mut Self) {
         if let (Some(project), Some(x), Some(own)) = (&self.project_in, &cache.projected, &mut gradients.project_in) {
             dy = linear_rows(project, x, &dy, own);
         }
