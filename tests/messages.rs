@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use common::small_model;
 use linformer::ndarray::{Array2, Array3, array};
 use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step};
-use linformer::{AttentionConfig, Error, ExactAttention, LinformerAttention, LinformerConfig, PaddingMask, Parameters, batched_matmul};
+use linformer::{AttentionConfig, Error, ExactAttention, LinformerAttention, LinformerConfig, PaddingMask, Parameters};
 
 /// A variant, how it comes about, and what its message must say: what came, what was expected, what to do.
 struct Case {
