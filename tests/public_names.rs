@@ -105,8 +105,8 @@ fn the_public_names_are_those_of_the_list() {
     }
     let path = root().join("tests/public_names.txt");
     if std::env::var_os("LINFORMER_BLESS").is_some() {
-        let lines = found.iter().fold(String::new(), |lines, name| lines + name + "\n");
-        return fs::write(&path, lines).unwrap();
+        let lines: Vec<&str> = found.iter().map(String::as_str).chain([""]).collect();
+        return fs::write(&path, lines.join("\n")).unwrap();
     }
     let listed = fs::read_to_string(&path).unwrap_or_default();
     let listed: BTreeSet<String> = listed.lines().map(str::to_owned).collect();

@@ -20,6 +20,7 @@ use linformer::{
 fn public_types_cross_threads_and_can_be_shown() {
     fn crosses<T: Send + Sync + Unpin + std::fmt::Debug>() {}
     fn is_value<T: Clone>() {}
+    fn is_error<T: std::error::Error + Send + Sync + 'static>() {}
     macro_rules! check {
         ($($type:ty),* $(,)?) => {$(
             crosses::<$type>();
@@ -70,7 +71,6 @@ fn public_types_cross_threads_and_can_be_shown() {
     // Memory of calls, and an iterator over a model's own state.
     crosses::<Workspace>();
     crosses::<Generation<'static>>();
-    fn is_error<T: std::error::Error + Send + Sync + 'static>() {}
     is_error::<Error>();
 }
 
