@@ -40,10 +40,11 @@ fn models(seq_len: usize) -> [(&'static str, CausalLanguageModel<f32>); 2] {
     ]
 }
 
-/// A state after `context` tokens, and the token that follows.
+/// A state after `context` tokens and one more, so that it has room to grow, and the token that follows.
 fn filled(model: &CausalLanguageModel<f32>, context: usize) -> (CausalState<f32>, usize) {
     let text: Vec<usize> = (0..context).map(|position| (position * 7 + position / 13) % VOCABULARY).collect();
-    let (scores, state) = model.prefill(&[text]).expect("it fits");
+    let (scores, mut state) = model.prefill(&[text]).expect("it fits");
+    let scores = model.step(&mut state, &[Some(best(&scores))]).expect("a token of the vocabulary");
     (state, best(&scores))
 }
 
