@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::collections::BTreeSet;
-
 use common::small_model;
 use linformer::ndarray::{Array2, Array3, array};
 use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step};
@@ -141,11 +139,11 @@ fn every_error_says_what_came_what_was_expected_and_what_to_do() {
 #[cfg(feature = "checkpoint")]
 #[test]
 fn the_table_has_every_variant() {
-    let all: BTreeSet<&str> = include_str!("public_names.txt")
+    let all: std::collections::BTreeSet<&str> = include_str!("public_names.txt")
         .lines()
         .filter_map(|line| line.strip_prefix("linformer::Error::"))
         .filter(|name| name.starts_with(char::is_uppercase) && !name.contains('.'))
         .collect();
-    let tested: BTreeSet<&str> = cases().iter().chain(&file_cases()).map(|case| case.variant).collect();
+    let tested: std::collections::BTreeSet<&str> = cases().iter().chain(&file_cases()).map(|case| case.variant).collect();
     assert_eq!(tested, all);
 }
