@@ -1,4 +1,5 @@
-//! Products with an operand that is packed once and used many times, for tiles that stay in cache; on the calling thread.
+//! Products with an operand that is packed once and used many times, for tiles that stay in cache; on the calling thread. Only
+//! [`PackedMatrix::new_spread`] packs by all threads.
 //!
 //! An element of a result is summed in the order of the inner index, in runs of [`SEGMENT`] positions whose sums are added in turn. So its
 //! bits depend on the inner dimension only: not on how rows and columns are split, nor on what lies next to it.
