@@ -274,7 +274,7 @@ fn a_packed_left_operand_is_the_definition() {
             check_left(kernel, k, n, d, n / 3);
             check_left(kernel, k, n, d, n - n / 5);
         }
-        check_left(kernel, 3, 20, BLOCK_COLS + 9, 4);
+        check_left(kernel, 3, 20, left::BLOCK_COLS + 9, 4);
     }
     kernels::<f32>().into_iter().for_each(all);
     kernels::<f64>().into_iter().for_each(all);
