@@ -288,9 +288,9 @@ mod tests {
             panic!("tensors are missing");
         };
         assert_eq!(problems.len(), 4, "{problems:?}");
-        odd.num_global_blocks = 3;
+        let blocks = std::mem::replace(&mut odd.num_global_blocks, 3);
         assert!(odd.config().is_err());
-        odd.n_layers = usize::MAX;
+        (odd.num_global_blocks, odd.n_layers) = (blocks, usize::MAX);
         assert!(matches!(language_model(&written, &odd), Err(Error::Checkpoint { .. })));
     }
 }
