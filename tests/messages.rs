@@ -83,6 +83,35 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// What ranks tell one another: the last one's error of two, or the first one's.
+fn rank_cases() -> Vec<Case> {
+    use linformer::distributed::{Communicator, Sharded, Shards, ThreadGroup, ThreadRank};
+    use linformer::{Encoder, EncoderConfig};
+    let make = |rank: &ThreadRank, heads: usize| {
+        let config = EncoderConfig::new(LinformerConfig::new(4, heads, 20, 3), 1);
+        Sharded::<Encoder<f64>>::new(&config, 0, Shards::even(20, rank.size())?, rank).map(|_| ())
+    };
+    let first = |results: Vec<linformer::Result<()>>| results.into_iter().next().unwrap();
+    let last = |results: Vec<linformer::Result<()>>| results.into_iter().next_back().unwrap();
+    vec![
+        case(
+            "Rank",
+            first(ThreadGroup::run(2, |rank| make(rank, 2 + rank.rank()))),
+            ["rank 1 failed", "dim = 4", "choose another or set head_dim"],
+        ),
+        case(
+            "Disagreement",
+            last(ThreadGroup::run(2, |rank| make(rank, 1 + rank.rank()))),
+            ["rank 1 has", "rank 0 has", "give all ranks the same"],
+        ),
+        case(
+            "Communication",
+            last(ThreadGroup::run(2, |rank| if rank.rank() == 0 { Ok(()) } else { make(rank, 2) })),
+            ["rank 0", "left the group", "let all ranks make the same calls"],
+        ),
+    ]
+}
+
 #[cfg(feature = "checkpoint")]
 fn file_cases() -> Vec<Case> {
     use linformer::checkpoint::{Checkpoint, Tensors, tatp22};
@@ -118,9 +147,13 @@ fn file_cases() -> Vec<Case> {
     Vec::new()
 }
 
+fn all_cases() -> Vec<Case> {
+    cases().into_iter().chain(rank_cases()).chain(file_cases()).collect()
+}
+
 #[test]
 fn every_error_says_what_came_what_was_expected_and_what_to_do() {
-    for case in cases().into_iter().chain(file_cases()) {
+    for case in all_cases() {
         let message = case.error.to_string();
         let debug = format!("{:?}", case.error);
         assert!(debug.starts_with(case.variant), "{debug} is no {}", case.variant);
@@ -144,6 +177,6 @@ fn the_table_has_every_variant() {
         .filter_map(|line| line.strip_prefix("linformer::Error::"))
         .filter(|name| name.starts_with(char::is_uppercase) && !name.contains('.'))
         .collect();
-    let tested: std::collections::BTreeSet<&str> = cases().iter().chain(&file_cases()).map(|case| case.variant).collect();
+    let tested: std::collections::BTreeSet<&str> = all_cases().iter().map(|case| case.variant).collect();
     assert_eq!(tested, all);
 }

@@ -176,14 +176,17 @@ impl ThreadRank {
                 return match *outcome {
                     Outcome::Mismatch => Err(communication(
                         operation,
-                        "the ranks made different calls, or brought different numbers".into(),
+                        "the ranks made different calls, or brought different numbers; let all make the same ones".into(),
                     )),
                     _ => Ok(outcome),
                 };
             }
             if let Some(gone) = state.left {
                 state.brought[self.rank] = None;
-                return Err(communication(operation, format!("rank {gone} has left the group")));
+                return Err(communication(
+                    operation,
+                    format!("rank {gone} has left the group; let all ranks make the same calls"),
+                ));
             }
             state = shared.wait(state);
         }
