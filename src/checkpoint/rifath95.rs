@@ -291,6 +291,8 @@ mod tests {
         let blocks = std::mem::replace(&mut odd.num_global_blocks, 3);
         assert!(odd.config().is_err());
         (odd.num_global_blocks, odd.n_layers) = (blocks, usize::MAX);
+        assert!(language_model(&written, &odd).is_err());
+        odd.n_layers = 1 << 20;
         assert!(matches!(language_model(&written, &odd), Err(Error::Checkpoint { .. })));
     }
 }
