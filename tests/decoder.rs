@@ -276,6 +276,44 @@ fn configurations_that_describe_nothing_are_errors() {
     }
 }
 
+/// A cache or gradients of another configuration are refused, in both directions, and nothing is added.
+#[test]
+fn foreign_caches_and_gradients_are_refused() {
+    let causal = || AttentionConfig::new(8, 2).with_causal(true);
+    let open = || AttentionConfig::new(8, 2);
+    let configs = [
+        DecoderConfig::new(causal(), open(), 1),
+        DecoderConfig::new(causal(), open(), 2),
+        DecoderConfig::new(causal(), LinformerConfig::new(8, 2, 6, 3), 1),
+        DecoderConfig::new(causal(), LinformerConfig::new(8, 2, 6, 2), 1),
+        DecoderConfig::new(CausalConfig::new(8, 2, 16, 2), open(), 1),
+        DecoderConfig::new(AttentionConfig::new(8, 4).with_causal(true), open(), 1),
+    ];
+    let (x, source) = (sequence((1, 5, 8), 1), sequence((1, 6, 8), 2));
+    let pass = linformer::TrainingPass::new(linformer::training::Step::new(0, 0));
+    for (i, one) in configs.iter().enumerate() {
+        let decoder = Decoder::<f64>::new(one, 1).unwrap();
+        let (y, cache) = decoder.forward_train(x.clone(), None, source.clone(), None, &pass).unwrap();
+        assert!(decoder.backward(cache.clone(), y.clone(), &mut decoder.zeros_like()).is_ok());
+        for (_, other) in configs.iter().enumerate().filter(|&(j, _)| j != i) {
+            let other = Decoder::<f64>::new(other, 1).unwrap();
+            let mut foreign = other.zeros_like();
+            for gradients in [
+                decoder.backward(cache.clone(), y.clone(), &mut foreign),
+                other.backward(cache.clone(), y.clone(), &mut foreign),
+            ] {
+                assert!(matches!(gradients, Err(Error::Argument { .. })));
+            }
+            assert!(
+                foreign
+                    .named()
+                    .into_iter()
+                    .all(|(_, tensor)| tensor.iter().all(|&value| value == 0.0))
+            );
+        }
+    }
+}
+
 #[cfg(feature = "rayon")]
 #[test]
 fn threads_change_no_bit() {

@@ -5,15 +5,16 @@ use ndarray::Array3;
 use super::training::{BlockCache, norm_backward, normed};
 use super::{Attention, Decoder, DecoderBlock};
 use crate::attention::{AttentionCache, Lent, PaddingMask, Projections};
-use crate::config::TrainingPass;
+use crate::config::{DecoderConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
-use crate::layers::check_width;
+use crate::layers::{add, check_width};
 use crate::ops::Dropout;
 use crate::scalar::Scalar;
 
 /// What a decoder's backward pass needs.
 #[derive(Clone, Debug)]
 pub struct DecoderCache<A = f32> {
+    config: DecoderConfig,
     pass: TrainingPass,
     first_layer: usize,
     inputs: Inputs<A>,
@@ -117,6 +118,7 @@ impl<A: Scalar> Decoder<A> {
             std::mem::replace(&mut stream, normed)
         });
         let cache = DecoderCache {
+            config: self.config().clone(),
             pass: *pass,
             first_layer,
             inputs,
@@ -135,10 +137,12 @@ impl<A: Scalar> Decoder<A> {
     /// the decoder's own [`zeros_like`](crate::Parameters::zeros_like).
     ///
     /// # Errors
-    /// `dy` of another shape than the output, gradients of another model.
+    /// `dy` of another shape than the output, a cache or gradients of a model of another configuration.
     pub fn backward(&self, cache: DecoderCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<(Array3<A>, Array3<A>)> {
-        if dy.dim() != cache.dim || gradients.blocks().len() != self.blocks().len() {
-            return Err(Error::shape("Decoder::backward", "dy", format!("{:?}", cache.dim), dy.shape()));
+        const OPERATION: &str = "Decoder::backward";
+        check_alike(OPERATION, self.config(), &cache.config, gradients.config())?;
+        if dy.dim() != cache.dim {
+            return Err(Error::shape(OPERATION, "dy", format!("{:?}", cache.dim), dy.shape()));
         }
         let mut dy = contiguous(dy);
         let DecoderCache {
@@ -206,7 +210,7 @@ impl<A: Scalar> DecoderBlock<A> {
             let attention = self.cross_attention();
             let (dqueries, dcontext) = attention.backward_both(Lent::whole(cross), cache, dy, weights, own_attention, of_cross)?;
             if let Some(dcontext) = dcontext {
-                *dsource += &dcontext;
+                add(dsource, &dcontext);
             }
             Ok(dqueries)
         })?;

@@ -8,7 +8,7 @@ use super::ends::EndsCache;
 use super::training::{HeadCache, LanguageModelCache};
 use crate::attention::PaddingMask;
 use crate::blocks::DecoderCache;
-use crate::config::TrainingPass;
+use crate::config::{DecoderLanguageModelConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
 use crate::layers::Start;
 use crate::scalar::Scalar;
@@ -16,6 +16,7 @@ use crate::scalar::Scalar;
 /// What the backward pass of a decoder of tokens needs.
 #[derive(Clone, Debug)]
 pub struct DecoderLanguageModelCache<A = f32> {
+    config: DecoderLanguageModelConfig,
     ends: EndsCache<A>,
     decoder: DecoderCache<A>,
     /// Before the product out of the decoder's width.
@@ -59,6 +60,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
             None => (features, None),
         };
         let cache = DecoderLanguageModelCache {
+            config: self.config().clone(),
             ends,
             decoder,
             decoded,
@@ -72,11 +74,13 @@ impl<A: Scalar> DecoderLanguageModel<A> {
     /// `gradients`.
     ///
     /// # Errors
-    /// `dy` of another shape than the output, gradients of another model.
+    /// `dy` of another shape than the output, a cache or gradients of a model of another configuration.
     pub fn backward(&self, cache: DecoderLanguageModelCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+        const OPERATION: &str = "DecoderLanguageModel::backward";
+        check_alike(OPERATION, self.config(), &cache.config, gradients.config())?;
         if dy.dim() != cache.output {
             let expected = format!("{:?}", cache.output);
-            return Err(Error::shape("DecoderLanguageModel::backward", "dy", expected, dy.shape()));
+            return Err(Error::shape(OPERATION, "dy", expected, dy.shape()));
         }
         let mut dy = dy.as_standard_layout().into_owned();
         let pass = *cache.decoder.pass();
@@ -121,8 +125,12 @@ impl<A: Scalar> EncoderDecoder<A> {
     /// Adds the gradients of all parameters to `gradients`, given `dy` of the output of [`forward_train`](Self::forward_train).
     ///
     /// # Errors
-    /// `dy` of another shape than the output, gradients of another model.
+    /// `dy` of another shape than the output, a cache or gradients of a model of another configuration.
     pub fn backward(&self, cache: EncoderDecoderCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<()> {
+        const OPERATION: &str = "EncoderDecoder::backward";
+        // Both before anything is added to either.
+        check_alike(OPERATION, self.source().config(), &cache.source.config, gradients.source().config())?;
+        check_alike(OPERATION, self.target().config(), &cache.target.config, gradients.target().config())?;
         let (own_source, own_target) = gradients.parts_mut();
         let dsource = self.target().backward(cache.target, dy, own_target)?;
         self.source().backward(cache.source, &dsource, own_source)

@@ -137,7 +137,7 @@ type Chosen = (Vec<Vec<usize>>, (usize, usize, usize));
 /// What a language model's backward pass needs.
 #[derive(Clone, Debug)]
 pub struct LanguageModelCache<A = f32> {
-    config: LanguageModelConfig,
+    pub(super) config: LanguageModelConfig,
     body: BodyCache<A>,
     head: Option<HeadCache<A>>,
     /// Where scores were made, and the shape of all features; everywhere if not told.

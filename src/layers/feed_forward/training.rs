@@ -18,7 +18,7 @@ const GROUP: usize = 2048;
 struct TrainingScratch<A> {
     tile: Tile<A>,
     hidden: FeedForwardScratch<A>,
-    /// dy·W₂ of a row that a gate was multiplied with, and its activation.
+    /// The activation of a row that a gate is multiplied with.
     row: Vec<A>,
 }
 
