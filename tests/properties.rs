@@ -50,6 +50,18 @@ proptest! {
         prop_assert_eq!(results[0].slots(), results[1].slots());
     }
 
+    /// Sequences long enough for W_Q and W_O to be multiplied into the keys and values, where there are few of these.
+    #[test]
+    fn forward_is_attention_to_what_is_compressed(config in linformer_config(40..=70), pattern: u64, seed in 0..1000_u64) {
+        let layer = layer(&config, seed);
+        let x = sequence((2, config.seq_len, 5), seed);
+        for mask in [None, Some(mask(pattern, config.seq_len))] {
+            let expected = layer.attend(&x, &layer.compress(&x, mask.as_ref()).unwrap()).unwrap();
+            let found = layer.forward(&x, mask.as_ref()).unwrap();
+            prop_assert!(difference(found.view(), expected.view()) < 1e-10);
+        }
+    }
+
     #[test]
     fn chunks_and_parts_give_what_one_call_gives(
         config in linformer_config(1..=30), pattern: u64, cuts in prop::collection::vec(0..30_usize, 0..4), seed in 0..1000_u64,

@@ -32,11 +32,24 @@ impl<A: Scalar> LinformerAttention<A> {
         const OPERATION: &str = "LinformerAttention::forward_into";
         let (batch, length, dim) = x.dim();
         check_width(OPERATION, "x", x, self.config().attention.dim)?;
-        PaddingMask::check(mask, OPERATION, batch, length)?;
         if out.dim() != x.dim() || !out.is_standard_layout() {
             let expected = format!("({batch}, {length}, {dim}), in standard layout");
             return Err(Error::shape(OPERATION, "out", expected, out.shape()));
         }
+        self.forward_items(OPERATION, x, mask, out, workspace)
+    }
+
+    /// [`forward_into`](Self::forward_into) for shapes that agree.
+    pub(super) fn forward_items(
+        &self,
+        operation: &'static str,
+        x: &ArrayRef3<A>,
+        mask: Option<&PaddingMask>,
+        out: &mut Array3<A>,
+        workspace: &mut Workspace<A>,
+    ) -> Result<()> {
+        let (batch, length, _) = x.dim();
+        PaddingMask::check(mask, operation, batch, length)?;
         let projections = self.own_or(None)?;
         let cost = parallel::cost(&[batch, length, self.attend_cost(self.config().effective_k())]);
         workspace.for_each_item(out.view_mut(), cost, |workspace, item, out| {
@@ -72,7 +85,10 @@ impl<A: Scalar> LinformerAttention<A> {
             compressor
         };
         space.add_rows(&mut compressor, rows, norm, real)?;
-        space.spare = space.finish(compressor)?.into_spare();
+        compressor.finish_into(&mut space.compressed, &mut space.compression)?;
+        let ContextSpace { compressed, packed, .. } = &mut *space;
+        packed.repack_for(self.weights(), self.config().attention.heads, rows.nrows(), compressed);
+        space.spare = compressor.into_spare();
         Ok(())
     }
 

@@ -3,8 +3,10 @@
 use ndarray::{ArrayView2, Axis, s};
 
 use super::compressed::Compressed;
+use super::folded::{self, FoldedKeyValues};
 use super::heads::scale;
 use super::partial::Partial;
+use super::weights::AttentionWeights;
 use crate::ops::{Output, PackedMatrix, RowsMut, Runs, Tile, exp_rows, scale_rows};
 use crate::parallel::{self, Chunks, for_each_part};
 use crate::scalar::Scalar;
@@ -17,6 +19,9 @@ const KEY_BLOCK: usize = 512;
 pub(crate) struct PackedKeyValues<A> {
     heads: Vec<PackedHead<A>>,
     per_item: usize,
+    /// Used instead of all heads where `is_folded`.
+    folded: FoldedKeyValues<A>,
+    is_folded: bool,
 }
 
 /// One head's keys and values, block by block of slots.
@@ -47,9 +52,9 @@ impl<A: Scalar> Default for PackedBlock<A> {
 /// Scratch space for one head of a tile.
 #[derive(Debug)]
 pub(crate) struct HeadScratch<A> {
-    scores: Tile<A>,
+    pub(super) scores: Tile<A>,
     /// What the blocks so far sum to, and what the latest adds.
-    total: Partial<A>,
+    pub(super) total: Partial<A>,
     latest: Partial<A>,
 }
 
@@ -63,11 +68,13 @@ impl<A: Scalar> Default for HeadScratch<A> {
     }
 }
 
-impl<A> Default for PackedKeyValues<A> {
+impl<A: Scalar> Default for PackedKeyValues<A> {
     fn default() -> Self {
         Self {
             heads: Vec::new(),
             per_item: 0,
+            folded: FoldedKeyValues::default(),
+            is_folded: false,
         }
     }
 }
@@ -79,8 +86,23 @@ impl<A: Scalar> PackedKeyValues<A> {
         packed
     }
 
+    /// Replaces everything by the one item of `context`, which `rows` rows are to attend to; without allocating where the room suffices.
+    pub(super) fn repack_for(&mut self, weights: &AttentionWeights<A>, heads: usize, rows: usize, context: &Compressed<A>) {
+        if !folded::folds(weights, heads, context.slots[0], rows) {
+            return self.repack(context);
+        }
+        self.folded.refold(weights, heads, context);
+        self.is_folded = true;
+    }
+
+    /// The weights and the keys and values in one, where that takes fewer multiplications.
+    pub(super) fn folded(&self) -> Option<&FoldedKeyValues<A>> {
+        self.is_folded.then_some(&self.folded)
+    }
+
     /// Replaces everything, without allocating where the room suffices.
     pub(crate) fn repack(&mut self, context: &Compressed<A>) {
+        self.is_folded = false;
         let (batch, heads, slots, head_dim) = context.keys.dim();
         self.per_item = heads;
         self.heads.resize_with(batch * heads, || PackedHead {

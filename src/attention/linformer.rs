@@ -7,6 +7,7 @@ use super::compressor::{Compressor, Extent, Order};
 use super::mask::PaddingMask;
 use super::projection::Projections;
 use super::weights::{AttendScratch, AttentionWeights};
+use super::workspace::Workspace;
 use crate::config::{LinformerConfig, ProjectionKind, Sharing, Tail};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
@@ -118,10 +119,17 @@ impl<A: Scalar> LinformerAttention<A> {
 
     /// Self-attention: (batch, n, dim) → (batch, n, dim).
     ///
+    /// What [`attend`](Self::attend) gives for [`compress`](Self::compress), up to rounding: with few keys, W_Q and W_O are multiplied into
+    /// them first, where that takes fewer multiplications.
+    ///
     /// # Errors
     /// Another width, a mask of another shape, n > `seq_len` where the projection has no more columns.
     pub fn forward(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
-        self.attend(x, &self.compress(x, mask)?)
+        const OPERATION: &str = "LinformerAttention::forward";
+        check_width(OPERATION, "x", x, self.config.attention.dim)?;
+        let mut out = Array3::zeros(x.dim());
+        self.forward_items(OPERATION, x, mask, &mut out, &mut Workspace::new())?;
+        Ok(out)
     }
 
     /// Keys and values of `context` (batch, n, dim), compressed.

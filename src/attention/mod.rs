@@ -19,6 +19,7 @@ mod compressed;
 mod compressor;
 mod cross;
 mod exact;
+mod folded;
 mod gradients;
 mod heads;
 mod in_place;

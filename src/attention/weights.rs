@@ -9,7 +9,7 @@ use crate::config::AttentionConfig;
 use crate::error::{Result, checked_len};
 use crate::initialization::Streams;
 use crate::layers::{Linear, TILE};
-use crate::ops::{RowsMut, Runs, Scratch, Tile, TileRows};
+use crate::ops::{Output, RowsMut, Runs, Scratch, Tile, TileRows};
 use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
@@ -88,6 +88,10 @@ impl<A: Scalar> AttentionWeights<A> {
         scratch: &mut AttendScratch<A>,
     ) {
         let AttendScratch { queries, factor, heads } = scratch;
+        if let Some(folded) = context.folded() {
+            let output = if adds { Output::add } else { Output::set };
+            return folded.attend(x, output(self.output.bias_slice()), out, heads);
+        }
         self.query
             .apply_runs(x, Runs::of_units(config.heads, config.effective_head_dim()), queries);
         context.attend(item, config.heads, queries, heads);

@@ -218,6 +218,11 @@ impl<A: Scalar> Linear<A> {
         self.packed().multiply_tile(x, start, 0..self.out_dim(), output, out);
     }
 
+    /// Fills `out` with the product of a tile with rows start.. of Wᵀ, without the bias.
+    pub(crate) fn multiply_part(&self, x: TileRows<'_, A>, start: usize, out: RowsMut<'_, A>) {
+        self.packed().multiply_tile(x, start, 0..self.out_dim(), Output::Set, out);
+    }
+
     /// Columns `runs.range(index)` of the product of a tile. All calls must have the same `runs`.
     pub(crate) fn apply_run(&self, x: TileRows<'_, A>, runs: Runs, index: usize, out: RowsMut<'_, A>) {
         let bias = self.bias_slice().map(|bias| &bias[runs.range(index)]);
