@@ -53,6 +53,13 @@ fn over_k(criterion: &mut Criterion) {
         group.bench_with_input(BenchmarkId::new("linformer", k), &x, |bencher, x| {
             bencher.iter(|| linformer.forward(black_box(x), None).expect("it fits"));
         });
+        // What `forward` does where the weights are not multiplied into the compressed keys and values.
+        group.bench_with_input(BenchmarkId::new("weights apart", k), &x, |bencher, x| {
+            bencher.iter(|| {
+                let context = linformer.compress(black_box(x), None).expect("it fits");
+                linformer.attend(x, &context).expect("it fits")
+            });
+        });
     }
     group.finish();
 }
