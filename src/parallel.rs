@@ -71,6 +71,11 @@ impl<A: Send + Sync, D: Dimension> Divide for Parts<'_, A, D> {
     }
 }
 
+/// [`Parts`] of `view`.
+pub(crate) fn along<A, D: Dimension>(view: ArrayViewMut<'_, A, D>, axis: usize, size: usize) -> Parts<'_, A, D> {
+    Parts { view, axis, size }
+}
+
 /// A slice cut into parts of `size` elements; the last may be shorter.
 pub(crate) struct Chunks<'s, T> {
     pub(crate) slice: &'s mut [T],

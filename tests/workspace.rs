@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 
 use linformer::ndarray::{Array3, s};
 use linformer::{
-    Encoder, EncoderConfig, LinformerAttention, LinformerConfig, NormPlacement, PaddingMask, ProjectionKind, Sharing, Workspace,
+    Convolution, ConvolutionKernel, Encoder, EncoderConfig, LinformerAttention, LinformerConfig, NormPlacement, PaddingMask,
+    ProjectionKind, Sharing, Workspace,
 };
 
 /// The system's allocator, watched.
@@ -83,6 +84,19 @@ fn encoders() -> Vec<(Encoder<f32>, usize, usize)> {
         (attention(16, 32, 4).with_kind(ProjectionKind::Random), 3, 5, 20),
         (attention(64, 700, 16).with_sharing(Sharing::Layerwise), 2, 1, 700),
         (attention(64, 300, 16).with_sharing(Sharing::KeyValue), 2, 9, 300),
+        (
+            attention(64, 300, 16).with_query_bias(true).with_key_value_bias(true, true),
+            1,
+            2,
+            300,
+        ),
+        (attention(64, 300, 16).with_kind(ProjectionKind::MeanPooling), 2, 2, 300),
+        (
+            attention(64, 300, 16).with_kind(ProjectionKind::Convolution(Convolution::new(ConvolutionKernel::Scalar))),
+            2,
+            2,
+            300,
+        ),
     ]
     .into_iter()
     .flat_map(|(attention, depth, batch, length)| {

@@ -101,7 +101,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         batch: usize,
         order: Order,
     ) -> Result<Self> {
-        Self::from_spare(config, weights, projections, batch, order, Spare::default())
+        Self::from_spare(config, weights, projections, (batch, 0), order, Spare::default())
     }
 
     /// Tells how long the sequences will be. Pooling must be told; the other kinds take what comes after as padding, or as an error

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2, Axis, s};
 
-use super::compressor::{Compressor, Extent, Order};
+use super::compressor::{Compressor, Order};
 use super::linformer::LinformerAttention;
 use super::mask::{PaddingMask, one_past_last};
 use super::part::Part;
@@ -75,15 +75,9 @@ impl<A: Scalar> LinformerAttention<A> {
         real: Option<ArrayView1<'_, bool>>,
         space: &mut ContextSpace<A>,
     ) -> Result<()> {
-        let order = Order::of(self.config());
+        let own = real.map_or(rows.nrows(), one_past_last);
         let spare = mem::take(&mut space.spare);
-        let compressor = Compressor::from_spare(self.config(), self.weights(), projections, 1, order, spare)?;
-        let mut compressor = if self.config().projection.pools() {
-            let own = real.map_or(rows.nrows(), one_past_last);
-            compressor.with_extent(Extent::PerItem(vec![own]))?
-        } else {
-            compressor
-        };
+        let mut compressor = Compressor::of_item(self.config(), self.weights(), projections, own, spare)?;
         space.add_rows(&mut compressor, rows, norm, real)?;
         compressor.finish_into(&mut space.compressed, &mut space.compression)?;
         let ContextSpace { compressed, packed, .. } = &mut *space;

@@ -1,18 +1,17 @@
 //! Adding a chunk of positions to the sums.
 
-use ndarray::{Array2, ArrayView2, ArrayView3, ArrayViewMut2, Axis, CowArray, Ix2, s};
+use ndarray::{Array2, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, CowArray, Ix2, ShapeBuilder, s};
 
 use super::super::projection::{Map, Projection};
 use super::dense::CompressionScratch;
 use super::side::{Side, larger};
 use super::{Compressor, Order, RealRows, SEGMENT};
-use crate::config::ConvolutionKernel;
+use crate::config::{BiasPlace, ConvolutionKernel};
 use crate::error::Result;
 use crate::layers::Linear;
 use crate::ops::{PackedLeft, Rows, RowsMut, Scratch, add_bias, gemm};
-use crate::parallel;
+use crate::parallel::{self, Chunks, Pool, along, for_each_part};
 use crate::scalar::Scalar;
-use crate::views::{outer, split};
 
 /// Columns of the compressed input that one task sums up: wide, so that whole rows are read, but at least two tasks.
 fn task_columns(dim: usize) -> usize {
@@ -21,7 +20,7 @@ fn task_columns(dim: usize) -> usize {
 
 /// Scratch space for one segment.
 #[derive(Debug)]
-struct SegmentScratch<A: Scalar> {
+pub(super) struct SegmentScratch<A> {
     /// The rows, where they cannot be read in place.
     copy: Vec<A>,
     features: Vec<A>,
@@ -29,18 +28,21 @@ struct SegmentScratch<A: Scalar> {
 }
 
 /// A segment of E, and room for the product. All of E is not kept packed, since that would be as much again as the model has.
-#[derive(Debug, Default)]
-struct DenseScratch<A: Scalar> {
+#[derive(Debug)]
+struct DenseScratch<A> {
     left: PackedLeft<A>,
     room: Scratch<A>,
 }
 
-impl<A: Scalar> SegmentScratch<A> {
-    fn new() -> Self {
+impl<A: Scalar> Default for SegmentScratch<A> {
+    fn default() -> Self {
         Self {
             copy: Vec::new(),
             features: Vec::new(),
-            products: DenseScratch::default(),
+            products: DenseScratch {
+                left: PackedLeft::default(),
+                room: Scratch::default(),
+            },
         }
     }
 }
@@ -107,7 +109,7 @@ impl<A: Scalar> Compressor<'_, A> {
                 self.compress_dense(chunk, start, rows, scratch);
             }
             Order::CompressFirst => self.compress_inputs(chunk, start, rows, windows),
-            Order::ProjectFirst => self.compress_features(chunk, start, rows, windows, is_new),
+            Order::ProjectFirst => self.compress_features(chunk, start, rows, windows, is_new, &mut scratch.segments),
         }
         Ok(())
     }
@@ -143,74 +145,87 @@ impl<A: Scalar> Compressor<'_, A> {
         let cost = parallel::cost(&[self.batch, length, dim, self.sides.len()]);
         let width = task_columns(dim);
         let projections = [self.projections.key(), self.projections.value()];
-        let mut tasks = Vec::new();
-        for (side, projection) in self.sides.iter_mut().zip(projections) {
-            for (item, sums) in outer(side.sums.view_mut()).into_iter().enumerate() {
-                for (matrix, sums) in outer(sums).into_iter().enumerate() {
-                    for (block, sums) in split(sums, Axis(1), width).into_iter().enumerate() {
-                        tasks.push((projection, item, matrix, block * width, sums));
-                    }
-                }
-            }
-        }
-        parallel::for_each(tasks, cost, |(projection, item, matrix, first, mut sums)| {
-            let columns = first..first + sums.ncols();
-            for (from, to) in segments(start, rows[item].end) {
-                let x = chunk.slice(s![item, from..to, columns.clone()]);
-                add_segment(projection, matrix, x, start, from, &rows[item], windows[item], &mut sums);
-            }
+        let sides = Chunks {
+            slice: &mut self.sides,
+            size: 1,
+        };
+        for_each_part(sides, cost, |side, part| {
+            let projection = projections[side];
+            for_each_part(along(part.slice[0].sums.view_mut(), 0, 1), cost, |item, part| {
+                for_each_part(along(part.view, 1, 1), cost, |matrix, part| {
+                    for_each_part(along(part.view, 3, width), cost, |block, mut part| {
+                        let mut sums = part.view.slice_mut(s![0, 0, .., ..]);
+                        let columns = block * width..block * width + sums.ncols();
+                        for (from, to) in segments(start, rows[item].end) {
+                            let x = chunk.slice(s![item, from..to, columns.clone()]);
+                            add_segment(projection, matrix, x, start, from, &rows[item], windows[item], &mut sums);
+                        }
+                    });
+                });
+            });
         });
     }
 
     /// sums += E·(X·Wᵀ), key/value head by key/value head.
-    fn compress_features(&mut self, chunk: ArrayView3<'_, A>, start: usize, rows: &[RealRows<'_>], windows: &[Windows], is_new: bool) {
+    fn compress_features(
+        &mut self,
+        chunk: ArrayView3<'_, A>,
+        start: usize,
+        rows: &[RealRows<'_>],
+        windows: &[Windows],
+        is_new: bool,
+        spaces: &mut Pool<SegmentScratch<A>>,
+    ) {
         let config = self.config;
-        let head_dim = config.attention.effective_head_dim();
         let group = config.compressed_heads() / config.attention.kv_heads;
         let shared = config.projection.matrices(config.attention.heads) == 1;
         // Where the two do not commute, the bias is part of what is compressed.
-        let with_bias = is_new && !config.projection.commutes() && config.bias_place == crate::config::BiasPlace::BeforeCompression;
+        let with_bias = is_new && !config.projection.commutes() && config.bias_place == BiasPlace::BeforeCompression;
         let sources = [
             (self.projections.key(), &self.weights.key),
             (self.projections.value(), self.weights.value()),
         ];
         let (_, length, dim) = chunk.dim();
         let cost = parallel::cost(&[self.batch, length, dim, config.attention.key_value_dim()]);
-        let mut tasks = Vec::new();
-        for (side, source) in self.sides.iter_mut().zip(sources) {
-            for (item, sums) in outer(side.sums.view_mut()).into_iter().enumerate() {
-                for (kv_head, sums) in split(sums, Axis(0), group).into_iter().enumerate() {
-                    tasks.push((source, item, kv_head, outer(sums)));
-                }
-            }
-        }
-        parallel::for_each_init(
-            tasks,
-            cost,
-            SegmentScratch::new,
-            |scratch, ((projection, linear), item, kv_head, mut sums)| {
-                let SegmentScratch {
-                    features: space,
-                    copy,
-                    products,
-                    ..
-                } = scratch;
-                for (from, to) in segments(start, rows[item].end) {
-                    let x = chunk.slice(s![item, from..to, ..]);
-                    let features = head_features(linear, kv_head * head_dim, head_dim, x, with_bias, space);
-                    for (within, sums) in sums.iter_mut().enumerate() {
-                        let matrix = if shared { 0 } else { kv_head * group + within };
-                        if let Map::Dense { matrix: weights, .. } = &projection.map {
-                            let x = copied(features.view(), from, &rows[item], copy);
-                            let weights = weights.slice(s![matrix, .., start + from..start + to]);
-                            add_dense(weights, x, sums, products);
-                        } else {
-                            add_segment(projection, matrix, features.view(), start, from, &rows[item], windows[item], sums);
-                        }
+        spaces.prepare();
+        let add = |side: usize, item: usize, kv_head: usize, mut sums: ArrayViewMut3<'_, A>, scratch: &mut SegmentScratch<A>| {
+            let (projection, linear) = sources[side];
+            let SegmentScratch { features, copy, products } = scratch;
+            for (from, to) in segments(start, rows[item].end) {
+                let x = chunk.slice(s![item, from..to, ..]);
+                let features = head_features(linear, kv_head, sums.dim().2, x, with_bias, features);
+                for (within, mut sums) in sums.outer_iter_mut().enumerate() {
+                    let matrix = if shared { 0 } else { kv_head * group + within };
+                    if let Map::Dense { matrix: weights, .. } = &projection.map {
+                        let x = copied(features.view(), from, &rows[item], copy);
+                        let weights = weights.slice(s![matrix, .., start + from..start + to]);
+                        add_dense(weights, x, &mut sums, products);
+                    } else {
+                        add_segment(
+                            projection,
+                            matrix,
+                            features.view(),
+                            start,
+                            from,
+                            &rows[item],
+                            windows[item],
+                            &mut sums,
+                        );
                     }
                 }
-            },
-        );
+            }
+        };
+        let sides = Chunks {
+            slice: &mut self.sides,
+            size: 1,
+        };
+        for_each_part(sides, cost, |side, part| {
+            for_each_part(along(part.slice[0].sums.view_mut(), 0, 1), cost, |item, part| {
+                for_each_part(along(part.view, 1, group), cost, |kv_head, part| {
+                    spaces.with(|scratch| add(side, item, kv_head, part.view.index_axis_move(Axis(0), 0), scratch));
+                });
+            });
+        });
     }
 }
 
@@ -228,13 +243,14 @@ fn segments(start: usize, end: usize) -> impl Iterator<Item = (usize, usize)> {
 /// X·Wᵀ (+ b) for one key/value head.
 fn head_features<'s, A: Scalar>(
     linear: &Linear<A>,
-    first: usize,
+    kv_head: usize,
     head_dim: usize,
     x: ArrayView2<'_, A>,
     with_bias: bool,
     space: &'s mut Vec<A>,
 ) -> ArrayViewMut2<'s, A> {
     let mut features = super::super::weights::tile(space, x.nrows(), head_dim);
+    let first = kv_head * head_dim;
     let rows = s![first..first + head_dim, ..];
     gemm(A::one(), x, linear.weight().slice(rows).t(), A::zero(), &mut features);
     if let Some(bias) = linear.bias()
@@ -359,14 +375,18 @@ fn add_row_sums<A: Scalar>(projection: &Projection<A>, side: &mut Side<A>, start
     for (item, mut sums) in side.row_sums.outer_iter_mut().enumerate() {
         for (matrix, mut sums) in sums.outer_iter_mut().enumerate() {
             for (from, to) in segments(start, rows[item].end) {
-                let ones = Array2::ones((to - from, 1));
-                let ones = selected(ones.view(), from, &rows[item]);
-                let mut sums = sums.view_mut().insert_axis(Axis(1));
                 if let Map::Dense { matrix: weights, .. } = &projection.map {
                     let weights = weights.slice(s![matrix, .., start + from..start + to]);
-                    gemm(A::one(), weights, ones.view(), A::one(), &mut sums);
+                    for (sum, weights) in sums.iter_mut().zip(weights.rows()) {
+                        let real = weights.iter().enumerate().filter(|&(row, _)| rows[item].is_real(from + row));
+                        *sum += real.fold(A::zero(), |sum, (_, &weight)| sum + weight);
+                    }
                 } else {
-                    add_segment(projection, matrix, ones.view(), start, from, &rows[item], windows[item], &mut sums);
+                    let one = A::one();
+                    let ones = ArrayView2::from_shape((to - from, 1).strides((0, 0)), std::slice::from_ref(&one));
+                    let ones = ones.expect("one number, read again and again");
+                    let mut sums = sums.view_mut().insert_axis(Axis(1));
+                    add_segment(projection, matrix, ones, start, from, &rows[item], windows[item], &mut sums);
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use ndarray::{ArrayView3, ArrayViewMut4, s};
 
 use super::super::projection::Map;
-use super::accumulate::copied;
+use super::accumulate::{SegmentScratch, copied};
 use super::{Compressor, RealRows, SEGMENT};
 use crate::layers::pack_segment;
 use crate::ops::{PackedLeft, Rows, RowsMut, Tile, pack_panels, panels_len};
@@ -25,6 +25,7 @@ pub(crate) struct CompressionScratch<A> {
     /// Some rows of E in one segment. All of E is not kept packed, since that would be as much again as the model has.
     left: Pool<PackedLeft<A>>,
     pub(super) tiles: Pool<(Tile<A>, Tile<A>)>,
+    pub(super) segments: Pool<SegmentScratch<A>>,
 }
 
 impl<A: Scalar> Default for CompressionScratch<A> {
@@ -34,6 +35,7 @@ impl<A: Scalar> Default for CompressionScratch<A> {
             copies: Pool::default(),
             left: Pool::default(),
             tiles: Pool::default(),
+            segments: Pool::default(),
         }
     }
 }

@@ -7,7 +7,7 @@ use super::super::projection::Map;
 use super::{BiasPlace, CompressionScratch, Compressor, Order, ProjectionKind};
 use crate::error::{Result, checked_len};
 use crate::ops::{Runs, Tile, add_bias, gemm};
-use crate::parallel::{self, Chunks, Parts, Pool, for_each_part};
+use crate::parallel::{self, Chunks, Pool, along, for_each_part};
 use crate::scalar::Scalar;
 
 /// Slots that one task finishes: a few blocks of the kernels.
@@ -83,7 +83,6 @@ impl<A: Scalar> Compressor<'_, A> {
             Order::CompressFirst => parallel::cost(&[2, self.batch, heads, slots, head_dim, self.config.attention.dim]),
             Order::ProjectFirst => 0,
         };
-        let along = |view, axis, size| Parts { view, axis, size };
         for_each_part(Chunks { slice: finished, size: 1 }, cost, |is_value, part| {
             for_each_part(along(part.slice[0].view_mut(), 0, 1), cost, |item, part| {
                 for_each_part(along(part.view, 2, TASK_SLOTS), cost, |block, mut part| {

@@ -17,6 +17,7 @@ pub(crate) struct Spare<A> {
     sides: Vec<Side<A>>,
     tokens: Array2<usize>,
     reached: Vec<usize>,
+    extent: Vec<usize>,
     covered: Covered,
 }
 
@@ -26,18 +27,37 @@ impl<A> Default for Spare<A> {
             sides: Vec::new(),
             tokens: Array2::zeros((0, 0)),
             reached: Vec::new(),
+            extent: Vec::new(),
             covered: Covered::default(),
         }
     }
 }
 
 impl<'a, A: Scalar> Compressor<'a, A> {
-    /// A compressor in the memory of an earlier one.
+    /// A compressor of one sequence of `length` positions, in the memory of an earlier one; told its length where its windows depend on it.
+    pub(crate) fn of_item(
+        config: &'a LinformerConfig,
+        weights: &'a AttentionWeights<A>,
+        projections: &'a Projections<A>,
+        length: usize,
+        mut spare: Spare<A>,
+    ) -> Result<Self> {
+        let mut extent = std::mem::take(&mut spare.extent);
+        let mut compressor = Self::from_spare(config, weights, projections, (1, length), Order::of(config), spare)?;
+        if config.projection.pools() {
+            extent.clear();
+            extent.push(length);
+            compressor.extent = Some(extent);
+        }
+        Ok(compressor)
+    }
+
+    /// A compressor in the memory of an earlier one, of sequences that are probably `length` long.
     pub(crate) fn from_spare(
         config: &'a LinformerConfig,
         weights: &'a AttentionWeights<A>,
         projections: &'a Projections<A>,
-        batch: usize,
+        (batch, length): (usize, usize),
         order: Order,
         mut spare: Spare<A>,
     ) -> Result<Self> {
@@ -52,8 +72,8 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             ),
         };
         let slots = match config.projection.kind {
-            // Windows are added as the sequence reaches them.
-            ProjectionKind::Convolution(_) => 0,
+            // More windows are added as the sequence reaches them.
+            ProjectionKind::Convolution(_) => config.stride().map_or(0, |stride| length.div_ceil(stride)),
             _ => config.k,
         };
         checked_len("Compressor", &[batch, outer, slots.max(1), width], size_of::<A>())?;
@@ -90,6 +110,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             tokens,
             reached,
             covered,
+            ..
         } = spare;
         Ok(Self {
             config,
@@ -113,6 +134,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             sides: self.sides,
             tokens: self.tokens,
             reached: self.reached,
+            extent: self.extent.unwrap_or_default(),
             covered: self.covered,
         }
     }
