@@ -290,6 +290,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
     fn within_the_stated_bounds() {
         for kernel in VALUES {
             for activation in ALL {
@@ -328,6 +329,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
     fn double_precision() {
         for activation in ALL {
             let input = spread(20_001, 45.0);
@@ -346,6 +348,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
     fn an_element_does_not_depend_on_its_place() {
         for (activation, kernel) in ALL.into_iter().flat_map(|a| [(a, VALUES[0]), (a, DERIVATIVES[0])]) {
             for len in (0..=40).chain([63, 129, 1001]) {
@@ -362,6 +365,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
     fn derivatives_within_the_stated_bound() {
         for kernel in DERIVATIVES {
             for activation in ALL {

@@ -159,6 +159,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
     fn any_part_is_part_of_the_whole() {
         let key = key(1, 2, 3);
         let far = u64::MAX / 2;
@@ -183,6 +184,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
     fn versions_agree() {
         let (key, mut fast, mut plain) = (key(1, 1, 1), vec![1.0_f32; 1000], vec![1.0_f32; 1000]);
         f32::dropout(&mut fast, key, 7, 13, 10_000, 1.5);
@@ -220,6 +222,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
     fn neighbours_are_independent() {
         for (rate, seed) in [(0.1, 0), (0.5, 1)] {
             let x = normalised(rate, key(seed, 0, 0));
@@ -231,6 +234,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
     fn lengths_of_runs() {
         // Over four neighbours in a row, each of the 16 patterns as often as the next.
         let x = normalised(0.5, key(9, 0, 0));
@@ -245,6 +249,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
     fn seeds_steps_and_places_are_independent() {
         let keys = [
             key(0, 0, 0),

@@ -297,6 +297,7 @@ pub(super) mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
     fn within_the_stated_bounds() {
         bounds::<true>();
         bounds::<false>();
@@ -333,6 +334,7 @@ pub(super) mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
     fn reductions_of_every_length() {
         for len in (0..100).chain([127, 128, 129, 1000]) {
             let x = spread(len, 4.0);

@@ -152,6 +152,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
     fn within_the_stated_bounds() {
         for version in VERSIONS {
             for mean in [0.0, 10.0, 1000.0] {
@@ -170,6 +171,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
     fn double_precision() {
         for cols in widths() {
             let input = spread(2 * cols, 3.0);

@@ -232,6 +232,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
     fn rows_match_double_precision() {
         for version in VERSIONS {
             for cols in widths() {
@@ -292,6 +293,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
     fn double_precision() {
         for cols in widths() {
             let input = spread(3 * cols, 60.0);

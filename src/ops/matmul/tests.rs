@@ -69,6 +69,7 @@ fn check_gemm<A: Scalar>(m: usize, inner: usize, n: usize) {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
 fn gemm_is_the_definition_for_every_layout() {
     for (m, inner, n) in [
         (1, 1, 1),
@@ -190,6 +191,7 @@ fn empty_batches_and_wrong_shapes() {
 
 #[cfg(feature = "rayon")]
 #[test]
+#[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
 fn any_number_of_threads_gives_the_same_bits() {
     for (items, m, inner, n) in [
         (1, 700, 130, 140),

@@ -38,48 +38,54 @@ fn assert_close<A: Scalar>(found: A, expected: f64, size: f64, inner: usize) {
 
 /// Every output mode into a tile with NaN around it, which must stay.
 fn check<A: Scalar>(kernel: Kernel<A>, m: usize, inner: usize, n: usize) {
+    for mode in 0..3 {
+        check_mode(kernel, (m, inner, n), mode);
+    }
+}
+
+/// Overwriting, with a bias, and adding.
+fn check_mode<A: Scalar>(kernel: Kernel<A>, (m, inner, n): (usize, usize, usize), mode: usize) {
     let (a, b, old) = (matrix::<A>(m, inner, 1), matrix::<A>(inner, n, 2), matrix::<A>(m, n, 3));
     let bias: Vec<A> = matrix::<A>(1, n, 4).into_iter().collect();
     let truth = naive(a.view(), b.view());
     let packed = packed(kernel, b.view(), 1.0);
     let (stride, left) = (n + 5, 3);
-    for mode in 0..3 {
-        let mut tile = Array2::from_elem((m + 1, stride), A::nan());
-        if mode == 2 {
-            tile.slice_mut(s![..m, left..left + n]).assign(&old);
+    let mut tile = Array2::from_elem((m + 1, stride), A::nan());
+    if mode == 2 {
+        tile.slice_mut(s![..m, left..left + n]).assign(&old);
+    }
+    let output = [Output::Set, Output::SetWithBias(&bias[..]), Output::Add][mode];
+    let mut scratch = Scratch::default();
+    // What an earlier product left behind must not show.
+    scratch.left.resize(kernel.reach(m), A::nan());
+    let rows = Rows {
+        data: a.as_slice().unwrap(),
+        stride: inner,
+        count: m,
+    };
+    let data = &mut tile.as_slice_mut().unwrap()[left..];
+    packed.multiply(rows, output, RowsMut { data, stride }, &mut scratch);
+    for ((i, j), &c) in tile.indexed_iter() {
+        if i == m || j < left || j >= left + n {
+            assert!(c.is_nan(), "{m}×{inner}×{n} wrote to {i}, {j}");
+            continue;
         }
-        let output = [Output::Set, Output::SetWithBias(&bias[..]), Output::Add][mode];
-        let mut scratch = Scratch::default();
-        // What an earlier product left behind must not show.
-        scratch.left.resize(kernel.reach(m), A::nan());
-        let rows = Rows {
-            data: a.as_slice().unwrap(),
-            stride: inner,
-            count: m,
-        };
-        let data = &mut tile.as_slice_mut().unwrap()[left..];
-        packed.multiply(rows, output, RowsMut { data, stride }, &mut scratch);
-        for ((i, j), &c) in tile.indexed_iter() {
-            if i == m || j < left || j >= left + n {
-                assert!(c.is_nan(), "{m}×{inner}×{n} wrote to {i}, {j}");
-                continue;
-            }
-            let (sum, size) = truth[[i, j - left]];
-            let before = [0.0, bias[j - left].widen(), old[[i, j - left]].widen()][mode];
-            assert_close(c, sum + before, size, inner);
-        }
+        let (sum, size) = truth[[i, j - left]];
+        let before = [0.0, bias[j - left].widen(), old[[i, j - left]].widen()][mode];
+        assert_close(c, sum + before, size, inner);
     }
 }
 
 #[test]
 fn every_small_shape_is_the_definition() {
     fn all<A: Scalar>(kernel: Kernel<A>) {
-        let sizes = [0, 1, 3, 8, 17, 33, 40];
-        for m in 0..=40 {
-            for (i, inner) in sizes.into_iter().enumerate() {
-                check(kernel, m, inner, sizes[(m + i) % sizes.len()]);
-                check(kernel, inner, m, sizes[(m + 2 * i) % sizes.len()]);
-                check(kernel, sizes[(m + 3 * i) % sizes.len()], inner, m);
+        // Miri takes hours for more.
+        let sizes = || (0..=40).step_by(if cfg!(miri) { 13 } else { 1 });
+        for m in sizes() {
+            for inner in sizes() {
+                for n in sizes() {
+                    check_mode(kernel, (m, inner, n), (m + inner + n) % 3);
+                }
             }
         }
     }
@@ -88,6 +94,7 @@ fn every_small_shape_is_the_definition() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
 fn long_inner_dimensions_and_many_rows_go_block_by_block() {
     for (m, inner, n) in [(7, SEGMENT, 9), (5, SEGMENT + 1, 20), (13, 2 * SEGMENT + 77, 35), (401, 30, 10)] {
         for (single, double) in kernels().into_iter().zip(kernels()) {
@@ -141,6 +148,7 @@ fn nan_and_infinity_stay_in_their_rows_and_columns() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
 fn a_tile_is_read_in_place_with_the_same_bits() {
     fn to(data: &mut [f32]) -> RowsMut<'_, f32> {
         RowsMut { data, stride: 70 }
@@ -184,6 +192,7 @@ fn a_tile_is_read_in_place_with_the_same_bits() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
 fn rows_split_in_any_way_give_the_same_bits() {
     let (a, b) = (matrix::<f32>(100, 700, 1), PackedMatrix::new(matrix::<f32>(700, 45, 2).view(), 1.0));
     let product = |tile: usize| {
@@ -258,6 +267,7 @@ fn check_left<A: Scalar>(kernel: Kernel<A>, k: usize, n: usize, d: usize, start:
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
 fn a_packed_left_operand_is_the_definition() {
     fn all<A: Scalar>(kernel: Kernel<A>) {
         for (k, n, d) in [
@@ -281,6 +291,7 @@ fn a_packed_left_operand_is_the_definition() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
 fn segments_and_columns_split_in_any_way_give_the_same_bits() {
     let n = 3 * SEGMENT + 100;
     let (e, f, x) = (matrix::<f32>(20, n, 1), matrix::<f32>(9, n, 5), matrix::<f32>(n, 77, 2));
