@@ -26,7 +26,7 @@ pub(crate) trait Part<A> {
     /// Replaces every number by the largest of all parts.
     ///
     /// # Errors
-    /// As [`sum`](Self::sum), but infinities are numbers.
+    /// As [`sum`](Self::sum), but −∞ is a number.
     fn maximum(&self, numbers: &mut [&mut [A]]) -> Result<()>;
 
     /// Replaces every count by its sum over all parts.

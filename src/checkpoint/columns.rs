@@ -56,17 +56,18 @@ impl<R: Read + Seek> Opened<R> {
         self.header.tensors.iter().map(|(_, info)| numbers(info)).sum()
     }
 
-    /// All tensors, but of those that are `cut` only these columns: the last axis.
+    /// All tensors, but of those that are `cut`, and must have `all` columns (the last axis), only these columns.
     ///
     /// # Errors
-    /// A file that cannot be read; a tensor that is cut and has no such columns.
-    pub(crate) fn read<A: Scalar>(mut self, columns: &Range<usize>, cut: impl Fn(&str) -> bool) -> Result<Tensors<A>> {
+    /// A file that cannot be read; a tensor that is cut and has another number of columns.
+    pub(crate) fn read<A: Scalar>(mut self, columns: &Range<usize>, all: usize, cut: impl Fn(&str) -> bool) -> Result<Tensors<A>> {
         let mut tensors = Tensors::new();
         for (name, info) in &self.header.tensors {
             let path = &self.path;
             let failed = |source: io::Error| failed("read", path, source);
             let first = self.start + info.data_offsets.0 as u64;
             let values = if cut(name) {
+                check_columns(name, info, all)?;
                 read_columns(&mut self.input, (first, columns), name, info, &failed)?
             } else {
                 self.input.seek(SeekFrom::Start(first)).map_err(failed)?;
@@ -79,6 +80,14 @@ impl<R: Read + Seek> Opened<R> {
     }
 }
 
+fn check_columns(name: &str, info: &TensorInfo, all: usize) -> Result<()> {
+    if info.shape.last() == Some(&all) {
+        return Ok(());
+    }
+    let problem = format!("`{name}` has shape {:?}, expected {all} columns", info.shape);
+    Err(Error::Checkpoint { problems: vec![problem] })
+}
+
 /// Some columns of a tensor whose bytes begin at `first`.
 fn read_columns<A: Scalar>(
     input: &mut (impl Read + Seek),
@@ -89,10 +98,6 @@ fn read_columns<A: Scalar>(
 ) -> Result<ArrayD<A>> {
     let width = known(info.dtype).map_or(1, |(_, width)| width);
     let all = info.shape.last().copied().unwrap_or(1);
-    if columns.end > all {
-        let problem = format!("`{name}` has shape {:?}, expected at least {} columns", info.shape, columns.end);
-        return Err(Error::Checkpoint { problems: vec![problem] });
-    }
     let mut shape = info.shape.clone();
     if let Some(last) = shape.last_mut() {
         *last = columns.len();
@@ -146,11 +151,22 @@ mod tests {
         let input = Counting(Cursor::new(&bytes), &mut read);
         let opened = Opened::new(input, bytes.len() as u64, Path::new("file")).unwrap();
         assert_eq!(opened.number_count(), 3004);
-        let part = opened.read::<f64>(&(300..310), |name| name == "matrix").unwrap();
+        let part = opened.read::<f64>(&(300..310), 1000, |name| name == "matrix").unwrap();
         assert_eq!(part.get("matrix").unwrap(), matrix.slice(ndarray::s![.., 300..310]).into_dyn());
         assert_eq!(part.get("other").unwrap().shape(), [2, 2]);
         assert_eq!(read, bytes.len() - 3 * 990 * 8);
+        for all in [999, 1001] {
+            let opened = Opened::new(Cursor::new(&bytes), bytes.len() as u64, Path::new("file")).unwrap();
+            assert!(opened.read::<f64>(&(300..310), all, |name| name == "matrix").is_err());
+        }
+    }
+
+    #[test]
+    fn many_rows_of_no_columns_are_not_walked_through() {
+        let mut tensors = Tensors::new();
+        tensors.insert("matrix", Array2::<f64>::zeros((1 << 50, 0)).into_dyn()).unwrap();
+        let bytes = tensors.to_bytes().unwrap();
         let opened = Opened::new(Cursor::new(&bytes), bytes.len() as u64, Path::new("file")).unwrap();
-        assert!(opened.read::<f64>(&(300..1001), |name| name == "matrix").is_err());
+        assert!(opened.read::<f64>(&(0..0), 10, |_| true).is_err());
     }
 }

@@ -3,7 +3,7 @@
 use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3};
 
 use super::language_model::{loss_words, scaled};
-use super::part::SequencePart;
+use super::part::{SequencePart, check_output};
 use super::sharded::{Sharded, pass_words};
 use super::team::{Header, Team, digest};
 use crate::attention::{PaddingMask, Part};
@@ -117,7 +117,9 @@ impl<A: Scalar> Sharded<'_, Classifier<A>> {
             let part = self.part(team, read, mask)?;
             let features = self.model().features_of_part(read, mask, &part)?;
             let pooled = pool_part(&features, self.model().config().pooling, mask, &part)?.pooled;
-            self.model().scores_of(pooled)
+            let scores = self.model().scores_of(pooled)?;
+            check_output(team.rank(), scores.outer_iter())?;
+            Ok(scores)
         })
     }
 
@@ -133,7 +135,7 @@ impl<A: Scalar> Sharded<'_, Classifier<A>> {
         let all_targets = ("the targets", digest(format!("{targets:?}").into_bytes()));
         let header = self.header(read, mask);
         let header = header.map(|header| header.and(pass_words(pass)).and(loss_words(loss)).and([all_targets]));
-        self.together(operation, header, |team| {
+        self.together_on_grid(operation, header, |team| {
             let mut gradients = self.model().zeros_like();
             let mut totals = [0.0, targets.iter().flatten().count() as f64];
             let mut add_up = || {
@@ -146,7 +148,8 @@ impl<A: Scalar> Sharded<'_, Classifier<A>> {
                 self.add_up_parts(team, &mut [], &mut gradients)
             };
             let sums = add_up();
-            self.over_replicas(sums, &mut totals, &mut gradients)?;
+            let words = Header::new(pass_words(pass)).and(loss_words(loss));
+            self.over_replicas(sums, words, &mut totals, &mut gradients)?;
             Ok((scaled(loss, totals, &mut gradients), gradients))
         })
     }

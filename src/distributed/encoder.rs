@@ -2,7 +2,7 @@
 
 use ndarray::{Array3, ArrayRef3, Axis};
 
-use super::part::SequencePart;
+use super::part::{SequencePart, check_output, real_rows};
 use super::sharded::{Sharded, pass_words};
 use super::team::Header;
 use crate::attention::{Compressor, PaddingMask, Part, Workspace};
@@ -24,7 +24,9 @@ impl<A: Scalar> Sharded<'_, Encoder<A>> {
         });
         self.together("Sharded::forward of an Encoder", header, |team| {
             let part = SequencePart::new(team, self.shards(), x.dim().0, mask)?;
-            self.model().forward_part(x.to_owned(), mask, &part)
+            let y = self.model().forward_part(x.to_owned(), mask, &part)?;
+            check_output(team.rank(), real_rows(&y, mask))?;
+            Ok(y)
         })
     }
 
@@ -46,6 +48,7 @@ impl<A: Scalar> Sharded<'_, Encoder<A>> {
             let part = SequencePart::new(team, self.shards(), batch, mask.as_ref())?;
             let pass = &self.own_pass(pass);
             let (y, cache) = self.model().forward_train_part(x, mask.as_ref(), pass, Some(&part))?;
+            check_output(team.rank(), real_rows(&y, mask.as_ref()))?;
             let cache = ShardedCache {
                 cache,
                 mask: mask.clone(),
@@ -63,10 +66,14 @@ impl<A: Scalar> Sharded<'_, Encoder<A>> {
     /// As [`Encoder::backward`]; what failed on another rank.
     pub fn backward(&self, cache: ShardedCache<EncoderCache<A>>, dy: Array3<A>, gradients: &mut Encoder<A>) -> Result<Array3<A>> {
         let (batch, length) = cache.dim;
+        let pass = cache.cache.pass().for_part(0);
         let header = self.sequence_header(batch, length, cache.mask.as_ref());
+        let header = header.map(|header| header.and(pass_words(&pass)));
         self.together("Sharded::backward of an Encoder", header, |team| {
             let part = SequencePart::new(team, self.shards(), batch, cache.mask.as_ref())?;
-            self.model().backward_part(cache.cache, dy, gradients, Some(&part))
+            let dx = self.model().backward_part(cache.cache, dy, gradients, Some(&part))?;
+            check_output(team.rank(), real_rows(&dx, cache.mask.as_ref()))?;
+            Ok(dx)
         })
     }
 }

@@ -56,10 +56,10 @@ impl<'c, M> Sharded<'c, M> {
             (header, opened)
         });
         let (file, config, shards) = together_with(communicator, OPERATION, opened, |_, opened| Ok(opened))?;
-        let columns = shards.range(communicator.rank());
+        let (columns, total) = (shards.range(communicator.rank()), shards.total());
         let has_matrices = has_matrices(M::encoder_config(&config));
         let sharded = Self::made(&config, shards, communicator, Ok(Header::default()), |config| {
-            let tensors = file.read::<A>(&columns, |name| has_matrices && is_matrix(name))?;
+            let tensors = file.read::<A>(&columns, total, |name| has_matrices && is_matrix(name))?;
             let mut model = <M as super::sharded::Build>::build(config, &mut Streams::zeros().with_columns(columns.clone()));
             assign(&mut model, &tensors)?;
             Ok(model)
@@ -115,7 +115,10 @@ impl<'c, M> Sharded<'c, M> {
         // Read before the ranks meet, so that whatever is wrong with a file is found while nothing has changed.
         let read = Opened::open(path.as_ref()).and_then(|file| {
             let header = self.model_header().and([("the file", file_digest(&file))]);
-            Ok((header, file.read::<A>(&columns, |name| has_matrices && is_matrix(name))?))
+            Ok((
+                header,
+                file.read::<A>(&columns, self.shards().total(), |name| has_matrices && is_matrix(name))?,
+            ))
         });
         let step = together_with(self.communicator(), OPERATION, read, |_, tensors| {
             resume(&tensors, self.model_mut(), optimizer)

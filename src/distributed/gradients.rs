@@ -2,7 +2,7 @@
 
 use super::communicator::{Combine, Communicator};
 use super::part::not_finite;
-use super::sharded::{Shardable, Sharded, is_matrix};
+use super::sharded::{OVER_REPLICAS, Shardable, Sharded, is_matrix};
 use super::team::{Header, Team, tell, together};
 use crate::config::{AttentionKind, EncoderConfig};
 use crate::error::{Error, Result};
@@ -14,7 +14,8 @@ use crate::training::Optimizer;
 ///
 /// Every rank brings the mean loss of its batch, the gradients of it, and a weight: with the number of targets that count, the result is the mean over
 /// the targets of all ranks, as of one large batch. The gradients are replaced, and the loss is returned. A rank with the weight 0 adds nothing, not
-/// even NaN. For models that are [`Sharded`] as well, see [`Sharded::with_replicas`].
+/// even NaN. Dropout masks are those of the [`Step`](crate::training::Step): give ranks steps of different seeds, or all of them drop the same elements
+/// of their items. For models that are [`Sharded`] as well, see [`Sharded::with_replicas`].
 ///
 /// ```
 /// use linformer::Linear;
@@ -57,7 +58,10 @@ pub fn all_reduce_gradients<A: Scalar, M: Parameters<A>>(
         let mut totals = [if counts { loss * weight } else { 0.0 }, weight];
         team.add_up(&mut totals)?;
         let share = A::cast(weight / if totals[1] > 0.0 { totals[1] } else { 1.0 });
-        let mut flat = flattened(gradients, team.rank(), counts, |_| true)?;
+        if counts {
+            check_finite(gradients, team.rank(), is_trainable)?;
+        }
+        let mut flat = flattened(gradients, |_| true);
         for number in &mut flat {
             *number = if counts { *number * share } else { A::zero() };
         }
@@ -67,25 +71,35 @@ pub fn all_reduce_gradients<A: Scalar, M: Parameters<A>>(
     })
 }
 
-/// The chosen trainable numbers, tensor by tensor.
-fn flattened<A: Scalar>(gradients: &impl Parameters<A>, rank: usize, checked: bool, chosen: impl Fn(&str) -> bool) -> Result<Vec<A>> {
-    let mut flat = Vec::new();
+/// An error where a gradient that is `chosen` is not finite.
+fn check_finite<A: Scalar>(gradients: &impl Parameters<A>, rank: usize, chosen: impl Fn(&str, Role) -> bool) -> Result<()> {
     let mut bad = None;
     gradients.visit("", &mut |name, role, tensor| {
-        if role != Role::Trainable || !chosen(name) {
-            return;
-        }
-        let first = flat.len();
-        flat.extend(tensor.iter().copied());
         // Without stopping at the first it vectorises.
-        if checked && bad.is_none() && !flat[first..].iter().fold(true, |finite, number: &A| finite & number.is_finite()) {
+        let is_finite = || tensor.iter().fold(true, |finite, number| finite & number.is_finite());
+        if bad.is_none() && chosen(name, role) && !is_finite() {
             bad = Some(name.to_owned());
         }
     });
     match bad {
         Some(name) => Err(not_finite(rank, &format!("its gradient of `{name}`"))),
-        None => Ok(flat),
+        None => Ok(()),
     }
+}
+
+fn is_trainable(_: &str, role: Role) -> bool {
+    role == Role::Trainable
+}
+
+/// The chosen trainable numbers, tensor by tensor.
+fn flattened<A: Scalar>(gradients: &impl Parameters<A>, chosen: impl Fn(&str) -> bool) -> Vec<A> {
+    let mut flat = Vec::new();
+    gradients.visit("", &mut |name, role, tensor| {
+        if role == Role::Trainable && chosen(name) {
+            flat.extend(tensor.iter().copied());
+        }
+    });
+    flat
 }
 
 fn put_back<A: Scalar>(gradients: &mut impl Parameters<A>, flat: &[A], chosen: impl Fn(&str) -> bool) {
@@ -101,7 +115,9 @@ fn put_back<A: Scalar>(gradients: &mut impl Parameters<A>, flat: &[A], chosen: i
 
 /// Adds up the chosen gradients of all ranks.
 fn add_up<A: Scalar>(team: &Team<'_>, gradients: &mut impl Parameters<A>, chosen: impl Fn(&str) -> bool) -> Result<()> {
-    let mut flat = flattened(gradients, team.rank(), true, &chosen)?;
+    // All of them: what stays with a rank must be known to the others too.
+    check_finite(gradients, team.rank(), is_trainable)?;
+    let mut flat = flattened(gradients, &chosen);
     team.combine(&mut flat, Combine::Sum)?;
     put_back(gradients, &flat, chosen);
     Ok(())
@@ -122,9 +138,9 @@ impl<M> Sharded<'_, M> {
     where
         M: Shardable<A>,
     {
-        self.together("Sharded::reduce_gradients", Ok(self.model_header()), |team| {
+        self.together_on_grid("Sharded::reduce_gradients", Ok(self.model_header()), |team| {
             let sums = self.add_up_parts(team, &mut [], gradients);
-            self.over_replicas(sums, &mut [], gradients)
+            self.over_replicas(sums, Header::default(), &mut [], gradients)
         })
     }
 
@@ -141,19 +157,19 @@ impl<M> Sharded<'_, M> {
     }
 
     /// Goes on over the replicas, if there are any, where `sums` of this rank's sequences could be made; tells them where not.
-    pub(super) fn over_replicas<A: Scalar>(&self, sums: Result<()>, totals: &mut [f64], gradients: &mut M) -> Result<()>
+    /// `header` is what replicas must have alike.
+    pub(super) fn over_replicas<A: Scalar>(&self, sums: Result<()>, header: Header, totals: &mut [f64], gradients: &mut M) -> Result<()>
     where
         M: Shardable<A>,
     {
-        const OPERATION: &str = "Sharded over replicas";
         let Some(replicas) = self.replicas() else {
             return sums;
         };
         if let Err(error) = sums {
-            tell(replicas, OPERATION, &error);
+            tell(replicas, OVER_REPLICAS, &error);
             return Err(error);
         }
-        together(replicas, OPERATION, Ok(Header::default()), |team| {
+        together(replicas, OVER_REPLICAS, Ok(header), |team| {
             if !totals.is_empty() {
                 team.add_up(totals)?;
             }
@@ -179,6 +195,7 @@ impl<M> Sharded<'_, M> {
         };
         let has_matrices = has_matrices(M::encoder_config(self.model().configuration()));
         let norm = self.together(OPERATION, header, |team| {
+            check_finite(gradients, team.rank(), |name, role| optimizer.state().is_stepped(name, role))?;
             let (mut everywhere, mut of_matrices) = (0.0, [0.0]);
             gradients.visit("", &mut |name, role, tensor| {
                 if optimizer.state().is_stepped(name, role) {

@@ -2,9 +2,9 @@
 
 use ndarray::{Array2, Array3, ArrayRef2, Axis};
 
-use super::part::SequencePart;
+use super::part::{SequencePart, check_output, real_rows};
 use super::sharded::{Sharded, pass_words};
-use super::team::Team;
+use super::team::{Header, Team};
 use crate::attention::{PaddingMask, Part};
 use crate::config::TrainingPass;
 use crate::error::{Error, Result};
@@ -46,10 +46,12 @@ impl<A: Scalar> Sharded<'_, LanguageModel<A>> {
     /// As [`LanguageModel::forward`]; ranks that disagree; what failed on another rank.
     pub fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         self.with_features("Sharded::forward of a LanguageModel", tokens, mask, |features| {
-            match self.model().head() {
-                Some(head) => head.forward(features, self.model().embedding().weight()),
-                None => Ok(features),
-            }
+            let Some(head) = self.model().head() else {
+                return Ok(features);
+            };
+            let scores = head.forward(features, self.model().embedding().weight())?;
+            check_output(self.communicator().rank(), real_rows(&scores, mask))?;
+            Ok(scores)
         })
     }
 
@@ -72,7 +74,15 @@ impl<A: Scalar> Sharded<'_, LanguageModel<A>> {
                 return Err(Error::argument("Sharded::logits_at", reason));
             };
             let scores = head.forward(select(&features, positions)?, self.model().embedding().weight())?;
-            Ok(scores.index_axis_move(Axis(0), 0))
+            let scores = scores.index_axis_move(Axis(0), 0);
+            let is_real = |item, position: &usize| mask.is_none_or(|mask| mask.is_real(item, *position));
+            let real = positions
+                .iter()
+                .enumerate()
+                .flat_map(|(item, own)| own.iter().map(move |position| is_real(item, position)));
+            let rows = scores.outer_iter().zip(real).filter_map(|(row, is_real)| is_real.then_some(row));
+            check_output(self.communicator().rank(), rows)?;
+            Ok(scores)
         })
     }
 
@@ -87,7 +97,9 @@ impl<A: Scalar> Sharded<'_, LanguageModel<A>> {
         self.together(operation, header, |team| {
             let body = self.model().body();
             let part = body.part(team, self, tokens, mask)?;
-            finish(body.forward_part(tokens, mask, &part)?)
+            let features = body.forward_part(tokens, mask, &part)?;
+            check_output(team.rank(), real_rows(&features, mask))?;
+            finish(features)
         })
     }
 
@@ -110,7 +122,7 @@ impl<A: Scalar> Sharded<'_, LanguageModel<A>> {
     ) -> Result<(f64, LanguageModel<A>)> {
         let header = self.sequence_header(tokens.nrows(), tokens.ncols(), mask);
         let header = header.map(|header| header.and(pass_words(pass)).and(loss_words(loss)));
-        self.together("Sharded::loss_and_gradients of a LanguageModel", header, |team| {
+        self.together_on_grid("Sharded::loss_and_gradients of a LanguageModel", header, |team| {
             let mut gradients = self.model().zeros_like();
             let mut totals = [0.0, targets.iter().flatten().count() as f64];
             let mut add_up = || {
@@ -126,7 +138,8 @@ impl<A: Scalar> Sharded<'_, LanguageModel<A>> {
                 self.add_up_parts(team, &mut totals, &mut gradients)
             };
             let sums = add_up();
-            self.over_replicas(sums, &mut totals, &mut gradients)?;
+            let words = Header::new(pass_words(pass)).and(loss_words(loss));
+            self.over_replicas(sums, words, &mut totals, &mut gradients)?;
             Ok((scaled(loss, totals, &mut gradients), gradients))
         })
     }

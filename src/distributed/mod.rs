@@ -16,8 +16,8 @@
 //!
 //! Every operation is begun and ended by all ranks together. Before any work they compare what must be alike, and return one
 //! [`Error::Disagreement`](crate::Error::Disagreement) where it is not. Before any numbers are exchanged they exchange a status word, so that where one rank
-//! fails, all others return an [`Error::Rank`](crate::Error::Rank) that names it and says why, instead of waiting for it. NaN and infinities in what a rank would add
-//! are such a failure. A process that dies is the communicator's to deal with: MPI ends all others, and a [`ThreadGroup`] returns errors.
+//! fails, all others return an [`Error::Rank`](crate::Error::Rank) that names it and says why, instead of waiting for it. NaN and infinities in what a rank would add,
+//! in what it puts out at real positions, and in its gradients are such a failure. A process that dies is the communicator's to deal with: MPI ends all others, and a [`ThreadGroup`] returns errors.
 //!
 //! After an error all ranks have left the operation, and can go on together with another.
 

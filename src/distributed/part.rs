@@ -1,5 +1,7 @@
 //! One rank's part of a batch of sequences.
 
+use ndarray::{Array3, ArrayView1};
+
 use super::communicator::Combine;
 use super::shards::Shards;
 use super::team::Team;
@@ -54,7 +56,8 @@ impl<'t> SequencePart<'t> {
 
     fn combine<A: Scalar>(&self, numbers: &mut [&mut [A]], by: Combine) -> Result<()> {
         let mut all: Vec<A> = numbers.iter().flat_map(|numbers| numbers.iter().copied()).collect();
-        let is_bad = |number: &A| number.is_nan() || (by == Combine::Sum && number.is_infinite());
+        // −∞ is the maximum of nothing.
+        let is_bad = |number: &A| !number.is_finite() && (by == Combine::Sum || *number != A::neg_infinity());
         if all.iter().any(is_bad) {
             return Err(not_finite(self.team.rank(), "what it adds to the sums of all ranks"));
         }
@@ -67,6 +70,23 @@ impl<'t> SequencePart<'t> {
         }
         Ok(())
     }
+}
+
+/// The rows of `x` (batch, own n, width) at real positions.
+pub(super) fn real_rows<'x, A>(x: &'x Array3<A>, mask: Option<&PaddingMask>) -> impl Iterator<Item = ArrayView1<'x, A>> {
+    x.outer_iter().enumerate().flat_map(move |(item, rows)| {
+        let is_real = move |position: usize| mask.is_none_or(|mask| mask.is_real(item, position));
+        let rows = rows.into_outer_iter();
+        rows.enumerate().filter(move |&(position, _)| is_real(position)).map(|(_, row)| row)
+    })
+}
+
+/// An error where one of the rows that rank `rank` puts out is not finite: no sum of all ranks would tell the others.
+pub(super) fn check_output<'r, A: Scalar>(rank: usize, mut rows: impl Iterator<Item = ArrayView1<'r, A>>) -> Result<()> {
+    if rows.all(|row| row.iter().fold(true, |finite, number| finite & number.is_finite())) {
+        return Ok(());
+    }
+    Err(not_finite(rank, "what it puts out"))
 }
 
 /// What a rank says that has bad numbers.

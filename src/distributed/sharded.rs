@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use super::communicator::Communicator;
 use super::shards::Shards;
-use super::team::{Header, Team, digest, together};
+use super::team::{Header, Team, digest, tell, together};
 use crate::attention::PaddingMask;
 use crate::blocks::Encoder;
 use crate::config::{AttentionKind, ClassifierConfig, ClassifierInput, EncoderConfig, LanguageModelConfig, TrainingPass};
@@ -23,7 +23,7 @@ use crate::scalar::Scalar;
 ///
 /// All ranks call the same methods in the same order, with a batch of as many items; with a mask or all of them without. Each call
 /// compares what must be alike before it does anything, and ends on all ranks or on none: a rank that fails returns its error, and all others
-/// [`Error::Rank`], which names it. So does a rank that finds NaN or infinities in what it would add.
+/// [`Error::Rank`], which names it. So does a rank that finds NaN or infinities in what it would add, or in what it puts out at real positions.
 ///
 /// ```
 /// use linformer::distributed::{Communicator, Shards, Sharded, ThreadGroup};
@@ -56,6 +56,9 @@ pub struct Sharded<'c, M> {
     /// Of the configuration and the shards.
     digest: u64,
 }
+
+/// The work of replicas.
+pub(super) const OVER_REPLICAS: &str = "Sharded over replicas";
 
 /// A model whose sequences can be spread over ranks: [`Encoder`], [`LanguageModel`] and [`Classifier`].
 #[allow(private_bounds)] // the bound is the seal
@@ -220,7 +223,7 @@ impl<'c, M> Sharded<'c, M> {
     /// ```
     ///
     /// # Errors
-    /// Replicas with another configuration, or whose parameters differ.
+    /// Replicas with another configuration, or whose parameters differ; all ranks of the grid return one.
     pub fn with_replicas<A: Scalar>(self, replicas: &'c dyn Communicator) -> Result<Self>
     where
         M: Shardable<A>,
@@ -230,11 +233,14 @@ impl<'c, M> Sharded<'c, M> {
             ("the positions", self.range().start as u64),
             ("the parameters", parameter_digest(&self.model)),
         ];
-        together(replicas, "Sharded::with_replicas", Ok(Header::new(words)), |_| Ok(()))?;
-        Ok(Self {
+        let grid = Self {
             replicas: Some(replicas),
             ..self
-        })
+        };
+        grid.together_on_grid("Sharded::with_replicas", Ok(grid.model_header()), |_| {
+            together(replicas, OVER_REPLICAS, Ok(Header::new(words)), |_| Ok(()))
+        })?;
+        Ok(grid)
     }
 
     /// The model, of whose E and F there are this rank's columns. Its own methods would take these columns for the first ones.
@@ -273,6 +279,24 @@ impl<'c, M> Sharded<'c, M> {
         work: impl FnOnce(&Team<'_>) -> Result<T>,
     ) -> Result<T> {
         together(self.communicator, operation, header, work)
+    }
+
+    /// [`together`](Self::together) for `work` that goes on over the replicas, whatever comes of it. They are told where it is not even begun.
+    pub(super) fn together_on_grid<T>(
+        &self,
+        operation: &'static str,
+        header: Result<Header>,
+        work: impl FnOnce(&Team<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut is_begun = false;
+        let outcome = self.together(operation, header, |team| {
+            is_begun = true;
+            work(team)
+        });
+        if let (Err(error), false, Some(replicas)) = (&outcome, is_begun, self.replicas) {
+            tell(replicas, OVER_REPLICAS, error);
+        }
+        outcome
     }
 
     /// What must be alike of the model.

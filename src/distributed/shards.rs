@@ -28,10 +28,16 @@ impl Shards {
     /// Ranges over `length` positions that differ in size by one at most.
     ///
     /// # Errors
-    /// No ranks.
+    /// No ranks; more than memory has room for.
     pub fn even(length: usize, ranks: usize) -> Result<Self> {
         let bound = |rank: usize| (rank as u128 * length as u128 / ranks.max(1) as u128) as usize;
-        Self::of((0..=ranks).map(bound).collect())
+        let mut bounds = Vec::new();
+        bounds.try_reserve(ranks.saturating_add(1)).map_err(|_| Error::Overflow {
+            operation: "Shards::even",
+            sizes: vec![ranks, size_of::<usize>()],
+        })?;
+        bounds.extend((0..=ranks).map(bound));
+        Self::of(bounds)
     }
 
     /// Ranges of these lengths, rank by rank.

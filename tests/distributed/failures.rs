@@ -8,9 +8,9 @@ use linformer::{
     Result, Sharing, TrainingPass,
 };
 
-const LENGTH: usize = 20;
+pub(super) const LENGTH: usize = 20;
 
-fn config() -> EncoderConfig {
+pub(super) fn config() -> EncoderConfig {
     EncoderConfig::new(LinformerConfig::new(4, 2, LENGTH, 3), 2)
 }
 
@@ -18,12 +18,12 @@ fn encoder(rank: &ThreadRank) -> Result<Sharded<'_, Encoder<f64>>> {
     Sharded::new(&config(), 0, Shards::even(LENGTH, rank.size())?, rank)
 }
 
-fn errors<T: Send + std::fmt::Debug>(size: usize, work: impl Fn(&ThreadRank) -> Result<T> + Sync) -> Vec<Error> {
+pub(super) fn errors<T: Send + std::fmt::Debug>(size: usize, work: impl Fn(&ThreadRank) -> Result<T> + Sync) -> Vec<Error> {
     ThreadGroup::run(size, work).into_iter().map(|result| result.unwrap_err()).collect()
 }
 
 /// All ranks return the same disagreement, which names `odd` and `what`.
-fn assert_disagree(errors: &[Error], odd: usize, about: &str) {
+pub(super) fn assert_disagree(errors: &[Error], odd: usize, about: &str) {
     for error in errors {
         assert_eq!(error.to_string(), errors[0].to_string());
         match error {
@@ -106,8 +106,22 @@ fn batches_that_differ_are_found_before_any_work() {
     assert_disagree(&passes, 2, "pass");
 }
 
+#[test]
+fn caches_of_different_passes_are_found_before_any_work() {
+    let caches = errors(3, |rank| {
+        let encoder = encoder(rank)?;
+        let x = Array3::ones((1, encoder.range().len(), 4));
+        let train = |index| encoder.forward_train(x.clone(), None, &TrainingPass::new(Step::new(0, index)));
+        let (first, second) = (train(0)?.1, train(1)?.1);
+        let cache = if rank.rank() == 2 { second } else { first };
+        let mut gradients = linformer::Parameters::zeros_like(encoder.model());
+        encoder.backward(cache, x.clone(), &mut gradients)
+    });
+    assert_disagree(&caches, 2, "pass");
+}
+
 /// `odd` returns an error of its own, all others one that names it.
-fn assert_named(errors: &[Error], odd: usize, part: &str) {
+pub(super) fn assert_named(errors: &[Error], odd: usize, part: &str) {
     for (rank, error) in errors.iter().enumerate() {
         assert!(error.to_string().contains(part), "{error}");
         if rank != odd {
@@ -238,4 +252,5 @@ fn what_cannot_be_sharded_is_refused() {
     assert!(make(linformer().into(), &[10, 5, 5]).contains("3 ranks"));
     assert!(Shards::even(5, 0).is_err() && Shards::from_lengths(&[]).is_err());
     assert!(Shards::from_lengths(&[usize::MAX, 1]).is_err());
+    assert!(Shards::even(5, usize::MAX).is_err() && Shards::even(5, 1 << 50).is_err());
 }

@@ -154,3 +154,26 @@ fn bad_files_are_errors_on_all_ranks() {
     assert!(matches!(results[0], Err(Error::Io { .. })));
     assert!(results[1..].iter().all(|result| matches!(result, Err(Error::Rank { rank: 0, .. }))));
 }
+
+#[test]
+fn runs_of_longer_sequences_are_refused() {
+    let folder = Folder::new("longer");
+    let model = |length: usize| {
+        let attention = LinformerConfig::new(8, 2, length, 3);
+        let config = LanguageModelConfig::new(7, EncoderConfig::new(attention, 2)).with_position(PositionKind::None);
+        LanguageModel::<f64>::new(&config, 1).unwrap()
+    };
+    let longer = model(LENGTH + 9);
+    let optimizer = AdamW::new(&longer, AdamWConfig::new()).unwrap();
+    save_training(folder.file("run"), &longer, &optimizer, Step::new(5, 0)).unwrap();
+    for size in 1..=3 {
+        let results = ThreadGroup::run(size, |rank| {
+            let mut part = Sharded::of(&model(LENGTH), Shards::even(LENGTH, size)?, rank)?;
+            let mut optimizer = AdamW::new(part.model(), AdamWConfig::new())?;
+            part.load_training(folder.file("run"), &mut optimizer)
+        });
+        for result in results {
+            assert!(matches!(result, Err(Error::Checkpoint { .. })), "{result:?}");
+        }
+    }
+}

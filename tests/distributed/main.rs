@@ -9,8 +9,10 @@ mod exchanges;
 mod failures;
 #[cfg(feature = "checkpoint")]
 mod files;
+mod grid;
 mod groups;
 mod models;
+mod numbers;
 
 use linformer::distributed::{Shards, ThreadGroup, ThreadRank};
 use linformer::ndarray::{Array2, ArrayD, Axis};
