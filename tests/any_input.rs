@@ -6,6 +6,8 @@ mod common;
 
 #[path = "any_input/configs.rs"]
 mod configs;
+#[path = "any_input/decoders.rs"]
+mod decoders;
 #[cfg(feature = "checkpoint")]
 #[path = "any_input/tensors.rs"]
 mod tensors;
@@ -271,6 +273,7 @@ proptest! {
     fn generation(
         config in language_model(), prompts in prop::collection::vec(prop::collection::vec(0..6_usize, 0..6), 0..3), numbers in (number(), number(), number()),
         top_k in prop::option::of(size()), context in prop::option::of(size()), slides in any::<bool>(), greedy in any::<bool>(), step in prop::option::of(size()),
+        stop in prop_oneof![9 => 0..3_usize, 1 => Just(usize::MAX)],
     ) {
         let Ok(model) = CausalLanguageModel::<f64>::new(&config, 1) else { return Ok(()) };
         let (temperature, top_p, penalty) = numbers;
@@ -278,7 +281,7 @@ proptest! {
         let generation = if greedy {
             plain
         } else {
-            plain.with_temperature(temperature).with_top_p(Some(top_p)).with_top_k(top_k).with_repetition_penalty(penalty).with_stop_tokens(vec![2, usize::MAX])
+            plain.with_temperature(temperature).with_top_p(Some(top_p)).with_top_k(top_k).with_repetition_penalty(penalty).with_stop_tokens(vec![2, stop])
         };
         if let Ok(texts) = model.generate(&prompts, &generation) {
             for step in texts.take(9) {

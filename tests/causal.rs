@@ -251,6 +251,28 @@ fn tiles_and_blocks_of_keys_change_nothing() {
     }
 }
 
+/// The same over several tiles of rows and blocks of keys, in encoders.
+#[test]
+fn what_comes_later_changes_no_bit_of_long_sequences() {
+    let attention = |block, window| CausalConfig::new(4, 2, 600, 2).with_block(Some(block)).with_window(Some(window));
+    let configs = [
+        EncoderConfig::new(attention(64, 64), 2),
+        EncoderConfig::new(attention(7, 40).with_softmax(SummarySoftmax::Summed), 1),
+        EncoderConfig::new(attention(1, 1).with_sharing(Sharing::None), 1),
+        EncoderConfig::new(attention(50, 580), 1),
+        EncoderConfig::new(AttentionConfig::new(4, 2).with_causal(true), 2),
+    ];
+    for config in configs {
+        let (encoder, x) = (encoder(&config, 3), sequence((1, 600, 4), 5));
+        for (changed, what) in [(31, f64::NAN), (64, 0.7), (290, 1e300), (513, f64::NAN), (599, f64::INFINITY)] {
+            let mut other = x.clone();
+            other.slice_mut(s![.., changed.., ..]).fill(what);
+            let before = |x: &Array3<f64>| bits(&encoder.forward(x, None).unwrap().slice(s![.., ..changed, ..]).to_owned());
+            assert_eq!(before(&x), before(&other), "{changed} {what} {config:?}");
+        }
+    }
+}
+
 #[cfg(feature = "rayon")]
 #[test]
 fn thread_counts_are_bit_equal() {

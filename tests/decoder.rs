@@ -262,6 +262,7 @@ fn configurations_that_describe_nothing_are_errors() {
         with_head,
         EncoderDecoderConfig::new(source(), causal().with_head(HeadKind::None)),
         EncoderDecoderConfig::new(source().with_embedding_dim(Some(4)), causal()),
+        EncoderDecoderConfig::new(source().with_zeroed_token(Some(1)), causal()),
         EncoderDecoderConfig::new(source(), target(DecoderConfig::new(cross(), cross(), 1))),
         EncoderDecoderConfig::new(source(), target(DecoderConfig::new(AttentionConfig::new(8, 2), cross(), 1))),
         EncoderDecoderConfig::new(

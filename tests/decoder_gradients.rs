@@ -6,7 +6,11 @@ use common::decoder::{SOURCE, VOCABULARIES, causal_decoder, encoder_decoder, ope
 use common::gradients::{check, mask, pass, weights};
 use common::{scramble, sequence};
 use linformer::ndarray::{Array2, Array3};
-use linformer::{Decoder, EncoderDecoder, PaddingMask, Parameters, TokenPairs};
+use linformer::training::Step;
+use linformer::{
+    CausalConfig, Decoder, DecoderConfig, DecoderLanguageModelConfig, Embedding, EncoderConfig, EncoderDecoder, EncoderDecoderConfig,
+    LanguageModelConfig, LinformerConfig, PaddingMask, Parameters, PositionKind, TokenPairs, TrainingPass,
+};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -67,6 +71,27 @@ proptest! {
         model.backward(cache, &weights(y.dim()), &mut gradients).unwrap();
         let nothing = Array3::zeros((0, 0, 0));
         check(&model, &nothing, &nothing, &gradients, |model, _| forward(model).0);
+    }
+}
+
+/// What is dropped of a source's token vectors is not what is dropped of a target's, however many blocks are between them.
+#[test]
+fn the_two_sides_drop_apart() {
+    let attention = || LinformerConfig::new(8, 2, 6, 3);
+    for depth in 0..3 {
+        let source = LanguageModelConfig::new(6, EncoderConfig::new(attention(), depth)).with_position(PositionKind::None);
+        let decoder = DecoderConfig::new(CausalConfig::new(8, 2, 6, 1), attention(), 1);
+        let target = DecoderLanguageModelConfig::new(6, decoder).with_position(PositionKind::None);
+        let model = EncoderDecoder::<f64>::new(&EncoderDecoderConfig::new(source, target), 1).unwrap();
+        let tokens = Array2::from_shape_fn((1, 6), |(_, position)| position);
+        let pass = TrainingPass::new(Step::new(1, 0)).with_embedding_dropout(0.5);
+        let (y, cache) = model.forward_train(&TokenPairs::new(&tokens, &tokens), &pass).unwrap();
+        let mut gradients = model.zeros_like();
+        model.backward(cache, &weights(y.dim()), &mut gradients).unwrap();
+        let dropped = |vectors: &Embedding<f64>| vectors.weight().mapv(|gradient| gradient == 0.0);
+        let (source, target) = (dropped(gradients.source().embedding()), dropped(gradients.target().embedding()));
+        assert!([&source, &target].iter().all(|side| side.iter().any(|&dropped| dropped)));
+        assert_ne!(source, target, "{depth} blocks");
     }
 }
 

@@ -99,6 +99,33 @@ proptest! {
     }
 }
 
+/// The same where keys fill several blocks, and a window has been written over many times.
+#[test]
+fn the_cache_of_a_long_text_gives_what_the_whole_gives() {
+    let blockwise = |block, window| CausalConfig::new(6, 2, 700, 2).with_block(Some(block)).with_window(Some(window));
+    for encoder in [
+        EncoderConfig::new(blockwise(27, 27), 2),
+        EncoderConfig::new(blockwise(1, 1), 1),
+        EncoderConfig::new(blockwise(11, 640), 1),
+        EncoderConfig::new(AttentionConfig::new(6, 2).with_causal(true), 2),
+    ] {
+        let model = model(&LanguageModelConfig::new(VOCABULARY, encoder), 4);
+        let text = text(700, 3);
+        let tokens = Array2::from_shape_vec((1, text.len()), text.clone()).unwrap();
+        let whole = model.forward(&tokens, None).unwrap();
+        let (_, mut state) = model.prefill(&[&text[..500]]).unwrap();
+        for (position, &token) in text.iter().enumerate().skip(500) {
+            let scores = model.step(&mut state, &[Some(token)]).unwrap();
+            let expected = whole.slice(s![0, position, ..]);
+            assert!(
+                difference(expected, scores.row(0)) < 1e-10,
+                "{position} {:?}",
+                model.config().encoder
+            );
+        }
+    }
+}
+
 #[test]
 fn a_resting_text_stays_as_it_is() {
     let model = small(32);
@@ -174,6 +201,7 @@ fn bad_input_is_an_error() {
         plain().with_top_k(Some(3)),
         plain().with_repetition_penalty(0.0),
         plain().with_max_context(Some(0)),
+        plain().with_stop_tokens(vec![1, VOCABULARY]),
     ] {
         assert!(matches!(model.generate(&[[1]], &bad), Err(Error::Config { .. })), "{bad:?}");
     }

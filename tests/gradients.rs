@@ -163,3 +163,52 @@ fn shallow(mut config: EncoderConfig, depth: usize) -> EncoderConfig {
     }
     config
 }
+
+/// The derivative along one direction, of sequences that take several tiles of rows and blocks of keys.
+#[test]
+fn long_causal_sequences() {
+    use linformer::{AttentionConfig, CausalConfig, Sharing, SummarySoftmax};
+    let blockwise = |block, window| CausalConfig::new(8, 4, 600, 2).with_block(Some(block)).with_window(Some(window));
+    let kv_heads = AttentionConfig::new(8, 4).with_kv_heads(2);
+    for config in [
+        EncoderConfig::new(blockwise(64, 64), 1),
+        EncoderConfig::new(blockwise(40, 540).with_sharing(Sharing::None), 1),
+        EncoderConfig::new(
+            blockwise(7, 3)
+                .with_softmax(SummarySoftmax::Summed)
+                .with_attention(kv_heads.clone()),
+            1,
+        ),
+        EncoderConfig::new(kv_heads.with_causal(true), 1),
+    ] {
+        let mut encoder = Encoder::<f64>::new(&config, 1).unwrap();
+        scramble(&mut encoder, 1);
+        let x = sequence((2, 600, 8), 1);
+        let mask = PaddingMask::from_bools(&Array2::from_shape_fn((2, 600), |(item, t)| item == 0 || (t % 5 > 0 && t < 577)));
+        let pass = pass(1, true).with_layer_drop(0.0);
+        let forward = |encoder: &Encoder<f64>, x: &Array3<f64>| encoder.forward_train(x.clone(), Some(&mask), &pass).unwrap();
+        let (y, cache) = forward(&encoder, &x);
+        let mut gradients = encoder.zeros_like();
+        let dx = encoder.backward(cache, weights(y.dim()), &mut gradients).unwrap();
+        let along = |place: usize| ((place * 37 % 101) as f64 - 50.0) / 50.0;
+        let mut expected = dx.iter().enumerate().map(|(place, value)| value * along(place)).sum::<f64>();
+        for (_, gradient) in gradients.named() {
+            expected += gradient.iter().enumerate().map(|(place, value)| value * along(place)).sum::<f64>();
+        }
+        let moved = |by: f64| {
+            let (mut encoder, mut x) = (encoder.clone(), x.clone());
+            encoder.visit_mut("", &mut |_, _, mut tensor| {
+                tensor.iter_mut().enumerate().for_each(|(place, value)| *value += by * along(place));
+            });
+            x.iter_mut().enumerate().for_each(|(place, value)| *value += by * along(place));
+            let y = forward(&encoder, &x).0;
+            (&y * &weights(y.dim())).sum()
+        };
+        let step = 1e-6;
+        let found = (moved(step) - moved(-step)) / (2.0 * step);
+        assert!(
+            (found - expected).abs() < 1e-6 * expected.abs().max(1.0),
+            "{found} {expected} {config:?}"
+        );
+    }
+}

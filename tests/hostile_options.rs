@@ -3,9 +3,11 @@
 
 #![cfg(feature = "checkpoint")]
 
+use std::collections::BTreeSet;
+
 use linformer::checkpoint::{Tensors, fairseq, lucidrains, rifath95, tatp22};
 use linformer::ndarray::ArrayD;
-use linformer::{Error, Result};
+use linformer::{CausalLanguageModel, Decoder, DecoderLanguageModel, Encoder, Error, LanguageModel, Result};
 use serde_json::{Map, Value, json};
 
 /// Too much for any memory, or for anybody's patience, and yet few enough that a product of two can be addressed.
@@ -59,6 +61,19 @@ fn loaders() -> Vec<(&'static str, Value, Load)> {
             |t, o| tatp22::language_model(t, &tatp22::LinformerLMOptions::from_json(o)?).map(drop),
         ),
         (
+            "tatp22::decoder",
+            with(
+                &tat,
+                &json!({"k_reduce_by_layer": 1, "depth": 1, "parameter_sharing": "none", "decoder_mode": true}),
+            ),
+            |t, o| tatp22::decoder(t, &tatp22::LinformerOptions::from_json(o)?).map(drop),
+        ),
+        (
+            "tatp22::decoder_language_model",
+            with(&tat, &json!({"num_tokens": 9, "depth": 1, "decoder_mode": true})),
+            |t, o| tatp22::decoder_language_model(t, &tatp22::LinformerLMOptions::from_json(o)?).map(drop),
+        ),
+        (
             "tatp22::attention",
             json!({"input_size": 6, "dim": 4, "channels": 8, "dim_k": 3, "nhead": 2, "parameter_sharing": "none"}),
             |t, o| tatp22::attention(t, &tatp22::MHAttentionOptions::from_json(o)?).map(drop),
@@ -93,6 +108,22 @@ fn with(options: &Value, more: &Value) -> Value {
     Value::Object(all.map(|(key, value)| (key.clone(), value.clone())).collect::<Map<_, _>>())
 }
 
+/// The list above has all of them: what a peer's module offers in lower case, but for the writers.
+#[test]
+fn every_loader_is_tried() {
+    let tried: BTreeSet<&str> = loaders().into_iter().map(|(name, ..)| name).collect();
+    let peers = ["lucidrains", "tatp22", "fairseq", "rifath95"];
+    let loaders: BTreeSet<&str> = include_str!("public_names.txt")
+        .lines()
+        .filter_map(|line| line.strip_prefix("linformer::checkpoint::"))
+        .filter(|name| {
+            let parts: Vec<&str> = name.split("::").collect();
+            parts.len() == 2 && peers.contains(&parts[0]) && parts[1].starts_with(char::is_lowercase) && !parts[1].ends_with("state_dict")
+        })
+        .collect();
+    assert_eq!(tried, loaders);
+}
+
 #[test]
 fn options_beyond_the_file_are_refused_before_anything_is_allocated() {
     let tensors = tensors();
@@ -118,6 +149,73 @@ fn options_beyond_the_file_are_refused_before_anything_is_allocated() {
                 let options = with(&options, &json!({ *first: 1 << 20, *second: 1 << 20 }));
                 assert!(load(&tensors, &options.to_string()).is_err(), "{name}: {first}, {second}");
             }
+        }
+    }
+}
+
+/// What a model of these options writes, where it is one of those that can be made of them.
+fn written(name: &str, options: &str) -> Option<Tensors<f32>> {
+    Some(match name {
+        "tatp22::linformer" => {
+            let options = tatp22::LinformerOptions::from_json(options).unwrap();
+            tatp22::linformer_state_dict(&Encoder::new(&options.encoder_config().unwrap(), 0).unwrap(), &options).unwrap()
+        }
+        "tatp22::decoder" => {
+            let options = tatp22::LinformerOptions::from_json(options).unwrap();
+            tatp22::decoder_state_dict(&Decoder::new(&options.decoder_config().unwrap(), 0).unwrap(), &options).unwrap()
+        }
+        "tatp22::decoder_language_model" => {
+            let options = tatp22::LinformerLMOptions::from_json(options).unwrap();
+            let model = DecoderLanguageModel::new(&options.decoder_language_model_config().unwrap(), 0).unwrap();
+            tatp22::decoder_language_model_state_dict(&model, &options).unwrap()
+        }
+        "rifath95::language_model" => {
+            let options = rifath95::Options::from_json(options).unwrap();
+            rifath95::language_model_state_dict(&CausalLanguageModel::new(&options.config().unwrap(), 0).unwrap(), &options).unwrap()
+        }
+        _ => return None,
+    })
+}
+
+/// The same where no tensor is missing, so that only their shapes can tell.
+#[test]
+fn options_beyond_a_whole_file_are_refused_before_anything_is_allocated() {
+    let mut count = 0;
+    for (name, options, load) in loaders() {
+        let Some(tensors) = written(name, &options.to_string()) else {
+            continue;
+        };
+        load(&tensors, &options.to_string()).unwrap();
+        let numbers = options.as_object().unwrap().iter().filter(|(_, value)| value.is_u64());
+        for (option, _) in numbers.filter(|(option, _)| *option != "k_reduce_by_layer") {
+            for large in LARGE {
+                let loaded = load(&tensors, &with(&options, &json!({ option: large })).to_string());
+                assert!(loaded.is_err(), "{name}: {option} = {large} was loaded");
+            }
+        }
+        count += 1;
+    }
+    assert_eq!(count, 4);
+}
+
+/// Full attention has matrices of `input_size` and `dim_k` in its files and no use for them, so that its configuration knows nothing of their size.
+#[test]
+fn what_is_written_and_not_used_can_be_addressed() {
+    for (n, k) in [(usize::MAX, 3), (1 << 61, 5), (3, usize::MAX)] {
+        for decoder_mode in [false, true] {
+            let options = json!({
+                "num_tokens": 9, "input_size": n, "channels": 8, "dim_k": k, "dim_ff": 5, "nhead": 2, "depth": 1, "full_attention": true,
+                "decoder_mode": decoder_mode,
+            });
+            let options = tatp22::LinformerLMOptions::from_json(&options.to_string()).unwrap();
+            let written = if decoder_mode {
+                let config = options.decoder_language_model_config().unwrap();
+                tatp22::decoder_language_model_state_dict(&DecoderLanguageModel::<f32>::new(&config, 0).unwrap(), &options)
+            } else {
+                let config = options.language_model_config().unwrap();
+                tatp22::language_model_state_dict(&LanguageModel::<f32>::new(&config, 0).unwrap(), &options)
+            };
+            assert!(matches!(written, Err(Error::Checkpoint { .. })), "{n} {k}");
         }
     }
 }

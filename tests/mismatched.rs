@@ -7,9 +7,9 @@ use linformer::ndarray::{Array2, Array3, array};
 use linformer::training::Step;
 use linformer::{
     AttentionConfig, BlockwiseCausalAttention, CausalConfig, CausalLanguageModel, Classifier, ClassifierConfig, ClassifierInput,
-    Convolution, ConvolutionKernel, Encoder, EncoderConfig, ExactAttention, FeedForward, FeedForwardConfig, HeadKind, LanguageModel,
-    LanguageModelConfig, LinformerAttention, LinformerConfig, NormPlacement, PaddingMask, Parameters, PositionKind, ProjectionKind, Result,
-    Sharing, TrainingPass,
+    Convolution, ConvolutionKernel, DecoderConfig, DecoderLanguageModelConfig, Encoder, EncoderConfig, EncoderDecoder,
+    EncoderDecoderConfig, ExactAttention, FeedForward, FeedForwardConfig, HeadKind, LanguageModel, LanguageModelConfig, LinformerAttention,
+    LinformerConfig, NormPlacement, PaddingMask, Parameters, PositionKind, ProjectionKind, Result, Sharing, TokenPairs, TrainingPass,
 };
 
 /// Two models, and the same two the other way round, for every pair of `configs` of which each differs from the others.
@@ -267,12 +267,90 @@ fn a_model_goes_on_from_a_state_of_its_own_shape() {
         let model = CausalLanguageModel::<f64>::new(config, 1).unwrap();
         let strange = CausalLanguageModel::<f64>::new(other, 1).unwrap();
         let (_, mut state) = model.prefill(&[vec![1, 2, 3], vec![4]]).unwrap();
-        let before = state.lengths().to_vec();
+        let before = state.clone();
         if strange.step(&mut state, &[Some(1), None]).is_err() {
-            assert_eq!(state.lengths(), before);
+            assert_eq!(state.lengths(), before.lengths());
+            let next = |mut state| model.step(&mut state, &[Some(1), Some(2)]).unwrap();
+            assert_eq!(next(state.clone()), next(before), "{config:#?} {other:#?}");
         }
         refused(model.step(&mut state, &[Some(9), None]), "a token outside the vocabulary");
         refused(model.step(&mut state, &[Some(1)]), "one token for two texts");
+    }
+}
+
+/// Models that differ on one side or the other, in the blocks or around them.
+fn encoder_decoders() -> Vec<EncoderDecoderConfig> {
+    let linformer = || LinformerConfig::new(8, 2, 6, 2);
+    let causal = || CausalConfig::new(8, 2, 8, 2);
+    let source = || LanguageModelConfig::new(9, EncoderConfig::new(linformer(), 1));
+    let of = |decoder: DecoderConfig| EncoderDecoderConfig::new(source(), DecoderLanguageModelConfig::new(9, decoder));
+    let base = || DecoderConfig::new(causal(), linformer(), 2);
+    let targets = [
+        base(),
+        DecoderConfig::new(causal(), linformer(), 1),
+        DecoderConfig::new(causal(), LinformerConfig::new(8, 4, 6, 2), 2),
+        DecoderConfig::new(causal(), linformer().with_sharing(Sharing::Layerwise), 2),
+        DecoderConfig::new(causal(), linformer().with_kv_heads(1), 2),
+        DecoderConfig::new(causal(), linformer().with_head_dim(Some(3)), 2),
+        DecoderConfig::new(causal(), AttentionConfig::new(8, 2), 2),
+        DecoderConfig::new(causal(), AttentionConfig::new(8, 4), 2),
+        DecoderConfig::new(causal().with_window(Some(2)), linformer(), 2),
+        DecoderConfig::new(AttentionConfig::new(8, 2).with_causal(true), linformer(), 2),
+        base().with_k_by_layer(Some(vec![2, 1])),
+        base().with_middle_feed_forward(Some(FeedForwardConfig::new(5))),
+        base().with_feed_forward(None),
+        base().with_norm(NormPlacement::Post),
+        base().with_final_norm(false),
+    ];
+    let target = || DecoderLanguageModelConfig::new(9, base());
+    let around = [
+        EncoderDecoderConfig::new(source(), target().with_head(HeadKind::Tied)),
+        EncoderDecoderConfig::new(source(), target().with_embedding_dim(Some(4))),
+        EncoderDecoderConfig::new(source(), target().with_position(PositionKind::None)),
+        EncoderDecoderConfig::new(source(), DecoderLanguageModelConfig::new(7, base())),
+        EncoderDecoderConfig::new(source().with_embedding_norm(true), target()),
+        EncoderDecoderConfig::new(LanguageModelConfig::new(9, EncoderConfig::new(linformer(), 2)), target()),
+    ];
+    targets.into_iter().map(of).chain(around).collect()
+}
+
+#[test]
+fn an_encoder_decoders_backward_takes_its_own_cache_and_gradients() {
+    let (source, target) = (array![[1, 2, 6, 3]], array![[1, 2, 6]]);
+    let pairs_of_tokens = TokenPairs::new(&source, &target);
+    for (config, other) in pairs(&encoder_decoders()) {
+        let model = EncoderDecoder::<f64>::new(config, 1).unwrap();
+        let strange = EncoderDecoder::<f64>::new(other, 1).unwrap();
+        let (y, cache) = model.forward_train(&pairs_of_tokens, &pass()).unwrap();
+        let mut gradients = strange.zeros_like();
+        refused(model.backward(cache.clone(), &y, &mut gradients), (config, other));
+        refused(strange.backward(cache, &y, &mut gradients), (config, other));
+        let is_zero = gradients.named().iter().all(|(_, tensor)| tensor.iter().all(|&value| value == 0.0));
+        assert!(is_zero, "{config:#?} {other:#?}");
+        if config.target != other.target {
+            let (own, strange) = (model.target(), strange.target());
+            let features = sequence((1, 4, 8), 1);
+            let (y, cache) = own.forward_train(&target, None, features, None, &pass()).unwrap();
+            refused(own.backward(cache.clone(), &y, &mut strange.zeros_like()), (config, other));
+            refused(strange.backward(cache, &y, &mut strange.zeros_like()), (config, other));
+        }
+    }
+}
+
+/// Whether another model's state fits or does not, a step that is refused leaves it as it was.
+#[test]
+fn an_encoder_decoder_goes_on_from_a_state_of_its_own_shape() {
+    for (config, other) in pairs(&encoder_decoders()) {
+        let model = EncoderDecoder::<f64>::new(config, 1).unwrap();
+        let strange = EncoderDecoder::<f64>::new(other, 1).unwrap();
+        let mut state = model.begin(&[vec![1, 2, 3], vec![4]]).unwrap();
+        model.step(&mut state, &[Some(0), Some(0)]).unwrap();
+        let before = state.clone();
+        if strange.step(&mut state, &[Some(1), None]).is_err() {
+            assert_eq!(state.lengths(), before.lengths());
+            let next = |mut state| model.step(&mut state, &[Some(1), Some(2)]).unwrap();
+            assert_eq!(next(state.clone()), next(before), "{config:#?} {other:#?}");
+        }
     }
 }
 

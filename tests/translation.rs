@@ -226,6 +226,20 @@ fn bad_input_is_an_error() {
     );
 }
 
+/// A length penalty of any size gives numbers, and the targets of a search stay in their order.
+#[test]
+fn extreme_penalties_give_numbers() {
+    let model = small(4, 3);
+    for penalty in [1e-300, 5e3, 1e300] {
+        for most in 0..=3 {
+            let config = TranslationConfig::new(0, 1, most).with_beams(3).with_length_penalty(penalty);
+            let found = &model.translate(&[[1]], &config).unwrap()[0];
+            assert!(found.iter().all(|target| !target.score.is_nan()), "{penalty} {most}");
+            assert!(found.windows(2).all(|pair| pair[0].score >= pair[1].score), "{penalty} {most}");
+        }
+    }
+}
+
 #[test]
 fn batches_of_pairs() {
     let batch = PairBatch::new(&[(vec![5, 4], vec![2, 3, 2]), (vec![3], vec![])], 0, 1).unwrap();

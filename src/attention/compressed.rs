@@ -1,10 +1,12 @@
 //! A sequence compressed to k rows.
 
-use ndarray::{Array4, ArrayView4, Axis};
+use ndarray::{Array4, ArrayRef3, ArrayView4, Axis};
 
 use super::key_values::PackedKeyValues;
 use super::weights::ItemKeyValues;
 use crate::derived::Derived;
+use crate::error::{Error, Result};
+use crate::layers::check_width;
 use crate::scalar::Scalar;
 
 /// The compressed keys and values of a batch of sequences: what queries attend to.
@@ -64,6 +66,26 @@ impl<A: Scalar> Compressed<A> {
     /// met a short item.
     pub fn slots(&self) -> &[usize] {
         &self.slots
+    }
+
+    /// An error unless `queries` (batch, any length, `dim`) can attend to it with heads of this number and width.
+    pub(crate) fn check_queries(&self, operation: &'static str, queries: &ArrayRef3<A>, dim: usize, heads: (usize, usize)) -> Result<()> {
+        check_width(operation, "queries", queries, dim)?;
+        if queries.dim().0 != self.batch() {
+            let expected = format!("({}, any length, {dim}), one item for each compressed sequence", self.batch());
+            return Err(Error::shape(operation, "queries", expected, queries.shape()));
+        }
+        self.check_heads(operation, heads)
+    }
+
+    /// An error unless it has heads of this number and width.
+    pub(crate) fn check_heads(&self, operation: &'static str, expected: (usize, usize)) -> Result<()> {
+        let (_, heads, _, head_dim) = self.keys.dim();
+        if (heads, head_dim) == expected {
+            return Ok(());
+        }
+        let expected = format!("(batch, {}, any, {}), as this layer makes it", expected.0, expected.1);
+        Err(Error::shape(operation, "context", expected, self.keys.shape()))
     }
 
     /// The number of sequences.

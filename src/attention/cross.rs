@@ -6,7 +6,7 @@ use super::compressed::Compressed;
 use super::exact::{ExactAttention, query_tile};
 use super::mask::PaddingMask;
 use super::weights::AttendScratch;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::layers::{check_width, for_each_tile};
 use crate::ops::{RowsMut, Runs, Tile};
 use crate::parallel::{self, Pool};
@@ -24,16 +24,15 @@ impl<A: Scalar> ExactAttention<A> {
     /// Attention of `queries` (batch, m, dim), each to all of `context`.
     pub(crate) fn attend_to(&self, operation: &'static str, queries: &ArrayRef3<A>, context: &Compressed<A>) -> Result<Array3<A>> {
         let dim = self.config().dim;
-        check_width(operation, "queries", queries, dim)?;
+        context.check_queries(
+            operation,
+            queries,
+            dim,
+            (self.config().kv_heads, self.config().effective_head_dim()),
+        )?;
         let (batch, length, _) = queries.dim();
-        let (_, heads, slots, head_dim) = context.keys.dim();
-        let expected = (context.batch(), self.config().kv_heads, self.config().effective_head_dim());
-        if (batch, heads, head_dim) != expected {
-            let expected = format!("({}, {}, any, {}), as this layer makes it", expected.0, expected.1, expected.2);
-            return Err(Error::shape(operation, "context", expected, context.keys.shape()));
-        }
         let packed = context.packed();
-        let cost = parallel::cost(&[batch, length, self.attend_cost(slots)]);
+        let cost = parallel::cost(&[batch, length, self.attend_cost(context.keys.dim().2)]);
         let mut output = Array3::zeros(queries.dim());
         let mut pool = Pool::<(Tile<A>, AttendScratch<A>)>::default();
         pool.prepare();

@@ -348,18 +348,8 @@ impl<A: Scalar> LinformerAttention<A> {
     }
 
     fn check_context(&self, operation: &'static str, queries: &ArrayRef3<A>, context: &Compressed<A>) -> Result<()> {
-        let dim = self.config.attention.dim;
-        check_width(operation, "queries", queries, dim)?;
-        if queries.dim().0 != context.batch() {
-            let expected = format!("({}, any length, {dim}), one item for each compressed sequence", context.batch());
-            return Err(Error::shape(operation, "queries", expected, queries.shape()));
-        }
-        let (_, heads, _, head_dim) = context.keys.dim();
-        let expected = (self.config.compressed_heads(), self.config.attention.effective_head_dim());
-        if (heads, head_dim) != expected {
-            let expected = format!("(batch, {}, any, {}), as this layer compresses", expected.0, expected.1);
-            return Err(Error::shape(operation, "context", expected, context.keys.shape()));
-        }
-        Ok(())
+        let attention = &self.config.attention;
+        let heads = (self.config.compressed_heads(), attention.effective_head_dim());
+        context.check_queries(operation, queries, attention.dim, heads)
     }
 }

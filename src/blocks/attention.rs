@@ -55,7 +55,7 @@ impl<A: Scalar> Attention<A> {
         }
     }
 
-    fn config(&self) -> &AttentionConfig {
+    pub(super) fn config(&self) -> &AttentionConfig {
         match self {
             Self::Linformer(attention) => &attention.config().attention,
             Self::Exact(attention) => attention.config(),

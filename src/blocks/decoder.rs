@@ -4,6 +4,7 @@ use ndarray::{Array3, ArrayRef3};
 
 use super::DecoderBlock;
 use super::encoder::shared_projections;
+use super::training::contiguous;
 use crate::attention::{Compressed, PaddingMask, Projections, Workspace};
 use crate::config::DecoderConfig;
 use crate::error::{Error, Result};
@@ -193,22 +194,20 @@ impl<A: Scalar> Decoder<A> {
             let expected = format!("({sources}, any length, {dim}), one item for each source");
             return Err(Error::shape(operation, "target", expected, target.shape()));
         }
-        Ok(if target.is_standard_layout() {
-            target
-        } else {
-            target.as_standard_layout().into_owned()
-        })
+        Ok(contiguous(target))
     }
 
+    /// An error unless `source` was compressed for blocks like these.
     pub(super) fn check_source(&self, operation: &'static str, source: &CompressedSource<A>) -> Result<()> {
-        if source.layers.len() == self.blocks.len() {
-            return Ok(());
+        if source.layers.len() != self.blocks.len() {
+            let reason = format!(
+                "the source was compressed for {} blocks, but this decoder has {}; compress it with this decoder",
+                source.layers.len(),
+                self.blocks.len()
+            );
+            return Err(Error::argument(operation, reason));
         }
-        let reason = format!(
-            "the source was compressed for {} blocks, but this decoder has {}; compress it with this decoder",
-            source.layers.len(),
-            self.blocks.len()
-        );
-        Err(Error::argument(operation, reason))
+        let mut layers = self.blocks.iter().zip(&source.layers);
+        layers.try_for_each(|(block, context)| block.cross_attention().check_context(operation, context))
     }
 }

@@ -91,6 +91,16 @@ impl<A: Scalar> Attention<A> {
         }
     }
 
+    /// An error unless these are keys and values of the heads that it makes.
+    pub(super) fn check_context(&self, operation: &'static str, context: &Compressed<A>) -> Result<()> {
+        let heads = match self {
+            Self::Linformer(attention) => attention.config().compressed_heads(),
+            Self::Exact(attention) => attention.config().kv_heads,
+            Self::Causal(_) => return Err(not_of_another()),
+        };
+        context.check_heads(operation, (heads, self.config().effective_head_dim()))
+    }
+
     /// Attention to the keys and values of another sequence.
     fn attend(&self, queries: &ArrayRef3<A>, context: &Compressed<A>) -> Result<Array3<A>> {
         match self {
@@ -101,6 +111,6 @@ impl<A: Scalar> Attention<A> {
     }
 }
 
-fn not_of_another() -> Error {
+pub(super) fn not_of_another() -> Error {
     Error::argument("Decoder", "causal attention has no other sequence to attend to")
 }

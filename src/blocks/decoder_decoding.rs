@@ -34,7 +34,10 @@ impl<A: Scalar> Decoder<A> {
         let shapes = self.blocks().iter().map(|block| block.self_attention().state_shape());
         let shapes = shapes.collect::<Result<Vec<_>>>()?;
         if !states.iter().all(|state| state.fits(&shapes)) {
-            return Err(Error::argument(OPERATION, "the state is of a model of another configuration"));
+            return Err(Error::argument(
+                OPERATION,
+                "the state is of a model of another configuration; begin with this one",
+            ));
         }
         let places = Places::new(of, source.batch());
         let mut stream = x;

@@ -2,7 +2,8 @@
 
 use ndarray::Array3;
 
-use super::training::{BlockCache, norm_backward, normed};
+use super::decoder_block::not_of_another;
+use super::training::{BlockCache, contiguous, norm_backward, normed};
 use super::{Attention, Decoder, DecoderBlock};
 use crate::attention::{AttentionCache, Lent, PaddingMask, Projections};
 use crate::config::{DecoderConfig, TrainingPass, check_alike};
@@ -44,14 +45,6 @@ impl<A> DecoderCache<A> {
     /// The pass that made it.
     pub fn pass(&self) -> &TrainingPass {
         &self.pass
-    }
-}
-
-fn contiguous<A: Scalar>(x: Array3<A>) -> Array3<A> {
-    if x.is_standard_layout() {
-        x
-    } else {
-        x.as_standard_layout().into_owned()
     }
 }
 
@@ -231,7 +224,7 @@ impl<A: Scalar> Attention<A> {
         match self {
             Self::Linformer(attention) => attention.train_with(Lent::whole(shared), queries, source, mask, dropout),
             Self::Exact(attention) => attention.train(queries, source, mask, dropout),
-            Self::Causal(_) => Err(Error::argument("Decoder", "causal attention has no other sequence to attend to")),
+            Self::Causal(_) => Err(not_of_another()),
         }
     }
 }

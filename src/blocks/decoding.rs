@@ -145,7 +145,7 @@ impl<A: Scalar> Encoder<A> {
         }
         Err(Error::argument(
             "CausalLanguageModel::step",
-            "the state is of a model of another configuration",
+            "the state is of a model of another configuration; run the texts through this one with prefill",
         ))
     }
 

@@ -3,6 +3,7 @@
 use ndarray::{Array3, ArrayRef3, ArrayViewMut2};
 
 use super::EncoderBlock;
+use super::training::contiguous;
 use crate::attention::{PaddingMask, Projections, Workspace, draw_projections};
 use crate::config::{AttentionKind, EncoderConfig};
 use crate::error::{Error, Result};
@@ -102,11 +103,7 @@ impl<A: Scalar> Encoder<A> {
     pub(crate) fn checked(&self, x: Array3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         check_width("Encoder::forward", "x", &x, self.config.dim())?;
         PaddingMask::check(mask, "Encoder::forward", x.dim().0, x.dim().1)?;
-        Ok(if x.is_standard_layout() {
-            x
-        } else {
-            x.as_standard_layout().into_owned()
-        })
+        Ok(contiguous(x))
     }
 
     /// [`forward`](Self::forward) in the memory of its input.

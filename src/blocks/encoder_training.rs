@@ -3,7 +3,7 @@
 use ndarray::Array3;
 
 use super::Encoder;
-use super::training::{BlockCache, norm_backward, normed};
+use super::training::{BlockCache, contiguous, norm_backward, normed};
 use crate::attention::{Lent, PaddingMask, Part};
 use crate::config::{EncoderConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
@@ -142,11 +142,7 @@ impl<A: Scalar> Encoder<A> {
         if dy.dim() != cache.dim {
             return Err(Error::shape(OPERATION, "dy", format!("{:?}", cache.dim), dy.shape()));
         }
-        let dy = if dy.is_standard_layout() {
-            dy
-        } else {
-            dy.as_standard_layout().into_owned()
-        };
+        let dy = contiguous(dy);
         match part {
             None => parallel::within(self.training_cost(&dy), || self.lead_back(cache, dy, gradients, None)),
             part => self.lead_back(cache, dy, gradients, part),

@@ -42,6 +42,15 @@ fn dropped<A: Scalar>(dy: &Array3<A>, dropout: Option<Dropout<A>>) -> Cow<'_, Ar
     dy
 }
 
+/// `x`, row after row in memory.
+pub(super) fn contiguous<A: Scalar>(x: Array3<A>) -> Array3<A> {
+    if x.is_standard_layout() {
+        x
+    } else {
+        x.as_standard_layout().into_owned()
+    }
+}
+
 pub(super) fn normed<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>) -> Array3<A> {
     let mut normed = Array3::zeros(x.dim());
     let cost = parallel::cost(&[x.len(), 4]);

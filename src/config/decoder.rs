@@ -257,14 +257,18 @@ impl EncoderDecoderConfig {
     /// Checks that this describes a model.
     ///
     /// # Errors
-    /// As [`LanguageModelConfig::check`] and [`DecoderLanguageModelConfig::check`]; a source with a head or of another width, a target that
-    /// sees what comes later, has no head, or counts positions after padding.
+    /// As [`LanguageModelConfig::check`] and [`DecoderLanguageModelConfig::check`]; a source with a head, of another width, or with a token that
+    /// counts as padding; a target that sees what comes later, has no head, or counts positions after padding.
     pub fn check(&self) -> Result<()> {
         self.source.check()?;
         self.target.check()?;
         if self.source.head != HeadKind::None {
             let reason = "only the features of a source are used; give it HeadKind::None";
             return Err(Error::config("source.head", format!("{:?}", self.source.head), reason));
+        }
+        if let Some(token) = self.source.zeroed_token {
+            let reason = "sources of different lengths are masked here; leave it out";
+            return Err(Error::config("source.zeroed_token", token, reason));
         }
         if self.target.head == HeadKind::None {
             return Err(Error::config("target.head", "None", "without a head there are no scores of tokens"));

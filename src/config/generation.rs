@@ -32,7 +32,7 @@ pub struct GenerationConfig {
     /// What positive scores of tokens that the text already has are divided by, and negative ones multiplied by (Keskar et al., arXiv 1909.05858);
     /// 1 does nothing.
     pub repetition_penalty: f64,
-    /// Tokens that end a sequence. They are part of the result.
+    /// Tokens of the vocabulary that end a sequence. They are part of the result.
     pub stop_tokens: Vec<usize>,
     /// The seed of all draws.
     pub seed: u64,

@@ -70,8 +70,9 @@ impl TranslationConfig {
         Ok(())
     }
 
-    /// What the log-probability of a target of `length` tokens is divided by.
+    /// What the log-probability of a target of `length` tokens is divided by: a number above 0 and finite, whatever α is.
     pub(crate) fn divisor(&self, length: usize) -> f64 {
-        ((5.0 + length as f64) / 6.0).powf(self.length_penalty)
+        let power = ((5.0 + length as f64) / 6.0).powf(self.length_penalty);
+        power.clamp(f64::MIN_POSITIVE, f64::MAX)
     }
 }

@@ -63,7 +63,8 @@ impl<A: Scalar> EncoderDecoderState<A> {
 }
 
 impl<A: Scalar> EncoderDecoder<A> {
-    /// Reads sources of any lengths, each as if it were alone, and begins one target for each.
+    /// Reads sources of any lengths, each as if it were alone, and begins one target for each. Only with
+    /// [`AttentionConfig::masked_keys_stay`](crate::AttentionConfig::masked_keys_stay) a longer source beside it takes weight from a shorter one's.
     ///
     /// # Errors
     /// A token outside the vocabulary; a source longer than the positions or projections allow.

@@ -115,7 +115,8 @@ impl<A: Scalar> EncoderDecoder<A> {
             target_mask,
         } = *pairs;
         let (features, source) = self.source().forward_train(source, None, source_mask, pass)?;
-        let first_layer = self.config().source.encoder.depth;
+        // Without blocks too, the source's embedding has dropped as layer 0.
+        let first_layer = self.config().source.encoder.depth.max(1);
         let (scores, target) = self
             .target()
             .train_after(first_layer, (target, target_mask), (features, source_mask), pass)?;

@@ -38,10 +38,14 @@ impl<A: Scalar> CausalLanguageModel<A> {
     /// Goes on with each of `prompts`, token by token, each as if it were alone.
     ///
     /// # Errors
-    /// Options that are out of range; no prompt or an empty one; a token outside the vocabulary; with [`Overflow::Error`] a prompt longer than the
-    /// context.
+    /// Options that are out of range; no prompt or an empty one; a token, to go on from or to stop at, outside the vocabulary; with
+    /// [`Overflow::Error`] a prompt longer than the context.
     pub fn generate(&self, prompts: &[impl AsRef<[usize]>], config: &GenerationConfig) -> Result<Generation<'_, A>> {
         config.check()?;
+        let vocab_size = self.config().vocab_size;
+        if let Some(token) = config.stop_tokens.iter().find(|&&token| token >= vocab_size) {
+            return Err(Error::config("stop_tokens", token, format!("token ids end at {}", vocab_size - 1)));
+        }
         let limit = self.max_context().into_iter().chain(config.max_context).min();
         let texts: Vec<Text> = prompts
             .iter()

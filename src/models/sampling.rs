@@ -1,5 +1,7 @@
 //! One token from a row of scores.
 
+use std::cmp::Ordering;
+
 use ndarray::ArrayView1;
 
 use crate::config::GenerationConfig;
@@ -14,28 +16,16 @@ pub(super) fn choose<A: Scalar>(
     draw: impl FnOnce() -> f64,
 ) -> Result<usize> {
     let mut scores: Vec<f64> = scores.iter().map(|score| score.widen()).collect();
+    check(&scores)?;
     penalise(&mut scores, text, config.repetition_penalty);
-    if scores.iter().any(|score| score.is_nan() || *score == f64::INFINITY) {
-        return Err(Error::argument(
-            "CausalLanguageModel::generate",
-            "a score is NaN or infinite: the model has bad numbers",
-        ));
-    }
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    // Ties keep the order of the tokens.
-    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
-    if scores.iter().all(|&score| score == f64::NEG_INFINITY) {
-        return Err(Error::argument(
-            "CausalLanguageModel::generate",
-            "every score is −∞, so that no token is better than another: the model has bad numbers",
-        ));
-    }
+    // Equals keep the order of the tokens.
+    let order = |a: &usize, b: &usize| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b));
     if config.temperature == 0.0 {
-        return Ok(order[0]);
+        return Ok((0..scores.len()).min_by(order).unwrap_or(0));
     }
-    order.truncate(config.top_k.unwrap_or(usize::MAX));
-    let highest = scores[order[0]];
-    let mut weights: Vec<f64> = order
+    let likeliest = first_of((0..scores.len()).collect(), config.top_k.unwrap_or(usize::MAX), order);
+    let highest = scores[likeliest[0]];
+    let mut weights: Vec<f64> = likeliest
         .iter()
         .map(|&token| ((scores[token] - highest) / config.temperature).exp())
         .collect();
@@ -44,13 +34,35 @@ pub(super) fn choose<A: Scalar>(
         weights.truncate(nucleus(&weights, p * total));
     }
     let mut rest = draw() * weights.iter().sum::<f64>();
-    for (&token, weight) in order.iter().zip(&weights) {
+    let drawn = weights.iter().position(|weight| {
         rest -= weight;
-        if rest < 0.0 {
-            return Ok(token);
-        }
+        rest < 0.0
+    });
+    // What rounding leaves over belongs to the last token that has a weight.
+    let last = weights.iter().rposition(|&weight| weight > 0.0);
+    Ok(likeliest[drawn.or(last).unwrap_or(0)])
+}
+
+/// An error where nothing can be chosen by these scores.
+fn check(scores: &[f64]) -> Result<()> {
+    let reason = if scores.iter().any(|score| score.is_nan() || *score == f64::INFINITY) {
+        "a score is NaN or infinite; look for bad numbers in the model, such as a training that diverged leaves"
+    } else if scores.iter().all(|&score| score == f64::NEG_INFINITY) {
+        "every score is −∞, so that no token is better than another; look for bad numbers in the model, such as a training that diverged leaves"
+    } else {
+        return Ok(());
+    };
+    Err(Error::argument("CausalLanguageModel::generate", reason))
+}
+
+/// The first `most` of `items`, in order.
+pub(super) fn first_of<T>(mut items: Vec<T>, most: usize, order: impl Fn(&T, &T) -> Ordering) -> Vec<T> {
+    if most < items.len() {
+        items.select_nth_unstable_by(most, &order);
+        items.truncate(most);
     }
-    Ok(order[weights.len() - 1])
+    items.sort_unstable_by(&order);
+    items
 }
 
 /// How many of the weights, which fall, are needed to reach `mass`; at least one.
@@ -70,8 +82,10 @@ fn penalise(scores: &mut [f64], text: &[usize], penalty: f64) {
             *seen = true;
         }
     }
-    for (score, _) in scores.iter_mut().zip(seen).filter(|(_, seen)| *seen) {
-        *score = if *score > 0.0 { *score / penalty } else { *score * penalty };
+    for (score, _) in scores.iter_mut().zip(seen).filter(|(score, seen)| *seen && score.is_finite()) {
+        let penalised = if *score > 0.0 { *score / penalty } else { *score * penalty };
+        // An extreme penalty makes no number that is none.
+        *score = penalised.clamp(f64::MIN, f64::MAX);
     }
 }
 
@@ -96,6 +110,41 @@ mod tests {
         assert_eq!(pick(&drawn.clone().with_top_p(Some(0.5)), 0.999_999), 2);
         assert_eq!(pick(&drawn.clone().with_top_p(Some(0.4)), 0.999_999), 1);
         assert_eq!(pick(&drawn.clone().with_temperature(1e-9), 0.999_999), 2);
+    }
+
+    /// Whatever is drawn and however the sums are rounded, a token of probability 0 is never chosen.
+    #[test]
+    fn what_is_impossible_is_not_drawn() {
+        let config = GenerationConfig::new(1).with_temperature(1.0);
+        let last = 1.0 - f64::EPSILON / 2.0;
+        for a in 0..40 {
+            for b in 0..40 {
+                let scores = array![-3.0, -0.125 * f64::from(a), -0.125 * f64::from(b), f64::NEG_INFINITY];
+                for draw in [0.0, 0.5, last] {
+                    assert_ne!(
+                        choose(scores.view(), &[], &config, || draw).expect("finite scores"),
+                        3,
+                        "{scores} {draw}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Tokens that were there stay possible: the model is not blamed for what a penalty does.
+    #[test]
+    fn penalties_of_any_size_leave_numbers() {
+        for penalty in [f64::MIN_POSITIVE, 5e-324, 1e-3, 1.0, 1e3, f64::MAX] {
+            for temperature in [0.0, 1.0] {
+                let config = GenerationConfig::new(1)
+                    .with_repetition_penalty(penalty)
+                    .with_temperature(temperature);
+                for scores in [array![-3.0, -2.0, -9.0], array![3.0, 2.0, 9.0], array![3.0, -2.0, 0.0]] {
+                    let chosen = choose(scores.view(), &[0, 1, 2], &config, || 0.5);
+                    assert!(chosen.is_ok(), "{scores} {config:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use ndarray::{Array2, ArrayView1};
 
 use super::encoder_decoder::EncoderDecoder;
+use super::sampling::first_of;
 use crate::config::TranslationConfig;
 use crate::error::{Error, Result};
 use crate::scalar::Scalar;
@@ -138,13 +139,7 @@ impl Search {
             }));
         }
         let order = |a: &Candidate, b: &Candidate| b.sum.total_cmp(&a.sum).then((a.beam, a.token).cmp(&(b.beam, b.token)));
-        let most = beams.saturating_mul(2).min(all.len());
-        if most < all.len() {
-            all.select_nth_unstable_by(most, order);
-            all.truncate(most);
-        }
-        all.sort_by(order);
-        all
+        first_of(all, beams.saturating_mul(2), order)
     }
 
     fn keep_best(&mut self, most: usize) {
@@ -182,7 +177,7 @@ fn log_probabilities<A: Scalar>(scores: &Array2<A>) -> Result<Array2<f64>> {
         if !total.is_finite() {
             return Err(Error::argument(
                 "EncoderDecoder::translate",
-                "a score is NaN or infinite: the model has bad numbers",
+                "a score is NaN or infinite; look for bad numbers in the model, such as a training that diverged leaves",
             ));
         }
         row -= total;

@@ -5,8 +5,9 @@
 
 use linformer::{
     Activation, AttentionConfig, AttentionKind, BiasPlace, BlockWeights, CausalConfig, ClassifierConfig, ClassifierInput, Convolution,
-    ConvolutionKernel, EncoderConfig, FeedForwardConfig, HeadKind, Initialization, LanguageModelConfig, LinformerConfig, NormPlacement,
-    Pooling, PositionKind, ProjectionConfig, ProjectionKind, Sharing, SinusoidLayout, SummarySoftmax, Tail,
+    ConvolutionKernel, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig, HeadKind,
+    Initialization, LanguageModelConfig, LinformerConfig, NormPlacement, Pooling, PositionKind, ProjectionConfig, ProjectionKind, Sharing,
+    SinusoidLayout, SummarySoftmax, Tail,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -159,12 +160,16 @@ fn feed_forward() -> impl Strategy<Value = FeedForwardConfig> {
     })
 }
 
-pub fn encoder() -> BoxedStrategy<EncoderConfig> {
-    let attention = prop_oneof![
+fn any_attention() -> BoxedStrategy<AttentionKind> {
+    prop_oneof![
         3 => linformer().prop_map(AttentionKind::from),
         1 => attention().prop_map(AttentionKind::from),
         2 => causal().prop_map(AttentionKind::from),
-    ];
+    ]
+    .boxed()
+}
+
+pub fn encoder() -> BoxedStrategy<EncoderConfig> {
     let shape = (
         mostly(&[0, 1, 2, 3]),
         prop::option::weighted(0.8, feed_forward()),
@@ -177,7 +182,7 @@ pub fn encoder() -> BoxedStrategy<EncoderConfig> {
         any::<bool>(),
         prop::bool::weighted(0.3),
     );
-    (attention, shape, choices)
+    (any_attention(), shape, choices)
         .prop_map(
             |(attention, (depth, feed_forward, k_by_layer, hidden_dim), (post, eps, final_norm, reversible))| {
                 EncoderConfig::new(attention, depth)
@@ -223,6 +228,87 @@ pub fn language_model() -> BoxedStrategy<LanguageModelConfig> {
                 .with_embedding_norm(norm)
                 .with_zeroed_token(zeroed)
                 .with_head(head)
+        })
+        .boxed()
+}
+
+/// Attention of `dim` features where it can have them.
+fn of_width(mut kind: AttentionKind, dim: usize) -> AttentionKind {
+    match &mut kind {
+        AttentionKind::Linformer(config) => config.attention.dim = dim,
+        AttentionKind::Exact(config) => config.dim = dim,
+        AttentionKind::Causal(config) => config.attention.dim = dim,
+        _ => {}
+    }
+    kind
+}
+
+pub fn decoder() -> BoxedStrategy<DecoderConfig> {
+    let cross = prop_oneof![
+        4 => linformer().prop_map(AttentionKind::from),
+        3 => attention().prop_map(|attention| attention.with_causal(false).into()),
+        1 => any_attention(),
+    ];
+    let feed_forward = || prop::option::weighted(0.6, feed_forward());
+    let shape = (
+        mostly(&[0, 1, 2]),
+        feed_forward(),
+        feed_forward(),
+        prop::option::weighted(0.1, prop::collection::vec(size(), 0..3)),
+    );
+    let choices = (
+        any::<bool>(),
+        prop_oneof![5 => Just(1e-5), 1 => number()],
+        any::<bool>(),
+        prop::bool::weighted(0.9),
+    );
+    (any_attention(), cross, shape, choices)
+        .prop_map(
+            |(own, cross, (depth, middle, last, k_by_layer), (post, eps, final_norm, one_width))| {
+                let cross = if one_width { of_width(cross, own.attention().dim) } else { cross };
+                DecoderConfig::new(own, cross, depth)
+                    .with_middle_feed_forward(middle)
+                    .with_feed_forward(last)
+                    .with_k_by_layer(k_by_layer)
+                    .with_norm(if post { NormPlacement::Post } else { NormPlacement::Pre })
+                    .with_norm_eps(eps)
+                    .with_final_norm(final_norm)
+            },
+        )
+        .boxed()
+}
+
+/// Models that mostly can write; that they can be refused is what the decoders are for.
+pub fn encoder_decoder() -> BoxedStrategy<EncoderDecoderConfig> {
+    let causal = prop_oneof![
+        1 => attention().prop_map(|attention| attention.with_causal(true).into()),
+        2 => causal().prop_map(AttentionKind::from),
+    ];
+    let target = (
+        mostly(&[1, 2, 3, 5]),
+        prop::option::weighted(0.3, size()),
+        position(),
+        any::<bool>(),
+    );
+    let head = select(vec![HeadKind::None, HeadKind::Plain, HeadKind::Plain, HeadKind::Tied]);
+    (language_model(), causal, decoder(), target, head, prop::bool::weighted(0.9))
+        .prop_map(|(source, own, decoder, (vocab_size, width, position, norm), head, fits)| {
+            let dim = decoder.dim();
+            let mut decoder = decoder;
+            if fits {
+                decoder.self_attention = of_width(own, dim);
+            }
+            let source = if fits {
+                source.with_embedding_dim(Some(dim)).with_zeroed_token(None)
+            } else {
+                source
+            };
+            let target = DecoderLanguageModelConfig::new(vocab_size, decoder)
+                .with_embedding_dim(width)
+                .with_position(position)
+                .with_embedding_norm(norm)
+                .with_head(head);
+            EncoderDecoderConfig::new(source, target)
         })
         .boxed()
 }

@@ -45,6 +45,7 @@ pub fn language_model<A: Scalar>(tensors: &Tensors<A>, options: &LinformerLMOpti
 pub fn decoder<A: Scalar>(tensors: &Tensors<A>, options: &LinformerOptions) -> Result<Decoder<A>> {
     check_count(tensors, options.depth, options.nhead)?;
     let config = options.decoder_config()?;
+    check_extent(&config, tensors, StoredConfig::check)?;
     let translated = translate(tensors, |names| names::decoder(options, "", "", names))?;
     fill(Decoder::draw(&config, &mut Streams::zeros()), &translated)
 }
@@ -56,6 +57,7 @@ pub fn decoder<A: Scalar>(tensors: &Tensors<A>, options: &LinformerOptions) -> R
 pub fn decoder_language_model<A: Scalar>(tensors: &Tensors<A>, options: &LinformerLMOptions) -> Result<DecoderLanguageModel<A>> {
     check_count(tensors, options.depth, options.nhead)?;
     let config = options.decoder_language_model_config()?;
+    check_extent(&config, tensors, StoredConfig::check)?;
     let translated = translate(tensors, |names| names::language_model(options, names))?;
     fill(DecoderLanguageModel::draw(&config, &mut Streams::zeros()), &translated)
 }

@@ -11,7 +11,7 @@ use super::native::{normalised, normalised_attention, normalised_decoder};
 use super::{FeedForwardOptions, LinformerLMOptions, LinformerOptions, MHAttentionOptions, PEER};
 use crate::blocks::{Attention, Decoder, Encoder};
 use crate::config::AttentionKind;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, checked_len};
 use crate::layers::FeedForward;
 use crate::models::{DecoderLanguageModel, LanguageModel};
 use crate::parameters::Parameters;
@@ -182,8 +182,10 @@ impl<A: Scalar> Direction for Writer<'_, A> {
     }
 
     fn unused(&mut self, peer: &str, shape: Option<&[usize]>) {
-        if let Some(shape) = shape {
-            self.give(peer, ArrayD::zeros(IxDyn(shape)));
+        let Some(shape) = shape else { return };
+        match checked_len("tatp22", shape, size_of::<A>()) {
+            Ok(_) => self.give(peer, ArrayD::zeros(IxDyn(shape))),
+            Err(error) => self.problems.push(format!("`{peer}`: {error}")),
         }
     }
 }
