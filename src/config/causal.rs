@@ -32,8 +32,8 @@ pub enum SummarySoftmax {
 ///
 /// A row at position t sees the last `window` positions up to its own, and the summaries of every block whose last position is at most t. With a
 /// block of fixed length the summaries would grow with the sequence, and the cost with its square. So the default block grows with `seq_len`:
-/// it is ⌈√(`seq_len`·r)⌉ long, and so is the window, so that there are never more summary rows than keys of the window. The price is that the
-/// number of rows that a query sees still grows, as the square root:
+/// it is ⌈√(`seq_len`·r)⌉ long, and so is the window, so that there are about as many summary rows as keys of the window at the end of
+/// the sequence, and fewer before. The price is that the number of rows that a query sees still grows, as the square root:
 ///
 /// | `seq_len` | block = window | rows seen, r = 4 | by exact attention |
 /// |---:|---:|---:|---:|

@@ -153,7 +153,9 @@ impl<A: Scalar> Position<A> {
                 if end > max_len {
                     return Err(Error::argument(
                         "Position",
-                        format!("the sequence has {end} positions, but only {max_len} have a vector (max_len)"),
+                        format!(
+                            "the sequence has {end} positions, but only {max_len} have a vector (max_len): cut it, or make a model with a larger max_len"
+                        ),
                     ));
                 }
                 for mut item in x.outer_iter_mut() {
@@ -205,7 +207,10 @@ impl<A: Scalar> Position<A> {
                 }
                 (_, Some(weight)) if position < weight.nrows() => add(rows.row_mut(0), weight.row(position)),
                 (_, Some(weight)) => {
-                    let reason = format!("position {position} has no vector; only {} have one (max_len)", weight.nrows());
+                    let reason = format!(
+                        "position {position} has no vector; only {} have one: make a model with a larger max_len",
+                        weight.nrows()
+                    );
                     return Err(Error::argument("Position", reason));
                 }
                 _ => {}
@@ -231,7 +236,9 @@ fn after_padding<A>(weight: &Array2<A>, index: usize, max_len: usize, item: usiz
     }
     Err(Error::argument(
         "Position",
-        format!("batch item {item} has more than {max_len} tokens that are no padding, and the later ones have no vector (max_len)"),
+        format!(
+            "batch item {item} has more than {max_len} tokens that are no padding, and the later ones have no vector: cut it, or make a model with a larger max_len"
+        ),
     ))
 }
 
