@@ -13,9 +13,7 @@ use linformer::{
     Embedding, Encoder, EncoderConfig, FeedForwardConfig, LinformerConfig, Parameters, Position, PositionKind, Sharing, SinusoidLayout,
     Workspace,
 };
-use support::{Options, memory, peak_memory};
-
-type AnyError = Box<dyn std::error::Error>;
+use support::{AnyError, Options, memory, peak_memory};
 
 const ABOUT: &str =
     "Encodes the first n bytes of a text (repeated where it is shorter) with four blocks of d 256 and k 128 whose layers share one
@@ -38,7 +36,7 @@ fn run() -> Result<(), AnyError> {
         ABOUT,
         &[
             ("file", "", "a text instead of this repository's own"),
-            ("n", "65536", "bytes; 1048576 takes minutes and some 3 GiB"),
+            ("n", "65536", "bytes; 1048576 takes about a minute and 2 GiB"),
             ("dim", "256", "width d"),
             ("heads", "4", "attention heads"),
             ("depth", "4", "blocks"),

@@ -1,4 +1,4 @@
-//! One training loop for all examples.
+//! The training loop that examples share.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use linformer::training::{AdamW, AdamWConfig, Optimizer, Schedule, Step};
@@ -16,8 +16,8 @@ pub enum Budget {
     Seconds(f64),
 }
 
-/// How a model trains: AdamW that forgets squares faster than by default (0.98), since runs are short; gradients of a norm of at most 1, a rate that rises over the first tenth of the budget and
-/// then falls along half a cosine.
+/// How a model trains: AdamW that forgets squares faster than by default (0.98), since runs are short; gradients of a norm of at most 1, a rate
+/// that rises over the first tenth of the budget and then falls along half a cosine.
 pub struct Plan {
     pub name: String,
     pub budget: Budget,

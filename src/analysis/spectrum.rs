@@ -24,7 +24,10 @@ impl Spectrum {
             return Err(Error::shape(OPERATION, "map", "(1 or more, 1 or more)", map.shape()));
         }
         if !map.iter().all(|value| value.is_finite()) {
-            return Err(Error::argument(OPERATION, "the map has an element that is not finite"));
+            return Err(Error::argument(
+                OPERATION,
+                "the map has an element that is not finite; look for bad numbers in the model and its input",
+            ));
         }
         let (rows, cols) = map.dim();
         let matrix = DMatrix::from_fn(rows, cols, |i, j| map[[i, j]].widen());

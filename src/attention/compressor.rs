@@ -255,7 +255,10 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             ));
         }
         if !self.covered.contains(position) {
-            return Err(Error::argument(OPERATION, format!("position {position} was not pushed")));
+            return Err(Error::argument(
+                OPERATION,
+                format!("position {position} was not pushed, so there is nothing to replace; push it"),
+            ));
         }
         let rows: Vec<_> = (0..self.batch)
             .map(|item| RealRows {

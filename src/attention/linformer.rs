@@ -112,7 +112,8 @@ impl<A: Scalar> LinformerAttention<A> {
         self.projections.as_ref().or(shared).ok_or_else(|| {
             Error::argument(
                 "LinformerAttention",
-                "this layer uses its encoder's projection (Sharing::Layerwise); pass Encoder::projections() to the method that ends in _with",
+                "this layer uses its encoder's projection (Sharing::Layerwise); run the encoder, or pass Encoder::projections() to compress_with, \
+                 compressor_with or effective_map_with",
             )
         })
     }

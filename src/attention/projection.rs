@@ -145,7 +145,10 @@ impl<A: Scalar> Projection<A> {
             role: Role::Trainable,
         } = &self.map
         else {
-            return Err(Error::argument("extended", "only a learned projection can be stretched"));
+            return Err(Error::argument(
+                "extended",
+                "only a learned projection can be stretched; pooling and convolutions take any length as they are",
+            ));
         };
         let (matrices, k, old_len) = matrix.dim();
         checked_len("extended", &[matrices, k, new_len], size_of::<A>())?;

@@ -1,4 +1,4 @@
-//! The weights that exact and Linformer attention have in common.
+//! The weights that all kinds of attention have in common.
 
 use ndarray::{Array4, ArrayRef3, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, s};
 

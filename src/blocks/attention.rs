@@ -1,4 +1,4 @@
-//! The attention of a block, exact or Linformer, behind one face.
+//! The attention of a block, of any kind, behind one face.
 
 use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2};
 

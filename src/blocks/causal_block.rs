@@ -1,4 +1,5 @@
-//! Blocks whose attention is causal: sequence by sequence, since a row's place decides what it sees.
+//! Blocks on whole sequences instead of tiles, with the attention that the caller gives: causal attention, where a row's place decides what it sees,
+//! and attention to another sequence.
 
 use ndarray::{Array3, ArrayRef3};
 

@@ -58,7 +58,7 @@ impl<A: Scalar> Decoder<A> {
     /// gradient checkpointing one target a layer and one source altogether. Layer drop leaves out whole blocks.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); a rate outside 0 to 1.
+    /// As [`forward`](Self::forward); a rate below 0, or of 1 or more.
     pub fn forward_train(
         &self,
         target: Array3<A>,

@@ -49,7 +49,7 @@ impl<A: Scalar> Encoder<A> {
     /// checkpointing one sequence a layer, in the reversible form two altogether.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); a rate outside 0 to 1.
+    /// As [`forward`](Self::forward); a rate below 0, or of 1 or more.
     pub fn forward_train(&self, x: Array3<A>, mask: Option<&PaddingMask>, pass: &TrainingPass) -> Result<(Array3<A>, EncoderCache<A>)> {
         self.forward_train_part(x, mask, pass, None)
     }

@@ -63,7 +63,7 @@ pub enum NormPlacement {
     Post,
 }
 
-/// The attention of an encoder's blocks.
+/// The attention of the blocks of an encoder or decoder.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]

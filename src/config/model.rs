@@ -58,7 +58,7 @@ pub enum HeadKind {
     Plain,
     /// The token embedding as weight, and a bias.
     Tied,
-    /// RoBERTa's: dense layer, GELU, norm, then a weight and a bias.
+    /// RoBERTa's: dense layer, activation, norm, then a weight and a bias.
     Roberta {
         /// Whether that weight is the token embedding.
         tied: bool,

@@ -34,7 +34,7 @@ impl<A: Scalar> Sharded<'_, Encoder<A>> {
     /// not those of a single process.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); a rate outside 0 to 1; passes that differ.
+    /// As [`forward`](Self::forward); a rate below 0, or of 1 or more; passes that differ.
     pub fn forward_train(
         &self,
         x: Array3<A>,

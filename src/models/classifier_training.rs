@@ -40,7 +40,7 @@ impl<A: Scalar> Classifier<A> {
     /// [`forward`](Self::forward) with the pass's dropout, and what [`backward`](Self::backward) needs.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); a rate outside 0 to 1.
+    /// As [`forward`](Self::forward); a rate below 0, or of 1 or more.
     pub fn forward_train(
         &self,
         tokens: &ArrayRef2<usize>,
@@ -71,7 +71,7 @@ impl<A: Scalar> Classifier<A> {
     /// [`forward_features`](Self::forward_features) with the pass's dropout, and what [`backward`](Self::backward) needs.
     ///
     /// # Errors
-    /// As [`forward_features`](Self::forward_features); a rate outside 0 to 1.
+    /// As [`forward_features`](Self::forward_features); a rate below 0, or of 1 or more.
     pub fn forward_train_features(
         &self,
         x: &ArrayRef3<A>,

@@ -29,7 +29,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
     /// [`forward`](Self::forward) with the pass's dropout, and what [`backward`](Self::backward) needs.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); a rate outside 0 to 1.
+    /// As [`forward`](Self::forward); a rate below 0, or of 1 or more.
     pub fn forward_train(
         &self,
         tokens: &ArrayRef2<usize>,
@@ -106,7 +106,7 @@ impl<A: Scalar> EncoderDecoder<A> {
     /// [`forward`](Self::forward) with the pass's dropout, and what [`backward`](Self::backward) needs. The decoder draws apart from the encoder.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); a rate outside 0 to 1.
+    /// As [`forward`](Self::forward); a rate below 0, or of 1 or more.
     pub fn forward_train(&self, pairs: &TokenPairs<'_>, pass: &TrainingPass) -> Result<(Array3<A>, EncoderDecoderCache<A>)> {
         let TokenPairs {
             source,

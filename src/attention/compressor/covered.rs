@@ -27,7 +27,7 @@ impl Covered {
             Some((start, end)) => Err(Error::argument(
                 operation,
                 format!(
-                    "positions {} to {} overlap {start} to {end}, which were pushed already",
+                    "positions {} to {} overlap {start} to {end}, which were pushed already; give parts positions of their own with starting_at",
                     range.0, range.1
                 ),
             )),
