@@ -16,9 +16,7 @@ use linformer::{
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::{Options, own_text};
-
-type AnyError = Box<dyn std::error::Error>;
+use support::{AnyError, Options, own_text};
 
 const ABOUT: &str =
     "Trains a model of bytes with blockwise causal attention on a text, then one of the same size with exact causal attention for the

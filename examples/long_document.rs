@@ -10,9 +10,7 @@ use std::time::Instant;
 use linformer::ndarray::{Array2, Array3};
 use linformer::{Embedding, ExactAttention, LinformerAttention, LinformerConfig};
 use plotters::prelude::*;
-use support::{Options, memory, own_text, peak_memory};
-
-type AnyError = Box<dyn std::error::Error>;
+use support::{AnyError, Options, memory, own_text, peak_memory};
 
 const ABOUT: &str = "Encodes a UTF-8 text as bytes with one attention layer: Linformer, exact attention with its scores stored, and exact
 attention tile by tile. All three have the same weights. Prints seconds (the median of the runs), tokens a second, the peak of extra
@@ -25,8 +23,8 @@ const FORMS: [(&str, usize, RGBColor); 3] = [
     ("exact tiled", 16_384, BLACK),
 ];
 
-fn main() -> Result<(), AnyError> {
-    let options = Options::parse(
+fn options() -> Options {
+    Options::parse(
         ABOUT,
         &[
             ("file", "", "the text; this repository's own README and sources if none"),
@@ -42,7 +40,11 @@ fn main() -> Result<(), AnyError> {
                 "used by the example itself: one form and length, measured in this process",
             ),
         ],
-    );
+    )
+}
+
+fn main() -> Result<(), AnyError> {
+    let options = options();
     let text = match options.text("file") {
         "" => own_text(),
         file => std::fs::read(file)?,

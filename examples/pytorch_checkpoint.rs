@@ -10,9 +10,7 @@ mod support;
 use linformer::checkpoint::{Tensors, lucidrains};
 use linformer::ndarray::Array2;
 use serde_json::Value;
-use support::{Options, package_folder};
-
-type AnyError = Box<dyn std::error::Error>;
+use support::{AnyError, Options, package_folder};
 
 const ABOUT: &str = "Loads a LinformerLM saved by PyTorch and compares its scores with those that PyTorch computed.";
 

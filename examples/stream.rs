@@ -12,9 +12,7 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 use linformer::ndarray::{Array2, Array3};
 use linformer::{Compressed, Compressor, Embedding, Extent, LinformerAttention, LinformerConfig, ProjectionKind};
-use support::{Options, peak_memory};
-
-type AnyError = Box<dyn std::error::Error>;
+use support::{AnyError, Options, peak_memory};
 
 const ABOUT: &str =
     "Compresses a file, byte by byte and chunk by chunk, to the k keys and values of one attention layer with mean pooling; no more

@@ -3,7 +3,7 @@
 use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
 
 use super::compressed::Compressed;
-use super::heads::head_scores;
+use super::heads::{head_scores, scale};
 use super::key_values::HeadScratch;
 use super::weights::{AttentionWeights, ItemKeyValues, tile};
 use crate::config::AttentionConfig;
@@ -95,8 +95,8 @@ impl<A: Scalar> AttentionWeights<A> {
         }
     }
 
-    #[allow(clippy::too_many_arguments)] // all of them vary independently
     /// The gradients of x through the queries, and of keys and values, given those of the output (batch·m, dim).
+    #[allow(clippy::too_many_arguments)] // all of them vary independently
     pub(crate) fn attend_backward(
         &self,
         config: &AttentionConfig,
@@ -141,39 +141,22 @@ fn heads_backward<A: Scalar>(
     dqueries: &mut Array2<A>,
     grads: &mut KeyValueGradients<A>,
 ) {
-    let kv_heads = context.keys.dim().1;
+    let (_, kv_heads, slots, head_dim) = context.keys.dim();
     let group = config.heads / kv_heads;
-    let width = group * context.keys.dim().3;
-    let cost = parallel::cost(&[cache.queries.len(), 5, context.keys.dim().2]);
+    let cost = parallel::cost(&[cache.queries.len(), 5, slots]);
     let mut dqueries = sequence_mut(dqueries, batch, length);
-    let mut tasks = Vec::new();
-    let items = outer(dqueries.view_mut())
-        .into_iter()
-        .zip(outer(grads.keys.view_mut()))
-        .zip(outer(grads.values.view_mut()));
-    for (item, ((dqueries, dkeys), dvalues)) in items.enumerate() {
-        let heads = split(dqueries, Axis(1), width).into_iter().zip(outer(dkeys)).zip(outer(dvalues));
-        for (kv_head, ((dqueries, dkeys), dvalues)) in heads.enumerate() {
-            tasks.push((item, kv_head, dqueries, dkeys, dvalues));
-        }
-    }
     parallel::for_each_init(
-        tasks,
+        owned_parts(dqueries.view_mut(), grads, group * head_dim),
         cost,
         BackwardScratch::new,
-        |scratch, (item, kv_head, mut dqueries, mut dkeys, mut dvalues)| {
+        |scratch, (item, kv_head, mut dqueries, mut own)| {
             let rows = item * length..(item + 1) * length;
             let queries = cache.queries.slice(s![rows.clone(), ..]);
             let dmerged = dmerged.slice(s![rows, ..]);
             for within in 0..group {
                 let head = kv_head * group + within;
-                let mut own = OwnGradients {
-                    keys: dkeys.view_mut(),
-                    values: dvalues.view_mut(),
-                };
                 for start in (0..length).step_by(TILE) {
                     let tile_rows = start..length.min(start + TILE);
-                    let head_dim = own.keys.ncols();
                     let mut dqueries = dqueries.slice_mut(s![tile_rows.clone(), within * head_dim..(within + 1) * head_dim]);
                     let place = ScorePlace {
                         item,
@@ -196,6 +179,26 @@ fn heads_backward<A: Scalar>(
             }
         },
     );
+}
+
+/// The gradients cut by item and key/value head: (item, head, those of its queries, those of its keys and values).
+fn owned_parts<'g, A: Scalar>(
+    dqueries: ArrayViewMut3<'g, A>,
+    grads: &'g mut KeyValueGradients<A>,
+    width: usize,
+) -> Vec<(usize, usize, ArrayViewMut2<'g, A>, OwnGradients<'g, A>)> {
+    let mut parts = Vec::new();
+    let items = outer(dqueries)
+        .into_iter()
+        .zip(outer(grads.keys.view_mut()))
+        .zip(outer(grads.values.view_mut()));
+    for (item, ((dqueries, keys), values)) in items.enumerate() {
+        let heads = split(dqueries, Axis(1), width).into_iter().zip(outer(keys)).zip(outer(values));
+        for (head, ((dqueries, keys), values)) in heads.enumerate() {
+            parts.push((item, head, dqueries, OwnGradients { keys, values }));
+        }
+    }
+    parts
 }
 
 fn sequence_mut<A: Scalar>(rows: &mut Array2<A>, batch: usize, length: usize) -> ArrayViewMut3<'_, A> {
@@ -238,18 +241,18 @@ fn attend_with_dropout<A: Scalar>(
         let mut scores = tile(&mut space, queries.nrows(), count);
         head_scores(queries.view(), context, head, place.heads, &mut scores);
         let slots = context.keys.dim().1;
-        drop_out(&mut scores, place.first(head, slots), slots, dropout);
+        drop_out(&mut scores, place.first(head, slots), slots as u64, dropout);
         let (_, values) = context.head(head, place.heads);
         let mut result = queries.slice_mut(s![.., head * head_dim..(head + 1) * head_dim]);
         gemm(A::one(), scores.view(), values, A::zero(), &mut result);
     }
 }
 
-/// Drops out of a tile whose rows are `slots` elements apart in the counting of elements, so that tiles do not matter.
-fn drop_out<A: Scalar>(scores: &mut ArrayViewMut2<'_, A>, first: u64, slots: usize, dropout: &Dropout<A>) {
+/// Drops out of a tile of contiguous rows that are `stride` elements apart in the counting of elements, so that tiles do not matter.
+pub(super) fn drop_out<A: Scalar>(scores: &mut ArrayViewMut2<'_, A>, first: u64, stride: u64, dropout: &Dropout<A>) {
     for (row, mut scores) in scores.rows_mut().into_iter().enumerate() {
         if let Some(scores) = scores.as_slice_mut() {
-            dropout.apply(scores, first + row as u64 * slots as u64);
+            dropout.apply(scores, first + row as u64 * stride);
         }
     }
 }
@@ -270,6 +273,7 @@ impl<A> BackwardScratch<A> {
     }
 }
 
+/// The gradients of the keys and values of one key/value head.
 struct OwnGradients<'g, A> {
     keys: ArrayViewMut2<'g, A>,
     values: ArrayViewMut2<'g, A>,
@@ -292,7 +296,6 @@ fn head_backward<A: Scalar>(
         return;
     }
     let (one, zero) = (A::one(), A::zero());
-    let scale = one / A::cast(head_dim as f64).sqrt();
     let columns = head * head_dim..(head + 1) * head_dim;
     let dout = dmerged.slice(s![.., columns.clone()]);
     let (keys, values) = context.head(head, place.heads);
@@ -305,18 +308,18 @@ fn head_backward<A: Scalar>(
         None => gemm(one, scores.t(), dout, one, &mut dvalues),
         Some(dropout) => {
             let slots = context.keys.dim().1;
-            let first = place.first(head, slots);
+            let (first, stride) = (place.first(head, slots), slots as u64);
             let mut dropped = tile(&mut scratch.dropped, queries.nrows(), count);
             dropped.assign(&scores);
-            drop_out(&mut dropped, first, slots, dropout);
+            drop_out(&mut dropped, first, stride, dropout);
             gemm(one, dropped.t(), dout, one, &mut dvalues);
-            drop_out(&mut dscores, first, slots, dropout);
+            drop_out(&mut dscores, first, stride, dropout);
         }
     }
     if let (Some(scores), Some(dscores)) = (scores.as_slice(), dscores.as_slice_mut()) {
         softmax_backward_rows(scores, dscores, count);
     }
-    gemm(scale, dscores.view(), keys, zero, dqueries);
+    gemm(scale(head_dim), dscores.view(), keys, zero, dqueries);
     let mut dkeys = own.keys.slice_mut(s![..count, ..]);
-    gemm(scale, dscores.t(), queries.slice(s![.., columns]), one, &mut dkeys);
+    gemm(scale(head_dim), dscores.t(), queries.slice(s![.., columns]), one, &mut dkeys);
 }

@@ -14,6 +14,11 @@ use crate::scalar::Scalar;
 /// Keys whose scores are held at once. It depends on nothing, so that results do not either.
 const KEY_BLOCK: usize = 512;
 
+/// The width of the blocks that `slots` keys are cut into, all of them alike: a last one of a few keys would cost more than its share.
+pub(super) fn block_width(slots: usize) -> usize {
+    slots.div_ceil(slots.div_ceil(KEY_BLOCK).max(1)).max(1)
+}
+
 /// The keys and values of a batch, head by head.
 #[derive(Debug)]
 pub(crate) struct PackedKeyValues<A> {
@@ -148,8 +153,7 @@ impl<A: Scalar> PackedHead<A> {
         if self.blocks.len() < self.count {
             self.blocks.resize_with(self.count, PackedBlock::default);
         }
-        // Blocks of even width: a last one of a few keys would cost more than its share.
-        let width = slots.div_ceil(self.count.max(1)).max(1);
+        let width = block_width(slots);
         let parts = keys.axis_chunks_iter(Axis(0), width).zip(values.axis_chunks_iter(Axis(0), width));
         for (block, (keys, values)) in self.blocks.iter_mut().zip(parts) {
             block.keys.repack(keys.t(), scale(head_dim));

@@ -23,10 +23,7 @@ pub(crate) fn assign<A: Scalar>(model: &mut impl Parameters<A>, tensors: &Tensor
         if tensor.shape() != parameter.shape() {
             problems.push(format!("`{name}` has shape {:?}, expected {:?}", tensor.shape(), parameter.shape()));
         }
-        if !tensors.is_floating(name) {
-            let dtype = tensors.dtype(name).unwrap_or_default();
-            problems.push(format!("`{name}` is stored as {dtype}, expected floating-point numbers"));
-        }
+        problems.extend(not_floating(tensors, name));
     });
     problems.extend(unexpected.iter().map(|name| format!("`{name}` is not part of the model")));
     if !problems.is_empty() {
@@ -38,4 +35,11 @@ pub(crate) fn assign<A: Scalar>(model: &mut impl Parameters<A>, tensors: &Tensor
         }
     });
     Ok(())
+}
+
+/// What is wrong with a tensor that is there but is not of floating-point numbers: quantised weights are no weights.
+pub(crate) fn not_floating<A: Scalar>(tensors: &Tensors<A>, name: &str) -> Option<String> {
+    let is_wrong = tensors.get(name).is_some() && !tensors.is_floating(name);
+    let dtype = tensors.dtype(name).unwrap_or_default();
+    is_wrong.then(|| format!("`{name}` is stored as {dtype}, expected floating-point numbers"))
 }

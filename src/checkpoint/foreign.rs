@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Tensors;
-use super::assign::assign;
+use super::assign::{assign, not_floating};
 use crate::error::{Error, Result};
 use crate::parameters::{Parameters, join};
 use crate::scalar::Scalar;
@@ -209,13 +209,6 @@ impl<'t, A: Scalar> Translation<'t, A> {
     }
 }
 
-/// What is wrong with a tensor that is there but is not of floating-point numbers: quantised weights are no weights.
-pub(crate) fn not_floating<A: Scalar>(tensors: &Tensors<A>, name: &str) -> Option<String> {
-    let is_wrong = tensors.get(name).is_some() && !tensors.is_floating(name);
-    let dtype = tensors.dtype(name).unwrap_or_default();
-    is_wrong.then(|| format!("`{name}` is stored as {dtype}, expected floating-point numbers"))
-}
-
 /// `model` with the values that `entries` find in `foreign`; every tensor must be used, or else be named in `dropped`.
 pub(crate) fn load<A: Scalar, M: Parameters<A>>(model: M, foreign: &Tensors<A>, entries: &[Entry], dropped: &[String]) -> Result<M> {
     let mut translation = Translation::new(foreign);
@@ -253,6 +246,11 @@ pub(crate) fn write<A: Scalar>(model: &impl Parameters<A>, entries: &[Entry]) ->
 /// Options from JSON, in their foreign names.
 pub(crate) fn parse<T: DeserializeOwned>(operation: &'static str, json: &str) -> Result<T> {
     serde_json::from_str(json).map_err(|error| Error::argument(operation, error.to_string()))
+}
+
+/// A default.
+pub(crate) fn yes() -> bool {
+    true
 }
 
 /// A default.

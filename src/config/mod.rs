@@ -18,14 +18,13 @@ pub use decoder::{DecoderConfig, DecoderLanguageModelConfig, EncoderDecoderConfi
 pub use encoder::{AttentionKind, EncoderConfig, FeedForwardConfig, NormPlacement};
 pub use generation::{GenerationConfig, Overflow};
 pub use model::{HeadKind, LanguageModelConfig, PositionKind, SinusoidLayout};
+pub use projection::{Convolution, ConvolutionKernel, ProjectionConfig, ProjectionKind, Sharing, Tail};
 pub use training::TrainingPass;
 pub use translation::TranslationConfig;
 
-pub use projection::{Convolution, ConvolutionKernel, ProjectionConfig, ProjectionKind, Sharing, Tail};
+pub(crate) use model::{check_position, default_position};
 
 use crate::error::{Error, Result};
-
-pub(crate) use model::{check_position, default_position};
 
 /// Writes `with_…` methods that set one field each.
 macro_rules! setters {

@@ -139,11 +139,6 @@ impl ProjectionConfig {
         with_initialization => initialization: Option<Initialization>,
     }
 
-    /// Whether the kind keeps weights.
-    pub(crate) fn has_weights(&self) -> bool {
-        !matches!(self.kind, ProjectionKind::MeanPooling | ProjectionKind::MaxPooling)
-    }
-
     /// Who shares the projection, with the default filled in. Pooling is alike for all heads, keys and values.
     pub fn effective_sharing(&self) -> Sharing {
         match self.kind {
@@ -171,7 +166,7 @@ impl ProjectionConfig {
         }
     }
 
-    /// Whether the kind pools over windows of an item's own length.
+    /// Whether the kind pools over windows of an item's own length, and so has no weights.
     pub(crate) fn pools(&self) -> bool {
         matches!(self.kind, ProjectionKind::MeanPooling | ProjectionKind::MaxPooling)
     }
@@ -194,7 +189,7 @@ impl ProjectionConfig {
         at_least_one("seq_len", seq_len)?;
         at_least_one("k", k)?;
         let refused = |option, value: String, reason: &str| Err(Error::config(option, value, reason));
-        if !self.has_weights() {
+        if self.pools() {
             if let Some(sharing) = self.sharing {
                 return refused(
                     "sharing",

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
 use ndarray::{Array2, ArrayD, ArrayViewD, Axis, IxDyn, s};
 
 use super::communicator::Communicator;
 use super::gradients::has_matrices;
-use super::sharded::{Shardable, Sharded, check_shards, is_matrix, replicated_digest};
+use super::sharded::{Build, Shardable, Sharded, check_shards, is_matrix, replicated_digest};
 use super::shards::Shards;
 use super::team::{Header, Team, digest, together, together_with};
 use crate::checkpoint::{Contents, Opened, Stored, assign, decode, described, description_of, encode, native_dtype};
+use crate::config::{AttentionKind, EncoderConfig};
 use crate::error::Result;
 use crate::initialization::Streams;
 use crate::scalar::Scalar;
@@ -60,7 +61,7 @@ impl<'c, M> Sharded<'c, M> {
         let has_matrices = has_matrices(M::encoder_config(&config));
         let sharded = Self::made(&config, shards, communicator, Ok(Header::default()), |config| {
             let tensors = file.read::<A>(&columns, total, |name| has_matrices && is_matrix(name))?;
-            let mut model = <M as super::sharded::Build>::build(config, &mut Streams::zeros().with_columns(columns.clone()));
+            let mut model = <M as Build>::build(config, &mut Streams::zeros().with_columns(columns.clone()));
             assign(&mut model, &tensors)?;
             Ok(model)
         })?;
@@ -189,15 +190,15 @@ where
     Ok((file, config, shards))
 }
 
-fn seq_len(config: &crate::config::EncoderConfig) -> usize {
+fn seq_len(config: &EncoderConfig) -> usize {
     match &config.attention {
-        crate::config::AttentionKind::Linformer(attention) => attention.seq_len,
+        AttentionKind::Linformer(attention) => attention.seq_len,
         _ => 0,
     }
 }
 
 /// A number that tells files of different tensors or descriptions apart.
-fn file_digest<R: std::io::Read + std::io::Seek>(file: &Opened<R>) -> u64 {
+fn file_digest<R: Read + Seek>(file: &Opened<R>) -> u64 {
     let header = file.header();
     digest(format!("{:?} {:?}", header.metadata, header.tensors).into_bytes())
 }

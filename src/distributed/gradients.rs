@@ -216,15 +216,7 @@ impl<M> Sharded<'_, M> {
                 Err(team.known_to_all(not_finite(team.rank(), "the norm of the gradients")))
             }
         })?;
-        let factor = max_norm / (norm + 1e-6);
-        if factor < 1.0 {
-            let factor = A::cast(factor);
-            gradients.visit_mut("", &mut |name, role, mut gradient| {
-                if optimizer.state().is_stepped(name, role) {
-                    gradient.mapv_inplace(|gradient| gradient * factor);
-                }
-            });
-        }
+        optimizer.state().scale_down(gradients, norm, max_norm);
         Ok(norm)
     }
 }

@@ -162,7 +162,7 @@ impl<A: Scalar> Linear<A> {
         gradients.add_gradients(x, dy);
         let mut dx = Array2::zeros((dy.nrows(), self.in_dim()));
         self.prepare_back();
-        multiply_spread(self.packed_back(), dy, Output::Set, dx.view_mut());
+        multiply_spread(self.packed_back(), dy, dx.view_mut());
         dx
     }
 
@@ -311,14 +311,13 @@ pub(crate) fn weight_gradient<A: Scalar>(x: ArrayView2<'_, A>, dy: ArrayView2<'_
     add_long_product(dy, x, weight);
 }
 
-/// dx ← dy·W, or dx += dy·W, for contiguous dx.
-pub(crate) fn input_gradient<A: Scalar>(dy: ArrayView2<'_, A>, weight: ArrayView2<'_, A>, adds: bool, dx: ArrayViewMut2<'_, A>) {
-    let output = if adds { Output::Add } else { Output::Set };
-    multiply_spread(&PackedMatrix::new(weight, A::one()), dy, output, dx);
+/// dx ← dy·W, for contiguous dx.
+pub(crate) fn input_gradient<A: Scalar>(dy: ArrayView2<'_, A>, weight: ArrayView2<'_, A>, dx: ArrayViewMut2<'_, A>) {
+    multiply_spread(&PackedMatrix::new(weight, A::one()), dy, dx);
 }
 
 /// The product of the rows of `a` and a packed matrix, into contiguous rows, spread over threads.
-fn multiply_spread<A: Scalar>(packed: &PackedMatrix<A>, a: ArrayView2<'_, A>, output: Output<'_, A>, c: ArrayViewMut2<'_, A>) {
+fn multiply_spread<A: Scalar>(packed: &PackedMatrix<A>, a: ArrayView2<'_, A>, c: ArrayViewMut2<'_, A>) {
     let (inner, cols) = packed.dim();
     let cost = parallel::cost(&[a.nrows(), inner, cols]);
     let mut pool = Pool::<Scratch<A>>::default();
@@ -328,7 +327,7 @@ fn multiply_spread<A: Scalar>(packed: &PackedMatrix<A>, a: ArrayView2<'_, A>, ou
     for_each_part(parts, cost, |tile, part| {
         let first = tile * size;
         let a = a.slice(s![first..first + part.view.nrows(), ..]);
-        pool.with(|scratch| packed.multiply_view(a, output, RowsMut::of(part.view), scratch));
+        pool.with(|scratch| packed.multiply_view(a, Output::Set, RowsMut::of(part.view), scratch));
     });
 }
 

@@ -9,12 +9,11 @@ mod position;
 
 pub use embedding::Embedding;
 pub use feed_forward::{FeedForward, FeedForwardCache};
-
-pub(crate) use feed_forward::FeedForwardScratch;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use position::Position;
 
+pub(crate) use feed_forward::FeedForwardScratch;
 pub(crate) use linear::{input_gradient, weight_gradient};
 pub(crate) use long_product::pack_segment;
 pub(crate) use position::Start;

@@ -1,8 +1,8 @@
 //! Training of whole models: forward with a cache, and backward.
 
-use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, Axis, s};
+use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, s};
 
-use super::body::{Body, start};
+use super::body::{Body, select, start};
 use super::ends::EndsCache;
 use super::head::Head;
 use super::language_model::LanguageModel;
@@ -10,7 +10,7 @@ use crate::attention::{PaddingMask, Part};
 use crate::blocks::EncoderCache;
 use crate::config::{LanguageModelConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
-use crate::layers::{LayerNorm, Linear, flat, rows, sequence};
+use crate::layers::{LayerNorm, Linear, flat, input_gradient, rows, sequence, weight_gradient};
 use crate::ops::Activation;
 use crate::scalar::Scalar;
 
@@ -69,7 +69,7 @@ pub(super) struct HeadCache<A> {
 }
 
 impl<A: Scalar> Head<A> {
-    pub(super) fn train(&self, features: Array3<A>, embedding: ndarray::ArrayView2<'_, A>) -> Result<(Array3<A>, HeadCache<A>)> {
+    pub(super) fn train(&self, features: Array3<A>, embedding: ArrayView2<'_, A>) -> Result<(Array3<A>, HeadCache<A>)> {
         let dense = match (&self.dense, &self.norm) {
             (Some(dense), Some(norm)) => {
                 let hidden = dense.forward(&features)?;
@@ -89,20 +89,20 @@ impl<A: Scalar> Head<A> {
         &self,
         cache: &HeadCache<A>,
         dy: &Array3<A>,
-        weight: ndarray::ArrayView2<'_, A>,
+        weight: ArrayView2<'_, A>,
         gradients: &mut Self,
-        embedding: ndarray::ArrayViewMut2<'_, A>,
+        embedding: ArrayViewMut2<'_, A>,
     ) -> Array3<A> {
         let (batch, length, _) = dy.dim();
         let x = cache.dense.as_ref().map_or(&cache.features, |[_, _, normed]| normed);
         let own = gradients.weight.as_mut().map_or(embedding, |weight| weight.view_mut());
         let weight = self.weight.as_ref().map_or(weight, |weight| weight.view());
-        crate::layers::weight_gradient(rows(x), rows(dy), own);
+        weight_gradient(rows(x), rows(dy), own);
         for dy in rows(dy).rows() {
             gradients.bias += &dy;
         }
         let mut dx = Array2::zeros((batch * length, weight.ncols()));
-        crate::layers::input_gradient(rows(dy), weight, false, dx.view_mut());
+        input_gradient(rows(dy), weight, dx.view_mut());
         let dx = sequence(dx, batch, length);
         let (Some(dense), Some(norm), Some([hidden, activated, _])) = (&self.dense, &self.norm, &cache.dense) else {
             return dx;
@@ -151,7 +151,7 @@ impl<A: Scalar> LanguageModel<A> {
     /// With `positions`, one list for each batch item, scores are made there only: (1, number of positions, `vocab_size`), item after item.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward) and [`logits_at`](Self::logits_at); a rate outside 0 to 1.
+    /// As [`forward`](Self::forward) and [`logits_at`](Self::logits_at); a rate below 0, or of 1 or more.
     pub fn forward_train(
         &self,
         tokens: &ArrayRef2<usize>,
@@ -175,7 +175,7 @@ impl<A: Scalar> LanguageModel<A> {
         let positions = match positions {
             Some(positions) => {
                 let dim = features.dim();
-                features = super::body::select(&features, positions)?;
+                features = select(&features, positions)?;
                 Some((positions.to_vec(), dim))
             }
             None => None,

@@ -1,13 +1,13 @@
 //! The one call a training loop needs of a model: its loss and the gradients of its parameters.
 
-use ndarray::{ArrayRef2, ArrayRef3};
+use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3};
 
 use super::CrossEntropy;
 use crate::attention::PaddingMask;
 use crate::config::TrainingPass;
 use crate::error::Result;
 use crate::layers::{flat, sequence};
-use crate::models::{CausalLanguageModel, Classifier, EncoderDecoder, LanguageModel, TokenPairs};
+use crate::models::{CausalLanguageModel, Classifier, ClassifierCache, EncoderDecoder, LanguageModel, TokenPairs};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
 
@@ -36,7 +36,7 @@ impl<A: Scalar> LanguageModel<A> {
     /// ```
     ///
     /// # Errors
-    /// As [`forward_train`](Self::forward_train); as many targets as there are scores, each below `vocab_size`; a loss that is not finite.
+    /// As [`forward_train`](Self::forward_train); another number of targets than scores; a target outside the vocabulary; a loss that is not finite.
     pub fn loss_and_gradients(
         &self,
         tokens: &ArrayRef2<usize>,
@@ -47,10 +47,7 @@ impl<A: Scalar> LanguageModel<A> {
         pass: &TrainingPass,
     ) -> Result<(f64, Self)> {
         let (scores, cache) = self.forward_train(tokens, positions, mask, pass)?;
-        let (batch, length, _) = scores.dim();
-        let (loss, gradient) = loss.loss_and_gradient(flat(scores), targets)?;
-        let loss = pass.step.finite_loss(loss)?;
-        let gradient = sequence(gradient, batch, length);
+        let (loss, gradient) = loss_and_gradient_of(scores, targets, loss, pass)?;
         let mut gradients = self.zeros_like();
         self.backward(cache, &gradient, &mut gradients)?;
         Ok((loss, gradients))
@@ -83,7 +80,7 @@ impl<A: Scalar> EncoderDecoder<A> {
     /// should be.)
     ///
     /// # Errors
-    /// As [`forward_train`](Self::forward_train); as many targets as there are scores, each below the target's `vocab_size`; a loss that is not finite.
+    /// As [`forward_train`](Self::forward_train); another number of targets than scores; a target outside the vocabulary; a loss that is not finite.
     pub fn loss_and_gradients(
         &self,
         pairs: &TokenPairs<'_>,
@@ -92,11 +89,9 @@ impl<A: Scalar> EncoderDecoder<A> {
         pass: &TrainingPass,
     ) -> Result<(f64, Self)> {
         let (scores, cache) = self.forward_train(pairs, pass)?;
-        let (batch, length, _) = scores.dim();
-        let (loss, gradient) = loss.loss_and_gradient(flat(scores), targets)?;
-        let loss = pass.step.finite_loss(loss)?;
+        let (loss, gradient) = loss_and_gradient_of(scores, targets, loss, pass)?;
         let mut gradients = self.zeros_like();
-        self.backward(cache, &sequence(gradient, batch, length), &mut gradients)?;
+        self.backward(cache, &gradient, &mut gradients)?;
         Ok((loss, gradients))
     }
 }
@@ -114,12 +109,7 @@ impl<A: Scalar> Classifier<A> {
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
     ) -> Result<(f64, Self)> {
-        let (scores, cache) = self.forward_train(tokens, mask, pass)?;
-        let (loss, gradient) = loss.loss_and_gradient(scores, targets)?;
-        let loss = pass.step.finite_loss(loss)?;
-        let mut gradients = self.zeros_like();
-        self.backward(cache, &gradient, &mut gradients)?;
-        Ok((loss, gradients))
+        self.gradients_of(self.forward_train(tokens, mask, pass)?, targets, loss, pass)
     }
 
     /// [`loss_and_gradients`](Self::loss_and_gradients) of sequences of vectors.
@@ -134,11 +124,32 @@ impl<A: Scalar> Classifier<A> {
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
     ) -> Result<(f64, Self)> {
-        let (scores, cache) = self.forward_train_features(x, mask, pass)?;
+        self.gradients_of(self.forward_train_features(x, mask, pass)?, targets, loss, pass)
+    }
+
+    fn gradients_of(
+        &self,
+        (scores, cache): (Array2<A>, ClassifierCache<A>),
+        targets: &[Option<usize>],
+        loss: &CrossEntropy,
+        pass: &TrainingPass,
+    ) -> Result<(f64, Self)> {
         let (loss, gradient) = loss.loss_and_gradient(scores, targets)?;
         let loss = pass.step.finite_loss(loss)?;
         let mut gradients = self.zeros_like();
         self.backward(cache, &gradient, &mut gradients)?;
         Ok((loss, gradients))
     }
+}
+
+/// The loss of (batch, length, classes) scores, and its gradient.
+fn loss_and_gradient_of<A: Scalar>(
+    scores: Array3<A>,
+    targets: &[Option<usize>],
+    loss: &CrossEntropy,
+    pass: &TrainingPass,
+) -> Result<(f64, Array3<A>)> {
+    let (batch, length, _) = scores.dim();
+    let (loss, gradient) = loss.loss_and_gradient(flat(scores), targets)?;
+    Ok((pass.step.finite_loss(loss)?, sequence(gradient, batch, length)))
 }

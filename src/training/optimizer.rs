@@ -66,15 +66,7 @@ pub trait Optimizer<A: Scalar>: Method<A> {
         let state = self.state();
         let views = state.matched("Optimizer::clip_gradient_norm", "gradients", &*gradients)?;
         let norm = state.norm(&views)?;
-        let factor = max_norm / (norm + 1e-6);
-        if factor < 1.0 {
-            let factor = A::cast(factor);
-            gradients.visit_mut("", &mut |name, role, mut gradient| {
-                if is_stepped(name, role, &state.frozen) {
-                    gradient.mapv_inplace(|gradient| gradient * factor);
-                }
-            });
-        }
+        state.scale_down(gradients, norm, max_norm);
         Ok(norm)
     }
 
@@ -207,6 +199,19 @@ impl<A: Scalar> State<A> {
     /// Whether a parameter is stepped.
     pub(crate) fn is_stepped(&self, name: &str, role: Role) -> bool {
         is_stepped(name, role, &self.frozen)
+    }
+
+    /// Scales the gradients that are stepped, whose norm is `norm`, down to about `max_norm`.
+    pub(crate) fn scale_down(&self, gradients: &mut impl Parameters<A>, norm: f64, max_norm: f64) {
+        let factor = max_norm / (norm + 1e-6);
+        if factor < 1.0 {
+            let factor = A::cast(factor);
+            gradients.visit_mut("", &mut |name, role, mut gradient| {
+                if self.is_stepped(name, role) {
+                    gradient.mapv_inplace(|gradient| gradient * factor);
+                }
+            });
+        }
     }
 
     fn check_finite(&self, gradients: &[ArrayViewD<'_, A>]) -> Result<()> {

@@ -6,6 +6,7 @@ use ndarray::{Array3, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::super::compressed::Compressed;
 use super::super::gradients::AttendCache;
+use super::super::key_values::block_width;
 use super::super::weights::{AttentionWeights, ItemKeyValues, tile};
 use super::online::{Dropped, Online, Part};
 use super::sight::{Reach, Sight};
@@ -16,9 +17,6 @@ use crate::ops::{Dropout, Scratch};
 use crate::parallel;
 use crate::scalar::Scalar;
 use crate::views::{outer, split};
-
-/// Keys whose scores are held at once. It depends on nothing, so that results do not either.
-const KEY_BLOCK: usize = 512;
 
 /// Rows below which a tile of queries is not cut, however short the window.
 const FEWEST_ROWS: usize = 32;
@@ -188,9 +186,9 @@ pub(super) fn attend_head<A: Scalar>(
     queries.assign(&result);
 }
 
-/// `slots` in blocks of even width: a last one of a few keys would cost more than its share.
+/// `slots` in blocks whose scores are held at once.
 fn even_blocks(slots: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    let width = slots.len().div_ceil(slots.len().div_ceil(KEY_BLOCK).max(1)).max(1);
+    let width = block_width(slots.len());
     let end = slots.end;
     slots.step_by(width).map(move |start| start..end.min(start + width))
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayViewMut2, Zip, s};
 
+use super::super::gradients::drop_out;
 use super::super::heads::scale;
 use super::super::partial::Partial;
 use super::super::weights::tile;
@@ -78,11 +79,7 @@ impl<A: Scalar> Online<A> {
 impl<A: Scalar> Dropped<'_, A> {
     /// Drops out of a tile of weights whose rows are contiguous.
     pub(super) fn apply(&self, weights: &mut ArrayViewMut2<'_, A>) {
-        for (row, mut weights) in weights.rows_mut().into_iter().enumerate() {
-            if let Some(weights) = weights.as_slice_mut() {
-                self.dropout.apply(weights, self.first + row as u64 * self.stride);
-            }
-        }
+        drop_out(weights, self.first, self.stride, self.dropout);
     }
 }
 

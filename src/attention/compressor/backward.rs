@@ -11,11 +11,12 @@ use super::super::weights::AttentionWeights;
 use super::accumulate::Windows;
 use super::side::Side;
 use super::{BiasPlace, CompressionScratch, Compressor, Order, ProjectionKind, RealRows};
-use crate::config::ConvolutionKernel;
+use crate::config::LinformerConfig;
 use crate::error::Result;
 use crate::layers::Linear;
 use crate::ops::gemm;
 use crate::parallel::{self, Parts, for_each_part};
+use crate::parameters::Role;
 use crate::scalar::Scalar;
 use crate::views::outer;
 
@@ -50,7 +51,7 @@ struct SideGradients<A> {
 
 impl<A: Scalar> Compressor<'_, A> {
     /// The order that training uses: the sums of the first are small and serve the backward pass.
-    pub(crate) fn training_order(config: &crate::config::LinformerConfig) -> Order {
+    pub(crate) fn training_order(config: &LinformerConfig) -> Order {
         if config.projection.commutes() {
             Order::CompressFirst
         } else {
@@ -215,7 +216,7 @@ impl<A: Scalar> Compressor<'_, A> {
         if let (Map::Dense { matrix, .. }, Map::Dense { matrix: grad, role }) = (&projection.map, &mut own.map) {
             let cost = parallel::cost(&[x.len(), matrix.dim().0, matrix.dim().1]);
             dense::spread(matrix, side, rows, gradients.x, cost);
-            if *role == crate::parameters::Role::Trainable {
+            if *role == Role::Trainable {
                 dense::collect(grad, side, x, rows, cost);
             }
             return;
@@ -302,17 +303,12 @@ fn projection_bias_backward<A: Scalar>(grad: &Array4<A>, projection: &mut Projec
     }
 }
 
-/// The projection that compresses the keys, or the values.
 impl<A: Scalar> Projections<A> {
+    /// The projection that compresses the keys, or the values.
     fn source_mut(&mut self, is_value: bool) -> &mut Projection<A> {
         match (&mut self.value, is_value) {
             (Some(value), true) => value,
             _ => &mut self.key,
         }
     }
-}
-
-/// Whether a convolution mixes the channels of a head.
-fn mixes(shape: ConvolutionKernel) -> bool {
-    shape == ConvolutionKernel::ChannelMixing
 }

@@ -9,7 +9,7 @@ use super::accumulate::{SegmentScratch, copied};
 use super::{Compressor, RealRows, SEGMENT};
 use crate::layers::pack_segment;
 use crate::ops::{PackedLeft, Rows, RowsMut, Tile, pack_panels, panels_len};
-use crate::parallel::{self, Chunks, Parts, Pool, for_each_part};
+use crate::parallel::{self, Chunks, Pool, along, for_each_part};
 use crate::scalar::Scalar;
 
 /// Numbers of X that are packed before they are multiplied: a few segments, so that every thread has work.
@@ -171,7 +171,6 @@ impl<A: Scalar> Compressor<'_, A> {
 
 /// Calls `work` for blocks of rows of (items, matrices, rows, columns) sums, told the item, the matrix and the first row.
 fn for_each_row_block<A: Scalar>(sums: ArrayViewMut4<'_, A>, cost: usize, work: impl Fn(usize, usize, usize, ArrayViewMut4<'_, A>) + Sync) {
-    let along = |view, axis, size| Parts { view, axis, size };
     for_each_part(along(sums, 0, 1), cost, |item, part| {
         for_each_part(along(part.view, 1, 1), cost, |matrix, part| {
             for_each_part(along(part.view, 2, TASK_ROWS), cost, |block, part| {

@@ -62,56 +62,37 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         mut spare: Spare<A>,
     ) -> Result<Self> {
         let matrices = config.projection.matrices(config.attention.heads);
-        let tied = config.projection.ties_key_value();
-        let (outer, width, sides) = match order {
-            Order::CompressFirst => (matrices, config.attention.dim, if tied { 1 } else { 2 }),
-            Order::ProjectFirst => (
-                config.compressed_heads(),
-                config.attention.effective_head_dim(),
-                if tied && config.attention.tie_key_value { 1 } else { 2 },
-            ),
+        let (heads, head_dim) = (config.compressed_heads(), config.attention.effective_head_dim());
+        let (outer, width, tied) = match order {
+            Order::CompressFirst => (matrices, config.attention.dim, true),
+            Order::ProjectFirst => (heads, head_dim, config.attention.tie_key_value),
         };
+        let sides = if tied && config.projection.ties_key_value() { 1 } else { 2 };
         let slots = match config.projection.kind {
             // More windows are added as the sequence reaches them.
             ProjectionKind::Convolution(_) => config.stride().map_or(0, |stride| length.div_ceil(stride)),
             _ => config.k,
         };
         checked_len("Compressor", &[batch, outer, slots.max(1), width], size_of::<A>())?;
-        checked_len(
-            "Compressor",
-            &[
-                batch,
-                config.compressed_heads(),
-                slots.max(1),
-                config.attention.effective_head_dim(),
-            ],
-            size_of::<A>(),
-        )?;
+        checked_len("Compressor", &[batch, heads, slots.max(1), head_dim], size_of::<A>())?;
         let start = match config.projection.kind {
             ProjectionKind::MaxPooling => A::neg_infinity(),
             _ => A::zero(),
         };
-        let pools = config.projection.pools();
+        let counted = (batch, if config.projection.pools() { slots } else { 0 });
         spare.sides.truncate(sides);
         spare.sides.resize_with(sides, Side::default);
         for side in &mut spare.sides {
             side.reset((batch, outer, slots, width), matrices, start);
         }
-        if spare.tokens.dim() == (batch, if pools { slots } else { 0 }) {
+        if spare.tokens.dim() == counted {
             spare.tokens.fill(0);
         } else {
-            spare.tokens = Array2::zeros((batch, if pools { slots } else { 0 }));
+            spare.tokens = Array2::zeros(counted);
         }
         spare.reached.clear();
         spare.reached.resize(batch, 0);
         spare.covered.clear();
-        let Spare {
-            sides,
-            tokens,
-            reached,
-            covered,
-            ..
-        } = spare;
         Ok(Self {
             config,
             weights,
@@ -121,10 +102,10 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             extent: None,
             limit: None,
             next: 0,
-            covered,
-            reached,
-            sides,
-            tokens,
+            covered: spare.covered,
+            reached: spare.reached,
+            sides: spare.sides,
+            tokens: spare.tokens,
         })
     }
 

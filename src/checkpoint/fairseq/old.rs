@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use ndarray::{Axis, Slice};
 
-use super::super::foreign::not_floating;
+use super::super::assign::not_floating;
 use super::super::tensors::Tensors;
 use crate::error::{Error, Result};
 use crate::scalar::Scalar;

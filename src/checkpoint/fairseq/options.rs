@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::foreign::{check_rate, check_same, number, parse};
+use super::super::foreign::{check_rate, check_same, number, parse, yes};
 use super::PEER;
 use super::names::Matrices;
 use crate::config::{BiasPlace, LinformerConfig, ProjectionKind, Sharing};
@@ -65,10 +65,6 @@ pub struct AttentionOptions {
     /// 1 where E and F are never trained; 0.
     #[serde(default)]
     pub freeze_compress: usize,
-}
-
-pub(super) fn yes() -> bool {
-    true
 }
 
 impl AttentionOptions {

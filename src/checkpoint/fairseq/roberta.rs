@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::foreign::{check_rate, check_same, number, parse};
+use super::super::foreign::{check_rate, check_same, number, parse, yes};
 use super::PEER;
 use super::names::{Layout, Matrices};
-use super::options::{Compression, activation, activation_name, explicit, flag, refused, yes};
+use super::options::{Compression, activation, activation_name, explicit, flag, refused};
 use crate::config::{
     AttentionKind, EncoderConfig, FeedForwardConfig, HeadKind, LanguageModelConfig, NormPlacement, PositionKind, ProjectionKind, Sharing,
 };
@@ -356,6 +356,11 @@ impl RobertaOptions {
         }
         flag("shared_kv_compressed", self.shared_kv_compressed)?;
         flag("shared_layer_kv_compressed", self.shared_layer_kv_compressed)?;
+        self.check_rates()?;
+        self.pooler_activation().map(|_| ())
+    }
+
+    fn check_rates(&self) -> Result<()> {
         for (option, rate) in [
             ("dropout", self.dropout),
             ("attention_dropout", self.attention_dropout),
@@ -366,7 +371,6 @@ impl RobertaOptions {
         ] {
             check_rate(option, rate)?;
         }
-        self.pooler_activation()?;
         Ok(())
     }
 }

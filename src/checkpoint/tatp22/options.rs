@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::super::foreign::parse;
+use super::super::foreign::{number, parse, yes};
 use super::{CheckpointLevel, Method, PEER, ParameterSharing};
 use crate::error::{Error, Result};
 
@@ -340,16 +340,8 @@ impl FeedForwardOptions {
     }
 }
 
-fn number<const N: usize>() -> usize {
-    N
-}
-
 fn hundredths<const N: u8>() -> f64 {
     f64::from(N) / 100.0
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn gelu() -> String {

@@ -7,7 +7,7 @@ use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use super::{ACTIVATION_COST, FeedForward, FeedForwardScratch};
 use crate::layers::tile_rows;
 use crate::ops::{Dropout, Output, RowsMut, Runs, Tile};
-use crate::parallel::{self, Parts, Pool, for_each_part};
+use crate::parallel::{self, Pool, along, for_each_part};
 use crate::scalar::Scalar;
 
 /// Rows whose gradients of the hidden features are made before those of the weights are.
@@ -56,7 +56,7 @@ impl<A: Scalar> FeedForward<A> {
         let mut pool = Pool::<TrainingScratch<A>>::default();
         pool.prepare();
         let size = tile_rows(rows);
-        let parts = (by_rows(y.view_mut(), size), by_rows(hidden.view_mut(), size));
+        let parts = (along(y.view_mut(), 0, size), along(hidden.view_mut(), 0, size));
         for_each_part(parts, self.cost(rows), |index, (y, mut hidden)| {
             pool.with(|scratch| {
                 let first = index * size;
@@ -120,8 +120,8 @@ impl<A: Scalar> FeedForward<A> {
     ) {
         let size = tile_rows(dy.nrows());
         let parts = (
-            (by_rows(group.dx, size), by_rows(group.hidden, size)),
-            by_rows(group.activated, size),
+            (along(group.dx, 0, size), along(group.hidden, 0, size)),
+            along(group.activated, 0, size),
         );
         for_each_part(parts, self.cost(dy.nrows()), |index, ((dx, hidden), activated)| {
             let start = index * size;
@@ -241,10 +241,6 @@ impl<A: Scalar> FeedForward<A> {
         let weights = self.input.weight().len() + self.output.weight().len();
         parallel::cost(&[rows, weights + ACTIVATION_COST * self.input.out_dim()])
     }
-}
-
-fn by_rows<A>(view: ArrayViewMut2<'_, A>, size: usize) -> Parts<'_, A, ndarray::Ix2> {
-    Parts { view, axis: 0, size }
 }
 
 /// Fills `to` from the first columns of a run.

@@ -3,10 +3,10 @@
 use ndarray::{Array2, Array4, ArrayView2, ArrayView3, Axis, s};
 
 use super::super::super::projection::Map;
-use super::super::accumulate::Windows;
-use super::super::accumulate::selected;
+use super::super::accumulate::{Windows, selected};
 use super::super::{BiasPlace, Compressor, RealRows};
-use super::{CompressionGradients, mixes};
+use super::CompressionGradients;
+use crate::config::ConvolutionKernel;
 use crate::ops::gemm;
 use crate::scalar::Scalar;
 
@@ -94,7 +94,7 @@ impl<A: Scalar> Compressor<'_, A> {
             let offset = windows.offset(self.next + row);
             let (f, g) = (features.row(row), grad.row(slot));
             let mut df = dfeatures.row_mut(row);
-            if mixes(*shape) {
+            if *shape == ConvolutionKernel::ChannelMixing {
                 df += &g.dot(&kernel.slice(s![matrix, .., .., offset]));
                 for (out, &g) in g.iter().enumerate() {
                     dkernel.slice_mut(s![matrix, out, .., offset]).scaled_add(g, &f);
