@@ -157,6 +157,7 @@ impl<A: Scalar> FoldedKeyValues<A> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::key_values::PackedKeyValues;
     use super::*;
     use crate::config::{AttentionConfig, LinformerConfig};
     use crate::{LinformerAttention, PaddingMask, Parameters};
@@ -216,5 +217,14 @@ mod tests {
         for (slots, rows, expected) in [(8, 1000, true), (8, 8, false), (9, 1000, false), (0, 1000, false)] {
             assert_eq!(folds(layer.weights(), 8, slots, rows), expected, "{slots} slots, {rows} rows");
         }
+        // What is packed for the tiles follows it, and nothing folded outlives the next item.
+        let context = layer.compress(&Array3::ones((1, 9, 64)), None).unwrap();
+        let mut packed = PackedKeyValues::default();
+        for rows in [1000, 8, 1000] {
+            packed.repack_for(layer.weights(), 8, rows, &context);
+            assert_eq!(packed.folded().is_some(), rows == 1000);
+        }
+        packed.repack(&context);
+        assert!(packed.folded().is_none());
     }
 }

@@ -124,9 +124,9 @@ impl<A: Scalar> ContextSpace<A> {
     }
 
     /// Makes the packed keys and values of one item of what the compressor has added up.
-    pub(crate) fn finish<'a>(&mut self, mut compressor: Compressor<'a, A>) -> Result<Compressor<'a, A>> {
+    pub(crate) fn finish(&mut self, mut compressor: Compressor<'_, A>) -> Result<()> {
         compressor.finish_into(&mut self.compressed, &mut self.compression)?;
         self.packed.repack(&self.compressed);
-        Ok(compressor)
+        Ok(())
     }
 }

@@ -378,8 +378,12 @@ fn add_row_sums<A: Scalar>(projection: &Projection<A>, side: &mut Side<A>, start
                 if let Map::Dense { matrix: weights, .. } = &projection.map {
                     let weights = weights.slice(s![matrix, .., start + from..start + to]);
                     for (sum, weights) in sums.iter_mut().zip(weights.rows()) {
-                        let real = weights.iter().enumerate().filter(|&(row, _)| rows[item].is_real(from + row));
-                        *sum += real.fold(A::zero(), |sum, (_, &weight)| sum + weight);
+                        *sum += if rows[item].holes.is_none() {
+                            weights.sum()
+                        } else {
+                            let real = weights.iter().enumerate().filter(|&(row, _)| rows[item].is_real(from + row));
+                            real.fold(A::zero(), |sum, (_, &weight)| sum + weight)
+                        };
                     }
                 } else {
                     let one = A::one();

@@ -94,8 +94,13 @@ impl<A: Scalar> PackedLeft<A> {
 
     /// c ← c + left·x for the columns of `x` that [`pack_panels`] packed; `left` is one segment at most.
     pub(crate) fn accumulate_panels(&self, panels: &[A], inner: usize, cols: usize, c: RowsMut<'_, A>) {
+        self.add_product(&self.segments, (panels, inner), cols, c);
+    }
+
+    /// c ← c + left·x for rows `left` of one segment and `inner` packed rows of `x`.
+    fn add_product(&self, left: &[A], (panels, inner): (&[A], usize), cols: usize, c: RowsMut<'_, A>) {
         let product = Product {
-            left: &self.segments,
+            left,
             rows: self.rows,
             panels,
             depth: inner,
@@ -121,18 +126,11 @@ impl<A: Scalar> PackedLeft<A> {
                 let cols = BLOCK_COLS.min(cols - first);
                 let panels = scratch.panels.resize(inner * self.kernel.padded(cols));
                 (self.kernel.pack)(&x.data[done * x.stride + first..], x.stride, inner, cols, panels);
-                let product = Product {
-                    left,
-                    rows: self.rows,
-                    panels,
-                    depth: inner,
-                    start: 0,
-                    inner,
-                    cols,
-                    output: Output::Add,
+                let to = RowsMut {
+                    data: &mut c.data[first..],
                     stride: c.stride,
                 };
-                (self.kernel.run)(&product, &mut c.data[first..]);
+                self.add_product(left, (panels, inner), cols, to);
             }
             done += inner;
         }
