@@ -39,7 +39,7 @@ macro_rules! dispatch {
         impl MatmulKernels for $t {
             fn multiply_row(alpha: $t, a: &[$t], b: &ArrayView2<'_, $t>, beta: $t, c: ArrayViewMut1<'_, $t>) {
                 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-                fn run(alpha: $t, a: &[$t], b: &ArrayView2<'_, $t>, beta: $t, c: ArrayViewMut1<'_, $t>) {
+                fn run<'v>(alpha: $t, a: &[$t], b: &ArrayView2<'v, $t>, beta: $t, c: ArrayViewMut1<'v, $t>) {
                     match_target! {
                         "x86_64+avx512f" => row::<$t, true>(alpha, a, b, beta, c),
                         "x86_64+fma" => row::<$t, true>(alpha, a, b, beta, c),

@@ -104,81 +104,78 @@ pub(crate) trait PackedKernels: Sized {
     fn portable() -> Kernel<Self>;
 }
 
-/// A kernel in a function of its own, compiled with the features of the function around it.
+/// Defines the kernel of one element type: for each processor level the rows of a block, of half and of a quarter of one, and the columns
+/// of a panel and of half of one.
 macro_rules! kernel {
-    ($t:ty, $fma:literal, $mr:literal, $mid:literal, $low:literal, $nr:literal, $half:literal) => {{
-        #[multiversion::inherit_target]
-        fn run(product: &Product<'_, $t>, c: &mut [$t]) {
-            panels::<$t, $fma, $mr, $mid, $low, $nr, $half>(product, c);
-        }
-        #[multiversion::inherit_target]
-        fn pack(rows: &[$t], ld: usize, inner: usize, cols: usize, panels: &mut [$t]) {
-            pack_rows::<$t, $nr, $half>(rows, ld, inner, cols, panels);
-        }
-        Kernel {
-            rows: $mr,
-            cols: $nr,
-            run,
-            pack,
-        }
-    }};
-}
+    ($t:ty, avx512: $avx512:tt, fma: $fma:tt, portable: $portable:tt) => {
+        impl PackedKernels for $t {
+            fn kernel() -> Kernel<$t> {
+                #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+                fn block() -> (usize, usize) {
+                    match_target! {
+                        "x86_64+avx512f" => shape! $avx512,
+                        "x86_64+fma" => shape! $fma,
+                        "aarch64+neon" => shape! $fma,
+                        _ => shape! $portable,
+                    }
+                }
+                #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+                fn run<'p>(product: &Product<'p, $t>, c: &mut [$t]) {
+                    match_target! {
+                        "x86_64+avx512f" => multiply!($t, true, $avx512, product, c),
+                        "x86_64+fma" => multiply!($t, true, $fma, product, c),
+                        "aarch64+neon" => multiply!($t, true, $fma, product, c),
+                        _ => multiply!($t, false, $portable, product, c),
+                    }
+                }
+                #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+                fn pack(rows: &[$t], ld: usize, inner: usize, cols: usize, panels: &mut [$t]) {
+                    match_target! {
+                        "x86_64+avx512f" => copy!($t, $avx512, rows, ld, inner, cols, panels),
+                        "x86_64+fma" => copy!($t, $fma, rows, ld, inner, cols, panels),
+                        "aarch64+neon" => copy!($t, $fma, rows, ld, inner, cols, panels),
+                        _ => copy!($t, $portable, rows, ld, inner, cols, panels),
+                    }
+                }
+                let (rows, cols) = block();
+                Kernel { rows, cols, run, pack }
+            }
 
-impl PackedKernels for f32 {
-    fn kernel() -> Kernel<f32> {
-        #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-        fn select() -> Kernel<f32> {
-            match_target! {
-                "x86_64+avx512f" => kernel!(f32, true, 12, 6, 3, 32, 16),
-                "x86_64+fma" => kernel!(f32, true, 6, 3, 1, 16, 8),
-                "aarch64+neon" => kernel!(f32, true, 6, 3, 1, 16, 8),
-                _ => kernel!(f32, false, 4, 2, 1, 8, 4),
+            #[cfg(test)]
+            fn portable() -> Kernel<$t> {
+                fn run(product: &Product<'_, $t>, c: &mut [$t]) {
+                    multiply!($t, false, $portable, product, c);
+                }
+                fn pack(rows: &[$t], ld: usize, inner: usize, cols: usize, panels: &mut [$t]) {
+                    copy!($t, $portable, rows, ld, inner, cols, panels);
+                }
+                let (rows, cols) = shape! $portable;
+                Kernel { rows, cols, run, pack }
             }
         }
-        select()
-    }
-
-    #[cfg(test)]
-    fn portable() -> Kernel<f32> {
-        fn run(product: &Product<'_, f32>, c: &mut [f32]) {
-            panels::<f32, false, 4, 2, 1, 8, 4>(product, c);
-        }
-        Kernel {
-            rows: 4,
-            cols: 8,
-            run,
-            pack: pack_rows::<f32, 8, 4>,
-        }
-    }
+    };
 }
 
-impl PackedKernels for f64 {
-    fn kernel() -> Kernel<f64> {
-        #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-        fn select() -> Kernel<f64> {
-            match_target! {
-                "x86_64+avx512f" => kernel!(f64, true, 12, 6, 3, 16, 8),
-                "x86_64+fma" => kernel!(f64, true, 6, 3, 1, 8, 4),
-                "aarch64+neon" => kernel!(f64, true, 6, 3, 1, 8, 4),
-                _ => kernel!(f64, false, 4, 2, 1, 4, 2),
-            }
-        }
-        select()
-    }
-
-    #[cfg(test)]
-    fn portable() -> Kernel<f64> {
-        fn run(product: &Product<'_, f64>, c: &mut [f64]) {
-            panels::<f64, false, 4, 2, 1, 4, 2>(product, c);
-        }
-        Kernel {
-            rows: 4,
-            cols: 4,
-            run,
-            pack: pack_rows::<f64, 4, 2>,
-        }
-    }
+macro_rules! shape {
+    ($mr:literal, $mid:literal, $low:literal, $nr:literal, $half:literal) => {
+        ($mr, $nr)
+    };
 }
+
+macro_rules! multiply {
+    ($t:ty, $fma:literal, ($mr:literal, $mid:literal, $low:literal, $nr:literal, $half:literal), $product:expr, $c:expr) => {
+        panels::<$t, $fma, $mr, $mid, $low, $nr, $half>($product, $c)
+    };
+}
+
+macro_rules! copy {
+    ($t:ty, ($mr:literal, $mid:literal, $low:literal, $nr:literal, $half:literal), $($argument:expr),*) => {
+        pack_rows::<$t, $nr, $half>($($argument),*)
+    };
+}
+
+kernel!(f32, avx512: (12, 6, 3, 32, 16), fma: (6, 3, 1, 16, 8), portable: (4, 2, 1, 8, 4));
+kernel!(f64, avx512: (12, 6, 3, 16, 8), fma: (6, 3, 1, 8, 4), portable: (4, 2, 1, 4, 2));
 
 #[inline(always)]
 fn panels<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const LOW: usize, const NR: usize, const HALF: usize>(
