@@ -23,23 +23,61 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The public module that a file's items are reached through.
-fn module(path: &Path) -> String {
-    let inside = path.strip_prefix(root().join("src")).unwrap().with_extension("");
-    let mut parts = inside.iter().map(|part| part.to_string_lossy().into_owned());
-    let mut module = "linformer".to_owned();
-    match parts.next().as_deref() {
-        Some("training") => module += "::training",
-        Some("checkpoint") => {
-            module += "::checkpoint";
-            let peer = parts.next().unwrap_or_default();
-            if ["lucidrains", "tatp22", "fairseq", "rifath95"].contains(&peer.as_str()) {
-                module = format!("{module}::{peer}");
-            }
+/// A module that can be reached from outside.
+struct Module {
+    name: String,
+    /// What its files lie in; its own may lie beside it.
+    folder: PathBuf,
+    /// What it declares and re-exports.
+    text: String,
+}
+
+impl Module {
+    /// The module of `file` and all public ones below it.
+    fn open(name: &str, file: &Path, folder: PathBuf, found: &mut Vec<Self>) {
+        let text = fs::read_to_string(file).unwrap();
+        for inner in text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')) {
+            let folder = folder.join(inner);
+            let (beside, within) = (folder.with_extension("rs"), folder.join("mod.rs"));
+            let file = if beside.is_file() { beside } else { within };
+            Self::open(&format!("{name}::{inner}"), &file, folder, found);
         }
-        _ => {}
+        found.push(Self {
+            name: name.to_owned(),
+            folder,
+            text,
+        });
     }
-    module
+
+    /// Whether its own file declares or re-exports `item`.
+    fn offers(&self, item: &str) -> bool {
+        if self.text.lines().any(|line| after(line, &DECLARATIONS) == Some(item)) {
+            return true;
+        }
+        let statements = self.text.split("\npub use ").skip(1).filter_map(|rest| rest.split(';').next());
+        statements
+            .flat_map(|names| names.split(['{', '}', ',', ':']))
+            .any(|name| name.trim() == item)
+    }
+}
+
+const DECLARATIONS: [&str; 6] = ["pub struct ", "pub enum ", "pub trait ", "pub fn ", "pub const ", "pub type "];
+
+/// All public modules, inner ones before those around them.
+fn modules() -> Vec<Module> {
+    let (src, mut found) = (root().join("src"), Vec::new());
+    Module::open("linformer", &src.join("lib.rs"), src, &mut found);
+    found
+}
+
+/// The public module that `item` of the file at `path` is reached through: the file's own, or the one that re-exports it.
+fn module<'m>(modules: &'m [Module], path: &Path, item: &str) -> &'m str {
+    let own = modules
+        .iter()
+        .find(|module| path.with_extension("").starts_with(&module.folder))
+        .unwrap();
+    let others = modules.iter().filter(|_| !own.offers(item));
+    &others.rev().find(|module| module.offers(item)).unwrap_or(own).name
 }
 
 /// The word after one of these at the beginning of a line.
@@ -63,22 +101,23 @@ fn implemented(line: &str) -> Option<&str> {
 }
 
 /// The public names of one file.
-fn names(path: &Path, names: &mut BTreeSet<String>) {
+fn names(modules: &[Module], path: &Path, names: &mut BTreeSet<String>) {
     let text = fs::read_to_string(path).unwrap();
-    let module = module(path);
+    let reached = |name: &str| format!("{}::{name}", module(modules, path, name));
     // Whose members come: of a type, or of an enum or a trait, whose members are public with it.
     let (mut owner, mut opened) = (String::new(), false);
     for line in text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().lines() {
+        opened &= line != "}";
         if let Some(name) = implemented(line) {
-            (owner, opened) = (format!("{module}::{name}"), false);
+            (owner, opened) = (reached(name), false);
         } else if let Some(name) = after(line, &["pub enum ", "pub trait "]) {
-            (owner, opened) = (format!("{module}::{name}"), true);
+            (owner, opened) = (reached(name), true);
             names.insert(owner.clone());
         } else if let Some(name) = after(line, &["pub struct "]) {
-            (owner, opened) = (format!("{module}::{name}"), false);
+            (owner, opened) = (reached(name), false);
             names.insert(owner.clone());
         } else if let Some(name) = after(line, &["pub fn ", "pub const ", "pub type ", "pub mod "]) {
-            names.insert(format!("{module}::{name}"));
+            names.insert(reached(name));
         } else if line.starts_with("pub(") || line.starts_with(char::is_alphabetic) {
             opened = false;
         } else if let Some(name) = after(line, &["    pub fn ", "    pub const fn ", "    pub const ", "            pub fn "]) {
@@ -99,9 +138,9 @@ fn names(path: &Path, names: &mut BTreeSet<String>) {
 fn the_public_names_are_those_of_the_list() {
     let mut files = Vec::new();
     sources(&root().join("src"), &mut files);
-    let mut found = BTreeSet::new();
+    let (modules, mut found) = (modules(), BTreeSet::new());
     for file in &files {
-        names(file, &mut found);
+        names(&modules, file, &mut found);
     }
     let path = root().join("tests/public_names.txt");
     if std::env::var_os("LINFORMER_BLESS").is_some() {
