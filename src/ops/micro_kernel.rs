@@ -120,6 +120,7 @@ macro_rules! kernel {
                     }
                 }
                 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+                #[allow(clippy::elidable_lifetime_names)] // multiversion names the lifetimes that it passes on
                 fn run<'p>(product: &Product<'p, $t>, c: &mut [$t]) {
                     match_target! {
                         "x86_64+avx512f" => multiply!($t, true, $avx512, product, c),
