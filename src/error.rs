@@ -33,11 +33,8 @@ pub enum Error {
         /// Why it cannot be, and what to use instead.
         reason: String,
     },
-    /// A sequence longer than the projection has columns for.
-    #[error(
-        "{operation}: the sequence reaches position {length}, but the projection has {seq_len} columns; shorten it, build the model with a larger \
-         `seq_len`, stretch the projection with `extended`, or use a pooling or convolution projection"
-    )]
+    /// A sequence longer than the projections have columns for.
+    #[error("{operation}: the sequence reaches position {length}, but E and F have {seq_len} columns; {advice}")]
     TooLong {
         /// The operation that was called.
         operation: &'static str,
@@ -45,6 +42,8 @@ pub enum Error {
         length: usize,
         /// The longest length that fits.
         seq_len: usize,
+        /// What can be done about it, which depends on the attention.
+        advice: &'static str,
     },
     /// A token id outside the vocabulary.
     #[error(

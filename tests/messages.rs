@@ -5,7 +5,10 @@ mod common;
 use common::small_model;
 use linformer::ndarray::{Array2, Array3, array};
 use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step};
-use linformer::{AttentionConfig, Error, ExactAttention, LinformerAttention, LinformerConfig, PaddingMask, Parameters};
+use linformer::{
+    AttentionConfig, BlockWeights, BlockwiseCausalAttention, CausalConfig, Encoder, EncoderConfig, Error, ExactAttention,
+    LinformerAttention, LinformerConfig, PaddingMask, Parameters, ProjectionKind, Workspace,
+};
 
 /// A variant, how it comes about, and what its message must say: what came, what was expected, what to do.
 struct Case {
@@ -46,11 +49,6 @@ fn cases() -> Vec<Case> {
             ["`heads` = 3", "dim = 8", "choose another or set head_dim"],
         ),
         case(
-            "TooLong",
-            layer.forward(&Array3::zeros((1, 7, 8)), None),
-            ["position 7", "6 columns", "shorten it"],
-        ),
-        case(
             "Token",
             model.forward(&array![[1, 9]], None),
             ["token 9", "ids 0 to 6", "use the vocabulary"],
@@ -83,10 +81,35 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// Too long for E and F, by what they are: each is told what helps there.
+fn too_long_cases() -> Vec<Case> {
+    let config = || LinformerConfig::new(8, 2, 6, 4);
+    let causal = CausalConfig::new(8, 2, 6, 1).with_block_weights(BlockWeights::PerBlock);
+    let random = config().with_kind(ProjectionKind::Random);
+    let x = Array3::zeros((1, 7, 8));
+    let learned = LinformerAttention::<f64>::new(&config(), 0).unwrap();
+    let random = LinformerAttention::<f64>::new(&random, 0).unwrap();
+    let encoder = Encoder::<f64>::new(&EncoderConfig::new(config(), 1), 0).unwrap();
+    let causal = BlockwiseCausalAttention::<f64>::new(&causal, 0).unwrap();
+    [
+        (learned.forward(&x, None), "`LinformerAttention::extended`"),
+        (random.forward(&x, None), "larger `seq_len`, or use a pooling"),
+        (
+            encoder
+                .forward_in_place(&mut x.clone(), None, &mut Workspace::new())
+                .map(|()| x.clone()),
+            "E and F of a single layer",
+        ),
+        (causal.forward(&x, None), "larger `seq_len`, or with `BlockWeights::Shared`"),
+    ]
+    .into_iter()
+    .map(|(result, advice)| case("TooLong", result, ["position 7", "6 columns", advice]))
+    .collect()
+}
+
 /// What ranks tell one another: the last one's error of two, or the first one's.
 fn rank_cases() -> Vec<Case> {
     use linformer::distributed::{Communicator, Sharded, Shards, ThreadGroup, ThreadRank};
-    use linformer::{Encoder, EncoderConfig};
     let make = |rank: &ThreadRank, heads: usize| {
         let config = EncoderConfig::new(LinformerConfig::new(4, heads, 20, 3), 1);
         Sharded::<Encoder<f64>>::new(&config, 0, Shards::even(20, rank.size())?, rank).map(|_| ())
@@ -148,7 +171,12 @@ fn file_cases() -> Vec<Case> {
 }
 
 fn all_cases() -> Vec<Case> {
-    cases().into_iter().chain(rank_cases()).chain(file_cases()).collect()
+    cases()
+        .into_iter()
+        .chain(too_long_cases())
+        .chain(rank_cases())
+        .chain(file_cases())
+        .collect()
 }
 
 #[test]

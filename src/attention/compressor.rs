@@ -298,11 +298,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     /// An error where the projection has no column for the position before `end`.
     fn check_reach(&self, operation: &'static str, end: usize) -> Result<()> {
         match self.projections.key().columns() {
-            Some(columns) if end > columns => Err(Error::TooLong {
-                operation,
-                length: end,
-                seq_len: columns,
-            }),
+            Some(columns) if end > columns => Err(self.config.too_long(operation, end, columns)),
             _ => Ok(()),
         }
     }

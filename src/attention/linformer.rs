@@ -288,13 +288,7 @@ impl<A: Scalar> LinformerAttention<A> {
                 &[batch, length],
             ));
         }
-        if !self.config.projection.any_length() && length > self.config.seq_len {
-            return Err(Error::TooLong {
-                operation: OPERATION,
-                length,
-                seq_len: self.config.seq_len,
-            });
-        }
+        self.config.check_length(OPERATION, length)?;
         for (&own, &slots) in mask.lengths().iter().zip(&context.slots) {
             let expected = self.config.slots_of(own);
             if slots != expected {

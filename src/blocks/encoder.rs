@@ -157,13 +157,7 @@ impl<A: Scalar> Encoder<A> {
     /// An error where the projections have no columns for `length` positions.
     fn check_length(&self, operation: &'static str, length: usize) -> Result<()> {
         match &self.config.attention {
-            AttentionKind::Linformer(attention) if length > attention.seq_len && !attention.projection.any_length() => {
-                Err(Error::TooLong {
-                    operation,
-                    length,
-                    seq_len: attention.seq_len,
-                })
-            }
+            AttentionKind::Linformer(attention) => attention.check_length(operation, length),
             _ => Ok(()),
         }
     }

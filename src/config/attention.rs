@@ -267,6 +267,30 @@ impl LinformerConfig {
         self.projection.matrices(self.attention.heads).max(self.attention.kv_heads)
     }
 
+    /// An error where the projections have no columns for `length` positions.
+    pub(crate) fn check_length(&self, operation: &'static str, length: usize) -> Result<()> {
+        if length <= self.seq_len || self.projection.any_length() {
+            return Ok(());
+        }
+        Err(self.too_long(operation, length, self.seq_len))
+    }
+
+    /// The error of a sequence that reaches `length` where the projections have `columns`.
+    pub(crate) fn too_long(&self, operation: &'static str, length: usize, columns: usize) -> Error {
+        Error::TooLong {
+            operation,
+            length,
+            seq_len: columns,
+            advice: match self.projection.kind {
+                ProjectionKind::Learned => {
+                    "shorten it, build the model with a larger `seq_len`, stretch the E and F of a single layer with \
+                     `LinformerAttention::extended`, or use a pooling or convolution projection"
+                }
+                _ => "shorten it, build the model with a larger `seq_len`, or use a pooling or convolution projection",
+            },
+        }
+    }
+
     /// Checks that this describes a layer.
     ///
     /// # Errors

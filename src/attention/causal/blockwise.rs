@@ -157,6 +157,7 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
                 operation,
                 length,
                 seq_len,
+                advice: "shorten it, build the model with a larger `seq_len`, or with `BlockWeights::Shared`, whose E and F are those of every block",
             }),
             _ => Ok(()),
         }
