@@ -22,19 +22,17 @@ fn tensors() -> Tensors<f32> {
     tensors
 }
 
-type Load = fn(&Tensors<f32>, &str) -> Result<()>;
+/// A loader, by its name, and the options of a small model that it can make.
+type Loader = (&'static str, Value, fn(&Tensors<f32>, &str) -> Result<()>);
 
-/// Every loader, and the options of a small model that it can make.
-fn loaders() -> Vec<(&'static str, Value, Load)> {
+/// Every loader.
+fn loaders() -> Vec<Loader> {
+    [of_lucidrains(), of_tatp22(), of_fairseq(), of_rifath95()].concat()
+}
+
+fn of_lucidrains() -> Vec<Loader> {
     let lucid = json!({"dim": 8, "seq_len": 6, "k": 3, "heads": 2});
     let lucid_stack = with(&lucid, &json!({"depth": 1}));
-    let tat = json!({"input_size": 6, "channels": 8, "dim_k": 3, "dim_ff": 5, "nhead": 2});
-    let attention = json!({"embed_dim": 8, "num_heads": 2, "max_seq_len": 6, "compressed": 2, "self_attention": true});
-    let roberta = json!({
-        "vocab": 9, "max_positions": 6, "encoder_layers": 1, "encoder_embed_dim": 8, "encoder_ffn_embed_dim": 5,
-        "encoder_attention_heads": 2, "compressed": 2,
-    });
-    let rifath = json!({"vocab": 9, "d_hidden": 8, "n_heads": 2, "n_layers": 1, "block_size": 6, "num_global_blocks": 3});
     vec![
         ("lucidrains::attention", lucid, |t, o| {
             lucidrains::attention(t, &lucidrains::Options::from_json(o)?).map(drop)
@@ -50,6 +48,12 @@ fn loaders() -> Vec<(&'static str, Value, Load)> {
         ("lucidrains::feed_forward", json!({"dim": 8, "mult": 2}), |t, o| {
             lucidrains::feed_forward(t, &lucidrains::FeedForwardOptions::from_json(o)?).map(drop)
         }),
+    ]
+}
+
+fn of_tatp22() -> Vec<Loader> {
+    let tat = json!({"input_size": 6, "channels": 8, "dim_k": 3, "dim_ff": 5, "nhead": 2});
+    vec![
         (
             "tatp22::linformer",
             with(&tat, &json!({"k_reduce_by_layer": 1, "depth": 1, "parameter_sharing": "kv"})),
@@ -83,6 +87,16 @@ fn loaders() -> Vec<(&'static str, Value, Load)> {
             json!({"input_channels": 8, "output_channels": 8, "ff_dim": 5}),
             |t, o| tatp22::feed_forward(t, &tatp22::FeedForwardOptions::from_json(o)?).map(drop),
         ),
+    ]
+}
+
+fn of_fairseq() -> Vec<Loader> {
+    let attention = json!({"embed_dim": 8, "num_heads": 2, "max_seq_len": 6, "compressed": 2, "self_attention": true});
+    let roberta = json!({
+        "vocab": 9, "max_positions": 6, "encoder_layers": 1, "encoder_embed_dim": 8, "encoder_ffn_embed_dim": 5,
+        "encoder_attention_heads": 2, "compressed": 2,
+    });
+    vec![
         ("fairseq::attention", attention, |t, o| {
             fairseq::attention(t, &fairseq::AttentionOptions::from_json(o)?).map(drop)
         }),
@@ -97,10 +111,14 @@ fn loaders() -> Vec<(&'static str, Value, Load)> {
         ("fairseq::classifier", roberta, |t, o| {
             fairseq::classifier(t, &fairseq::RobertaOptions::from_json(o)?, "a").map(drop)
         }),
-        ("rifath95::language_model", rifath, |t, o| {
-            rifath95::language_model(t, &rifath95::Options::from_json(o)?).map(drop)
-        }),
     ]
+}
+
+fn of_rifath95() -> Vec<Loader> {
+    let rifath = json!({"vocab": 9, "d_hidden": 8, "n_heads": 2, "n_layers": 1, "block_size": 6, "num_global_blocks": 3});
+    vec![("rifath95::language_model", rifath, |t, o| {
+        rifath95::language_model(t, &rifath95::Options::from_json(o)?).map(drop)
+    })]
 }
 
 fn with(options: &Value, more: &Value) -> Value {

@@ -56,7 +56,7 @@ fn every_dimension_wrong_by_one() {
 }
 
 #[test]
-fn sequences_tokens_and_masks_that_do_not_fit() {
+fn sequences_and_tokens_that_do_not_fit() {
     let layer = layer();
     refused!(
         layer.forward(&sequence((1, 7, 8), 0), None),
@@ -102,7 +102,17 @@ fn sequences_tokens_and_masks_that_do_not_fit() {
         Error::Token { .. },
         "3"
     );
+    let x = sequence((2, 5, 8), 0);
+    let features = Classifier::<f64>::new(&ClassifierConfig::features(3, EncoderConfig::new(config(), 1), 2), 0).unwrap();
+    refused!(features.forward(&array![[0]], None), Error::Argument { .. }, "forward_features");
+    let tokens = LanguageModelConfig::new(11, EncoderConfig::new(config(), 1));
+    let tokens = Classifier::<f64>::new(&ClassifierConfig::tokens(tokens, 2), 0).unwrap();
+    refused!(tokens.forward_features(&x, None), Error::Argument { .. }, "use forward");
+}
 
+#[test]
+fn masks_that_do_not_fit() {
+    let (layer, model) = (layer(), model());
     let mask = PaddingMask::all_real(2, 4).unwrap();
     let x = sequence((2, 5, 8), 0);
     refused!(layer.forward(&x, Some(&mask)), Error::Shape { .. }, "mask", "(2, 5)");
@@ -137,12 +147,6 @@ fn sequences_tokens_and_masks_that_do_not_fit() {
     );
     refused!(PaddingMask::from_lengths(&[3, 5], 4), Error::Argument { .. }, "item 1", "4");
     refused!(PaddingMask::all_real(usize::MAX, 2), Error::Overflow { .. }, "memory");
-
-    let features = Classifier::<f64>::new(&ClassifierConfig::features(3, EncoderConfig::new(config(), 1), 2), 0).unwrap();
-    refused!(features.forward(&array![[0]], None), Error::Argument { .. }, "forward_features");
-    let tokens = LanguageModelConfig::new(11, EncoderConfig::new(config(), 1));
-    let tokens = Classifier::<f64>::new(&ClassifierConfig::tokens(tokens, 2), 0).unwrap();
-    refused!(tokens.forward_features(&x, None), Error::Argument { .. }, "use forward");
 }
 
 #[test]

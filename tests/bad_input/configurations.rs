@@ -2,9 +2,12 @@
 
 use super::*;
 
+fn new(config: LinformerConfig) -> linformer::Result<LinformerAttention<f32>> {
+    LinformerAttention::new(&config, 0)
+}
+
 #[test]
 fn configurations_that_describe_no_layer() {
-    let new = |config: LinformerConfig| LinformerAttention::<f32>::new(&config, 0);
     refused!(new(LinformerConfig::new(0, 1, 6, 4)), Error::Config { .. }, "dim", "at least 1");
     refused!(new(LinformerConfig::new(8, 0, 6, 4)), Error::Config { .. }, "heads");
     refused!(new(LinformerConfig::new(8, 3, 6, 4)), Error::Config { .. }, "divide", "head_dim");
@@ -31,6 +34,13 @@ fn configurations_that_describe_no_layer() {
         "bias_place",
         "neither"
     );
+    refused!(new(LinformerConfig::new(8, 2, usize::MAX, 4)), Error::Overflow { .. }, "memory");
+    refused!(new(LinformerConfig::new(usize::MAX, 1, 6, 4)), Error::Overflow { .. }, "memory");
+    refused!(new(config().with_head_dim(Some(usize::MAX / 2))), Error::Overflow { .. }, "memory");
+}
+
+#[test]
+fn configurations_that_describe_no_projection() {
     for kind in [ProjectionKind::MeanPooling, ProjectionKind::MaxPooling] {
         refused!(
             new(config().with_kind(kind).with_sharing(Sharing::Headwise)),
@@ -67,9 +77,6 @@ fn configurations_that_describe_no_layer() {
         Error::Config { .. },
         "standard_deviation"
     );
-    refused!(new(LinformerConfig::new(8, 2, usize::MAX, 4)), Error::Overflow { .. }, "memory");
-    refused!(new(LinformerConfig::new(usize::MAX, 1, 6, 4)), Error::Overflow { .. }, "memory");
-    refused!(new(config().with_head_dim(Some(usize::MAX / 2))), Error::Overflow { .. }, "memory");
 }
 
 /// Sizes whose products no memory can hold are refused before anything is allocated, wherever they stand.
@@ -114,7 +121,7 @@ fn sizes_that_overflow() {
 }
 
 #[test]
-fn configurations_that_describe_no_model() {
+fn configurations_that_describe_no_encoder() {
     let encoder = |config: EncoderConfig| Encoder::<f32>::new(&config, 0);
     let base = || EncoderConfig::new(config(), 2);
     refused!(encoder(base().with_norm_eps(f64::NAN)), Error::Config { .. }, "norm_eps");
@@ -166,7 +173,10 @@ fn configurations_that_describe_no_model() {
         "ff_dim"
     );
     refused!(EncoderBlock::<f32>::new(&base(), 0), Error::Config { .. }, "depth");
+}
 
+#[test]
+fn configurations_that_describe_no_model() {
     let language = |config: LanguageModelConfig| LanguageModel::<f32>::new(&config, 0);
     let base = || LanguageModelConfig::new(11, EncoderConfig::new(config(), 1));
     refused!(
