@@ -49,6 +49,17 @@ fn cases() -> Vec<Case> {
             ["`heads` = 3", "dim = 8", "choose another or set head_dim"],
         ),
         case(
+            "Config",
+            EncoderConfig::new(AttentionConfig::new(8, 2), 2)
+                .with_k_by_layer(Some(vec![4, 4]))
+                .check(),
+            [
+                "`k_by_layer` = [4, 4]",
+                "exact attention compresses nothing",
+                "leave the option out",
+            ],
+        ),
+        case(
             "Token",
             model.forward(&array![[1, 9]], None),
             ["token 9", "ids 0 to 6", "use the vocabulary"],
@@ -109,7 +120,7 @@ fn too_long_cases() -> Vec<Case> {
 
 /// What ranks tell one another: the last one's error of two, or the first one's.
 fn rank_cases() -> Vec<Case> {
-    use linformer::distributed::{Communicator, Sharded, Shards, ThreadGroup, ThreadRank};
+    use linformer::distributed::{Communicator, Numbers, Sharded, Shards, SingleProcess, ThreadGroup, ThreadRank};
     let make = |rank: &ThreadRank, heads: usize| {
         let config = EncoderConfig::new(LinformerConfig::new(4, heads, 20, 3), 1);
         Sharded::<Encoder<f64>>::new(&config, 0, Shards::even(20, rank.size())?, rank).map(|_| ())
@@ -117,6 +128,11 @@ fn rank_cases() -> Vec<Case> {
     let first = |results: Vec<linformer::Result<()>>| results.into_iter().next().unwrap();
     let last = |results: Vec<linformer::Result<()>>| results.into_iter().next_back().unwrap();
     vec![
+        case(
+            "Argument",
+            SingleProcess.broadcast(Numbers::U64(&mut [7]), 3),
+            ["but is 3", "one of the ranks 0 to 0", "let all ranks name the same"],
+        ),
         case(
             "Rank",
             first(ThreadGroup::run(2, |rank| make(rank, 2 + rank.rank()))),

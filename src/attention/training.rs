@@ -70,6 +70,19 @@ pub(super) fn check_gradient<A>(operation: &'static str, dy: &ArrayRef3<A>, x: &
     Err(Error::shape(operation, "dy", format!("{:?}", x.dim()), dy.shape()))
 }
 
+/// The error of gradients without E and F.
+pub(super) fn no_projections(operation: &'static str) -> Error {
+    unlike(operation, "the gradients have no E and F to add to")
+}
+
+/// The error of a cache or of gradients that have not what this layer needs.
+pub(super) fn unlike(operation: &'static str, came: &str) -> Error {
+    Error::argument(
+        operation,
+        format!("expected the cache and the gradients of this layer, but {came}; pass what its forward_train returned, and its zeros_like"),
+    )
+}
+
 pub(super) fn owned<A: Scalar>(x: &ArrayRef3<A>) -> Array3<A> {
     x.as_standard_layout().into_owned()
 }
@@ -202,10 +215,9 @@ impl<A: Scalar> LinformerAttention<A> {
         check_gradient(OPERATION, dy, &cache.x)?;
         let dy = dy.as_standard_layout();
         let (own_weights, own_projections) = gradients.parts_mut();
-        let (Some(own_projections), Some(compression), CachedContext::Whole(context)) =
-            (own_projections.or(shared_gradients), &cache.compression, &cache.context)
-        else {
-            return Err(Error::argument(OPERATION, "the cache or the gradients are of another layer"));
+        let own_projections = own_projections.or(shared_gradients).ok_or_else(|| no_projections(OPERATION))?;
+        let (Some(compression), CachedContext::Whole(context)) = (&cache.compression, &cache.context) else {
+            return Err(unlike(OPERATION, "the cache has no keys and values that were compressed whole"));
         };
         let config = &self.config().attention;
         let (mut dx, own) = self

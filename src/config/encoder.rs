@@ -271,16 +271,28 @@ impl EncoderConfig {
         };
         let refused = |reason: String| Err(Error::config("k_by_layer", format!("{by_layer:?}"), reason));
         if by_layer.len() != self.depth {
-            return refused(format!("it must have one entry for each of the {} layers", self.depth));
+            return refused(format!(
+                "it must have one entry for each of the {} layers, but has {}",
+                self.depth,
+                by_layer.len()
+            ));
         }
         match &self.attention {
-            AttentionKind::Exact(_) => refused("exact attention compresses nothing".into()),
-            AttentionKind::Causal(_) => refused("summaries have the same number of rows in all layers".into()),
-            AttentionKind::Linformer(_) if self.shares_projection() && by_layer.windows(2).any(|pair| pair[0] != pair[1]) => {
-                refused("layerwise sharing has one projection, so all layers have its k".into())
+            AttentionKind::Exact(_) => refused(
+                "exact attention compresses nothing, so that no layer has a k; leave the option out, or take a LinformerConfig".into(),
+            ),
+            AttentionKind::Causal(_) => {
+                refused("the summaries of all layers have as many rows; leave the option out, and set CausalConfig::rows".into())
             }
+            AttentionKind::Linformer(_) if self.shares_projection() && by_layer.windows(2).any(|pair| pair[0] != pair[1]) => refused(
+                "layerwise sharing has one projection, so that all layers have its k; choose another sharing, or leave the option out"
+                    .into(),
+            ),
             AttentionKind::Linformer(config) if self.shares_projection() && by_layer.first().is_some_and(|&k| k != config.k) => {
-                refused(format!("layerwise sharing has one projection of k = {}", config.k))
+                refused(format!(
+                    "layerwise sharing has one projection of k = {}; choose another sharing, or set LinformerConfig::k and leave the option out",
+                    config.k
+                ))
             }
             AttentionKind::Linformer(_) => Ok(()),
         }
@@ -290,13 +302,17 @@ impl EncoderConfig {
         if let Some(hidden_dim) = self.hidden_dim {
             at_least_one("hidden_dim", hidden_dim)?;
             if self.feed_forward.is_none() {
-                return Err(Error::config("hidden_dim", hidden_dim, "only a feed-forward can change the width"));
+                return Err(Error::config(
+                    "hidden_dim",
+                    hidden_dim,
+                    "only a feed-forward can change the width; give the blocks one, or leave it out",
+                ));
             }
             if self.depth < 2 {
                 return Err(Error::config(
                     "hidden_dim",
                     hidden_dim,
-                    "there is nothing between fewer than two blocks",
+                    "there is nothing between fewer than two blocks; raise depth, or leave it out",
                 ));
             }
         }

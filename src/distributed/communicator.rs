@@ -148,7 +148,11 @@ pub(super) fn check_root(operation: &'static str, root: usize, size: usize) -> R
     if root < size {
         return Ok(());
     }
-    Err(Error::argument(operation, format!("there is no rank {root} among {size}")))
+    let last = size.saturating_sub(1);
+    Err(Error::argument(
+        operation,
+        format!("the root must be one of the ranks 0 to {last}, but is {root}; let all ranks name the same one of these"),
+    ))
 }
 
 /// The numbers of a vector of any element type.

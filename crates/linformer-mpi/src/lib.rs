@@ -115,7 +115,10 @@ impl MpiCommunicator {
             Ok(number) if root < self.size() => Ok(number),
             _ => Err(Error::Argument {
                 operation,
-                reason: format!("there is no rank {root} among {}", self.size()),
+                reason: format!(
+                    "the root must be one of the ranks 0 to {}, but is {root}; let all ranks name the same one of these",
+                    self.size().saturating_sub(1)
+                ),
             }),
         }
     }

@@ -6,7 +6,7 @@ use super::super::exact::ExactAttention;
 use super::super::gradients::KeyValueGradients;
 use super::super::mask::PaddingMask;
 use super::super::projection::Projections;
-use super::super::training::{AttentionCache, CachedContext, check_gradient, owned};
+use super::super::training::{AttentionCache, CachedContext, check_gradient, no_projections, owned, unlike};
 use super::super::weights::AttentionWeights;
 use super::summaries::{draw_projections, summarise, summarise_backward};
 use super::{CausalContext, Reach, Sight};
@@ -214,8 +214,9 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         cache.check(OPERATION, &self.config, &gradients.config)?;
         check_gradient(OPERATION, dy, &cache.x)?;
         let own_projections = gradients.projections.as_mut().or(shared_gradients);
-        let (Some(own_projections), CachedContext::Past(context)) = (own_projections, &cache.context) else {
-            return Err(Error::argument(OPERATION, "the cache or the gradients are of another layer"));
+        let own_projections = own_projections.ok_or_else(|| no_projections(OPERATION))?;
+        let CachedContext::Past(context) = &cache.context else {
+            return Err(unlike(OPERATION, "the cache has no keys, values and summaries of what came before"));
         };
         let dy = owned(dy);
         let own = gradients.layer.weights_mut();
