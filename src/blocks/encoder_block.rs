@@ -14,6 +14,18 @@ use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
 /// Attention, then feed-forward, each with a norm and a residual: x + f(norm(x)), or norm(x + f(x)).
+///
+/// ```
+/// use linformer::ndarray::Array3;
+/// use linformer::{EncoderBlock, EncoderConfig, LinformerConfig, PaddingMask};
+///
+/// // A block by itself is an encoder of depth 1, without the norm at its end.
+/// let block = EncoderBlock::<f32>::new(&EncoderConfig::new(LinformerConfig::new(16, 2, 64, 8), 1), 0)?;
+/// let mask = PaddingMask::from_lengths(&[50, 20], 50)?;
+/// let y = block.forward(&Array3::ones((2, 50, 16)), Some(&mask))?;
+/// assert_eq!(y.dim(), (2, 50, 16));
+/// # Ok::<(), linformer::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct EncoderBlock<A = f32> {
     attention_norm: LayerNorm<A>,

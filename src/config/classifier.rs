@@ -38,6 +38,18 @@ pub enum ClassifierInput {
 }
 
 /// A sequence in, class scores out.
+///
+/// ```
+/// use linformer::ndarray::Array3;
+/// use linformer::{Classifier, ClassifierConfig, EncoderConfig, LinformerConfig, Pooling};
+///
+/// // Series of up to 64 vectors of 3 numbers, in 4 classes.
+/// let encoder = EncoderConfig::new(LinformerConfig::new(16, 2, 64, 8), 1);
+/// let config = ClassifierConfig::features(3, encoder, 4).with_pooling(Pooling::Max).with_hidden_dim(Some(8));
+/// let model = Classifier::<f32>::new(&config, 0)?;
+/// assert_eq!(model.forward_features(&Array3::ones((2, 50, 3)), None)?.dim(), (2, 4));
+/// # Ok::<(), linformer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]

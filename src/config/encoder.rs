@@ -140,6 +140,22 @@ impl From<AttentionConfig> for AttentionKind {
 }
 
 /// A stack of blocks.
+///
+/// ```
+/// use linformer::{EncoderConfig, FeedForwardConfig, LinformerConfig, NormPlacement};
+///
+/// // Three post-norm blocks, the last of which compresses to half as many rows.
+/// let config = EncoderConfig::new(LinformerConfig::new(64, 4, 512, 32), 3)
+///     .with_feed_forward(Some(FeedForwardConfig::new(256)))
+///     .with_norm(NormPlacement::Post)
+///     .with_k_by_layer(Some(vec![32, 32, 16]));
+/// config.check()?;
+///
+/// // Options that fit no model are errors that say why.
+/// let error = config.with_k_by_layer(Some(vec![32, 16])).check().unwrap_err();
+/// assert!(error.to_string().contains("one entry for each of the 3 layers"));
+/// # Ok::<(), linformer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]

@@ -18,6 +18,21 @@ pub enum Overflow {
 /// How tokens are chosen, and when to stop.
 ///
 /// The order is: repetition penalty, temperature, `top_k`, `top_p`, then one draw. Every sequence of a batch draws from a stream of its own.
+///
+/// ```
+/// use linformer::{CausalConfig, CausalLanguageModel, EncoderConfig, GenerationConfig, LanguageModelConfig};
+///
+/// let model = LanguageModelConfig::new(9, EncoderConfig::new(CausalConfig::new(16, 2, 32, 2), 1));
+/// let model = CausalLanguageModel::<f32>::new(&model, 0)?;
+/// let config = GenerationConfig::new(5).with_temperature(0.8).with_top_k(Some(3)).with_seed(1);
+/// let write = || model.generate_one(&[1, 2], &config)?.collect::<Result<Vec<usize>, _>>();
+/// assert_eq!(write()?.len(), 5);
+/// assert_eq!(write()?, write()?, "one seed, one text");
+///
+/// // Options without effect are errors: without a temperature nothing is drawn.
+/// assert!(GenerationConfig::new(5).with_top_k(Some(3)).check().is_err());
+/// # Ok::<(), linformer::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct GenerationConfig {

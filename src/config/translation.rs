@@ -7,6 +7,20 @@ use crate::error::{Error, Result};
 ///
 /// A target's score is the sum of its tokens' log-probabilities, divided by ((5 + length)/6)^α (Wu et al., arXiv 1609.08144, equation 14); its
 /// length counts the end token, where there is one.
+///
+/// ```
+/// use linformer::TranslationConfig;
+///
+/// // Targets of up to 20 of 50 tokens, which begin with 0 and end with 1; four beginnings at a time, and no preference for short ones.
+/// let config = TranslationConfig::new(0, 1, 20).with_beams(4).with_length_penalty(0.6);
+/// config.check(50)?;
+///
+/// // Options without effect are errors: one beam has nothing to choose from.
+/// assert!(config.with_beams(1).check(50).is_err());
+/// # Ok::<(), linformer::Error>(())
+/// ```
+///
+/// [`EncoderDecoder`](crate::EncoderDecoder) shows a search.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct TranslationConfig {

@@ -74,6 +74,21 @@ pub(super) fn check_decay(weight_decay: f64) -> Result<()> {
 /// ```
 ///
 /// See [`Optimizer`] for `step` and `clip_gradient_norm`.
+///
+/// ```
+/// use linformer::Linear;
+/// use linformer::ndarray::array;
+/// use linformer::training::{Optimizer, Sgd, SgdConfig};
+///
+/// let mut model = Linear::<f64>::from_parts(array![[1.0]], None)?;
+/// let gradients = Linear::from_parts(array![[2.0]], None)?;
+/// let mut optimizer = Sgd::new(&model, SgdConfig::new().with_momentum(0.9))?;
+/// optimizer.step(&mut model, &gradients, 0.1)?; // u = 2
+/// assert!((model.weight()[[0, 0]] - 0.8).abs() < 1e-12);
+/// optimizer.step(&mut model, &gradients, 0.1)?; // u = 0.9·2 + 2
+/// assert!((model.weight()[[0, 0]] - 0.42).abs() < 1e-12);
+/// # Ok::<(), linformer::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Sgd<A = f32> {
     config: SgdConfig,
