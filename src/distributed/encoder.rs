@@ -63,7 +63,9 @@ impl<A: Scalar> Sharded<'_, Encoder<A>> {
     /// [`reduce_gradients`](Self::reduce_gradients) completes.
     ///
     /// # Errors
-    /// As [`Encoder::backward`]; what failed on another rank.
+    /// As [`Encoder::backward`]; what failed on another rank. This rank may have added to `gradients` before it learnt of that, so that they are a sum of
+    /// neither: begin them anew with [`zeros_like`](crate::Parameters::zeros_like), and repeat from [`forward_train`](Self::forward_train) on, with
+    /// every batch that they were a sum of.
     pub fn backward(&self, cache: ShardedCache<EncoderCache<A>>, dy: Array3<A>, gradients: &mut Encoder<A>) -> Result<Array3<A>> {
         let (batch, length) = cache.dim;
         let pass = cache.cache.pass().for_part(0);

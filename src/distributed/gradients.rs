@@ -133,7 +133,8 @@ impl<M> Sharded<'_, M> {
     /// [grid](Self::with_replicas) all are added up over the replicas.
     ///
     /// # Errors
-    /// A gradient that is not finite, which all ranks report; what failed on another rank.
+    /// A gradient that is not finite, which all ranks report; what failed on another rank. The gradients may then be added up in part: begin them anew
+    /// with [`zeros_like`](Parameters::zeros_like), and repeat the backward pass.
     pub fn reduce_gradients<A: Scalar>(&self, gradients: &mut M) -> Result<()>
     where
         M: Shardable<A>,

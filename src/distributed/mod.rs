@@ -19,7 +19,8 @@
 //! fails, all others return an [`Error::Rank`](crate::Error::Rank) that names it and says why, instead of waiting for it. NaN and infinities in what a rank would add,
 //! in what it puts out at real positions, and in its gradients are such a failure. A process that dies is the communicator's to deal with: MPI ends all others, and a [`ThreadGroup`] returns errors.
 //!
-//! After an error all ranks have left the operation, and can go on together with another.
+//! After an error all ranks have left the operation, and can go on together with another. Gradients that [`Sharded::backward`] adds to, or that
+//! [`Sharded::reduce_gradients`] adds up, may by then have been changed on some of them: begin these anew.
 
 mod classifier;
 mod communicator;
