@@ -3,6 +3,7 @@
 use ndarray::Array3;
 
 use super::decoder_block::not_of_another;
+use super::kept::{KeptBlock, train_blocks};
 use super::training::{BlockCache, contiguous, norm_backward, normed};
 use super::{Attention, Decoder, DecoderBlock};
 use crate::attention::{AttentionCache, Lent, PaddingMask, Projections};
@@ -19,7 +20,8 @@ pub struct DecoderCache<A = f32> {
     pass: TrainingPass,
     first_layer: usize,
     inputs: Inputs<A>,
-    kept: Vec<KeptBlock<A>>,
+    /// With the caches of both halves of a block.
+    kept: Vec<KeptBlock<A, [BlockCache<A>; 2]>>,
     /// What the final norm was given.
     last: Option<Array3<A>>,
     dim: (usize, usize, usize),
@@ -31,14 +33,6 @@ struct Inputs<A> {
     mask: Option<PaddingMask>,
     source: Array3<A>,
     source_mask: Option<PaddingMask>,
-}
-
-#[derive(Clone, Debug)]
-enum KeptBlock<A> {
-    LeftOut,
-    Caches(Box<[BlockCache<A>; 2]>),
-    /// The block's input, where it is computed again.
-    Input(Array3<A>),
 }
 
 impl<A> DecoderCache<A> {
@@ -90,22 +84,17 @@ impl<A: Scalar> Decoder<A> {
         const OPERATION: &str = "Decoder::forward_train";
         pass.check()?;
         let (sources, length, _) = inputs.source.dim();
-        let mut stream = self.checked(OPERATION, target, inputs.mask.as_ref(), sources)?;
+        let stream = self.checked(OPERATION, target, inputs.mask.as_ref(), sources)?;
         check_width(OPERATION, "source", &inputs.source, self.config().dim())?;
         PaddingMask::check(inputs.source_mask.as_ref(), OPERATION, sources, length)?;
         let dim = stream.dim();
-        let mut kept = Vec::with_capacity(self.blocks().len());
-        for (block, own) in self.blocks().iter().enumerate() {
-            let layers = places(first_layer, block);
-            if pass.drops_layer(layers[0]) {
-                kept.push(KeptBlock::LeftOut);
-                continue;
-            }
-            let input = pass.gradient_checkpointing.then(|| stream.clone());
-            let (next, caches) = own.train(stream, self.lent(), &inputs, pass, layers)?;
-            kept.push(input.map_or_else(|| KeptBlock::Caches(Box::new(caches)), KeptBlock::Input));
-            stream = next;
-        }
+        let (mut stream, kept) = train_blocks(
+            self.blocks(),
+            stream,
+            pass.gradient_checkpointing,
+            |block, _| pass.drops_layer(places(first_layer, block)[0]),
+            |block, own, stream| own.train(stream, self.lent(), &inputs, pass, places(first_layer, block)),
+        )?;
         let last = self.final_norm().map(|norm| {
             let normed = normed(norm, &stream);
             std::mem::replace(&mut stream, normed)
@@ -154,10 +143,8 @@ impl<A: Scalar> Decoder<A> {
         let blocks = self.blocks().iter().zip(own_blocks).enumerate().rev();
         for ((block, (own, gradients)), kept) in blocks.zip(kept.into_iter().rev()) {
             let layers = places(first_layer, block);
-            let caches = match kept {
-                KeptBlock::LeftOut => continue,
-                KeptBlock::Caches(caches) => *caches,
-                KeptBlock::Input(input) => own.train(input, self.lent(), &inputs, &pass, layers)?.1,
+            let Some(caches) = kept.cache(|input| own.train(input, self.lent(), &inputs, &pass, layers))? else {
+                continue;
             };
             dy = own.backward(caches, dy, self.lent(), &pass, layers, gradients, (&mut shared, &mut dsource))?;
         }

@@ -3,6 +3,7 @@
 use ndarray::Array3;
 
 use super::Encoder;
+use super::kept::{KeptBlock, train_blocks};
 use super::training::{BlockCache, contiguous, norm_backward, normed};
 use crate::attention::{Lent, PaddingMask, Part};
 use crate::config::{EncoderConfig, TrainingPass, check_alike};
@@ -31,17 +32,9 @@ impl<A> EncoderCache<A> {
 
 #[derive(Clone, Debug)]
 enum Kept<A> {
-    Blocks(Vec<KeptBlock<A>>),
+    Blocks(Vec<KeptBlock<A, BlockCache<A>>>),
     /// The two streams after the last block: those before it are computed from them.
     Reversible(Box<[Array3<A>; 2]>),
-}
-
-#[derive(Clone, Debug)]
-enum KeptBlock<A> {
-    LeftOut,
-    Cache(Box<BlockCache<A>>),
-    /// The block's input, where it is computed again.
-    Input(Array3<A>),
 }
 
 impl<A: Scalar> Encoder<A> {
@@ -87,17 +80,13 @@ impl<A: Scalar> Encoder<A> {
             }
             (&streams[0] + &streams[1], Kept::Reversible(streams))
         } else {
-            let (mut stream, mut kept) = (x, Vec::with_capacity(self.blocks().len()));
-            for (layer, block) in self.blocks().iter().enumerate() {
-                if pass.drops_layer(layer) && block.in_dim() == block.out_dim() {
-                    kept.push(KeptBlock::LeftOut);
-                    continue;
-                }
-                let input = pass.gradient_checkpointing.then(|| stream.clone());
-                let (next, cache) = block.train(stream, lent, mask, pass, layer)?;
-                kept.push(input.map_or_else(|| KeptBlock::Cache(Box::new(cache)), KeptBlock::Input));
-                stream = next;
-            }
+            let (stream, kept) = train_blocks(
+                self.blocks(),
+                x,
+                pass.gradient_checkpointing,
+                |layer, block| pass.drops_layer(layer) && block.in_dim() == block.out_dim(),
+                |layer, block, stream| block.train(stream, lent, mask, pass, layer),
+            )?;
             (stream, Kept::Blocks(kept))
         };
         let last = self.final_norm().map(|norm| {
@@ -173,12 +162,10 @@ impl<A: Scalar> Encoder<A> {
             }
             Kept::Blocks(kept) => {
                 for ((layer, (block, own)), kept) in layers.zip(kept.into_iter().rev()) {
-                    let block_cache = match kept {
-                        KeptBlock::LeftOut => continue,
-                        KeptBlock::Cache(cache) => *cache,
-                        KeptBlock::Input(input) => block.train(input, lent, mask, pass, layer)?.1,
+                    let Some(cache) = kept.cache(|input| block.train(input, lent, mask, pass, layer))? else {
+                        continue;
                     };
-                    dy = block.backward(block_cache, dy, lent, pass, layer, own, shared_gradients.as_deref_mut())?;
+                    dy = block.backward(cache, dy, lent, pass, layer, own, shared_gradients.as_deref_mut())?;
                 }
                 Ok(dy)
             }
