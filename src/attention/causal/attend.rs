@@ -8,7 +8,7 @@ use super::super::compressed::Compressed;
 use super::super::gradients::AttendCache;
 use super::super::key_values::block_width;
 use super::super::weights::{AttentionWeights, ItemKeyValues, tile};
-use super::online::{Dropped, Online, Part};
+use super::online::{Dropped, KeyPart, Online};
 use super::sight::{Reach, Sight};
 use crate::config::AttentionConfig;
 use crate::error::{Result, checked_len};
@@ -78,7 +78,7 @@ impl<A: Scalar> CausalContext<A> {
 
 /// Where a tile of scores stands among all scores of a layer, for dropout.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'d, A> {
+pub(super) struct ScorePlace<'d, A> {
     pub(super) dropout: &'d Dropout<A>,
     pub(super) item: usize,
     /// Query rows of an item.
@@ -87,7 +87,7 @@ pub(super) struct Place<'d, A> {
     pub(super) slots: (usize, usize),
 }
 
-impl<'d, A> Place<'d, A> {
+impl<'d, A> ScorePlace<'d, A> {
     /// What is dropped of the weights of `head` from `row` on; the first is that of slot `slot`, and the summaries follow the keys.
     pub(super) fn dropped(&self, head: usize, heads: usize, row: usize, slot: usize) -> Dropped<'d, A> {
         let stride = (self.slots.0 + self.slots.1) as u64;
@@ -130,7 +130,7 @@ fn attend_heads<A: Scalar>(
     first: usize,
     context: ItemContext<'_, A>,
     heads: usize,
-    place: Option<Place<'_, A>>,
+    place: Option<ScorePlace<'_, A>>,
     scratch: &mut CausalScratch<A>,
 ) {
     let head_dim = context.keys.keys.dim().2;
@@ -146,7 +146,7 @@ pub(super) fn attend_head<A: Scalar>(
     first: usize,
     context: ItemContext<'_, A>,
     (head, heads): (usize, usize),
-    place: Option<Place<'_, A>>,
+    place: Option<ScorePlace<'_, A>>,
     scratch: &mut CausalScratch<A>,
 ) {
     let CausalScratch { result, online, seen, .. } = scratch;
@@ -163,7 +163,7 @@ pub(super) fn attend_head<A: Scalar>(
             for block in even_blocks(slots) {
                 seen.clear();
                 seen.extend((0..rows).map(|row| within(&own(row), &block)));
-                let part = Part {
+                let part = KeyPart {
                     keys: keys.slice(s![block.clone(), ..]),
                     values: values.slice(s![block.clone(), ..]),
                     seen,
@@ -264,7 +264,7 @@ impl<A: Scalar> AttentionWeights<A> {
             }
         }
         parallel::for_each_init(tasks, cost, CausalScratch::new, |scratch, (item, first, mut queries)| {
-            let place = dropout.as_ref().map(|dropout| Place {
+            let place = dropout.as_ref().map(|dropout| ScorePlace {
                 dropout,
                 item,
                 length,

@@ -7,8 +7,8 @@ use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, 
 use super::super::gradients::{AttendCache, KeyValueGradients};
 use super::super::heads::scale;
 use super::super::weights::{AttentionWeights, ItemKeyValues, tile};
-use super::attend::{CausalContext, ItemContext, Place, within};
-use super::online::{Part, masked_scores};
+use super::attend::{CausalContext, ItemContext, ScorePlace, within};
+use super::online::{KeyPart, masked_scores};
 use crate::config::AttentionConfig;
 use crate::layers::{rows, sequence};
 use crate::ops::{Dropout, gemm, softmax_backward_rows, softmax_rows};
@@ -69,7 +69,7 @@ impl<A> TileSpace<A> {
 /// What a task reads.
 struct Task<'t, A> {
     context: ItemContext<'t, A>,
-    place: Option<Place<'t, A>>,
+    place: Option<ScorePlace<'t, A>>,
     /// All query heads side by side, and the gradient of their results: (rows, heads·`head_dim`).
     queries: ArrayView2<'t, A>,
     dmerged: ArrayView2<'t, A>,
@@ -123,7 +123,7 @@ fn heads_backward<A: Scalar>(
             let rows = item * length..(item + 1) * length;
             let task = Task {
                 context: context.item(item),
-                place: dropout.as_ref().map(|dropout| Place {
+                place: dropout.as_ref().map(|dropout| ScorePlace {
                     dropout,
                     item,
                     length,
@@ -182,8 +182,8 @@ fn owned_parts<'g, A: Scalar>(
 
 /// Keys and values that a tile sees some of, and how the columns of its scores are split between them and the summaries.
 struct Columns<'c, A> {
-    keys: Part<'c, A>,
-    summaries: Part<'c, A>,
+    keys: KeyPart<'c, A>,
+    summaries: KeyPart<'c, A>,
     /// The slots of the keys.
     slots: Range<usize>,
     joint: bool,
@@ -253,7 +253,7 @@ impl<'t, A: Scalar> Task<'t, A> {
         let count = sight.summaries(rows.end - 1);
         let of = |from: ItemKeyValues<'t, A>, slots: Range<usize>, seen: &'c [Range<usize>]| {
             let (keys, values) = from.head(head, self.heads);
-            Part {
+            KeyPart {
                 keys: keys.slice_move(s![slots.clone(), ..]).reborrow(),
                 values: values.slice_move(s![slots, ..]).reborrow(),
                 seen,
@@ -306,7 +306,7 @@ impl<A: Scalar> Columns<'_, A> {
         }
     }
 
-    fn drop_out(&self, place: &Place<'_, A>, (head, heads): (usize, usize), row: usize, tile: &mut ArrayViewMut2<'_, A>) {
+    fn drop_out(&self, place: &ScorePlace<'_, A>, (head, heads): (usize, usize), row: usize, tile: &mut ArrayViewMut2<'_, A>) {
         let (mut first, mut second) = tile.view_mut().split_at(Axis(1), self.slots.len());
         place.dropped(head, heads, row, self.slots.start).apply(&mut first);
         place.dropped(head, heads, row, place.slots.0).apply(&mut second);

@@ -6,7 +6,7 @@ use super::super::compressed::Compressed;
 use super::super::exact::ExactAttention;
 use super::super::mask::PaddingMask;
 use super::super::weights::AttentionWeights;
-use super::online::{Part, masked_scores};
+use super::online::{KeyPart, masked_scores};
 use super::{CausalContext, Reach, Sight};
 use crate::config::AttentionConfig;
 use crate::error::{Error, Result};
@@ -85,7 +85,7 @@ impl<A: Scalar> AttentionWeights<A> {
                 let (keys, values) = context.keys.head(head, config.heads);
                 let queries = projected.slice(s![.., head * head_dim..(head + 1) * head_dim]);
                 let mut map = map.slice_mut(s![.., ..keys.nrows()]);
-                let part = Part { keys, values, seen: &seen };
+                let part = KeyPart { keys, values, seen: &seen };
                 masked_scores(queries, &part, &mut map);
                 for mut row in map.rows_mut() {
                     if let Some(row) = row.as_slice_mut() {

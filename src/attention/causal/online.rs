@@ -12,7 +12,7 @@ use crate::ops::{Dropout, exp_rows, gemm};
 use crate::scalar::Scalar;
 
 /// Keys and values of one head, and what each query row sees of them.
-pub(super) struct Part<'p, A> {
+pub(super) struct KeyPart<'p, A> {
     pub(super) keys: ArrayView2<'p, A>,
     pub(super) values: ArrayView2<'p, A>,
     /// The keys that each row sees.
@@ -42,7 +42,7 @@ impl<A: Scalar> Online<A> {
     }
 
     /// Adds the keys of `part`. What a row does not see has no influence on it, NaN or not.
-    pub(super) fn add(&mut self, queries: ArrayView2<'_, A>, part: &Part<'_, A>, dropped: Option<&Dropped<'_, A>>) {
+    pub(super) fn add(&mut self, queries: ArrayView2<'_, A>, part: &KeyPart<'_, A>, dropped: Option<&Dropped<'_, A>>) {
         let ((rows, head_dim), width) = (queries.dim(), part.keys.nrows());
         if width == 0 {
             return;
@@ -84,7 +84,7 @@ impl<A: Scalar> Dropped<'_, A> {
 }
 
 /// q·kᵀ/√`head_dim`, and −∞ where a row does not see the key.
-pub(super) fn masked_scores<A: Scalar>(queries: ArrayView2<'_, A>, part: &Part<'_, A>, scores: &mut ArrayViewMut2<'_, A>) {
+pub(super) fn masked_scores<A: Scalar>(queries: ArrayView2<'_, A>, part: &KeyPart<'_, A>, scores: &mut ArrayViewMut2<'_, A>) {
     gemm(scale(queries.ncols()), queries, part.keys.t(), A::zero(), scores);
     for (mut scores, seen) in scores.rows_mut().into_iter().zip(part.seen) {
         scores.slice_mut(s![..seen.start]).fill(A::neg_infinity());
@@ -93,7 +93,7 @@ pub(super) fn masked_scores<A: Scalar>(queries: ArrayView2<'_, A>, part: &Part<'
 }
 
 /// out ← weights·values, where a row that does not see a value is not touched by it: 0·NaN would be NaN.
-pub(super) fn weigh<A: Scalar>(weights: ArrayView2<'_, A>, part: &Part<'_, A>, out: &mut ArrayViewMut2<'_, A>, space: &mut Vec<A>) {
+pub(super) fn weigh<A: Scalar>(weights: ArrayView2<'_, A>, part: &KeyPart<'_, A>, out: &mut ArrayViewMut2<'_, A>, space: &mut Vec<A>) {
     let width = part.values.nrows();
     let wild = if part.seen.iter().all(|seen| *seen == (0..width)) {
         Vec::new()

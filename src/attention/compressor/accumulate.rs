@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, CowArray, Ix2, ShapeBuilder, s};
 
-use super::super::projection::{Map, Projection};
+use super::super::projection::{Form, Projection};
 use super::dense::CompressionScratch;
 use super::side::{Side, larger};
 use super::{Compressor, Order, RealRows, SEGMENT};
@@ -105,7 +105,7 @@ impl<A: Scalar> Compressor<'_, A> {
             }
         }
         match self.order {
-            Order::CompressFirst if matches!(self.projections.key().map, Map::Dense { .. }) => {
+            Order::CompressFirst if matches!(self.projections.key().form, Form::Dense { .. }) => {
                 self.compress_dense(chunk, start, rows, scratch);
             }
             Order::CompressFirst => self.compress_inputs(chunk, start, rows, windows),
@@ -196,7 +196,7 @@ impl<A: Scalar> Compressor<'_, A> {
                 let features = head_features(linear, kv_head, sums.dim().2, x, with_bias, features);
                 for (within, mut sums) in sums.outer_iter_mut().enumerate() {
                     let matrix = if shared { 0 } else { kv_head * group + within };
-                    if let Map::Dense { matrix: weights, .. } = &projection.map {
+                    if let Form::Dense { matrix: weights, .. } = &projection.form {
                         let x = copied(features.view(), from, &rows[item], copy);
                         let weights = weights.slice(s![matrix, .., start + from..start + to]);
                         add_dense(weights, x, &mut sums, products);
@@ -274,24 +274,24 @@ fn add_segment<A: Scalar>(
     sums: &mut ArrayViewMut2<'_, A>,
 ) {
     let position = start + from;
-    match &projection.map {
-        Map::Convolution {
+    match &projection.form {
+        Form::Convolution {
             kernel,
             shape: ConvolutionKernel::ChannelMixing,
         } => {
             let x = selected(x, from, rows);
             mix_channels(kernel.index_axis(Axis(0), matrix), x.view(), position, windows, sums);
         }
-        Map::Dense { .. } | Map::Mean | Map::Max | Map::Convolution { .. } => {
+        Form::Dense { .. } | Form::Mean | Form::Max | Form::Convolution { .. } => {
             for (row, values) in x.outer_iter().enumerate().filter(|&(row, _)| rows.is_real(from + row)) {
                 let mut sum = sums.row_mut(windows.slot(position + row));
-                match &projection.map {
-                    Map::Max => sum.zip_mut_with(&values, |sum, &value| *sum = larger(*sum, value)),
-                    Map::Convolution {
+                match &projection.form {
+                    Form::Max => sum.zip_mut_with(&values, |sum, &value| *sum = larger(*sum, value)),
+                    Form::Convolution {
                         kernel,
                         shape: ConvolutionKernel::Scalar,
                     } => sum.scaled_add(kernel[[matrix, 0, 0, windows.offset(position + row)]], &values),
-                    Map::Convolution { kernel, .. } => {
+                    Form::Convolution { kernel, .. } => {
                         let weights = kernel.slice(s![matrix, .., 0, windows.offset(position + row)]);
                         ndarray::azip!((sum in &mut sum, &value in &values, &weight in &weights) *sum += weight * value);
                     }
@@ -375,7 +375,7 @@ fn add_row_sums<A: Scalar>(projection: &Projection<A>, side: &mut Side<A>, start
     for (item, mut sums) in side.row_sums.outer_iter_mut().enumerate() {
         for (matrix, mut sums) in sums.outer_iter_mut().enumerate() {
             for (from, to) in segments(start, rows[item].end) {
-                if let Map::Dense { matrix: weights, .. } = &projection.map {
+                if let Form::Dense { matrix: weights, .. } = &projection.form {
                     let weights = weights.slice(s![matrix, .., start + from..start + to]);
                     for (sum, weights) in sums.iter_mut().zip(weights.rows()) {
                         *sum += if rows[item].holes.is_none() {

@@ -6,7 +6,7 @@ use super::super::PaddingMask;
 use super::super::compressed::Compressed;
 use super::super::gradients::KeyValueGradients;
 use super::super::part::Part;
-use super::super::projection::{Map, Projection, Projections};
+use super::super::projection::{Form, Projection, Projections};
 use super::super::weights::AttentionWeights;
 use super::accumulate::Windows;
 use super::side::Side;
@@ -213,7 +213,7 @@ impl<A: Scalar> Compressor<'_, A> {
     ) {
         let (projection, _) = self.side_sources(index);
         let own = gradients.projections.source_mut(index > 0);
-        if let (Map::Dense { matrix, .. }, Map::Dense { matrix: grad, role }) = (&projection.map, &mut own.map) {
+        if let (Form::Dense { matrix, .. }, Form::Dense { matrix: grad, role }) = (&projection.form, &mut own.form) {
             let cost = parallel::cost(&[x.len(), matrix.dim().0, matrix.dim().1]);
             dense::spread(matrix, side, rows, gradients.x, cost);
             if *role == Role::Trainable {
@@ -230,12 +230,12 @@ impl<A: Scalar> Compressor<'_, A> {
                         continue;
                     }
                     let sums = side.sums.slice(s![item, matrix, slot, ..]);
-                    let weight = match &projection.map {
-                        Map::Convolution { kernel, .. } => kernel[[matrix, 0, 0, windows[item].offset(self.next + row)]],
+                    let weight = match &projection.form {
+                        Form::Convolution { kernel, .. } => kernel[[matrix, 0, 0, windows[item].offset(self.next + row)]],
                         _ => A::one() / A::cast(self.tokens[[item, slot]].max(1) as f64),
                     };
                     dx.row_mut(row).scaled_add(weight, &sums);
-                    if let Map::Convolution { kernel, .. } = &mut own.map {
+                    if let Form::Convolution { kernel, .. } = &mut own.form {
                         kernel[[matrix, 0, 0, windows[item].offset(self.next + row)]] +=
                             sums.dot(&x.slice(s![item, row, ..])) + side.row_sums[[item, matrix, slot]];
                     }
@@ -291,9 +291,9 @@ fn projection_bias_backward<A: Scalar>(grad: &Array4<A>, projection: &mut Projec
     for item in grad.outer_iter() {
         for (head, rows) in item.outer_iter().enumerate() {
             let mut own = bias.row_mut(head.min(matrices - 1));
-            match (&projection.map, own.len()) {
-                (Map::Convolution { .. }, 1) => own[0] += rows.sum(),
-                (Map::Convolution { .. }, _) => own += &rows.sum_axis(Axis(0)),
+            match (&projection.form, own.len()) {
+                (Form::Convolution { .. }, 1) => own[0] += rows.sum(),
+                (Form::Convolution { .. }, _) => own += &rows.sum_axis(Axis(0)),
                 _ => {
                     let mut own = own.slice_mut(s![..rows.nrows()]);
                     own += &rows.sum_axis(Axis(1));

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use ndarray::{ArrayView3, ArrayViewMut4, s};
 
-use super::super::projection::Map;
+use super::super::projection::Form;
 use super::accumulate::{SegmentScratch, copied};
 use super::{Compressor, RealRows, SEGMENT};
 use crate::layers::pack_segment;
@@ -130,7 +130,7 @@ impl<A: Scalar> Compressor<'_, A> {
         let CompressionScratch { panels, copies, left, .. } = scratch;
         copies.prepare();
         left.prepare();
-        let maps = [&self.projections.key().map, &self.projections.value().map];
+        let forms = [&self.projections.key().form, &self.projections.value().form];
         let cost = parallel::cost(&[self.batch, x.dim().1, x.dim().2, self.config.k, self.sides.len()]);
         for round in chunk.rounds() {
             let needed = round.items.len() * round.segments.len() * round.size;
@@ -146,7 +146,7 @@ impl<A: Scalar> Compressor<'_, A> {
             for_each_part(sides, cost, |side, part| {
                 let sums = part.slice[0].sums.slice_mut(s![round.items.clone(), .., .., ..]);
                 for_each_row_block(sums, cost, |item, matrix, first, mut sums| {
-                    let Map::Dense { matrix: weights, .. } = maps[side] else { return };
+                    let Form::Dense { matrix: weights, .. } = forms[side] else { return };
                     let count = sums.dim().2;
                     let weights = weights.slice(s![matrix, first..first + count, ..]);
                     left.with(|left| {

@@ -3,7 +3,7 @@
 use ndarray::{Array4, ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, Axis, s};
 
 use super::super::compressed::Compressed;
-use super::super::projection::Map;
+use super::super::projection::Form;
 use super::{BiasPlace, CompressionScratch, Compressor, Order, ProjectionKind};
 use crate::error::{Result, checked_len};
 use crate::ops::{Runs, Tile, add_bias, gemm};
@@ -155,9 +155,9 @@ impl<A: Scalar> Compressor<'_, A> {
             return;
         };
         let bias = bias.row(matrix);
-        match (&projection.map, bias.len()) {
-            (Map::Convolution { .. }, 1) => rows.mapv_inplace(|value| value + bias[0]),
-            (Map::Convolution { .. }, _) => add_bias(rows, bias),
+        match (&projection.form, bias.len()) {
+            (Form::Convolution { .. }, 1) => rows.mapv_inplace(|value| value + bias[0]),
+            (Form::Convolution { .. }, _) => add_bias(rows, bias),
             _ => {
                 for (mut row, &bias) in rows.outer_iter_mut().zip(bias.slice_move(s![slots])) {
                     row.mapv_inplace(|value| value + bias);

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, Array4, ArrayView2, ArrayView3, Axis, s};
 
-use super::super::super::projection::Map;
+use super::super::super::projection::Form;
 use super::super::accumulate::{Windows, selected};
 use super::super::{BiasPlace, Compressor, RealRows};
 use super::CompressionGradients;
@@ -76,7 +76,7 @@ impl<A: Scalar> Compressor<'_, A> {
         let (projection, _) = self.side_sources(usize::from(is_value));
         let own = gradients.projections.source_mut(is_value);
         let real = || (0..features.nrows()).filter(|&row| rows.is_real(row));
-        let (Map::Convolution { kernel, shape }, Map::Convolution { kernel: dkernel, .. }) = (&projection.map, &mut own.map) else {
+        let (Form::Convolution { kernel, shape }, Form::Convolution { kernel: dkernel, .. }) = (&projection.form, &mut own.form) else {
             first_maxima(
                 features,
                 grad,
