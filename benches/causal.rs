@@ -14,14 +14,14 @@ use linformer::{
     SinusoidLayout, TrainingPass,
 };
 
-const DIM: usize = 256;
-const HEADS: usize = 4;
+const DIM: usize = 512;
+const HEADS: usize = 8;
 const DEPTH: usize = 2;
 const VOCABULARY: usize = 256;
 /// The longest context, which the blocks are made for.
 const CONTEXT: usize = 65_536;
 /// Tokens of a measurement.
-const TOKENS: usize = 16;
+const TOKENS: usize = 64;
 
 fn model(attention: impl Into<AttentionKind>) -> CausalLanguageModel<f32> {
     let position = PositionKind::Sinusoidal {
@@ -57,7 +57,7 @@ fn generation(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("causal/tokens");
     group
         .sampling_mode(SamplingMode::Flat)
-        .sample_size(20)
+        .sample_size(10)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(2))
         .throughput(Throughput::Elements(TOKENS as u64));

@@ -17,8 +17,6 @@ pub(super) const LANES: usize = 16;
 const NARROW: usize = 4;
 
 /// Defines `$name`, which runs `$body::<$t, FMA>` compiled for the best instruction set of the running processor.
-///
-/// `multiversion` asks for Ice Lake's (and Zen 4's) AVX-512 before it takes the AVX-512 version.
 macro_rules! dispatch {
     ($name:ident, $body:ident, $t:ty, ($($arg:ident: $arg_type:ty),*)) => {
         #[multiversion::multiversion(targets("x86_64+avx512f+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
