@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 
-use crate::ops::{PANEL_COLS, PackedLeft, Rows, RowsMut, SEGMENT, pack_panels, panels_len};
+use crate::ops::{Output, PANEL_COLS, PackedColumns, Rows, RowsMut, SEGMENT, pack_panels, panels_len};
 use crate::parallel::{self, Chunks, Parts, Pool, for_each_part};
 use crate::scalar::Scalar;
 
@@ -25,7 +25,7 @@ pub(crate) fn add_long_product<A: Scalar>(a: ArrayView2<'_, A>, x: ArrayView2<'_
     let size = panels_len::<A>(SEGMENT, cols);
     let together = (PANEL_BYTES / (size * size_of::<A>()).max(1)).clamp(1, TOGETHER);
     let mut panels = vec![A::zero(); size * together.min(length.div_ceil(SEGMENT))];
-    let mut pool = Pool::<PackedLeft<A>>::default();
+    let mut pool = Pool::<PackedColumns<A>>::default();
     pool.prepare();
     for first in (0..length).step_by(together * SEGMENT) {
         let rows = first..length.min(first + together * SEGMENT);
@@ -41,8 +41,8 @@ pub(crate) fn add_long_product<A: Scalar>(a: ArrayView2<'_, A>, x: ArrayView2<'_
             let mut sum = RowsMut::of(part.view);
             pool.with(|left| {
                 for (a, panels) in a.axis_chunks_iter(Axis(0), SEGMENT).zip(panels.chunks(size)) {
-                    left.repack(&[a.slice(s![.., features.clone()]).t()]);
-                    left.accumulate_panels(panels, a.nrows(), cols, sum.reborrow());
+                    left.repack(a.slice(s![.., features.clone()]));
+                    left.multiply_panels(panels, cols, Output::Add, sum.reborrow());
                 }
             });
         });

@@ -1,15 +1,19 @@
 //! Matrix products on views of any strides: the one place that calls `general_mat_mul`.
 //!
-//! matrixmultiply packs both operands on every call, which costs more than the product itself where there are few rows or columns,
-//! or where the whole product is tiny; those cases have loops of their own.
+//! Large products are packed for our own kernels, block by block. Those that are too small for that go to matrixmultiply, which packs both
+//! operands, too: more than the product itself costs where there are few rows or columns, or where the whole product is tiny. Those cases
+//! have loops of their own.
+
+use std::cell::RefCell;
 
 use multiversion::multiversion;
 use multiversion::target::match_target;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, s};
 
+use super::packed::{Output, PackedMatrix, ProductScratch, RowsMut, Scratch};
 use crate::error::{Error, Result, checked_len};
-use crate::parallel;
+use crate::parallel::{self, Pool, along, for_each_part};
 use crate::scalar::Scalar;
 
 /// Fewer rows (or columns) than this are multiplied one by one.
@@ -20,6 +24,8 @@ const LANES: usize = 8;
 const STRIP: usize = 256;
 /// The most rows, inner positions and columns of a tiny product: (m, p, n).
 const TINY: (usize, usize, usize) = (16, 16, 16);
+/// Rows, inner positions and columns from which on packing the operands for our own kernels pays.
+const PACKED: usize = 48;
 /// Floating-point operations that are worth a task.
 const TASK_FLOPS: usize = 4_000_000;
 /// The most tasks that the items of one batch are split into, and the fewest rows or columns of one of them.
@@ -32,6 +38,8 @@ pub(crate) trait MatmulKernels: Sized {
     fn multiply_row(alpha: Self, a: &[Self], b: &ArrayView2<'_, Self>, beta: Self, c: ArrayViewMut1<'_, Self>);
     /// sums ← a·b for rows a of as many elements as b has rows, whose own elements are padded.
     fn multiply_tiny(a: &[Self], b: &[[Self; TINY.2]], sums: &mut [[Self; TINY.2]]);
+    /// Calls `work` with the room for products that this thread keeps.
+    fn with_scratch(work: impl FnOnce(&mut ProductScratch<Self>));
 }
 
 macro_rules! dispatch {
@@ -61,6 +69,13 @@ macro_rules! dispatch {
                     }
                 }
                 run(a, b, sums);
+            }
+
+            fn with_scratch(work: impl FnOnce(&mut ProductScratch<$t>)) {
+                thread_local! {
+                    static SCRATCH: RefCell<ProductScratch<$t>> = RefCell::default();
+                }
+                SCRATCH.with_borrow_mut(work);
             }
         }
     };
@@ -212,6 +227,11 @@ pub(crate) fn gemm<A: Scalar>(alpha: A, a: ArrayView2<'_, A>, b: ArrayView2<'_, 
         few_rows(alpha, a, b, beta, c);
     } else if n < FEW_ROWS {
         few_rows(alpha, b.reversed_axes(), a.reversed_axes(), beta, &mut c.view_mut().reversed_axes());
+    } else if m.min(n).min(inner) >= PACKED {
+        if beta != A::zero() && beta != A::one() {
+            c.mapv_inplace(|c| beta * c);
+        }
+        A::with_scratch(|scratch| scratch.multiply(alpha, a, b, beta != A::zero(), c));
     } else {
         general_mat_mul(alpha, &a, &b, beta, c);
     }
@@ -306,26 +326,28 @@ fn whole_items<A: Scalar>(a: &ArrayRef3<A>, b: &ArrayRef3<A>, c: &mut Array3<A>,
 /// The products of items that are each cut into at most `pieces` blocks along the longer axis of the result.
 fn split_items<A: Scalar>(a: &ArrayRef3<A>, b: &ArrayRef3<A>, c: &mut Array3<A>, pieces: usize) {
     let (_, m, n) = c.dim();
-    let axis = usize::from(n > m);
+    let inner = a.dim().2;
     let block = m.max(n).div_ceil(pieces).next_multiple_of(16).max(MIN_BLOCK);
-    let mut tasks = Vec::new();
-    for (item, mut rest) in c.outer_iter_mut().enumerate() {
-        for start in (0..m.max(n)).step_by(block) {
-            let (head, tail) = rest.split_at(Axis(axis), block.min(m.max(n) - start));
-            tasks.push((item, start, head));
-            rest = tail;
-        }
-    }
     let cost = parallel::cost(&[a.len(), n]);
-    parallel::for_each(tasks, cost, |(item, start, mut c)| {
-        let (mut a, mut b) = (a.index_axis(Axis(0), item), b.index_axis(Axis(0), item));
-        if axis == 0 {
-            a.slice_collapse(s![start..start + c.nrows(), ..]);
-        } else {
-            b.slice_collapse(s![.., start..start + c.ncols()]);
-        }
-        gemm(A::one(), a, b, A::zero(), &mut c);
-    });
+    let mut scratch = Pool::<Scratch<A>>::default();
+    scratch.prepare();
+    for ((a, b), c) in a.outer_iter().zip(b.outer_iter()).zip(c.outer_iter_mut()) {
+        // Packed once for all blocks of rows.
+        let packed = (n <= m && n.min(inner) >= PACKED).then(|| PackedMatrix::new_spread(b));
+        let axis = usize::from(n > m);
+        for_each_part(along(c, axis, block), cost, |index, mut part| {
+            let start = index * block;
+            let (rows, cols) = part.view.dim();
+            if let Some(packed) = &packed {
+                let a = a.slice(s![start..start + rows, ..]);
+                scratch.with(|scratch| packed.multiply_view(a, Output::Set, RowsMut::of(part.view), scratch));
+            } else if axis == 0 {
+                gemm(A::one(), a.slice(s![start..start + rows, ..]), b, A::zero(), &mut part.view);
+            } else {
+                gemm(A::one(), a, b.slice(s![.., start..start + cols]), A::zero(), &mut part.view);
+            }
+        });
+    }
 }
 
 #[cfg(test)]

@@ -3,10 +3,13 @@
 //! A block of MR rows and NR columns of the result is summed in registers over the whole inner range, in the order of the inner index. So an
 //! element's bits do not depend on which block it falls into, how wide that is, or what lies next to it.
 
+mod pack;
+
 use multiversion::multiversion;
 use multiversion::target::match_target;
 
 use crate::scalar::Scalar;
+use pack::{pack_column, pack_rows};
 
 /// Positions of the inner dimension that one block of a left operand spans.
 pub(crate) const DEPTH: usize = 512;
@@ -39,11 +42,20 @@ impl<'a, A> Output<'a, A> {
     }
 }
 
+/// The left operand of a product, up to a multiple of the kernel's rows; those that do not count may hold anything.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Left<'a, A> {
+    /// Rows at the distance `STRIDE`.
+    Rows(&'a [A]),
+    /// Panels of `Kernel::rows` rows, each column by column.
+    Panels(&'a [A]),
+}
+
 /// c ← left·panels for one block of the inner dimension.
 #[derive(Debug)]
 pub(crate) struct Product<'a, A> {
-    /// The left operand: rows at the distance `STRIDE`, up to a multiple of the kernel's rows; those that do not count may hold anything.
-    pub(crate) left: &'a [A],
+    /// The left operand.
+    pub(crate) left: Left<'a, A>,
     /// The rows that count.
     pub(crate) rows: usize,
     /// The right operand's panels, each `depth` rows of `Kernel::width` elements.
@@ -73,6 +85,8 @@ pub(crate) struct Kernel<A> {
     pub(crate) run: fn(&Product<'_, A>, &mut [A]),
     /// Copies `inner` rows of `cols` elements, the first argument's at the distance of the second, into panels.
     pub(crate) pack: fn(&[A], usize, usize, usize, &mut [A]),
+    /// Copies one column of a left operand into its panels, which have as many columns as the second argument says, from the first of them on.
+    pub(crate) pack_left: fn(&[A], usize, &mut [A]),
 }
 
 impl<A> Kernel<A> {
@@ -137,8 +151,23 @@ macro_rules! kernel {
                         _ => copy!($t, $portable, rows, ld, inner, cols, panels),
                     }
                 }
+                #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
+                fn pack_left(column: &[$t], inner: usize, panels: &mut [$t]) {
+                    match_target! {
+                        "x86_64+avx512f" => copy_column!($t, $avx512, column, inner, panels),
+                        "x86_64+fma" => copy_column!($t, $fma, column, inner, panels),
+                        "aarch64+neon" => copy_column!($t, $fma, column, inner, panels),
+                        _ => copy_column!($t, $portable, column, inner, panels),
+                    }
+                }
                 let (rows, cols) = block();
-                Kernel { rows, cols, run, pack }
+                Kernel {
+                    rows,
+                    cols,
+                    run,
+                    pack,
+                    pack_left,
+                }
             }
 
             #[cfg(test)]
@@ -149,8 +178,17 @@ macro_rules! kernel {
                 fn pack(rows: &[$t], ld: usize, inner: usize, cols: usize, panels: &mut [$t]) {
                     copy!($t, $portable, rows, ld, inner, cols, panels);
                 }
+                fn pack_left(column: &[$t], inner: usize, panels: &mut [$t]) {
+                    copy_column!($t, $portable, column, inner, panels);
+                }
                 let (rows, cols) = $portable;
-                Kernel { rows, cols, run, pack }
+                Kernel {
+                    rows,
+                    cols,
+                    run,
+                    pack,
+                    pack_left,
+                }
             }
         }
     };
@@ -168,6 +206,12 @@ macro_rules! copy {
     };
 }
 
+macro_rules! copy_column {
+    ($t:ty, ($mr:literal, $nr:literal), $($argument:expr),*) => {
+        pack_column::<$t, $mr>($($argument),*)
+    };
+}
+
 kernel!(f32, avx512: (12, 32), fma: (6, 16), portable: (4, 8));
 kernel!(f64, avx512: (12, 16), fma: (6, 8), portable: (4, 4));
 
@@ -180,16 +224,16 @@ fn panels<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const L
         let width = NR.min(product.cols - first);
         let panel = &product.panels[first * product.depth..];
         if width > HALF {
-            column::<A, FMA, MR, MID, LOW, NR>(product, panel, first, width, c);
+            column::<A, FMA, MR, MID, LOW, NR, true>(product, panel, first, width, c);
         } else {
-            column::<A, FMA, MR, MID, LOW, HALF>(product, panel, first, width, c);
+            column::<A, FMA, MR, MID, LOW, HALF, false>(product, panel, first, width, c);
         }
     }
 }
 
 /// One panel against all rows: the panel stays in the nearest cache.
 #[inline(always)]
-fn column<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const LOW: usize, const NR: usize>(
+fn column<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const LOW: usize, const NR: usize, const WHOLE: bool>(
     product: &Product<'_, A>,
     panel: &[A],
     first: usize,
@@ -197,7 +241,6 @@ fn column<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const L
     c: &mut [A],
 ) {
     let (panel, _) = panel[product.start * NR..][..product.inner * NR].as_chunks::<NR>();
-    let (left, _) = product.left.as_chunks::<STRIDE>();
     for row in (0..product.rows).step_by(MR) {
         let c = &mut c[row * product.stride + first..];
         let rows = MR.min(product.rows - row);
@@ -208,12 +251,33 @@ fn column<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const L
             output: product.output,
             stride: product.stride,
         };
-        if rows > MID {
-            block::<A, FMA, MR, NR>(&left[row..], panel, place, c);
-        } else if rows > LOW {
-            block::<A, FMA, MID, NR>(&left[row..], panel, place, c);
-        } else {
-            block::<A, FMA, LOW, NR>(&left[row..], panel, place, c);
+        match product.left {
+            Left::Rows(left) => {
+                let (left, _) = left[row * STRIDE..].as_chunks::<STRIDE>();
+                if rows > MID {
+                    block::<A, FMA, MR, NR>(left, panel, place, c);
+                } else if rows > LOW {
+                    block::<A, FMA, MID, NR>(left, panel, place, c);
+                } else {
+                    block::<A, FMA, LOW, NR>(left, panel, place, c);
+                }
+            }
+            Left::Panels(left) => {
+                let (left, _) = left[row * product.inner..][..MR * product.inner].as_chunks::<MR>();
+                if rows > MID && WHOLE {
+                    block_of_panels::<A, FMA, MR, MR, NR>(left, 0, panel, place, c);
+                    continue;
+                }
+                // LLVM keeps 12 rows of 16 numbers in memory.
+                for first in (0..rows).step_by(MID) {
+                    let c = &mut c[first * place.stride..];
+                    let place = Place {
+                        rows: MID.min(rows - first),
+                        ..place
+                    };
+                    block_of_panels::<A, FMA, MR, MID, NR>(left, first, panel, place, c);
+                }
+            }
         }
     }
 }
@@ -248,6 +312,36 @@ fn block<A: Scalar, const FMA: bool, const MR: usize, const NR: usize>(
             }
         }
     }
+    write(sums, place, c);
+}
+
+/// Rows `first`.. of a panel of the left operand.
+#[inline(always)]
+fn block_of_panels<A: Scalar, const FMA: bool, const MR: usize, const ROWS: usize, const NR: usize>(
+    left: &[[A; MR]],
+    first: usize,
+    panel: &[[A; NR]],
+    place: Place<'_, A>,
+    c: &mut [A],
+) {
+    let mut sums = [[A::zero(); NR]; ROWS];
+    for (a, b) in left.iter().zip(panel) {
+        let Some(a) = a[first..].first_chunk::<ROWS>() else { return };
+        for i in 0..ROWS {
+            for j in 0..NR {
+                sums[i][j] = if FMA {
+                    a[i].mul_add(b[j], sums[i][j])
+                } else {
+                    a[i] * b[j] + sums[i][j]
+                };
+            }
+        }
+    }
+    write(sums, place, c);
+}
+
+#[inline(always)]
+fn write<A: Scalar, const MR: usize, const NR: usize>(sums: [[A; NR]; MR], place: Place<'_, A>, c: &mut [A]) {
     // Written to memory whole and at once, the sums are what LLVM recognises as vectors; used one by one below, some would be scalars.
     let copy = sums;
     let sums = std::hint::black_box(&copy);
@@ -278,25 +372,6 @@ fn store<A: Scalar>(sums: &[A], place: Place<'_, A>, c: &mut [A]) {
             for ((c, &sum), &bias) in c.iter_mut().zip(sums).zip(bias) {
                 *c += sum + bias;
             }
-        }
-    }
-}
-
-/// Rows are read whole, so that the processor can tell what comes next.
-#[inline(always)]
-fn pack_rows<A: Scalar, const NR: usize, const HALF: usize>(rows: &[A], ld: usize, inner: usize, cols: usize, panels: &mut [A]) {
-    let whole = cols - cols % NR;
-    let (panels, last) = panels.split_at_mut(whole * inner);
-    let width = if (cols - whole) > HALF { NR } else { HALF };
-    for p in 0..inner {
-        let (chunks, rest) = rows[p * ld..][..cols].as_chunks::<NR>();
-        for (chunk, panel) in chunks.iter().zip(panels.chunks_exact_mut(NR * inner)) {
-            panel[p * NR..][..NR].copy_from_slice(chunk);
-        }
-        if !rest.is_empty() {
-            let to = &mut last[p * width..][..width];
-            to[..rest.len()].copy_from_slice(rest);
-            to[rest.len()..].fill(A::zero());
         }
     }
 }

@@ -20,7 +20,9 @@ pub(crate) use cross_entropy::{cross_entropy_backward_row, cross_entropy_row};
 pub(crate) use dropout::Dropout;
 pub(crate) use layer_norm::{layer_norm_backward_rows, layer_norm_rows};
 pub(crate) use matmul::{add_bias, gemm};
-pub(crate) use packed::{Output, PANEL_COLS, PackedLeft, PackedMatrix, Rows, RowsMut, SEGMENT, Scratch, pack_panels, panels_len};
+pub(crate) use packed::{
+    Output, PANEL_COLS, PackedColumns, PackedLeft, PackedMatrix, Rows, RowsMut, SEGMENT, Scratch, pack_panels, panels_len,
+};
 pub(crate) use softmax::{exp_rows, scale_rows, softmax_backward_rows, softmax_rows};
 pub(crate) use tile::{Runs, Tile, TileRows};
 

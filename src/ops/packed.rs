@@ -6,20 +6,24 @@
 //!
 //! Slices that are too short for what is asked of them panic, as indexing does.
 
+mod columns;
 mod left;
+mod once;
 
 use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::aligned::Aligned;
-use super::micro_kernel::{DEPTH, Kernel, Product, STRIDE};
+use super::micro_kernel::{DEPTH, Kernel, Left, Product, STRIDE};
 use super::tile::TileRows;
 use crate::parallel::{self, Chunks, for_each_part};
 use crate::scalar::Scalar;
 
 pub(crate) use super::micro_kernel::Output;
+pub(crate) use columns::PackedColumns;
 pub(crate) use left::PackedLeft;
+pub(crate) use once::ProductScratch;
 
 /// Positions that are summed in one go: sequences that are cut at its multiples add up to the same bits.
 pub(crate) const SEGMENT: usize = DEPTH;
@@ -139,7 +143,7 @@ impl<A: Scalar> PackedMatrix<A> {
         for index in 0..a.runs.count() {
             let range = a.runs.range(index);
             let product = Product {
-                left: &a.data[index * a.run_len..],
+                left: Left::Rows(&a.data[index * a.run_len..]),
                 rows: a.rows,
                 panels: &self.panels.as_slice()[columns.start * self.inner..],
                 depth: self.inner,
@@ -151,6 +155,11 @@ impl<A: Scalar> PackedMatrix<A> {
             };
             (self.kernel.run)(&product, c.data);
         }
+    }
+
+    /// The product of a left operand of one segment and this matrix of as many rows.
+    pub(crate) fn multiply_columns(&self, a: &PackedColumns<A>, output: Output<'_, A>, c: RowsMut<'_, A>) {
+        a.multiply_panels(self.panels.as_slice(), self.cols, output, c);
     }
 
     /// The product of the first p columns of `a` with this matrix, into the first n columns of `c`.
@@ -202,7 +211,7 @@ impl<A: Scalar> PackedMatrix<A> {
 
     fn run(&self, left: &[A], rows: usize, start: usize, output: Output<'_, A>, c: &mut [A], stride: usize) {
         let product = Product {
-            left,
+            left: Left::Rows(left),
             rows,
             panels: self.panels.as_slice(),
             depth: self.inner,

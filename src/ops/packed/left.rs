@@ -2,8 +2,8 @@
 
 use ndarray::{ArrayView2, Axis};
 
-use super::super::micro_kernel::{Kernel, Output, Product, STRIDE};
-use super::{Rows, RowsMut, SEGMENT, Scratch, transpose};
+use super::super::micro_kernel::{Kernel, Left, Output, Product, STRIDE};
+use super::{Rows, RowsMut, SEGMENT, Scratch};
 use crate::scalar::Scalar;
 
 /// Columns of a right operand that are packed before they are multiplied: rows of them are long enough to be read at the speed of memory.
@@ -62,19 +62,13 @@ impl<A: Scalar> PackedLeft<A> {
         let segment_len = self.segment_len();
         let mut first = 0;
         for matrix in matrices {
-            if matrix.stride_of(Axis(0)) == 1 {
-                for (segment, part) in matrix.axis_chunks_iter(Axis(1), SEGMENT).enumerate() {
-                    transpose(part.t(), STRIDE, &mut self.segments[segment * segment_len + first * STRIDE..]);
-                }
-            } else {
-                for (i, row) in matrix.rows().into_iter().enumerate() {
-                    for (segment, from) in row.axis_chunks_iter(Axis(0), SEGMENT).enumerate() {
-                        let place = segment * segment_len + (first + i) * STRIDE;
-                        let to = &mut self.segments[place..][..from.len()];
-                        match from.to_slice() {
-                            Some(from) => to.copy_from_slice(from),
-                            None => to.iter_mut().zip(from).for_each(|(to, &from)| *to = from),
-                        }
+            for (i, row) in matrix.rows().into_iter().enumerate() {
+                for (segment, from) in row.axis_chunks_iter(Axis(0), SEGMENT).enumerate() {
+                    let place = segment * segment_len + (first + i) * STRIDE;
+                    let to = &mut self.segments[place..][..from.len()];
+                    match from.to_slice() {
+                        Some(from) => to.copy_from_slice(from),
+                        None => to.iter_mut().zip(from).for_each(|(to, &from)| *to = from),
                     }
                 }
             }
@@ -100,7 +94,7 @@ impl<A: Scalar> PackedLeft<A> {
     /// c ← c + left·x for rows `left` of one segment and `inner` packed rows of `x`.
     fn add_product(&self, left: &[A], (panels, inner): (&[A], usize), cols: usize, c: RowsMut<'_, A>) {
         let product = Product {
-            left,
+            left: Left::Rows(left),
             rows: self.rows,
             panels,
             depth: inner,

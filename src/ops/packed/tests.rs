@@ -63,8 +63,19 @@ fn check_mode<A: Scalar>(kernel: Kernel<A>, (m, inner, n): (usize, usize, usize)
         stride: inner,
         count: m,
     };
+    let mut by_columns = tile.clone();
     let data = &mut tile.as_slice_mut().unwrap()[left..];
     packed.multiply(rows, output, RowsMut { data, stride }, &mut scratch);
+    if inner <= SEGMENT {
+        let data = &mut by_columns.as_slice_mut().unwrap()[left..];
+        let mut columns = PackedColumns::with_kernel(kernel);
+        columns.repack(a.t().as_standard_layout().view());
+        packed.multiply_columns(&columns, output, RowsMut { data, stride });
+        assert!(
+            tile.iter().zip(&by_columns).all(|(x, y)| x == y || x.is_nan() && y.is_nan()),
+            "{m}×{inner}×{n}"
+        );
+    }
     for ((i, j), &c) in tile.indexed_iter() {
         if i == m || j < left || j >= left + n {
             assert!(c.is_nan(), "{m}×{inner}×{n} wrote to {i}, {j}");

@@ -1,0 +1,99 @@
+//! Products whose operands are both used once: they are packed block by block.
+
+use std::ops::Range;
+
+use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
+
+use super::super::micro_kernel::STRIDE;
+use super::super::tile::{Runs, Tile};
+use super::{Output, PackedColumns, PackedMatrix, RowsMut, SEGMENT};
+use crate::scalar::Scalar;
+
+/// Columns of a block of the right operand: with [`SEGMENT`] rows, what stays in the second-level cache.
+const COLS: usize = 512;
+/// Rows of a block of the left operand.
+const ROWS: usize = 192;
+
+/// Room that the products of one thread share.
+#[derive(Debug)]
+pub(crate) struct ProductScratch<A> {
+    rows: Tile<A>,
+    columns: PackedColumns<A>,
+    right: PackedMatrix<A>,
+    sums: Vec<A>,
+}
+
+impl<A: Scalar> Default for ProductScratch<A> {
+    fn default() -> Self {
+        Self {
+            rows: Tile::default(),
+            columns: PackedColumns::default(),
+            right: PackedMatrix::default(),
+            sums: Vec::new(),
+        }
+    }
+}
+
+impl<A: Scalar> ProductScratch<A> {
+    /// c ← alpha·a·b, added to what is there where `add` says so; for views of any strides, none of them empty.
+    pub(crate) fn multiply(&mut self, alpha: A, a: ArrayView2<'_, A>, b: ArrayView2<'_, A>, add: bool, c: &mut ArrayViewMut2<'_, A>) {
+        let ((m, inner), n) = (a.dim(), b.ncols());
+        for columns in ranges(n, COLS) {
+            for positions in ranges(inner, SEGMENT) {
+                self.right.repack(b.slice(s![positions.clone(), columns.clone()]), alpha);
+                let add = add || positions.start > 0;
+                for rows in ranges(m, ROWS) {
+                    let by_columns = self.take_left(a.slice(s![rows.clone(), positions.clone()]));
+                    match c.as_slice_mut() {
+                        Some(c) => self.multiply_block(by_columns, add, &mut c[rows.start * n + columns.start..], n),
+                        None => self.multiply_apart(by_columns, add, c.slice_mut(s![rows, columns.clone()])),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Packs a block of the left operand; whether by columns.
+    fn take_left(&mut self, a: ArrayView2<'_, A>) -> bool {
+        let by_columns = a.stride_of(Axis(0)) == 1;
+        if by_columns {
+            self.columns.repack(a.reversed_axes());
+        } else {
+            self.rows.fill(a, Runs::of(a.ncols()));
+        }
+        by_columns
+    }
+
+    fn multiply_block(&self, by_columns: bool, add: bool, data: &mut [A], stride: usize) {
+        let output = if add { Output::Add } else { Output::Set };
+        let c = RowsMut { data, stride };
+        if by_columns {
+            self.right.multiply_columns(&self.columns, output, c);
+        } else {
+            let (_, cols) = self.right.dim();
+            self.right.multiply_tile(self.rows.rows(), 0, 0..cols, output, c);
+        }
+    }
+
+    /// For a result whose rows are not at one distance of a slice.
+    fn multiply_apart(&mut self, by_columns: bool, add: bool, mut c: ArrayViewMut2<'_, A>) {
+        let mut sums = std::mem::take(&mut self.sums);
+        sums.resize(ROWS * STRIDE, A::zero());
+        self.multiply_block(by_columns, false, &mut sums, STRIDE);
+        for (mut c, sums) in c.rows_mut().into_iter().zip(sums.chunks_exact(STRIDE)) {
+            let sums = &sums[..c.len()];
+            match c.as_slice_mut() {
+                Some(c) if add => c.iter_mut().zip(sums).for_each(|(c, &sum)| *c += sum),
+                Some(c) => c.copy_from_slice(sums),
+                None if add => c.iter_mut().zip(sums).for_each(|(c, &sum)| *c += sum),
+                None => c.iter_mut().zip(sums).for_each(|(c, &sum)| *c = sum),
+            }
+        }
+        self.sums = sums;
+    }
+}
+
+/// 0..`len` in ranges of `size`.
+fn ranges(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..len).step_by(size).map(move |start| start..len.min(start + size))
+}
