@@ -5,6 +5,7 @@
 mod support;
 
 use std::io::Write;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -31,7 +32,11 @@ struct Text {
     test: Vec<u8>,
 }
 
-fn main() -> Result<(), AnyError> {
+fn main() -> ExitCode {
+    support::run(example)
+}
+
+fn example() -> Result<(), AnyError> {
     let options = Options::parse(
         ABOUT,
         &[

@@ -5,6 +5,7 @@
 mod support;
 
 use std::process::Command;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use linformer::ndarray::{Array2, Array3};
@@ -43,7 +44,11 @@ fn options() -> Options {
     )
 }
 
-fn main() -> Result<(), AnyError> {
+fn main() -> ExitCode {
+    support::run(example)
+}
+
+fn example() -> Result<(), AnyError> {
     let options = options();
     let text = match options.text("file") {
         "" => own_text(),

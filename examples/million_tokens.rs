@@ -22,16 +22,10 @@ projection, with sinusoidal positions and no logits; prints the time and the pea
 const OWN_TEXT: &[u8] = include_bytes!("../README.md");
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    support::run(example)
 }
 
-fn run() -> Result<(), AnyError> {
+fn example() -> Result<(), AnyError> {
     let options = Options::parse(
         ABOUT,
         &[

@@ -7,6 +7,8 @@
 
 mod support;
 
+use std::process::ExitCode;
+
 use linformer::checkpoint::{Tensors, lucidrains};
 use linformer::ndarray::Array2;
 use serde_json::Value;
@@ -14,7 +16,11 @@ use support::{AnyError, Options, package_folder};
 
 const ABOUT: &str = "Loads a LinformerLM saved by PyTorch and compares its scores with those that PyTorch computed.";
 
-fn main() -> Result<(), AnyError> {
+fn main() -> ExitCode {
+    support::run(example)
+}
+
+fn example() -> Result<(), AnyError> {
     let folder = package_folder().join("examples/data");
     let file = |name: &str| folder.join(name).to_string_lossy().into_owned();
     let (tensors, expected) = (file("lucidrains_lm.safetensors"), file("lucidrains_lm.json"));
@@ -29,7 +35,9 @@ fn main() -> Result<(), AnyError> {
             ),
         ],
     );
-    let expected: Value = serde_json::from_slice(&std::fs::read(options.text("expected"))?)?;
+    let path = options.text("expected");
+    let expected = std::fs::read(path).map_err(|error| format!("{path}: {error}"))?;
+    let expected: Value = serde_json::from_slice(&expected)?;
     let peers: lucidrains::Options = serde_json::from_value(expected["config"].clone())?;
     let model = lucidrains::language_model::<f32>(&Tensors::read(options.text("checkpoint"))?, &peers)?;
 

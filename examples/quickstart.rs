@@ -2,10 +2,22 @@
 //!
 //! `cargo run --release --example quickstart`
 
+mod support;
+
+use std::process::ExitCode;
+
 use linformer::ndarray::Array3;
 use linformer::{Encoder, EncoderConfig, LinformerAttention, LinformerConfig, PaddingMask};
+use support::{AnyError, Options};
 
-fn main() -> linformer::Result<()> {
+const ABOUT: &str = "Encodes a padded batch, then answers queries against a document that was compressed once.";
+
+fn main() -> ExitCode {
+    support::run(example)
+}
+
+fn example() -> Result<(), AnyError> {
+    Options::parse(ABOUT, &[]);
     // Up to 1,024 positions of 64 numbers, 4 heads, keys and values compressed to 32 rows.
     let attention = LinformerConfig::new(64, 4, 1024, 32);
     let x = Array3::from_shape_fn((2, 1000, 64), |(item, t, i)| ((item + t * i) as f32).sin());

@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::process::ExitCode;
+
 use linformer::ndarray::{Array2, Axis};
 use linformer::training::{CrossEntropy, Step};
 use linformer::{
@@ -42,7 +44,11 @@ struct Questions {
     answers: Vec<Option<usize>>,
 }
 
-fn main() -> Result<(), AnyError> {
+fn main() -> ExitCode {
+    support::run(example)
+}
+
+fn example() -> Result<(), AnyError> {
     let options = options();
     let n = options.count("n");
     if n < 4 || n % 2 == 1 {

@@ -26,16 +26,10 @@ const OWN_TEXT: &str = concat!(include_str!("../README.md"), include_str!("../AR
 const COMPARED_CHUNKS: usize = 8;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    support::run(example)
 }
 
-fn run() -> Result<(), AnyError> {
+fn example() -> Result<(), AnyError> {
     let chunk = (16 * Compressor::<f32>::CHUNK).to_string();
     let options = Options::parse(
         ABOUT,

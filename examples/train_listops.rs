@@ -7,6 +7,8 @@
 
 mod support;
 
+use std::process::ExitCode;
+
 use linformer::training::CrossEntropy;
 use linformer::{
     AttentionConfig, AttentionKind, Classifier, ClassifierConfig, LanguageModelConfig, LinformerConfig, Pooling, TrainingPass,
@@ -47,7 +49,11 @@ const FULL: Size = Size {
     arguments: 10,
 };
 
-fn main() -> Result<(), AnyError> {
+fn main() -> ExitCode {
+    support::run(example)
+}
+
+fn example() -> Result<(), AnyError> {
     let options = options();
     let size = if options.flag("full") { FULL } else { SHORT };
     let seed = options.seed();

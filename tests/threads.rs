@@ -1,4 +1,5 @@
-//! Models and threads: every public type can cross and be shared, and nothing is shared that a caller does not see.
+//! Models and threads: every public type can cross and be shared (but for `Sharded`, which is its rank's), and nothing is shared that a
+//! caller does not see.
 
 mod common;
 
@@ -6,27 +7,33 @@ use std::sync::Arc;
 use std::thread;
 
 use common::{bits, scramble, sequence, small_encoder, small_model};
+use linformer::distributed::{Shards, SingleProcess};
 use linformer::ndarray::{Array2, Array3};
 use linformer::training::{Accumulation, AdamW, AdamWConfig, CrossEntropy, MaskedTokens, MeanSquaredError, Schedule, Sgd, SgdConfig, Step};
 use linformer::{
     Attention, AttentionCache, AttentionConfig, AttentionKind, BlockwiseCausalAttention, CausalConfig, CausalLanguageModel, CausalState,
-    Classifier, ClassifierCache, ClassifierConfig, Compressed, Compressor, Embedding, Encoder, EncoderBlock, EncoderCache, EncoderConfig,
-    Error, ExactAttention, Extent, FeedForward, FeedForwardBlock, FeedForwardCache, FeedForwardConfig, Generation, GenerationConfig, Head,
-    Initialization, LanguageModel, LanguageModelCache, LanguageModelConfig, LayerNorm, Linear, LinformerAttention, LinformerConfig, Order,
-    PaddingMask, Position, PositionKind, Projection, ProjectionConfig, Projections, TrainingPass, Workspace,
+    Classifier, ClassifierCache, ClassifierConfig, Compressed, CompressedSource, Compressor, Decoder, DecoderBlock, DecoderCache,
+    DecoderConfig, DecoderLanguageModel, DecoderLanguageModelCache, DecoderLanguageModelConfig, Embedding, Encoder, EncoderBlock,
+    EncoderCache, EncoderConfig, EncoderDecoder, EncoderDecoderCache, EncoderDecoderConfig, EncoderDecoderState, Error, ExactAttention,
+    Extent, FeedForward, FeedForwardBlock, FeedForwardCache, FeedForwardConfig, Generation, GenerationConfig, Head, Initialization,
+    LanguageModel, LanguageModelCache, LanguageModelConfig, LayerNorm, Linear, LinformerAttention, LinformerConfig, Order, PaddingMask,
+    PairBatch, Position, PositionKind, Projection, ProjectionConfig, Projections, TokenPairs, TrainingPass, Translation, TranslationConfig,
+    Workspace,
 };
+
+fn crosses<T: Send + Sync + Unpin + std::fmt::Debug>() {}
+fn is_value<T: Clone>() {}
+fn is_error<T: std::error::Error + Send + Sync + 'static>() {}
+
+macro_rules! check {
+    ($($type:ty),* $(,)?) => {$(
+        crosses::<$type>();
+        is_value::<$type>();
+    )*};
+}
 
 #[test]
 fn public_types_cross_threads_and_can_be_shown() {
-    fn crosses<T: Send + Sync + Unpin + std::fmt::Debug>() {}
-    fn is_value<T: Clone>() {}
-    fn is_error<T: std::error::Error + Send + Sync + 'static>() {}
-    macro_rules! check {
-        ($($type:ty),* $(,)?) => {$(
-            crosses::<$type>();
-            is_value::<$type>();
-        )*};
-    }
     check!(Linear, LayerNorm, Embedding, Position, FeedForward, FeedForwardBlock, Head);
     check!(
         LinformerAttention,
@@ -71,7 +78,45 @@ fn public_types_cross_threads_and_can_be_shown() {
     // Memory of calls, and an iterator over a model's own state.
     crosses::<Workspace>();
     crosses::<Generation<'static>>();
+    crosses::<linformer::distributed::ThreadGroup>();
+    crosses::<linformer::distributed::ThreadRank>();
     is_error::<Error>();
+}
+
+#[test]
+fn decoders_choices_and_ranks_cross_threads() {
+    check!(Decoder, DecoderBlock, DecoderLanguageModel, EncoderDecoder, CompressedSource);
+    check!(DecoderCache, DecoderLanguageModelCache, EncoderDecoderCache, EncoderDecoderState);
+    check!(
+        DecoderConfig,
+        DecoderLanguageModelConfig,
+        EncoderDecoderConfig,
+        TranslationConfig,
+        Translation,
+        PairBatch,
+        TokenPairs
+    );
+    check!(
+        linformer::Activation,
+        linformer::BiasPlace,
+        linformer::BlockWeights,
+        linformer::ClassifierInput,
+        linformer::Convolution,
+        linformer::ConvolutionKernel,
+        linformer::HeadKind,
+        linformer::NormPlacement,
+        linformer::Overflow,
+        linformer::Pooling,
+        linformer::ProjectionKind,
+        linformer::Role,
+        linformer::Sharing,
+        linformer::SinusoidLayout,
+        linformer::SummarySoftmax,
+        linformer::Tail,
+    );
+    check!(linformer::training::Reduction, linformer::training::WeightDecay);
+    check!(Shards, SingleProcess, linformer::distributed::Combine);
+    check!(linformer::distributed::ShardedCache<EncoderCache>);
 }
 
 #[cfg(feature = "checkpoint")]

@@ -12,6 +12,8 @@ mod draw;
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::process::ExitCode;
+
 use corpus::Corpus;
 use draw::{Curve, HeatMap};
 use linformer::analysis::{Map, Spectrum, attention_map};
@@ -28,7 +30,11 @@ model with exact attention on the text.";
 /// The share of all singular values that is asked for.
 const SHARE: f64 = 0.9;
 
-fn main() -> Result<(), AnyError> {
+fn main() -> ExitCode {
+    support::run(example)
+}
+
+fn example() -> Result<(), AnyError> {
     let options = options();
     let text = match options.text("file") {
         "" => support::own_text(),

@@ -1,6 +1,8 @@
 //! What the examples share: their command line, their text and memory figures, and how they train.
 #![allow(dead_code, unreachable_pub, unused_imports)] // each example uses its own part
 
+use std::process::ExitCode;
+
 mod batches;
 mod clock;
 mod memory;
@@ -16,6 +18,17 @@ pub use text::{own_text, package_folder};
 pub use training::{Budget, Plan, Spent, encoder, match_positions, sinusoidal, train};
 
 pub type AnyError = Box<dyn std::error::Error>;
+
+/// Runs an example: an error is told in its own words, and ends it with code 1.
+pub fn run(example: fn() -> Result<(), AnyError>) -> ExitCode {
+    match example() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// The mean of several figures and their standard deviation (that of a sample: over one less than their number).
 pub fn mean_and_deviation(figures: &[f64]) -> (f64, f64) {

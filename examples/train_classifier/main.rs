@@ -14,6 +14,7 @@ mod dropout;
 mod support;
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use documents::Documents;
 use linformer::training::{CrossEntropy, Step};
@@ -34,7 +35,11 @@ const VOCABULARY: usize = 257;
 /// A document's first bytes as tokens, and its class.
 type Sequence = (Vec<usize>, usize);
 
-fn main() -> Result<(), AnyError> {
+fn main() -> ExitCode {
+    support::run(example)
+}
+
+fn example() -> Result<(), AnyError> {
     let options = options();
     let mut accuracies = Vec::new();
     let mut majority = 0.0_f64;

@@ -8,6 +8,8 @@ mod corpus;
 mod support;
 mod sweep;
 
+use std::process::ExitCode;
+
 use corpus::Corpus;
 use linformer::training::CrossEntropy;
 use linformer::{AttentionConfig, AttentionKind, LanguageModel, LanguageModelConfig, LinformerConfig, Sharing, TrainingPass};
@@ -30,7 +32,11 @@ struct Shape {
     exact: bool,
 }
 
-fn main() -> Result<(), AnyError> {
+fn main() -> ExitCode {
+    support::run(example)
+}
+
+fn example() -> Result<(), AnyError> {
     let options = options();
     let shape = shape(&options)?;
     let text = match options.text("file") {

@@ -9,6 +9,7 @@ mod pairs;
 mod support;
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use linformer::training::{CrossEntropy, Step};
@@ -30,7 +31,11 @@ the most similar source it was trained on.";
 /// Pairs that are translated at a time.
 const AT_ONCE: usize = 64;
 
-fn main() -> Result<(), AnyError> {
+fn main() -> ExitCode {
+    support::run(example)
+}
+
+fn example() -> Result<(), AnyError> {
     let options = options();
     let corpus = corpus(&options)?;
     let sides = Sides::of(&corpus);

@@ -30,8 +30,11 @@ impl Spectrum {
             ));
         }
         let (rows, cols) = map.dim();
-        let matrix = DMatrix::from_fn(rows, cols, |i, j| map[[i, j]].widen());
-        let mut values: Vec<f64> = matrix.singular_values().iter().copied().collect();
+        // Numbers near the largest of f64 would overflow on the way.
+        let largest = map.iter().fold(0.0, |largest: f64, value| largest.max(value.widen().abs()));
+        let scale = if largest > 1.0 { largest } else { 1.0 };
+        let matrix = DMatrix::from_fn(rows, cols, |i, j| map[[i, j]].widen() / scale);
+        let mut values: Vec<f64> = matrix.singular_values().iter().map(|value| value * scale).collect();
         values.sort_by(|a, b| b.total_cmp(a));
         Ok(Self { values })
     }

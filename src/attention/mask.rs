@@ -64,6 +64,7 @@ impl PaddingMask {
     /// Sizes that overflow.
     pub fn all_real(batch: usize, length: usize) -> Result<Self> {
         checked_len("PaddingMask::all_real", &[batch, length], 1)?;
+        checked_len("PaddingMask::all_real", &[batch], size_of::<usize>())?;
         Self::from_lengths(&vec![length; batch], length)
     }
 

@@ -13,7 +13,7 @@ use super::part::{Lent, Part};
 use super::projection::Projections;
 use super::weights::AttentionWeights;
 use crate::config::{AttentionKind, check_alike};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, checked_len};
 use crate::layers::{add, check_width, rows, sequence};
 use crate::ops::Dropout;
 use crate::scalar::Scalar;
@@ -83,8 +83,10 @@ pub(super) fn unlike(operation: &'static str, came: &str) -> Error {
     )
 }
 
-pub(super) fn owned<A: Scalar>(x: &ArrayRef3<A>) -> Array3<A> {
-    x.as_standard_layout().into_owned()
+/// A copy, which a broadcast view may be too large for.
+pub(super) fn owned<A: Scalar>(operation: &'static str, x: &ArrayRef3<A>) -> Result<Array3<A>> {
+    checked_len(operation, x.shape(), size_of::<A>())?;
+    Ok(x.as_standard_layout().into_owned())
 }
 
 impl<A: Scalar> LinformerAttention<A> {
@@ -93,7 +95,8 @@ impl<A: Scalar> LinformerAttention<A> {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn forward_train(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<(Array3<A>, AttentionCache<A>)> {
-        self.train_with(Lent::whole(None), owned(x), None, mask, None)
+        let x = owned("LinformerAttention::forward_train", x)?;
+        self.train_with(Lent::whole(None), x, None, mask, None)
     }
 
     /// Cross-attention of `queries` to `context`, and what [`backward_cross`](Self::backward_cross) needs.
@@ -106,7 +109,9 @@ impl<A: Scalar> LinformerAttention<A> {
         context: &ArrayRef3<A>,
         mask: Option<&PaddingMask>,
     ) -> Result<(Array3<A>, AttentionCache<A>)> {
-        self.train_with(Lent::whole(None), owned(queries), Some(owned(context)), mask, None)
+        const OPERATION: &str = "LinformerAttention::forward_train_cross";
+        let (queries, context) = (owned(OPERATION, queries)?, owned(OPERATION, context)?);
+        self.train_with(Lent::whole(None), queries, Some(context), mask, None)
     }
 
     /// The gradient of `x`, given `dy` of the output, both (batch, n, dim). Those of the parameters are added to `gradients`, a value like
@@ -260,7 +265,7 @@ impl<A: Scalar> ExactAttention<A> {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn forward_train(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<(Array3<A>, AttentionCache<A>)> {
-        self.train(owned(x), None, mask, None)
+        self.train(owned("ExactAttention::forward_train", x)?, None, mask, None)
     }
 
     /// The gradient of `x`, given `dy` of the output, both (batch, n, dim). Those of the parameters are added to `gradients`.

@@ -163,6 +163,7 @@ impl<A: Scalar> Decoder<A> {
     /// # Errors
     /// As [`forward`](Self::forward); a source that another decoder compressed.
     pub fn attend(&self, target: &ArrayRef3<A>, mask: Option<&PaddingMask>, source: &CompressedSource<A>) -> Result<Array3<A>> {
+        check_width("Decoder::attend", "target", target, self.config.dim())?;
         let mut stream = self.checked("Decoder::attend", target.to_owned(), mask, source.batch)?;
         self.check_source("Decoder::attend", source)?;
         let workspace = &mut Workspace::new();

@@ -87,6 +87,7 @@ impl<A: Scalar> Encoder<A> {
     /// # Errors
     /// Another width, a mask of another shape, n > `seq_len` where the projections have no more columns.
     pub fn forward(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        check_width("Encoder::forward", "x", x, self.config.dim())?;
         self.forward_owned(x.to_owned(), mask)
     }
 

@@ -47,10 +47,10 @@ pub(crate) fn tile_rows(length: usize) -> usize {
     length.div_ceil(count).next_multiple_of(ROWS).max(ROWS)
 }
 
-/// An error unless the last axis of the sequence `x` is `dim` wide.
+/// An error unless the last axis of the sequence `x` is `dim` wide, and x is small enough to be copied: a broadcast view need not be.
 pub(crate) fn check_width<A>(operation: &'static str, argument: &'static str, x: &ArrayRef3<A>, dim: usize) -> Result<()> {
     if x.dim().2 == dim {
-        return Ok(());
+        return checked_len(operation, x.shape(), size_of::<A>()).map(drop);
     }
     Err(Error::shape(
         operation,

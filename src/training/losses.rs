@@ -96,7 +96,7 @@ impl CrossEntropy {
                 (*loss, _) = cross_entropy_row(row, class, self.label_smoothing);
             }
         });
-        Ok(losses.iter().sum::<f64>() * scale)
+        Ok(total(&losses) * scale)
     }
 
     /// The loss of `logits` (rows, classes) with one target a row, and its gradient, which takes the place of the logits in memory.
@@ -125,7 +125,7 @@ impl CrossEntropy {
                 }
             });
         }
-        Ok((losses.iter().sum::<f64>() * scale, gradient))
+        Ok((total(&losses) * scale, gradient))
     }
 
     /// The loss of a row of logits, which becomes `scale` times the loss's gradient.
@@ -232,4 +232,8 @@ fn check_shape<A, D: Dimension>(operation: &'static str, prediction: &ArrayRef<A
     }
     let expected = format!("{:?}, the prediction's", prediction.shape());
     Err(Error::shape(operation, "target", expected, target.shape()))
+}
+/// Their sum; that of nothing is 0, which `Iterator::sum` takes for −0.
+fn total(losses: &[f64]) -> f64 {
+    losses.iter().fold(0.0, |sum, loss| sum + loss)
 }

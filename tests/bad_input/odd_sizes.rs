@@ -94,3 +94,46 @@ fn numbers_that_are_no_numbers_propagate_and_large_scores_do_not_overflow() {
     assert!(scores.iter().all(|p| p.is_finite()));
     assert!(layer.forward(&x, None).unwrap().iter().all(|value| value.is_finite()));
 }
+
+/// Broadcast and empty views have more elements than any copy could: they are refused before the first one is made.
+#[test]
+fn views_larger_than_any_memory_are_refused() {
+    let one = ndarray::arr0(1.0_f64);
+    for shape in [(1 << 29, 1 << 29, 8), (1 << 59, 1, 8), (1, 1 << 59, 8)] {
+        let x = one.broadcast(shape).unwrap();
+        for config in every_kind() {
+            let layer = LinformerAttention::<f64>::new(&config, 0).unwrap();
+            refused!(layer.forward(&x, None), Error::Overflow { .. }, "LinformerAttention::");
+            refused!(layer.forward_train(&x, None), Error::Overflow { .. }, "LinformerAttention::");
+            refused!(
+                layer.forward_train_cross(&x, &x, None),
+                Error::Overflow { .. },
+                "LinformerAttention::"
+            );
+        }
+        let config = EncoderConfig::new(config(), 1);
+        refused!(
+            Encoder::<f64>::new(&config, 0).unwrap().forward(&x, None),
+            Error::Overflow { .. },
+            "forward"
+        );
+        refused!(
+            EncoderBlock::<f64>::new(&config, 0).unwrap().forward(&x, None),
+            Error::Overflow { .. },
+            "forward"
+        );
+        let exact = ExactAttention::<f64>::new(&AttentionConfig::new(8, 2), 0).unwrap();
+        refused!(exact.forward(&x, None), Error::Overflow { .. }, "ExactAttention::attend");
+        refused!(exact.forward_train(&x, None), Error::Overflow { .. }, "forward");
+        let feed_forward = FeedForward::<f64>::new(8, 8, &FeedForwardConfig::new(8), 0).unwrap();
+        refused!(feed_forward.forward(&x), Error::Overflow { .. }, "forward");
+        refused!(feed_forward.forward_train(&x), Error::Overflow { .. }, "forward");
+    }
+    for (batch, length) in [(1 << 62, 0), (1 << 61, 0), (usize::MAX, 1), (1 << 40, 1 << 40)] {
+        refused!(
+            PaddingMask::all_real(batch, length),
+            Error::Overflow { .. },
+            "PaddingMask::all_real"
+        );
+    }
+}

@@ -168,7 +168,7 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn forward_train(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<(Array3<A>, AttentionCache<A>)> {
-        self.train_with(None, owned(x), mask, None)
+        self.train_with(None, owned("BlockwiseCausalAttention::forward_train", x)?, mask, None)
     }
 
     /// The gradient of `x`, given `dy` of the output, both (batch, n, dim). Those of the parameters are added to `gradients`, a value like
@@ -218,7 +218,7 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         let CachedContext::Past(context) = &cache.context else {
             return Err(unlike(OPERATION, "the cache has no keys, values and summaries of what came before"));
         };
-        let dy = owned(dy);
+        let dy = owned(OPERATION, dy)?;
         let own = gradients.layer.weights_mut();
         let (mut dx, grads) =
             self.weights()
