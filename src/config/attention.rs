@@ -4,7 +4,7 @@ use super::{Convolution, ProjectionConfig, ProjectionKind, Sharing, at_least_one
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Initialization;
 
-/// The heads and weights that all kinds of attention have in common.
+/// The heads and weights that all kinds of attention have in common; [`ExactAttention`](crate::ExactAttention) has an example.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
@@ -154,7 +154,7 @@ pub enum BiasPlace {
     AfterCompression,
 }
 
-/// A Linformer attention layer (paper, equation 7).
+/// A Linformer attention layer (paper, equation 7); [`LinformerAttention`](crate::LinformerAttention) has an example.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]

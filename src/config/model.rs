@@ -15,7 +15,7 @@ pub enum SinusoidLayout {
     Interleaved,
 }
 
-/// What tells a model where a token stands.
+/// What tells a model where a token stands; [`Position`](crate::Position) shows one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
@@ -67,7 +67,7 @@ pub enum HeadKind {
     },
 }
 
-/// Tokens in, features or token scores out.
+/// Tokens in, features or token scores out; [`LanguageModel`](crate::LanguageModel) has an example.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]

@@ -108,7 +108,7 @@ pub enum ProjectionKind {
     Convolution(Convolution),
 }
 
-/// How keys and values are compressed along the sequence.
+/// How keys and values are compressed along the sequence; [`LinformerConfig`](crate::LinformerConfig) has the shorter ways to say it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]

@@ -8,7 +8,8 @@ use crate::scalar::Scalar;
 
 /// How a training pass regularises, and what it keeps. None of it is part of a model: inference drops nothing.
 ///
-/// Rates are the probability that an element is dropped; the others are scaled up by 1/(1 − rate).
+/// Rates are the probability that an element is dropped; the others are scaled up by 1/(1 − rate). [`training`](crate::training) has an
+/// example.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct TrainingPass {
