@@ -74,7 +74,9 @@
 //!   gets alone (1e-10 in `f64`).
 //! * On one machine results are the same bit for bit for any number of threads, and for chunks cut at multiples of
 //!   [`Compressor::CHUNK`]. Across processors they are not: products pick their instructions at run time.
-//! * No public function panics on bad input: shapes, lengths, ids, configurations and files give an [`Error`] that says what to do.
+//! * No public function panics on bad input: shapes, lengths, ids, configurations and files give an [`Error`] that says what to do. The exceptions
+//!   are a copy of a broadcast view larger than any memory where no error can be returned ([`softmax`], [`PaddingMask::from_bools`],
+//!   [`CausalLanguageModel::next_tokens`]), and memory that runs out, which ends a process as everywhere in Rust.
 //!
 //! # Features
 //!

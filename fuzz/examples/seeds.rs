@@ -5,9 +5,10 @@ use std::path::Path;
 
 use linformer::checkpoint::{Checkpoint, fairseq, lucidrains, rifath95, tatp22};
 use linformer::{
-    AttentionConfig, AttentionKind, BlockwiseCausalAttention, CausalConfig, CausalLanguageModel, Classifier, ClassifierConfig, Encoder,
-    EncoderConfig, ExactAttention, FeedForward, FeedForwardConfig, HeadKind, LanguageModel, LanguageModelConfig, LinformerAttention,
-    LinformerConfig, Result,
+    AttentionConfig, AttentionKind, BlockwiseCausalAttention, CausalConfig, CausalLanguageModel, Classifier, ClassifierConfig, Decoder,
+    DecoderConfig, DecoderLanguageModel, DecoderLanguageModelConfig, Encoder, EncoderConfig, EncoderDecoder, EncoderDecoderConfig,
+    ExactAttention, FeedForward, FeedForwardConfig, HeadKind, LanguageModel, LanguageModelConfig, LinformerAttention, LinformerConfig,
+    Result,
 };
 use linformer_fuzz::join;
 
@@ -154,6 +155,26 @@ fn tatp22_seeds() -> Result<()> {
     Ok(())
 }
 
+fn decoder_seeds() -> Result<()> {
+    let decoder = DecoderConfig::new(CausalConfig::new(4, 2, 4, 1), LinformerConfig::new(4, 2, 3, 2), 1);
+    let target = DecoderLanguageModelConfig::new(5, decoder.clone());
+    let pairs = EncoderDecoderConfig::new(LanguageModelConfig::new(5, encoder()), target.clone());
+    write("decoders", "decoder", Decoder::<f32>::new(&decoder, 0)?.to_bytes()?);
+    write(
+        "decoders",
+        "language_model",
+        DecoderLanguageModel::<f32>::new(&target, 0)?.to_bytes()?,
+    );
+    write("decoders", "encoder_decoder", EncoderDecoder::<f32>::new(&pairs, 0)?.to_bytes()?);
+    let json =
+        r#"{"num_tokens": 5, "input_size": 3, "channels": 4, "dim_k": 2, "dim_ff": 3, "nhead": 2, "depth": 1, "decoder_mode": true}"#;
+    let options = tatp22::LinformerLMOptions::from_json(json)?;
+    let model = DecoderLanguageModel::<f32>::new(&options.decoder_language_model_config()?, 0)?;
+    let tensors = tatp22::decoder_language_model_state_dict(&model, &options)?;
+    write("decoders", "tatp22", join(json, &tensors.to_bytes()?));
+    Ok(())
+}
+
 fn fairseq_seeds() -> Result<()> {
     for (name, more) in [
         ("plain", ""),
@@ -202,6 +223,7 @@ fn main() -> Result<()> {
     configurations();
     lucidrains_seeds()?;
     tatp22_seeds()?;
+    decoder_seeds()?;
     fairseq_seeds()?;
     rifath95_seeds()?;
     for (index, seed) in [
