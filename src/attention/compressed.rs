@@ -11,8 +11,8 @@ use crate::scalar::Scalar;
 
 /// The compressed keys and values of a batch of sequences: what queries attend to.
 ///
-/// It is small, (batch, heads, k, `head_dim`) twice whatever the sequence's length was, and can be kept to answer any number of queries; [`LinformerAttention`](crate::LinformerAttention)
-/// shows how.
+/// It is small, (batch, heads, k, `head_dim`) twice whatever the sequence's length was, and can be kept to answer any number of queries;
+/// [`LinformerAttention`](crate::LinformerAttention) shows how.
 #[derive(Clone, Debug)]
 pub struct Compressed<A = f32> {
     pub(crate) keys: Array4<A>,

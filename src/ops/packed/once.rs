@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::super::micro_kernel::STRIDE;
 use super::super::tile::{Runs, Tile};
@@ -81,12 +81,11 @@ impl<A: Scalar> ProductScratch<A> {
         sums.resize(ROWS * STRIDE, A::zero());
         self.multiply_block(by_columns, false, &mut sums, STRIDE);
         for (mut c, sums) in c.rows_mut().into_iter().zip(sums.chunks_exact(STRIDE)) {
-            let sums = &sums[..c.len()];
-            match c.as_slice_mut() {
-                Some(c) if add => c.iter_mut().zip(sums).for_each(|(c, &sum)| *c += sum),
-                Some(c) => c.copy_from_slice(sums),
-                None if add => c.iter_mut().zip(sums).for_each(|(c, &sum)| *c += sum),
-                None => c.iter_mut().zip(sums).for_each(|(c, &sum)| *c = sum),
+            let sums = ArrayView1::from(&sums[..c.len()]);
+            if add {
+                c += &sums;
+            } else {
+                c.assign(&sums);
             }
         }
         self.sums = sums;
