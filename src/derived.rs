@@ -1,33 +1,46 @@
 //! What is computed of parameters, or of other results, and kept: packed operands.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// A value that is made of others when it is first needed, and forgotten when they may change. It is never saved, and a copy makes its own.
-pub(crate) struct Derived<T>(OnceLock<T>);
+pub(crate) struct Derived<T> {
+    value: OnceLock<T>,
+    /// What was forgotten last, for the next one to be made in its memory: new memory costs more than packing does.
+    forgotten: Mutex<Option<T>>,
+}
 
 impl<T> Derived<T> {
     pub(crate) fn new() -> Self {
-        Self(OnceLock::new())
+        Self {
+            value: OnceLock::new(),
+            forgotten: Mutex::new(None),
+        }
     }
 
-    /// The value, made once; others who need it wait. `make` must not hand work to other threads: one that waits for them could take up
-    /// a task that needs this value.
-    pub(crate) fn get_or_make(&self, make: impl FnOnce() -> T) -> &T {
-        self.0.get_or_init(make)
+    /// The value, made once, in place of a forgotten one if there is any; others who need it wait. `make` must not hand work to other
+    /// threads: one that waits for them could take up a task that needs this value.
+    pub(crate) fn get_or_make(&self, make: impl FnOnce(Option<T>) -> T) -> &T {
+        self.value.get_or_init(|| make(self.take_forgotten()))
     }
 
     /// The value; nobody waits, so that `make` may use other threads. Several may make it at once, and the first one's stays.
-    pub(crate) fn get_or_make_spread(&self, make: impl FnOnce() -> T) -> &T {
-        if let Some(value) = self.0.get() {
+    pub(crate) fn get_or_make_spread(&self, make: impl FnOnce(Option<T>) -> T) -> &T {
+        if let Some(value) = self.value.get() {
             return value;
         }
-        let value = make();
-        self.0.get_or_init(|| value)
+        let value = make(self.take_forgotten());
+        self.value.get_or_init(|| value)
     }
 
     pub(crate) fn forget(&mut self) {
-        self.0.take();
+        if let Some(value) = self.value.take() {
+            self.forgotten = Mutex::new(Some(value));
+        }
+    }
+
+    fn take_forgotten(&self) -> Option<T> {
+        self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -39,6 +52,6 @@ impl<T> Clone for Derived<T> {
 
 impl<T> fmt::Debug for Derived<T> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(if self.0.get().is_some() { "made" } else { "not made" })
+        formatter.write_str(if self.value.get().is_some() { "made" } else { "not made" })
     }
 }

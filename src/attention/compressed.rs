@@ -50,7 +50,7 @@ impl<A: Scalar> Compressed<A> {
 
     /// The same, packed when it is first attended to.
     pub(crate) fn packed(&self) -> &PackedKeyValues<A> {
-        self.packed.get_or_make_spread(|| PackedKeyValues::new(self))
+        self.packed.get_or_make_spread(|_| PackedKeyValues::new(self))
     }
 
     /// K̄, (batch, key/value heads, slots, `head_dim`).

@@ -175,7 +175,7 @@ impl<A: Scalar> Linear<A> {
     }
 
     fn packed_back(&self) -> &PackedMatrix<A> {
-        self.back.get_or_make(|| PackedMatrix::new(self.weight.view(), A::one()))
+        self.back.get_or_make(|forgotten| repacked(forgotten, self.weight.view()))
     }
 
     /// Columns `columns` of dx = dy·W[start..] of a tile; the first of them is a multiple of a panel's.
@@ -185,16 +185,16 @@ impl<A: Scalar> Linear<A> {
 
     /// Packs W for the way back by all threads, which otherwise wait for the one that needs it first.
     pub(crate) fn prepare_back(&self) {
-        self.back.get_or_make_spread(|| PackedMatrix::new_spread(self.weight.view()));
+        self.back.get_or_make_spread(|forgotten| repacked_spread(forgotten, self.weight.view()));
     }
 
     /// Packs Wᵀ by all threads.
     pub(crate) fn prepare(&self) {
-        self.packed.get_or_make_spread(|| PackedMatrix::new_spread(self.weight.t()));
+        self.packed.get_or_make_spread(|forgotten| repacked_spread(forgotten, self.weight.t()));
     }
 
     fn packed(&self) -> &PackedMatrix<A> {
-        self.packed.get_or_make(|| PackedMatrix::new(self.weight.t(), A::one()))
+        self.packed.get_or_make(|forgotten| repacked(forgotten, self.weight.t()))
     }
 
     pub(crate) fn bias_slice(&self) -> Option<&[A]> {
@@ -242,10 +242,13 @@ impl<A: Scalar> Linear<A> {
         if runs.start_with_panels() {
             return self.packed().multiply_tile(x, 0, range, output, out);
         }
-        let matrices = self.by_runs.get_or_make(|| {
-            (0..runs.count())
-                .map(|index| PackedMatrix::new(self.weight.slice(s![runs.range(index), ..]).t(), A::one()))
-                .collect()
+        let matrices = self.by_runs.get_or_make(|forgotten| {
+            let mut matrices = forgotten.unwrap_or_default();
+            matrices.resize_with(runs.count(), PackedMatrix::default);
+            for (index, packed) in matrices.iter_mut().enumerate() {
+                packed.repack(self.weight.slice(s![runs.range(index), ..]).t(), A::one());
+            }
+            matrices
         });
         matrices[index].multiply_tile(x, 0, 0..range.len(), output, out);
     }
@@ -289,6 +292,20 @@ impl<A: Scalar> Linear<A> {
             }
         }
     }
+}
+
+/// `weight` packed, in the memory of a forgotten one.
+fn repacked<A: Scalar>(forgotten: Option<PackedMatrix<A>>, weight: ArrayView2<'_, A>) -> PackedMatrix<A> {
+    let mut packed = forgotten.unwrap_or_default();
+    packed.repack(weight, A::one());
+    packed
+}
+
+/// [`repacked`] by all threads.
+fn repacked_spread<A: Scalar>(forgotten: Option<PackedMatrix<A>>, weight: ArrayView2<'_, A>) -> PackedMatrix<A> {
+    let mut packed = forgotten.unwrap_or_default();
+    packed.repack_spread(weight);
+    packed
 }
 
 /// b += Σ dy, some columns a task.

@@ -13,7 +13,7 @@ const PANEL_BYTES: usize = 4 << 20;
 /// Columns that one task packs.
 const PACK_COLS: usize = 4 * PANEL_COLS;
 /// Rows of the sum that one task has, a few blocks of the kernels.
-const TASK_ROWS: usize = 48;
+const TASK_ROWS: usize = 132;
 
 /// `sum` += Σₜ aₜᵀ·xₜ of the rows of `a` and `x`, all three of them contiguous.
 ///
@@ -25,7 +25,7 @@ pub(crate) fn add_long_product<A: Scalar>(a: ArrayView2<'_, A>, x: ArrayView2<'_
     let size = panels_len::<A>(SEGMENT, cols);
     let together = (PANEL_BYTES / (size * size_of::<A>()).max(1)).clamp(1, TOGETHER);
     let mut panels = vec![A::zero(); size * together.min(length.div_ceil(SEGMENT))];
-    let mut pool = Pool::<PackedColumns<A>>::default();
+    let mut pool = Pool::<Vec<PackedColumns<A>>>::default();
     pool.prepare();
     for first in (0..length).step_by(together * SEGMENT) {
         let rows = first..length.min(first + together * SEGMENT);
@@ -38,14 +38,31 @@ pub(crate) fn add_long_product<A: Scalar>(a: ArrayView2<'_, A>, x: ArrayView2<'_
         };
         for_each_part(parts, cost, |block, part| {
             let features = block * TASK_ROWS..block * TASK_ROWS + part.view.nrows();
-            let mut sum = RowsMut::of(part.view);
-            pool.with(|left| {
-                for (a, panels) in a.axis_chunks_iter(Axis(0), SEGMENT).zip(panels.chunks(size)) {
+            pool.with(|lefts| {
+                lefts.resize_with(together, PackedColumns::default);
+                let segments = a.axis_chunks_iter(Axis(0), SEGMENT);
+                let count = segments.len();
+                for (left, a) in lefts.iter_mut().zip(segments) {
                     left.repack(a.slice(s![.., features.clone()]));
-                    left.multiply_panels(panels, cols, Output::Add, sum.reborrow());
                 }
+                multiply(&lefts[..count], &panels, size, part.view);
             });
         });
+    }
+}
+
+/// `sum` += the products of segments: all of them for some columns of the sum, which stay in cache meanwhile.
+fn multiply<A: Scalar>(lefts: &[PackedColumns<A>], panels: &[A], size: usize, sum: ArrayViewMut2<'_, A>) {
+    let cols = sum.ncols();
+    let sum = RowsMut::of(sum);
+    for first in (0..cols).step_by(PANEL_COLS) {
+        for (left, panels) in lefts.iter().zip(panels.chunks(size)) {
+            let sum = RowsMut {
+                data: &mut sum.data[first..],
+                stride: sum.stride,
+            };
+            left.multiply_panels(&panels[panels_len::<A>(left.inner(), first)..], PANEL_COLS.min(cols - first), Output::Add, sum);
+        }
     }
 }
 

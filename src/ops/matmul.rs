@@ -331,14 +331,18 @@ fn split_items<A: Scalar>(a: &ArrayRef3<A>, b: &ArrayRef3<A>, c: &mut Array3<A>,
     let cost = parallel::cost(&[a.len(), n]);
     let mut scratch = Pool::<Scratch<A>>::default();
     scratch.prepare();
+    let packs = n <= m && n.min(inner) >= PACKED;
+    let mut packed = PackedMatrix::default();
     for ((a, b), c) in a.outer_iter().zip(b.outer_iter()).zip(c.outer_iter_mut()) {
-        // Packed once for all blocks of rows.
-        let packed = (n <= m && n.min(inner) >= PACKED).then(|| PackedMatrix::new_spread(b));
+        if packs {
+            // Once for all blocks of rows.
+            packed.repack_spread(b);
+        }
         let axis = usize::from(n > m);
         for_each_part(along(c, axis, block), cost, |index, mut part| {
             let start = index * block;
             let (rows, cols) = part.view.dim();
-            if let Some(packed) = &packed {
+            if packs {
                 let a = a.slice(s![start..start + rows, ..]);
                 scratch.with(|scratch| packed.multiply_view(a, Output::Set, RowsMut::of(part.view), scratch));
             } else if axis == 0 {

@@ -1,5 +1,5 @@
 //! Products with an operand that is packed once and used many times, for tiles that stay in cache; on the calling thread. Only
-//! [`PackedMatrix::new_spread`] packs by all threads.
+//! [`PackedMatrix::repack_spread`] packs by all threads.
 //!
 //! An element of a result is summed in the order of the inner index, in runs of [`SEGMENT`] positions whose sums are added in turn. So its
 //! bits depend on the inner dimension only: not on how rows and columns are split, nor on what lies next to it.
@@ -31,6 +31,8 @@ pub(crate) const SEGMENT: usize = DEPTH;
 pub(crate) const PANEL_COLS: usize = 32;
 /// What a block of copied rows may take of the second-level cache.
 const BLOCK_BYTES: usize = 192 * STRIDE * 4;
+/// Panels that one task packs, from rows that it reads along.
+const PACK_PANELS: usize = 4;
 /// Multiplications that moving a number costs, roughly.
 const PACKING_COST: usize = 16;
 
@@ -105,29 +107,36 @@ impl<A: Scalar> PackedMatrix<A> {
         }
     }
 
-    /// `matrix`, packed by all threads.
-    pub(crate) fn new_spread(matrix: ArrayView2<'_, A>) -> Self {
-        let mut packed = Self::default();
-        packed.pack(matrix, A::one(), parallel::cost(&[matrix.len(), PACKING_COST]));
-        packed
-    }
-
     /// Replaces the matrix by `scale`·`matrix`, without allocating where the room suffices.
     pub(crate) fn repack(&mut self, matrix: ArrayView2<'_, A>, scale: A) {
         self.pack(matrix, scale, 0);
     }
 
+    /// Replaces the matrix, which all threads pack.
+    pub(crate) fn repack_spread(&mut self, matrix: ArrayView2<'_, A>) {
+        self.pack(matrix, A::one(), parallel::cost(&[matrix.len(), PACKING_COST]));
+    }
+
     fn pack(&mut self, matrix: ArrayView2<'_, A>, scale: A, cost: usize) {
         (self.inner, self.cols) = matrix.dim();
         let Self { kernel, inner, cols, .. } = *self;
+        let whole = matrix.to_slice().filter(|_| scale == A::one());
+        let panel_len = (kernel.cols * inner).max(1);
         let panels = Chunks {
             slice: self.panels.resize(kernel.padded(cols) * inner),
-            size: (kernel.cols * inner).max(1),
+            size: PACK_PANELS * panel_len,
         };
         for_each_part(panels, cost, |index, part| {
-            let first = index * kernel.cols;
-            let count = kernel.cols.min(cols - first);
-            pack_panel(matrix.slice(s![.., first..first + count]), scale, kernel.padded(count), part.slice);
+            let first = index * PACK_PANELS * kernel.cols;
+            if let Some(rows) = whole {
+                let count = (PACK_PANELS * kernel.cols).min(cols - first);
+                return (kernel.pack)(&rows[first..], cols, inner, count, part.slice);
+            }
+            for (index, panel) in part.slice.chunks_mut(panel_len).enumerate() {
+                let first = first + index * kernel.cols;
+                let count = kernel.cols.min(cols - first);
+                pack_panel(matrix.slice(s![.., first..first + count]), scale, kernel.padded(count), panel);
+            }
         });
     }
 

@@ -33,6 +33,11 @@ impl<A: Scalar> PackedColumns<A> {
         }
     }
 
+    /// The columns of the operand.
+    pub(crate) fn inner(&self) -> usize {
+        self.inner
+    }
+
     /// Replaces the operand by the transpose of `matrix`, without allocating where the room suffices.
     pub(crate) fn repack(&mut self, matrix: ArrayView2<'_, A>) {
         (self.inner, self.rows) = matrix.dim();
