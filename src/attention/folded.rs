@@ -8,8 +8,9 @@ use ndarray::ArrayView2;
 use super::compressed::Compressed;
 use super::heads::scale;
 use super::key_values::HeadScratch;
+use super::partial::Partial;
 use super::weights::AttentionWeights;
-use crate::ops::{Output, PackedMatrix, RowsMut, Runs, SEGMENT, Tile, TileRows, exp_rows, scale_rows};
+use crate::ops::{Output, PackedMatrix, RowsMut, Runs, SEGMENT, Tile, TileRows, exp_rows, scale_rows, softmax_groups};
 use crate::parallel::{self, Chunks, Pool, for_each_part};
 use crate::scalar::Scalar;
 
@@ -143,7 +144,26 @@ impl<A: Scalar> FoldedKeyValues<A> {
             let bias = self.biases.get(range.clone());
             keys.multiply_tile(x, 0, 0..range.len(), Output::set(bias), scores.run_mut(index));
         }
-        partial.reset(x.nrows(), 0);
+        if !self.softmax_of_all(scores) {
+            self.softmax_by_heads(scores, partial);
+        }
+        self.values.multiply_tile(scores.rows(), 0, 0..self.values.dim().1, output, out);
+    }
+
+    /// The softmax of all heads' scores at once; whether they are made for it.
+    fn softmax_of_all(&self, scores: &mut Tile<A>) -> bool {
+        let rows = scores.nrows();
+        let mut done = true;
+        for index in 0..scores.runs().count() {
+            let cols = scores.runs().range(index).len();
+            let RowsMut { data, stride } = scores.run_mut(index);
+            done &= softmax_groups(&mut data[..rows * stride], cols, self.slots, stride);
+        }
+        done
+    }
+
+    fn softmax_by_heads(&self, scores: &mut Tile<A>, partial: &mut Partial<A>) {
+        partial.reset(scores.nrows(), 0);
         for head in 0..self.heads {
             scores.unit_runs_mut(head, |columns, RowsMut { data, stride }| {
                 exp_rows(data, columns.len(), stride, &mut partial.maxima, &mut partial.sums);
@@ -151,7 +171,6 @@ impl<A: Scalar> FoldedKeyValues<A> {
                 scale_rows(data, columns.len(), stride, &partial.sums);
             });
         }
-        self.values.multiply_tile(scores.rows(), 0, 0..self.values.dim().1, output, out);
     }
 }
 

@@ -206,6 +206,24 @@ fn halved<T: Elementary, const N: usize, const HALF: usize>(lanes: [T; N], fold:
     half
 }
 
+/// Σ xᵢ of one or more chunks of `LANES`, in their order.
+#[inline(always)]
+pub(super) fn sum_of_chunks<T: Elementary, const W: usize>(x: &[T; W]) -> T {
+    let (chunks, _) = x.as_chunks::<LANES>();
+    let mut wide = [T::zero(); LANES];
+    for chunk in chunks {
+        for i in 0..LANES {
+            wide[i] += chunk[i];
+        }
+    }
+    let add = |a, b| a + b;
+    // Through memory, as in `reduce_pairs`.
+    let half: [T; LANES / 2] = halved(black_box(wide), &add);
+    let quarter: [T; LANES / 4] = halved(half, &add);
+    let pair: [T; 2] = halved(quarter, &add);
+    pair[0] + pair[1]
+}
+
 /// fold over term(a, b) of two slices of one length, in an order that depends on the length only.
 #[inline(always)]
 pub(super) fn reduce_pairs<T: Elementary>(a: &[T], b: &[T], start: T, term: impl Fn(T, T) -> T, fold: impl Fn(T, T) -> T) -> T {

@@ -1,6 +1,6 @@
 //! Layer normalisation of rows.
 
-use super::elementary::{Elementary, dispatch, sum_of, sum_of_pairs};
+use super::elementary::{Elementary, dispatch, sum_of, sum_of_chunks, sum_of_pairs};
 use crate::scalar::Scalar;
 
 /// Layer normalisation of one element type.
@@ -46,8 +46,43 @@ fn statistics<T: Elementary, const FMA: bool>(row: &[T], eps: T) -> (T, T) {
     (mean, (variance + eps).sqrt().recip())
 }
 
+/// Rows of a known, small width whose statistics are worked out together: one at a time, each would wait for its own root.
+const TOGETHER: usize = 8;
+
+/// [`layer_norm_rows_body`] for rows `W` wide, a multiple of a chunk.
+#[inline(always)]
+fn layer_norm_narrow_rows<T: Elementary, const FMA: bool, const W: usize>(x: &mut [T], weight: &[T; W], bias: &[T; W], eps: T) {
+    let (rows, _) = x.as_chunks_mut::<W>();
+    for rows in rows.chunks_mut(TOGETHER) {
+        let mut means = [T::zero(); TOGETHER];
+        let mut factors = [T::one(); TOGETHER];
+        for ((row, mean), variance) in rows.iter().zip(&mut means).zip(&mut factors) {
+            *mean = sum_of_chunks(row) / T::of(W as f64);
+            let mut squares = [T::zero(); W];
+            for i in 0..W {
+                squares[i] = (row[i] - *mean) * (row[i] - *mean);
+            }
+            *variance = sum_of_chunks(&squares) / T::of(W as f64);
+        }
+        for factor in &mut factors {
+            *factor = (*factor + eps).sqrt().recip();
+        }
+        for ((row, mean), factor) in rows.iter_mut().zip(means).zip(factors) {
+            for i in 0..W {
+                row[i] = T::fused::<FMA>((row[i] - mean) * factor, weight[i], bias[i]);
+            }
+        }
+    }
+}
+
 #[inline(always)]
 fn layer_norm_rows_body<T: Elementary, const FMA: bool>(x: &mut [T], weight: &[T], bias: &[T], eps: T) {
+    if let (Ok(weight), Ok(bias)) = (weight.try_into(), bias.try_into()) {
+        return layer_norm_narrow_rows::<T, FMA, 16>(x, weight, bias, eps);
+    }
+    if let (Ok(weight), Ok(bias)) = (weight.try_into(), bias.try_into()) {
+        return layer_norm_narrow_rows::<T, FMA, 32>(x, weight, bias, eps);
+    }
     for row in x.chunks_exact_mut(weight.len()) {
         let (mean, factor) = statistics::<T, FMA>(row, eps);
         for ((x, &w), &b) in row.iter_mut().zip(weight).zip(bias) {

@@ -345,35 +345,38 @@ fn write<A: Scalar, const MR: usize, const NR: usize>(sums: [[A; NR]; MR], place
     // Written to memory whole and at once, the sums are what LLVM recognises as vectors; used one by one below, some would be scalars.
     let copy = sums;
     let sums = std::hint::black_box(&copy);
-    if place.rows == MR && place.width == NR {
-        for (i, sums) in sums.iter().enumerate() {
-            store(sums, place, &mut c[i * place.stride..][..NR]);
+    let rows = sums.iter().zip(c.chunks_mut(place.stride)).take(place.rows);
+    if place.width == NR {
+        for (sums, c) in rows {
+            let Some(c) = c.first_chunk_mut::<NR>() else { return };
+            store(sums, place, c);
         }
     } else {
-        for (i, sums) in sums.iter().take(place.rows).enumerate() {
-            store(&sums[..place.width], place, &mut c[i * place.stride..][..place.width]);
+        for (sums, c) in rows {
+            let mut whole = [A::zero(); NR];
+            whole[..place.width].copy_from_slice(&c[..place.width]);
+            store(sums, place, &mut whole);
+            c[..place.width].copy_from_slice(&whole[..place.width]);
         }
     }
 }
 
 #[inline(always)]
-fn store<A: Scalar>(sums: &[A], place: Place<'_, A>, c: &mut [A]) {
-    match place.output {
-        Output::Set => c.copy_from_slice(sums),
-        Output::SetWithBias(bias) => {
-            let bias = &bias[place.first..][..sums.len()];
-            for ((c, &sum), &bias) in c.iter_mut().zip(sums).zip(bias) {
-                *c = sum + bias;
-            }
-        }
-        Output::Add => c.iter_mut().zip(sums).for_each(|(c, &sum)| *c += sum),
-        Output::AddWithBias(bias) => {
-            let bias = &bias[place.first..][..sums.len()];
-            for ((c, &sum), &bias) in c.iter_mut().zip(sums).zip(bias) {
-                *c += sum + bias;
-            }
+fn store<A: Scalar, const NR: usize>(sums: &[A; NR], place: Place<'_, A>, c: &mut [A; NR]) {
+    let mut result = *sums;
+    if let Output::Add | Output::AddWithBias(_) = place.output {
+        for j in 0..NR {
+            result[j] += c[j];
         }
     }
+    if let Output::SetWithBias(bias) | Output::AddWithBias(bias) = place.output {
+        let bias = &bias[place.first..][..place.width];
+        match bias.first_chunk::<NR>() {
+            Some(bias) => (0..NR).for_each(|j| result[j] += bias[j]),
+            None => result.iter_mut().zip(bias).for_each(|(result, &bias)| *result += bias),
+        }
+    }
+    *c = result;
 }
 
 #[cfg(test)]

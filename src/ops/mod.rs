@@ -23,7 +23,7 @@ pub(crate) use matmul::{add_bias, gemm};
 pub(crate) use packed::{
     Output, PANEL_COLS, PackedColumns, PackedLeft, PackedMatrix, Rows, RowsMut, SEGMENT, Scratch, pack_panels, panels_len,
 };
-pub(crate) use softmax::{exp_rows, scale_rows, softmax_backward_rows, softmax_rows};
+pub(crate) use softmax::{exp_rows, scale_rows, softmax_backward_rows, softmax_groups, softmax_rows};
 pub(crate) use tile::{Runs, Tile, TileRows};
 
 /// The kernels of one element type, one trait a subject.

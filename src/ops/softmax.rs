@@ -1,10 +1,15 @@
 //! Softmax of score tiles, with the row maximum subtracted.
 
+mod groups;
+
 use ndarray::{Array3, ArrayRef3};
 
 use super::elementary::{Elementary, Pointwise, dispatch, map, maximum, sum_of, sum_of_pairs};
 use crate::parallel::{self, Chunks, for_each_part};
 use crate::scalar::Scalar;
+use groups::softmax_groups_body;
+
+pub(crate) use groups::softmax_groups;
 
 /// Multiplications that an exponential costs, roughly.
 const EXPONENTIAL_COST: usize = 16;
@@ -42,6 +47,9 @@ pub(crate) trait SoftmaxKernels: Sized {
     /// Replaces every row of `tile` (rows of `cols` elements) by its softmax.
     fn softmax_rows(tile: &mut [Self], cols: usize);
 
+    /// Replaces every group of 2, 4, 8 or 16 neighbours in the first `cols` of every `stride` elements by its softmax.
+    fn softmax_groups(tile: &mut [Self], cols: usize, group: usize, stride: usize);
+
     /// Replaces every row of `grad`, the gradient of a softmax's output `p`, by the gradient of its input.
     fn softmax_backward_rows(p: &[Self], grad: &mut [Self], cols: usize);
 }
@@ -57,6 +65,11 @@ macro_rules! kernels {
             fn softmax_rows(tile: &mut [Self], cols: usize) {
                 dispatch!(dispatched, softmax_rows_body, $t, (tile: &mut [$t], cols: usize));
                 dispatched(tile, cols);
+            }
+
+            fn softmax_groups(tile: &mut [Self], cols: usize, group: usize, stride: usize) {
+                dispatch!(dispatched, softmax_groups_body, $t, (tile: &mut [$t], cols: usize, group: usize, stride: usize));
+                dispatched(tile, cols, group, stride);
             }
 
             fn softmax_backward_rows(p: &[Self], grad: &mut [Self], cols: usize) {

@@ -49,6 +49,9 @@ impl Runs {
 
     /// The number of runs.
     pub(crate) fn count(self) -> usize {
+        if self.group >= self.units {
+            return if self.units == 0 { 0 } else { self.parts() };
+        }
         self.units.div_ceil(self.group) * self.parts()
     }
 
@@ -172,6 +175,11 @@ impl<A: Scalar> Tile<A> {
 
     pub(crate) fn nrows(&self) -> usize {
         self.rows
+    }
+
+    /// How its columns are cut.
+    pub(crate) fn runs(&self) -> Runs {
+        self.runs
     }
 
     /// All columns.
