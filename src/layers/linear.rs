@@ -185,12 +185,14 @@ impl<A: Scalar> Linear<A> {
 
     /// Packs W for the way back by all threads, which otherwise wait for the one that needs it first.
     pub(crate) fn prepare_back(&self) {
-        self.back.get_or_make_spread(|forgotten| repacked_spread(forgotten, self.weight.view()));
+        self.back
+            .get_or_make_spread(|forgotten| repacked_spread(forgotten, self.weight.view()));
     }
 
     /// Packs Wᵀ by all threads.
     pub(crate) fn prepare(&self) {
-        self.packed.get_or_make_spread(|forgotten| repacked_spread(forgotten, self.weight.t()));
+        self.packed
+            .get_or_make_spread(|forgotten| repacked_spread(forgotten, self.weight.t()));
     }
 
     fn packed(&self) -> &PackedMatrix<A> {

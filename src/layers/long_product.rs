@@ -61,7 +61,12 @@ fn multiply<A: Scalar>(lefts: &[PackedColumns<A>], panels: &[A], size: usize, su
                 data: &mut sum.data[first..],
                 stride: sum.stride,
             };
-            left.multiply_panels(&panels[panels_len::<A>(left.inner(), first)..], PANEL_COLS.min(cols - first), Output::Add, sum);
+            left.multiply_panels(
+                &panels[panels_len::<A>(left.inner(), first)..],
+                PANEL_COLS.min(cols - first),
+                Output::Add,
+                sum,
+            );
         }
     }
 }
