@@ -50,7 +50,11 @@ impl<A: Scalar> Compressed<A> {
 
     /// The same, packed when it is first attended to.
     pub(crate) fn packed(&self) -> &PackedKeyValues<A> {
-        self.packed.get_or_make_spread(|_| PackedKeyValues::new(self))
+        self.packed.get_or_make_spread(|forgotten| {
+            let mut packed = forgotten.unwrap_or_default();
+            packed.repack(self);
+            packed
+        })
     }
 
     /// K̄, (batch, key/value heads, slots, `head_dim`).

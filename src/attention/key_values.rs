@@ -85,12 +85,6 @@ impl<A: Scalar> Default for PackedKeyValues<A> {
 }
 
 impl<A: Scalar> PackedKeyValues<A> {
-    pub(crate) fn new(context: &Compressed<A>) -> Self {
-        let mut packed = Self::default();
-        packed.repack(context);
-        packed
-    }
-
     /// Replaces everything by the one item of `context`, which `rows` rows are to attend to; without allocating where the room suffices.
     pub(super) fn repack_for(&mut self, weights: &AttentionWeights<A>, heads: usize, rows: usize, context: &Compressed<A>) {
         if !folded::folds(weights, heads, context.slots[0], rows) {

@@ -345,18 +345,15 @@ fn write<A: Scalar, const MR: usize, const NR: usize>(sums: [[A; NR]; MR], place
     // Written to memory whole and at once, the sums are what LLVM recognises as vectors; used one by one below, some would be scalars.
     let copy = sums;
     let sums = std::hint::black_box(&copy);
-    let rows = sums.iter().zip(c.chunks_mut(place.stride)).take(place.rows);
-    if place.width == NR {
-        for (sums, c) in rows {
-            let Some(c) = c.first_chunk_mut::<NR>() else { return };
+    for (i, sums) in sums.iter().take(place.rows).enumerate() {
+        let c = &mut c[i * place.stride..][..place.width];
+        if let Some(c) = c.first_chunk_mut::<NR>() {
             store(sums, place, c);
-        }
-    } else {
-        for (sums, c) in rows {
+        } else {
             let mut whole = [A::zero(); NR];
-            whole[..place.width].copy_from_slice(&c[..place.width]);
+            whole[..place.width].copy_from_slice(c);
             store(sums, place, &mut whole);
-            c[..place.width].copy_from_slice(&whole[..place.width]);
+            c.copy_from_slice(&whole[..place.width]);
         }
     }
 }
