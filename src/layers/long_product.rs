@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 
-use crate::ops::{Output, PANEL_COLS, PackedColumns, Rows, RowsMut, SEGMENT, pack_panels, panels_len};
+use crate::ops::{Aligned, Output, PANEL_COLS, PackedColumns, Rows, RowsMut, SEGMENT, pack_panels, panels_len};
 use crate::parallel::{self, Chunks, Parts, Pool, for_each_part};
 use crate::scalar::Scalar;
 
@@ -24,12 +24,13 @@ pub(crate) fn add_long_product<A: Scalar>(a: ArrayView2<'_, A>, x: ArrayView2<'_
     let cost = parallel::cost(&[length, sum.len()]);
     let size = panels_len::<A>(SEGMENT, cols);
     let together = (PANEL_BYTES / (size * size_of::<A>()).max(1)).clamp(1, TOGETHER);
-    let mut panels = vec![A::zero(); size * together.min(length.div_ceil(SEGMENT))];
+    let mut space = Aligned::default();
+    let panels = space.resize(size * together.min(length.div_ceil(SEGMENT)));
     let mut pool = Pool::<Vec<PackedColumns<A>>>::default();
     pool.prepare();
     for first in (0..length).step_by(together * SEGMENT) {
         let rows = first..length.min(first + together * SEGMENT);
-        pack(x.slice(s![rows.clone(), ..]), size, &mut panels, cost);
+        pack(x.slice(s![rows.clone(), ..]), size, panels, cost);
         let a = a.slice(s![rows, ..]);
         let parts = Parts {
             view: sum.view_mut(),
@@ -45,7 +46,7 @@ pub(crate) fn add_long_product<A: Scalar>(a: ArrayView2<'_, A>, x: ArrayView2<'_
                 for (left, a) in lefts.iter_mut().zip(segments) {
                     left.repack(a.slice(s![.., features.clone()]));
                 }
-                multiply(&lefts[..count], &panels, size, part.view);
+                multiply(&lefts[..count], panels, size, part.view);
             });
         });
     }

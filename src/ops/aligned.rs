@@ -7,7 +7,7 @@ const ALIGNMENT: usize = 64;
 
 /// A buffer whose elements start at a multiple of 64 bytes.
 #[derive(Debug, Default)]
-pub(super) struct Aligned<A> {
+pub(crate) struct Aligned<A> {
     data: Vec<A>,
     start: usize,
     len: usize,
@@ -15,7 +15,7 @@ pub(super) struct Aligned<A> {
 
 impl<A: Scalar> Aligned<A> {
     /// Makes room for `len` elements of any value, and allocates only where there has never been as much.
-    pub(super) fn resize(&mut self, len: usize) -> &mut [A] {
+    pub(crate) fn resize(&mut self, len: usize) -> &mut [A] {
         let slack = ALIGNMENT / size_of::<A>();
         if self.data.len() < len + slack {
             self.data = vec![A::zero(); len + slack];
@@ -25,11 +25,11 @@ impl<A: Scalar> Aligned<A> {
         self.as_mut_slice()
     }
 
-    pub(super) fn as_slice(&self) -> &[A] {
+    pub(crate) fn as_slice(&self) -> &[A] {
         &self.data[self.start..self.start + self.len]
     }
 
-    pub(super) fn as_mut_slice(&mut self) -> &mut [A] {
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [A] {
         &mut self.data[self.start..self.start + self.len]
     }
 }

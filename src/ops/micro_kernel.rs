@@ -3,12 +3,14 @@
 //! A block of MR rows and NR columns of the result is summed in registers over the whole inner range, in the order of the inner index. So an
 //! element's bits do not depend on which block it falls into, how wide that is, or what lies next to it.
 
+mod block;
 mod pack;
 
 use multiversion::multiversion;
 use multiversion::target::match_target;
 
 use crate::scalar::Scalar;
+use block::{Place, block, block_of_panels};
 use pack::{pack_column, pack_rows};
 
 /// Positions of the inner dimension that one block of a left operand spans.
@@ -255,11 +257,11 @@ fn column<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const L
             Left::Rows(left) => {
                 let (left, _) = left[row * STRIDE..].as_chunks::<STRIDE>();
                 if rows > MID {
-                    block::<A, FMA, MR, NR>(left, panel, place, c);
+                    block::<A, FMA, MR, NR, WHOLE>(left, panel, place, c);
                 } else if rows > LOW {
-                    block::<A, FMA, MID, NR>(left, panel, place, c);
+                    block::<A, FMA, MID, NR, false>(left, panel, place, c);
                 } else {
-                    block::<A, FMA, LOW, NR>(left, panel, place, c);
+                    block::<A, FMA, LOW, NR, false>(left, panel, place, c);
                 }
             }
             Left::Panels(left) => {
@@ -280,100 +282,6 @@ fn column<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const L
             }
         }
     }
-}
-
-/// Which part of a block counts, and where it goes.
-#[derive(Clone, Copy)]
-struct Place<'a, A> {
-    rows: usize,
-    width: usize,
-    first: usize,
-    output: Output<'a, A>,
-    stride: usize,
-}
-
-#[inline(always)]
-fn block<A: Scalar, const FMA: bool, const MR: usize, const NR: usize>(
-    left: &[[A; STRIDE]],
-    panel: &[[A; NR]],
-    place: Place<'_, A>,
-    c: &mut [A],
-) {
-    let Some(left) = left.first_chunk::<MR>() else { return };
-    let mut sums = [[A::zero(); NR]; MR];
-    for (p, b) in (0..STRIDE).zip(panel) {
-        for i in 0..MR {
-            for j in 0..NR {
-                sums[i][j] = if FMA {
-                    left[i][p].mul_add(b[j], sums[i][j])
-                } else {
-                    left[i][p] * b[j] + sums[i][j]
-                };
-            }
-        }
-    }
-    write(sums, place, c);
-}
-
-/// Rows `first`.. of a panel of the left operand.
-#[inline(always)]
-fn block_of_panels<A: Scalar, const FMA: bool, const MR: usize, const ROWS: usize, const NR: usize>(
-    left: &[[A; MR]],
-    first: usize,
-    panel: &[[A; NR]],
-    place: Place<'_, A>,
-    c: &mut [A],
-) {
-    let mut sums = [[A::zero(); NR]; ROWS];
-    for (a, b) in left.iter().zip(panel) {
-        let Some(a) = a[first..].first_chunk::<ROWS>() else { return };
-        for i in 0..ROWS {
-            for j in 0..NR {
-                sums[i][j] = if FMA {
-                    a[i].mul_add(b[j], sums[i][j])
-                } else {
-                    a[i] * b[j] + sums[i][j]
-                };
-            }
-        }
-    }
-    write(sums, place, c);
-}
-
-#[inline(always)]
-fn write<A: Scalar, const MR: usize, const NR: usize>(sums: [[A; NR]; MR], place: Place<'_, A>, c: &mut [A]) {
-    // Written to memory whole and at once, the sums are what LLVM recognises as vectors; used one by one below, some would be scalars.
-    let copy = sums;
-    let sums = std::hint::black_box(&copy);
-    for (i, sums) in sums.iter().take(place.rows).enumerate() {
-        let c = &mut c[i * place.stride..][..place.width];
-        if let Some(c) = c.first_chunk_mut::<NR>() {
-            store(sums, place, c);
-        } else {
-            let mut whole = [A::zero(); NR];
-            whole[..place.width].copy_from_slice(c);
-            store(sums, place, &mut whole);
-            c.copy_from_slice(&whole[..place.width]);
-        }
-    }
-}
-
-#[inline(always)]
-fn store<A: Scalar, const NR: usize>(sums: &[A; NR], place: Place<'_, A>, c: &mut [A; NR]) {
-    let mut result = *sums;
-    if let Output::Add | Output::AddWithBias(_) = place.output {
-        for j in 0..NR {
-            result[j] += c[j];
-        }
-    }
-    if let Output::SetWithBias(bias) | Output::AddWithBias(bias) = place.output {
-        let bias = &bias[place.first..][..place.width];
-        match bias.first_chunk::<NR>() {
-            Some(bias) => (0..NR).for_each(|j| result[j] += bias[j]),
-            None => result.iter_mut().zip(bias).for_each(|(result, &bias)| *result += bias),
-        }
-    }
-    *c = result;
 }
 
 #[cfg(test)]

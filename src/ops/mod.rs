@@ -16,6 +16,7 @@ pub use activation::Activation;
 pub use matmul::batched_matmul;
 pub use softmax::softmax;
 
+pub(crate) use aligned::Aligned;
 pub(crate) use cross_entropy::{cross_entropy_backward_row, cross_entropy_row};
 pub(crate) use dropout::Dropout;
 pub(crate) use layer_norm::{layer_norm_backward_rows, layer_norm_rows};

@@ -8,7 +8,7 @@ use super::super::projection::Form;
 use super::accumulate::{SegmentScratch, copied};
 use super::{Compressor, RealRows, SEGMENT};
 use crate::layers::pack_segment;
-use crate::ops::{PackedLeft, Rows, RowsMut, Tile, pack_panels, panels_len};
+use crate::ops::{Aligned, PackedLeft, Rows, RowsMut, Tile, pack_panels, panels_len};
 use crate::parallel::{self, Chunks, Pool, along, for_each_part};
 use crate::scalar::Scalar;
 
@@ -20,7 +20,7 @@ const TASK_ROWS: usize = 24;
 /// Scratch space of a compression, kept from chunk to chunk.
 #[derive(Debug)]
 pub(crate) struct CompressionScratch<A> {
-    panels: Vec<A>,
+    panels: Aligned<A>,
     copies: Pool<Vec<A>>,
     /// Some rows of E in one segment. All of E is not kept packed, since that would be as much again as the model has.
     left: Pool<PackedLeft<A>>,
@@ -31,7 +31,7 @@ pub(crate) struct CompressionScratch<A> {
 impl<A: Scalar> Default for CompressionScratch<A> {
     fn default() -> Self {
         Self {
-            panels: Vec::new(),
+            panels: Aligned::default(),
             copies: Pool::default(),
             left: Pool::default(),
             tiles: Pool::default(),
@@ -134,10 +134,7 @@ impl<A: Scalar> Compressor<'_, A> {
         let cost = parallel::cost(&[self.batch, x.dim().1, x.dim().2, self.config.k, self.sides.len()]);
         for round in chunk.rounds() {
             let needed = round.items.len() * round.segments.len() * round.size;
-            if panels.len() < needed {
-                panels.resize(needed, A::zero());
-            }
-            let panels = &mut panels[..needed];
+            let panels = panels.resize(needed);
             chunk.pack(&round, panels, copies);
             let sides = Chunks {
                 slice: &mut self.sides,

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 
+use super::super::aligned::Aligned;
 use super::super::micro_kernel::STRIDE;
 use super::super::tile::{Runs, Tile};
 use super::{Output, PackedColumns, PackedMatrix, RowsMut, SEGMENT};
@@ -20,7 +21,7 @@ pub(crate) struct ProductScratch<A> {
     rows: Tile<A>,
     columns: PackedColumns<A>,
     right: PackedMatrix<A>,
-    sums: Vec<A>,
+    sums: Aligned<A>,
 }
 
 impl<A: Scalar> Default for ProductScratch<A> {
@@ -29,7 +30,7 @@ impl<A: Scalar> Default for ProductScratch<A> {
             rows: Tile::default(),
             columns: PackedColumns::default(),
             right: PackedMatrix::default(),
-            sums: Vec::new(),
+            sums: Aligned::default(),
         }
     }
 }
@@ -78,10 +79,10 @@ impl<A: Scalar> ProductScratch<A> {
     /// For a result whose rows are not at one distance of a slice.
     fn multiply_apart(&mut self, by_columns: bool, add: bool, mut c: ArrayViewMut2<'_, A>) {
         let mut sums = std::mem::take(&mut self.sums);
-        sums.resize(ROWS * STRIDE, A::zero());
-        self.multiply_block(by_columns, false, &mut sums, STRIDE);
-        for (mut c, sums) in c.rows_mut().into_iter().zip(sums.chunks_exact(STRIDE)) {
-            let sums = ArrayView1::from(&sums[..c.len()]);
+        let rows = sums.resize(ROWS * STRIDE);
+        self.multiply_block(by_columns, false, rows, STRIDE);
+        for (mut c, row) in c.rows_mut().into_iter().zip(rows.chunks_exact(STRIDE)) {
+            let sums = ArrayView1::from(&row[..c.len()]);
             if add {
                 c += &sums;
             } else {

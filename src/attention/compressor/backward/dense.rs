@@ -6,7 +6,7 @@ use super::super::RealRows;
 use super::super::accumulate::selected;
 use super::SideGradients;
 use crate::layers::{for_each_tile, tile_rows};
-use crate::ops::{Output, PackedMatrix, RowsMut, Runs, Tile};
+use crate::ops::{Aligned, Output, PackedMatrix, RowsMut, Runs, Tile};
 use crate::parallel::{Parts, Pool, for_each_part};
 use crate::scalar::Scalar;
 
@@ -14,27 +14,24 @@ use crate::scalar::Scalar;
 #[derive(Debug)]
 struct TileSpace<A> {
     left: Tile<A>,
-    product: Vec<A>,
+    product: Aligned<A>,
 }
 
 impl<A: Scalar> Default for TileSpace<A> {
     fn default() -> Self {
         Self {
             left: Tile::default(),
-            product: Vec::new(),
+            product: Aligned::default(),
         }
     }
 }
 
 impl<A: Scalar> TileSpace<A> {
-    /// Room for the product of a tile, and the tile; zeros where there are no numbers yet.
+    /// The tile, and zeros of the size of its product.
     fn zeros(&mut self, rows: usize, cols: usize) -> (&mut Tile<A>, RowsMut<'_, A>) {
-        self.product.clear();
-        self.product.resize(rows * cols, A::zero());
-        let product = RowsMut {
-            data: &mut self.product,
-            stride: cols,
-        };
+        let data = self.product.resize(rows * cols);
+        data.fill(A::zero());
+        let product = RowsMut { data, stride: cols };
         (&mut self.left, product)
     }
 }
