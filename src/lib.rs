@@ -105,6 +105,7 @@ mod models;
 mod ops;
 mod parallel;
 mod parameters;
+mod room;
 mod scalar;
 pub mod training;
 mod views;

@@ -10,6 +10,7 @@ use crate::config::AttentionConfig;
 use crate::layers::{TILE, rows, sequence};
 use crate::ops::{Dropout, Runs, Tile, gemm, softmax_backward_rows};
 use crate::parallel;
+use crate::room::Room;
 use crate::scalar::Scalar;
 use crate::views::{outer, split};
 
@@ -28,6 +29,14 @@ pub(crate) struct KeyValueGradients<A> {
     pub(crate) values: Array4<A>,
 }
 
+impl<A: Scalar> AttendCache<A> {
+    /// Gives its memory back.
+    pub(super) fn give(self, room: Room<'_, A>) {
+        room.give(self.queries);
+        room.give(self.merged);
+    }
+}
+
 impl<A: Scalar> AttentionWeights<A> {
     /// Attention of the rows of `x` (batch, m, dim), and what the backward pass needs.
     pub(crate) fn attend_train(
@@ -36,10 +45,11 @@ impl<A: Scalar> AttentionWeights<A> {
         x: &Array3<A>,
         context: &Compressed<A>,
         dropout: Option<Dropout<A>>,
+        room: Room<'_, A>,
     ) -> (Array3<A>, AttendCache<A>) {
         let (batch, length, _) = x.dim();
-        let queries = self.query.forward_rows(rows(x));
-        let mut merged = queries.clone();
+        let queries = self.query.forward_rows_in(room, rows(x));
+        let mut merged = room.copy(&queries);
         let cost = parallel::cost(&[merged.len(), 2, context.keys.dim().2]);
         let mut items = sequence_mut(&mut merged, batch, length);
         let mut tasks = Vec::new();
@@ -69,7 +79,7 @@ impl<A: Scalar> AttentionWeights<A> {
                 }
             },
         );
-        self.merged_output(queries, merged, (batch, length))
+        self.merged_output(queries, merged, (batch, length), room)
     }
 
     /// The output of the heads' results side by side, and what the backward pass needs.
@@ -78,20 +88,27 @@ impl<A: Scalar> AttentionWeights<A> {
         queries: Array2<A>,
         merged: Array2<A>,
         (batch, length): (usize, usize),
+        room: Room<'_, A>,
     ) -> (Array3<A>, AttendCache<A>) {
         let factored = self.output_factor.as_ref().map(|factor| factor.forward_rows(merged.view()));
-        let output = self.output.forward_rows(factored.as_ref().unwrap_or(&merged).view());
+        let output = self.output.forward_rows_in(room, factored.as_ref().unwrap_or(&merged).view());
         (sequence(output, batch, length), AttendCache { queries, merged, factored })
     }
 
     /// The gradient of the heads' results side by side, given that of the output.
-    pub(super) fn merged_gradient(&self, cache: &AttendCache<A>, dy: ArrayView2<'_, A>, gradients: &mut Self) -> Array2<A> {
+    pub(super) fn merged_gradient(
+        &self,
+        cache: &AttendCache<A>,
+        dy: ArrayView2<'_, A>,
+        gradients: &mut Self,
+        room: Room<'_, A>,
+    ) -> Array2<A> {
         match (&self.output_factor, &cache.factored, &mut gradients.output_factor) {
             (Some(factor), Some(factored), Some(own)) => {
                 let dfactored = self.output.backward(factored.view(), dy, &mut gradients.output);
                 factor.backward(cache.merged.view(), dfactored.view(), own)
             }
-            _ => self.output.backward(cache.merged.view(), dy, &mut gradients.output),
+            _ => self.output.backward_in(room, cache.merged.view(), dy, &mut gradients.output),
         }
     }
 
@@ -106,14 +123,15 @@ impl<A: Scalar> AttentionWeights<A> {
         dy: ArrayView2<'_, A>,
         dropout: Option<Dropout<A>>,
         gradients: &mut Self,
+        room: Room<'_, A>,
     ) -> (Array3<A>, KeyValueGradients<A>) {
         let (batch, length, _) = x.dim();
-        let dmerged = self.merged_gradient(cache, dy, gradients);
+        let dmerged = self.merged_gradient(cache, dy, gradients, room);
         let mut grads = KeyValueGradients {
             keys: Array4::zeros(context.keys.dim()),
             values: Array4::zeros(context.values.dim()),
         };
-        let mut dqueries = Array2::zeros(cache.queries.dim());
+        let mut dqueries = room.array2(cache.queries.dim());
         heads_backward(
             config,
             context,
@@ -124,7 +142,9 @@ impl<A: Scalar> AttentionWeights<A> {
             &mut dqueries,
             &mut grads,
         );
-        let dx = self.query.backward(rows(x), dqueries.view(), &mut gradients.query);
+        room.give(dmerged);
+        let dx = self.query.backward_in(room, rows(x), dqueries.view(), &mut gradients.query);
+        room.give(dqueries);
         (sequence(dx, batch, length), grads)
     }
 }
@@ -293,6 +313,7 @@ fn head_backward<A: Scalar>(
 ) {
     let (head_dim, count) = (context.keys.dim().2, context.count);
     if count == 0 {
+        dqueries.fill(A::zero());
         return;
     }
     let (one, zero) = (A::one(), A::zero());

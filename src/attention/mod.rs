@@ -14,6 +14,7 @@
 //! | Linformer, compression first | 2d² + 4kd, and 2kd² once a sequence |
 //! | blockwise causal | 4d² + 2(window + n/block·r)d + 2rd |
 
+mod cache;
 mod causal;
 mod compressed;
 mod compressor;
@@ -33,6 +34,7 @@ mod training;
 mod weights;
 mod workspace;
 
+pub use cache::AttentionCache;
 pub use causal::BlockwiseCausalAttention;
 pub use compressed::Compressed;
 pub use compressor::{Compressor, Extent, Order};
@@ -40,7 +42,6 @@ pub use exact::ExactAttention;
 pub use linformer::LinformerAttention;
 pub use mask::PaddingMask;
 pub use projection::{Projection, Projections};
-pub use training::AttentionCache;
 pub use workspace::Workspace;
 
 pub(crate) use causal::{CausalContext, LayerState, StateShape, Summarised, draw_projections, step};

@@ -2,6 +2,7 @@
 
 use super::projection::Projections;
 use crate::error::Result;
+use crate::room::Room;
 
 /// One holder's part of a batch of sequences. All holders call the same methods in the same order.
 pub(crate) trait Part<A> {
@@ -42,10 +43,11 @@ pub(crate) trait Part<A> {
     fn first_of(&self, has: &mut [bool]) -> Result<()>;
 }
 
-/// What an encoder lends to its layers: the projections that they share, and what completes their sums where the sequences are parts.
+/// What an encoder lends to its layers: the projections that they share, what completes their sums where the sequences are parts, and memory.
 pub(crate) struct Lent<'l, A> {
     pub(crate) projections: Option<&'l Projections<A>>,
     pub(crate) part: Option<&'l dyn Part<A>>,
+    pub(crate) room: Room<'l, A>,
 }
 
 impl<A> Clone for Lent<'_, A> {
@@ -59,6 +61,10 @@ impl<A> Copy for Lent<'_, A> {}
 impl<'l, A> Lent<'l, A> {
     /// To layers that have whole sequences at hand.
     pub(crate) fn whole(projections: Option<&'l Projections<A>>) -> Self {
-        Self { projections, part: None }
+        Self {
+            projections,
+            part: None,
+            room: Room::new(),
+        }
     }
 }

@@ -2,66 +2,20 @@
 
 use ndarray::{Array2, Array3, Array4, ArrayRef3, s};
 
-use super::causal::CausalContext;
-use super::compressed::Compressed;
+use super::cache::{AttentionCache, CachedContext};
 use super::compressor::{CompressionCache, CompressionGradients, Compressor};
 use super::exact::ExactAttention;
-use super::gradients::{AttendCache, KeyValueGradients};
+use super::gradients::KeyValueGradients;
 use super::linformer::LinformerAttention;
 use super::mask::PaddingMask;
 use super::part::{Lent, Part};
 use super::projection::Projections;
 use super::weights::AttentionWeights;
-use crate::config::{AttentionKind, check_alike};
 use crate::error::{Error, Result, checked_len};
-use crate::layers::{add, check_width, rows, sequence};
+use crate::layers::{check_width, rows, sequence};
 use crate::ops::Dropout;
+use crate::room::Room;
 use crate::scalar::Scalar;
-
-/// What an attention layer's backward pass needs: O(n·d) numbers, no scores.
-#[derive(Clone, Debug)]
-pub struct AttentionCache<A = f32> {
-    /// The layer that it is of.
-    pub(super) layer: AttentionKind,
-    pub(super) x: Array3<A>,
-    /// The sequence attended to, where it is another.
-    pub(super) other: Option<Array3<A>>,
-    pub(super) mask: Option<PaddingMask>,
-    pub(super) context: CachedContext<A>,
-    /// Nothing for exact attention.
-    pub(super) compression: Option<CompressionCache<A>>,
-    pub(super) attend: AttendCache<A>,
-}
-
-/// What was attended to.
-#[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant)] // one a layer
-pub(super) enum CachedContext<A> {
-    /// By every row.
-    Whole(Compressed<A>),
-    /// By each row what came before it.
-    Past(CausalContext<A>),
-}
-
-impl<A: Scalar> AttentionCache<A> {
-    /// An error unless cache and gradients are of layers like this one.
-    pub(super) fn check<C: Into<AttentionKind> + Clone>(&self, operation: &'static str, layer: &C, gradients: &C) -> Result<()> {
-        check_alike(operation, &layer.clone().into(), &self.layer, &gradients.clone().into())
-    }
-
-    fn context_input(&self) -> &Array3<A> {
-        self.other.as_ref().unwrap_or(&self.x)
-    }
-
-    /// The gradient of the queries' sequence, and of the one attended to where it is another.
-    fn input_gradients(&self, mut dx: Array3<A>, dcontext: Array3<A>) -> (Array3<A>, Option<Array3<A>>) {
-        if self.other.is_some() {
-            return (dx, Some(dcontext));
-        }
-        add(&mut dx, &dcontext);
-        (dx, None)
-    }
-}
 
 pub(super) fn check_gradient<A>(operation: &'static str, dy: &ArrayRef3<A>, x: &Array3<A>) -> Result<()> {
     if dy.dim() == x.dim() {
@@ -166,7 +120,9 @@ impl<A: Scalar> LinformerAttention<A> {
             let expected = format!("({batch}, any length, {})", self.config().attention.dim);
             return Err(Error::shape(OPERATION, "queries", expected, x.shape()));
         }
-        let (y, attend) = self.weights().attend_train(&self.config().attention, &x, &context, dropout);
+        let (y, attend) = self
+            .weights()
+            .attend_train(&self.config().attention, &x, &context, dropout, lent.room);
         context.forget_packed();
         let cache = AttentionCache {
             layer: self.config().clone().into(),
@@ -225,9 +181,9 @@ impl<A: Scalar> LinformerAttention<A> {
             return Err(unlike(OPERATION, "the cache has no keys and values that were compressed whole"));
         };
         let config = &self.config().attention;
-        let (mut dx, own) = self
-            .weights()
-            .attend_backward(config, &cache.x, context, &cache.attend, rows(&dy), dropout, own_weights);
+        let (mut dx, own) =
+            self.weights()
+                .attend_backward(config, &cache.x, context, &cache.attend, rows(&dy), dropout, own_weights, lent.room);
         let input = cache.context_input();
         let mut dother = cache.other.as_ref().map(|other| Array3::zeros(other.dim()));
         let (batch, length, _) = input.dim();
@@ -296,7 +252,7 @@ impl<A: Scalar> ExactAttention<A> {
             let result = self.weights().attend_causal_train(self.config(), &x, &context, dropout);
             (CachedContext::Past(context), result)
         } else {
-            let result = self.weights().attend_train(self.config(), &x, &context, dropout);
+            let result = self.weights().attend_train(self.config(), &x, &context, dropout, Room::new());
             context.forget_packed();
             (CachedContext::Whole(context), result)
         };
@@ -325,9 +281,16 @@ impl<A: Scalar> ExactAttention<A> {
         let dy = dy.as_standard_layout();
         let (weights, own) = (self.weights(), gradients.weights_mut());
         let (dx, grads) = match &cache.context {
-            CachedContext::Whole(context) => {
-                weights.attend_backward(self.config(), &cache.x, context, &cache.attend, rows(&dy), dropout, own)
-            }
+            CachedContext::Whole(context) => weights.attend_backward(
+                self.config(),
+                &cache.x,
+                context,
+                &cache.attend,
+                rows(&dy),
+                dropout,
+                own,
+                Room::new(),
+            ),
             CachedContext::Past(context) => {
                 let (dx, grads) = weights.attend_causal_backward(self.config(), &cache.x, context, &cache.attend, rows(&dy), dropout, own);
                 (dx, grads.keys)

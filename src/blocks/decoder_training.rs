@@ -11,6 +11,7 @@ use crate::config::{DecoderConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
 use crate::layers::{add, check_width};
 use crate::ops::Dropout;
+use crate::room::Room;
 use crate::scalar::Scalar;
 
 /// What a decoder's backward pass needs.
@@ -96,7 +97,7 @@ impl<A: Scalar> Decoder<A> {
             |block, own, stream| own.train(stream, self.lent(), &inputs, pass, places(first_layer, block)),
         )?;
         let last = self.final_norm().map(|norm| {
-            let normed = normed(norm, &stream);
+            let normed = normed(norm, &stream, Room::new());
             std::mem::replace(&mut stream, normed)
         });
         let cache = DecoderCache {
@@ -163,7 +164,7 @@ impl<A: Scalar> DecoderBlock<A> {
     ) -> Result<(Array3<A>, [BlockCache<A>; 2])> {
         let (target, source) = self.halves();
         let (stream, first) = target.train(stream, Lent::whole(own), inputs.mask.as_ref(), pass, layers[0])?;
-        let (stream, second) = source.train_around(stream, pass, layers[1], |queries, dropout| {
+        let (stream, second) = source.train_around(stream, pass, layers[1], Room::new(), |queries, dropout| {
             self.cross_attention().train_cross(cross, queries, inputs, dropout)
         })?;
         Ok((stream, [first, second]))
@@ -186,14 +187,22 @@ impl<A: Scalar> DecoderBlock<A> {
         let [of_own, of_cross] = shared;
         // Where the cross-attentions have no projection of their own, they may use that of the self-attentions.
         let of_cross = of_cross.as_deref_mut().or(of_own.as_deref_mut());
-        let dy = source.backward_around(second, dy, pass, layers[1], own_source, |cache, dy, weights, own_attention| {
-            let attention = self.cross_attention();
-            let (dqueries, dcontext) = attention.backward_both(Lent::whole(cross), cache, dy, weights, own_attention, of_cross)?;
-            if let Some(dcontext) = dcontext {
-                add(dsource, &dcontext);
-            }
-            Ok(dqueries)
-        })?;
+        let dy = source.backward_around(
+            second,
+            dy,
+            pass,
+            layers[1],
+            own_source,
+            Room::new(),
+            |cache, dy, weights, own_attention| {
+                let attention = self.cross_attention();
+                let (dqueries, dcontext) = attention.backward_both(Lent::whole(cross), cache, dy, weights, own_attention, of_cross)?;
+                if let Some(dcontext) = dcontext {
+                    add(dsource, &dcontext);
+                }
+                Ok(dqueries)
+            },
+        )?;
         target.backward(first, dy, Lent::whole(own), pass, layers[0], own_target, of_own.as_deref_mut())
     }
 }

@@ -11,6 +11,7 @@ use crate::initialization::Streams;
 use crate::layers::{LayerNorm, check_width};
 use crate::parallel;
 use crate::parameters::parameters;
+use crate::room::Reserve;
 use crate::scalar::Scalar;
 
 /// A stack of blocks on a residual stream, in place and tile by tile.
@@ -31,6 +32,8 @@ pub struct Encoder<A = f32> {
     projections: Option<Projections<A>>,
     blocks: Vec<EncoderBlock<A>>,
     final_norm: Option<LayerNorm<A>>,
+    /// Of the training passes.
+    reserve: Reserve<A>,
 }
 
 parameters!(Encoder {
@@ -64,6 +67,7 @@ impl<A: Scalar> Encoder<A> {
             projections: shared_projections(config, streams),
             blocks: (0..config.depth).map(|layer| EncoderBlock::draw(config, layer, streams)).collect(),
             final_norm: config.final_norm.then(|| LayerNorm::start(config.dim(), config.norm_eps)),
+            reserve: Reserve::default(),
         }
     }
 
@@ -93,6 +97,10 @@ impl<A: Scalar> Encoder<A> {
 
     pub(crate) fn final_norm(&self) -> Option<&LayerNorm<A>> {
         self.final_norm.as_ref()
+    }
+
+    pub(super) fn reserve(&self) -> &Reserve<A> {
+        &self.reserve
     }
 
     #[allow(clippy::type_complexity)] // its three fields

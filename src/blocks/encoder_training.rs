@@ -9,6 +9,7 @@ use crate::attention::{Lent, PaddingMask, Part};
 use crate::config::{EncoderConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
 use crate::parallel;
+use crate::room::Room;
 use crate::scalar::Scalar;
 
 /// What an encoder's backward pass needs.
@@ -72,6 +73,7 @@ impl<A: Scalar> Encoder<A> {
         part: Option<&dyn Part<A>>,
     ) -> Result<(Array3<A>, EncoderCache<A>)> {
         let dim = x.dim();
+        self.reserve().begin();
         let lent = self.lent(part);
         let (mut stream, kept) = if self.config().reversible {
             let mut streams = Box::new([x.clone(), x]);
@@ -90,7 +92,7 @@ impl<A: Scalar> Encoder<A> {
             (stream, Kept::Blocks(kept))
         };
         let last = self.final_norm().map(|norm| {
-            let normed = normed(norm, &stream);
+            let normed = normed(norm, &stream, lent.room);
             std::mem::replace(&mut stream, normed)
         });
         let cache = EncoderCache {
@@ -115,7 +117,8 @@ impl<A: Scalar> Encoder<A> {
 
     fn lent<'l>(&'l self, part: Option<&'l dyn Part<A>>) -> Lent<'l, A> {
         let projections = self.projections();
-        Lent { projections, part }
+        let room = Room::of(self.reserve());
+        Lent { projections, part, room }
     }
 
     /// [`backward`](Self::backward) of a part of sequences, if it is one.
@@ -145,10 +148,11 @@ impl<A: Scalar> Encoder<A> {
 
     fn lead_back(&self, cache: EncoderCache<A>, mut dy: Array3<A>, gradients: &mut Self, part: Option<&dyn Part<A>>) -> Result<Array3<A>> {
         let (mut shared_gradients, own_blocks, own_norm) = gradients.parts_mut();
-        if let (Some(norm), Some(last), Some(own)) = (self.final_norm(), &cache.last, own_norm) {
-            norm_backward(norm, last, &mut dy, own);
-        }
         let (pass, mask, lent) = (&cache.pass, cache.mask.as_ref(), self.lent(part));
+        if let (Some(norm), Some(last), Some(own)) = (self.final_norm(), cache.last, own_norm) {
+            norm_backward(norm, &last, &mut dy, own);
+            lent.room.give(last);
+        }
         let layers = self.blocks().iter().zip(own_blocks).enumerate().rev();
         match cache.kept {
             Kept::Reversible(mut streams) => {
@@ -169,6 +173,44 @@ impl<A: Scalar> Encoder<A> {
                 }
                 Ok(dy)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{FeedForwardConfig, LinformerConfig, NormPlacement};
+    use crate::parameters::Parameters;
+    use crate::training::Step;
+
+    /// The memory of the pass before is written whole: whatever is in it, nothing is read of it.
+    #[test]
+    fn what_kept_memory_holds_is_never_read() {
+        for (placement, gated) in [(NormPlacement::Pre, false), (NormPlacement::Post, true)] {
+            let feed_forward = FeedForwardConfig::new(160).with_gated(gated);
+            let config = EncoderConfig::new(LinformerConfig::new(64, 4, 90, 8), 2)
+                .with_feed_forward(Some(feed_forward))
+                .with_norm(placement);
+            let encoder = Encoder::<f64>::new(&config, 3).expect("a valid configuration");
+            let x = Array3::from_shape_fn((2, 90, 64), |(item, t, i)| ((item * 90 + t) as f64 * 0.3 + i as f64).sin());
+            let mask = PaddingMask::from_lengths(&[90, 0], 90).expect("lengths that fit");
+            let step = || {
+                let mut gradients = encoder.zeros_like();
+                let pass = TrainingPass::new(Step::new(1, 0));
+                let (y, cache) = encoder.forward_train(x.clone(), Some(&mask), &pass).expect("it fits");
+                let dx = encoder.backward(cache, y.clone(), &mut gradients).expect("it fits");
+                (y, dx, gradients)
+            };
+            let (y, dx, gradients) = step();
+            encoder.reserve().fill(f64::NAN);
+            let (again, dx_again, gradients_again) = step();
+            assert_eq!((y, dx), (again, dx_again));
+            let mut expected = Vec::new();
+            gradients.visit("", &mut |_, _, values| expected.extend(values.iter().copied()));
+            let mut found = Vec::new();
+            gradients_again.visit("", &mut |_, _, values| found.extend(values.iter().copied()));
+            assert_eq!(expected, found);
         }
     }
 }

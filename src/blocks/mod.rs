@@ -10,6 +10,7 @@ mod decoding;
 mod encoder;
 mod encoder_block;
 mod encoder_training;
+mod feed_forward_training;
 mod kept;
 mod training;
 

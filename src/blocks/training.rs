@@ -2,17 +2,19 @@
 
 use std::borrow::Cow;
 
-use ndarray::{Array2, Array3, s};
+use ndarray::{Array3, s};
 
 use super::Attention;
-use super::encoder_block::{EncoderBlock, FeedForwardBlock};
+use super::encoder_block::EncoderBlock;
+use super::feed_forward_training::FeedForwardBlockCache;
 use crate::attention::{AttentionCache, Lent, PaddingMask, Projections};
 use crate::config::{NormPlacement, TrainingPass};
 use crate::error::{Error, Result};
 use crate::initialization::Place;
-use crate::layers::{LayerNorm, TILE, add, drop_out, for_each_tile, rows, sequence};
+use crate::layers::{LayerNorm, TILE, add, drop_out, for_each_tile, rows};
 use crate::ops::Dropout;
 use crate::parallel;
+use crate::room::Room;
 use crate::scalar::Scalar;
 
 /// What a block's backward pass needs.
@@ -24,17 +26,19 @@ pub(crate) struct BlockCache<A> {
     feed_forward: Option<FeedForwardBlockCache<A>>,
 }
 
-#[derive(Clone, Debug)]
-struct FeedForwardBlockCache<A> {
-    /// What the feed-forward and the residual weight were given.
-    x: Array3<A>,
-    /// x normed (pre-norm), or what the norm was given (post-norm).
-    other: Array3<A>,
-    hidden: Array2<A>,
+impl<A: Scalar> BlockCache<A> {
+    /// Gives its memory back.
+    fn give(self, room: Room<'_, A>) {
+        self.attention.give(room);
+        room.give(self.attention_normed);
+        if let Some(feed_forward) = self.feed_forward {
+            feed_forward.give(room);
+        }
+    }
 }
 
 /// The gradient of what was dropped out of, given that of what came out.
-fn dropped<A: Scalar>(dy: &Array3<A>, dropout: Option<Dropout<A>>) -> Cow<'_, Array3<A>> {
+pub(super) fn dropped<A: Scalar>(dy: &Array3<A>, dropout: Option<Dropout<A>>) -> Cow<'_, Array3<A>> {
     let mut dy = Cow::Borrowed(dy);
     if dropout.is_some() {
         drop_out(dy.to_mut(), dropout);
@@ -51,8 +55,8 @@ pub(super) fn contiguous<A: Scalar>(x: Array3<A>) -> Array3<A> {
     }
 }
 
-pub(super) fn normed<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>) -> Array3<A> {
-    let mut normed = Array3::zeros(x.dim());
+pub(super) fn normed<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>, room: Room<'_, A>) -> Array3<A> {
+    let mut normed = room.array3(x.dim());
     let cost = parallel::cost(&[x.len(), 4]);
     for_each_tile(normed.view_mut(), TILE, cost, |item, range, mut rows| {
         norm.apply(x.slice(s![item, range, ..]), &mut rows);
@@ -134,7 +138,9 @@ impl<A: Scalar> EncoderBlock<A> {
         pass: &TrainingPass,
         layer: usize,
     ) -> Result<(Array3<A>, BlockCache<A>)> {
-        self.train_around(x, pass, layer, |input, weights| self.attention().train(lent, input, mask, weights))
+        self.train_around(x, pass, layer, lent.room, |input, weights| {
+            self.attention().train(lent, input, mask, weights)
+        })
     }
 
     /// [`train`](Self::train) with `attend` for the block's attention, given its input and the dropout of its weights.
@@ -143,11 +149,12 @@ impl<A: Scalar> EncoderBlock<A> {
         x: Array3<A>,
         pass: &TrainingPass,
         layer: usize,
+        room: Room<'_, A>,
         attend: impl FnOnce(Array3<A>, Option<Dropout<A>>) -> Result<(Array3<A>, AttentionCache<A>)>,
     ) -> Result<(Array3<A>, BlockCache<A>)> {
         let weights = pass.dropout(layer, Place::AttentionWeights);
         let input = match self.placement() {
-            NormPlacement::Pre => normed(self.attention_norm(), &x),
+            NormPlacement::Pre => normed(self.attention_norm(), &x, room),
             NormPlacement::Post => x.clone(),
         };
         let (mut stream, attention) = attend(input, weights)?;
@@ -156,14 +163,14 @@ impl<A: Scalar> EncoderBlock<A> {
         let attention_normed = match self.placement() {
             NormPlacement::Pre => x,
             NormPlacement::Post => {
-                let normed = normed(self.attention_norm(), &stream);
+                let normed = normed(self.attention_norm(), &stream, room);
                 std::mem::replace(&mut stream, normed)
             }
         };
         let (stream, feed_forward) = match self.feed_forward() {
             None => (stream, None),
             Some(feed_forward) => {
-                let (stream, cache) = feed_forward.train(self.placement(), stream, pass, layer);
+                let (stream, cache) = feed_forward.train(self.placement(), stream, pass, layer, room);
                 (stream, Some(cache))
             }
         };
@@ -187,13 +194,14 @@ impl<A: Scalar> EncoderBlock<A> {
         gradients: &mut Self,
         shared_gradients: Option<&mut Projections<A>>,
     ) -> Result<Array3<A>> {
-        self.backward_around(cache, dy, pass, layer, gradients, |cache, dy, weights, own| {
+        self.backward_around(cache, dy, pass, layer, gradients, lent.room, |cache, dy, weights, own| {
             self.attention().backward(lent, cache, dy, weights, own, shared_gradients)
         })
     }
 
     /// [`backward`](Self::backward) with `attend` for the attention's: given its cache, the gradient of its output, the dropout of its
     /// weights and the place of its own gradients.
+    #[allow(clippy::too_many_arguments)] // all of them vary independently
     pub(super) fn backward_around(
         &self,
         mut cache: BlockCache<A>,
@@ -201,12 +209,13 @@ impl<A: Scalar> EncoderBlock<A> {
         pass: &TrainingPass,
         layer: usize,
         gradients: &mut Self,
+        room: Room<'_, A>,
         attend: impl FnOnce(&AttentionCache<A>, &Array3<A>, Option<Dropout<A>>, &mut Attention<A>) -> Result<Array3<A>>,
     ) -> Result<Array3<A>> {
         let placement = self.placement();
         let (own_norm, own_attention, own_feed_forward) = gradients.parts_mut();
         if let (Some(feed_forward), Some(cache), Some(own)) = (self.feed_forward(), &mut cache.feed_forward, own_feed_forward) {
-            dy = feed_forward.backward(placement, cache, dy, pass, layer, own);
+            dy = feed_forward.backward(placement, cache, dy, pass, layer, own, room);
         }
         if placement == NormPlacement::Post {
             norm_backward(self.attention_norm(), &cache.attention_normed, &mut dy, own_norm);
@@ -218,6 +227,9 @@ impl<A: Scalar> EncoderBlock<A> {
             norm_backward(self.attention_norm(), &cache.attention_normed, &mut dinput, own_norm);
         }
         add(&mut dinput, &dy);
+        drop(dattention);
+        room.give(dy);
+        cache.give(room);
         Ok(dinput)
     }
 
@@ -239,16 +251,16 @@ impl<A: Scalar> EncoderBlock<A> {
         let (own_norm, own_attention, own_feed_forward) = gradients.parts_mut();
         if let (Some(feed_forward), Some(own)) = (self.feed_forward(), own_feed_forward) {
             // second += f(norm(first))
-            let (added, mut cache) = feed_forward.added(NormPlacement::Pre, first.clone(), pass, layer);
+            let (added, mut cache) = feed_forward.added(NormPlacement::Pre, first.clone(), pass, layer, lent.room);
             *second -= &added;
             add(
                 dfirst,
-                &feed_forward.added_backward(NormPlacement::Pre, &mut cache, dsecond, pass, layer, own),
+                &feed_forward.added_backward(NormPlacement::Pre, &mut cache, dsecond, pass, layer, own, lent.room),
             );
         }
         // first += attention(norm(second))
         let weights = pass.dropout(layer, Place::AttentionWeights);
-        let input = normed(self.attention_norm(), second);
+        let input = normed(self.attention_norm(), second, lent.room);
         let (mut added, cache) = self.attention().train(lent, input, mask, weights)?;
         drop_out(&mut added, pass.dropout(layer, Place::AttentionOutput));
         *first -= &added;
@@ -271,96 +283,18 @@ impl<A: Scalar> EncoderBlock<A> {
         layer: usize,
     ) -> Result<()> {
         let [first, second] = streams;
-        let input = normed(self.attention_norm(), second);
+        let input = normed(self.attention_norm(), second, lent.room);
         let (mut added, _) = self
             .attention()
             .train(lent, input, mask, pass.dropout(layer, Place::AttentionWeights))?;
         drop_out(&mut added, pass.dropout(layer, Place::AttentionOutput));
         add(first, &added);
         if let Some(feed_forward) = self.feed_forward() {
-            add(second, &feed_forward.added(NormPlacement::Pre, first.clone(), pass, layer).0);
+            add(
+                second,
+                &feed_forward.added(NormPlacement::Pre, first.clone(), pass, layer, lent.room).0,
+            );
         }
         Ok(())
-    }
-}
-
-impl<A: Scalar> FeedForwardBlock<A> {
-    /// What is added to the residual: dropout(f(norm(x))), or dropout(f(x)).
-    fn added(&self, placement: NormPlacement, x: Array3<A>, pass: &TrainingPass, layer: usize) -> (Array3<A>, FeedForwardBlockCache<A>) {
-        let (batch, length, _) = x.dim();
-        let normed = (placement == NormPlacement::Pre).then(|| normed(self.norm(), &x));
-        let activation = pass.dropout(layer, Place::Activation);
-        let (added, hidden) = self.layer().train_rows(rows(normed.as_ref().unwrap_or(&x)), activation);
-        let mut added = sequence(added, batch, length);
-        drop_out(&mut added, pass.dropout(layer, Place::FeedForwardOutput));
-        let other = normed.unwrap_or_else(|| Array3::zeros((0, 0, 0)));
-        (added, FeedForwardBlockCache { x, other, hidden })
-    }
-
-    /// The gradient of x through what was added, given that of what was added.
-    fn added_backward(
-        &self,
-        placement: NormPlacement,
-        cache: &mut FeedForwardBlockCache<A>,
-        dadded: &Array3<A>,
-        pass: &TrainingPass,
-        layer: usize,
-        gradients: &mut Self,
-    ) -> Array3<A> {
-        let (batch, length, _) = cache.x.dim();
-        let dadded = dropped(dadded, pass.dropout(layer, Place::FeedForwardOutput));
-        let (own_norm, own_layer, _) = gradients.parts_mut();
-        let input = match placement {
-            NormPlacement::Pre => &cache.other,
-            NormPlacement::Post => &cache.x,
-        };
-        let activation = pass.dropout(layer, Place::Activation);
-        let dinput = self
-            .layer()
-            .backward_rows(rows(input), std::mem::take(&mut cache.hidden), rows(&dadded), activation, own_layer);
-        let mut dinput = sequence(dinput, batch, length);
-        if placement == NormPlacement::Pre {
-            norm_backward(self.norm(), &cache.x, &mut dinput, own_norm);
-        }
-        dinput
-    }
-
-    fn train(&self, placement: NormPlacement, x: Array3<A>, pass: &TrainingPass, layer: usize) -> (Array3<A>, FeedForwardBlockCache<A>) {
-        let (mut stream, mut cache) = self.added(placement, x, pass, layer);
-        match self.residual() {
-            None => add(&mut stream, &cache.x),
-            Some(residual) => {
-                let (batch, length, _) = cache.x.dim();
-                add(&mut stream, &sequence(residual.forward_rows(rows(&cache.x)), batch, length));
-            }
-        }
-        if placement == NormPlacement::Post {
-            let normed = normed(self.norm(), &stream);
-            cache.other = std::mem::replace(&mut stream, normed);
-        }
-        (stream, cache)
-    }
-
-    fn backward(
-        &self,
-        placement: NormPlacement,
-        cache: &mut FeedForwardBlockCache<A>,
-        mut dy: Array3<A>,
-        pass: &TrainingPass,
-        layer: usize,
-        gradients: &mut Self,
-    ) -> Array3<A> {
-        if placement == NormPlacement::Post {
-            norm_backward(self.norm(), &cache.other, &mut dy, gradients.parts_mut().0);
-        }
-        let mut dx = self.added_backward(placement, cache, &dy, pass, layer, gradients);
-        match (self.residual(), gradients.parts_mut().2) {
-            (Some(residual), Some(own)) => {
-                let (batch, length, _) = cache.x.dim();
-                add(&mut dx, &sequence(residual.backward(rows(&cache.x), rows(&dy), own), batch, length));
-            }
-            _ => add(&mut dx, &dy),
-        }
-        dx
     }
 }

@@ -13,6 +13,7 @@ use crate::initialization::Streams;
 use crate::ops::{Output, PackedMatrix, Rows, RowsMut, Runs, Scratch, Tile, TileRows, add_bias, gemm};
 use crate::parallel::{self, Parts, Pool, for_each_part};
 use crate::parameters::parameters;
+use crate::room::Room;
 use crate::scalar::Scalar;
 use crate::views::split;
 
@@ -142,10 +143,15 @@ impl<A: Scalar> Linear<A> {
 
     /// y of the rows of `x`, spread over threads.
     pub(crate) fn forward_rows(&self, x: ArrayView2<'_, A>) -> Array2<A> {
+        self.forward_rows_in(Room::new(), x)
+    }
+
+    /// [`forward_rows`](Self::forward_rows) in memory of `room`.
+    pub(crate) fn forward_rows_in(&self, room: Room<'_, A>, x: ArrayView2<'_, A>) -> Array2<A> {
         if x.nrows() >= PACKED_ROWS {
             self.prepare();
         }
-        let mut y = Array2::zeros((x.nrows(), self.out_dim()));
+        let mut y = room.array2((x.nrows(), self.out_dim()));
         let cost = parallel::cost(&[x.nrows(), self.weight.len()]);
         let tasks = split(y.view_mut(), Axis(0), TILE).into_iter().enumerate().collect();
         parallel::for_each_init(tasks, cost, Scratch::default, |scratch, (tile, mut y)| {
@@ -159,8 +165,13 @@ impl<A: Scalar> Linear<A> {
     ///
     /// `x` is (rows, in), `dy` (rows, out).
     pub(crate) fn backward(&self, x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>, gradients: &mut Self) -> Array2<A> {
+        self.backward_in(Room::new(), x, dy, gradients)
+    }
+
+    /// [`backward`](Self::backward) in memory of `room`.
+    pub(crate) fn backward_in(&self, room: Room<'_, A>, x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>, gradients: &mut Self) -> Array2<A> {
         gradients.add_gradients(x, dy);
-        let mut dx = Array2::zeros((dy.nrows(), self.in_dim()));
+        let mut dx = room.array2((dy.nrows(), self.in_dim()));
         self.prepare_back();
         multiply_spread(self.packed_back(), dy, dx.view_mut());
         dx

@@ -15,6 +15,7 @@ use crate::error::{Result, checked_len};
 use crate::layers::{TILE, rows};
 use crate::ops::{Dropout, Scratch};
 use crate::parallel;
+use crate::room::Room;
 use crate::scalar::Scalar;
 use crate::views::{outer, split};
 
@@ -272,6 +273,6 @@ impl<A: Scalar> AttentionWeights<A> {
             });
             attend_heads(&mut queries, first, context.item(item), config.heads, place, scratch);
         });
-        self.merged_output(queries, merged, (batch, length))
+        self.merged_output(queries, merged, (batch, length), Room::new())
     }
 }

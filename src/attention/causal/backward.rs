@@ -13,6 +13,7 @@ use crate::config::AttentionConfig;
 use crate::layers::{rows, sequence};
 use crate::ops::{Dropout, gemm, softmax_backward_rows, softmax_rows};
 use crate::parallel;
+use crate::room::Room;
 use crate::scalar::Scalar;
 use crate::views::{outer, split};
 
@@ -90,7 +91,7 @@ impl<A: Scalar> AttentionWeights<A> {
         gradients: &mut Self,
     ) -> (Array3<A>, CausalGradients<A>) {
         let (batch, length, _) = x.dim();
-        let dmerged = self.merged_gradient(cache, dy, gradients);
+        let dmerged = self.merged_gradient(cache, dy, gradients, Room::new());
         let mut grads = CausalGradients::zeros(context);
         let mut dqueries = Array2::zeros(cache.queries.dim());
         heads_backward(config, context, cache, &dmerged, dropout, length, &mut dqueries, &mut grads);

@@ -2,11 +2,12 @@
 
 use ndarray::{Array3, ArrayRef3};
 
+use super::super::cache::{AttentionCache, CachedContext};
 use super::super::exact::ExactAttention;
 use super::super::gradients::KeyValueGradients;
 use super::super::mask::PaddingMask;
 use super::super::projection::Projections;
-use super::super::training::{AttentionCache, CachedContext, check_gradient, no_projections, owned, unlike};
+use super::super::training::{check_gradient, no_projections, owned, unlike};
 use super::super::weights::AttentionWeights;
 use super::summaries::{draw_projections, summarise, summarise_backward};
 use super::{CausalContext, Reach, Sight};

@@ -8,6 +8,7 @@ use super::{ACTIVATION_COST, FeedForward, FeedForwardScratch};
 use crate::layers::tile_rows;
 use crate::ops::{Dropout, Output, RowsMut, Runs, Tile};
 use crate::parallel::{self, Pool, along, for_each_part};
+use crate::room::Room;
 use crate::scalar::Scalar;
 
 /// Rows whose gradients of the hidden features are made before those of the weights are.
@@ -45,14 +46,14 @@ struct BackwardTile<'t, A> {
 
 impl<A: Scalar> FeedForward<A> {
     /// y of the rows of `x`, and what [`backward_rows`](Self::backward_rows) needs besides `x`: W₁·x + b₁.
-    pub(crate) fn train_rows(&self, x: ArrayView2<'_, A>, dropout: Option<Dropout<A>>) -> (Array2<A>, Array2<A>) {
+    pub(crate) fn train_rows(&self, x: ArrayView2<'_, A>, dropout: Option<Dropout<A>>, room: Room<'_, A>) -> (Array2<A>, Array2<A>) {
         if self.hidden_runs().start_with_panels() {
             self.input.prepare();
         }
         self.output.prepare();
         let rows = x.nrows();
-        let mut y = Array2::zeros((rows, self.output.out_dim()));
-        let mut hidden = Array2::zeros((rows, self.input.out_dim()));
+        let mut y = room.array2((rows, self.output.out_dim()));
+        let mut hidden = room.array2((rows, self.input.out_dim()));
         let mut pool = Pool::<TrainingScratch<A>>::default();
         pool.prepare();
         let size = tile_rows(rows);
@@ -77,6 +78,7 @@ impl<A: Scalar> FeedForward<A> {
     }
 
     /// The gradient of x, given that of y: dh = dy·W₂, through the activation (and the gate), dx = dh·W₁. Those of the weights are added to `gradients`.
+    #[allow(clippy::too_many_arguments)] // all of them vary independently
     pub(crate) fn backward_rows(
         &self,
         x: ArrayView2<'_, A>,
@@ -84,12 +86,13 @@ impl<A: Scalar> FeedForward<A> {
         dy: ArrayView2<'_, A>,
         dropout: Option<Dropout<A>>,
         gradients: &mut Self,
+        room: Room<'_, A>,
     ) -> Array2<A> {
         self.input.prepare_back();
         self.output.prepare_back();
         let rows = x.nrows();
-        let mut dx = Array2::zeros((rows, self.input.in_dim()));
-        let mut activated = Array2::zeros((rows.min(GROUP), self.output.in_dim()));
+        let mut dx = room.array2((rows, self.input.in_dim()));
+        let mut activated = room.array2((rows.min(GROUP), self.output.in_dim()));
         let mut pool = Pool::<TrainingScratch<A>>::default();
         pool.prepare();
         for first in (0..rows).step_by(GROUP) {
@@ -108,6 +111,8 @@ impl<A: Scalar> FeedForward<A> {
                 .input
                 .add_gradients(x.slice(s![group.clone(), ..]), hidden.slice(s![group, ..]));
         }
+        room.give(hidden);
+        room.give(activated);
         dx
     }
 

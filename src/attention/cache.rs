@@ -1,0 +1,65 @@
+//! What training keeps of an attention layer.
+
+use ndarray::Array3;
+
+use super::causal::CausalContext;
+use super::compressed::Compressed;
+use super::compressor::CompressionCache;
+use super::gradients::AttendCache;
+use super::mask::PaddingMask;
+use crate::config::{AttentionKind, check_alike};
+use crate::error::Result;
+use crate::layers::add;
+use crate::room::Room;
+use crate::scalar::Scalar;
+
+/// What an attention layer's backward pass needs: O(n·d) numbers, no scores.
+#[derive(Clone, Debug)]
+pub struct AttentionCache<A = f32> {
+    /// The layer that it is of.
+    pub(super) layer: AttentionKind,
+    pub(super) x: Array3<A>,
+    /// The sequence attended to, where it is another.
+    pub(super) other: Option<Array3<A>>,
+    pub(super) mask: Option<PaddingMask>,
+    pub(super) context: CachedContext<A>,
+    /// Nothing for exact attention.
+    pub(super) compression: Option<CompressionCache<A>>,
+    pub(super) attend: AttendCache<A>,
+}
+
+/// What was attended to.
+#[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one a layer
+pub(super) enum CachedContext<A> {
+    /// By every row.
+    Whole(Compressed<A>),
+    /// By each row what came before it.
+    Past(CausalContext<A>),
+}
+
+impl<A: Scalar> AttentionCache<A> {
+    /// An error unless cache and gradients are of layers like this one.
+    pub(super) fn check<C: Into<AttentionKind> + Clone>(&self, operation: &'static str, layer: &C, gradients: &C) -> Result<()> {
+        check_alike(operation, &layer.clone().into(), &self.layer, &gradients.clone().into())
+    }
+
+    /// Gives its memory back.
+    pub(crate) fn give(self, room: Room<'_, A>) {
+        room.give(self.x);
+        self.attend.give(room);
+    }
+
+    pub(super) fn context_input(&self) -> &Array3<A> {
+        self.other.as_ref().unwrap_or(&self.x)
+    }
+
+    /// The gradient of the queries' sequence, and of the one attended to where it is another.
+    pub(super) fn input_gradients(&self, mut dx: Array3<A>, dcontext: Array3<A>) -> (Array3<A>, Option<Array3<A>>) {
+        if self.other.is_some() {
+            return (dx, Some(dcontext));
+        }
+        add(&mut dx, &dcontext);
+        (dx, None)
+    }
+}
