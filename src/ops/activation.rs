@@ -2,7 +2,7 @@
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
 
-use super::elementary::{Differentiable, Elementary, Pointwise, Slope, at_most, dispatch, map, map_rows};
+use super::elementary::{Differentiable, Elementary, Pointwise, Slope, at_most, dispatch, map, map_both, map_rows};
 use crate::scalar::Scalar;
 
 /// A pointwise non-linearity.
@@ -32,6 +32,9 @@ pub(crate) trait ActivationKernels: Sized {
 
     /// Replaces every element of `x` by the derivative of `activation` there.
     fn derivative(activation: Activation, x: &mut [Self]);
+
+    /// [`derivative`](Self::derivative), and `values` becomes `activation` of what was in `x`.
+    fn value_and_derivative(activation: Activation, x: &mut [Self], values: &mut [Self]);
 }
 
 macro_rules! kernels {
@@ -45,6 +48,11 @@ macro_rules! kernels {
             fn derivative(activation: Activation, x: &mut [Self]) {
                 dispatch!(dispatched, derivative_body, $t, (activation: Activation, x: &mut [$t]));
                 dispatched(activation, x);
+            }
+
+            fn value_and_derivative(activation: Activation, x: &mut [Self], values: &mut [Self]) {
+                dispatch!(dispatched, both_body, $t, (activation: Activation, x: &mut [$t], values: &mut [$t]));
+                dispatched(activation, x, values);
             }
         }
     };
@@ -73,6 +81,21 @@ fn derivative_body<T: Elementary, const FMA: bool>(activation: Activation, x: &m
         Activation::Silu => map::<T, _, FMA>(x, &Slope(Gated(Silu))),
         Activation::Tanh => map::<T, _, FMA>(x, &Slope(Tanh)),
         Activation::Identity => x.fill(T::one()),
+    }
+}
+
+#[inline(always)]
+fn both_body<T: Elementary, const FMA: bool>(activation: Activation, x: &mut [T], values: &mut [T]) {
+    match activation {
+        Activation::Gelu => map_both::<T, _, FMA>(x, values, &Gated(Gelu)),
+        Activation::GeluTanh => map_both::<T, _, FMA>(x, values, &Gated(GeluTanh)),
+        Activation::Relu => map_both::<T, _, FMA>(x, values, &Relu),
+        Activation::Silu => map_both::<T, _, FMA>(x, values, &Gated(Silu)),
+        Activation::Tanh => map_both::<T, _, FMA>(x, values, &Tanh),
+        Activation::Identity => {
+            values.copy_from_slice(x);
+            x.fill(T::one());
+        }
     }
 }
 
@@ -239,6 +262,11 @@ impl Activation {
     /// In f32 the error, measured against f64, is at most 2.3e-7. NaN gives NaN, ±∞ the limits, and `Relu` has 0 at 0.
     pub(crate) fn differentiate<A: Scalar>(self, x: &mut [A]) {
         A::derivative(self, x);
+    }
+
+    /// [`differentiate`](Self::differentiate) and [`apply`](Self::apply) in one go, `values` becoming the latter's result.
+    pub(crate) fn apply_and_differentiate<A: Scalar>(self, x: &mut [A], values: &mut [A]) {
+        A::value_and_derivative(self, x, values);
     }
 }
 

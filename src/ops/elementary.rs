@@ -188,6 +188,21 @@ pub(super) fn map<T: Elementary, F: Pointwise<T>, const FMA: bool>(x: &mut [T], 
     }
 }
 
+/// Replaces every element of `x` by the function's slope there, and that of `values` by its value.
+#[inline(always)]
+pub(super) fn map_both<T: Elementary, F: Pointwise<T> + Differentiable<T>, const FMA: bool>(x: &mut [T], values: &mut [T], function: &F) {
+    let (chunks, rest) = x.as_chunks_mut::<LANES>();
+    let (value_chunks, value_rest) = values.as_chunks_mut::<LANES>();
+    for (x, values) in chunks.iter_mut().zip(value_chunks) {
+        for i in 0..LANES {
+            (values[i], x[i]) = (function.at::<FMA>(x[i]), function.slope::<FMA>(x[i]));
+        }
+    }
+    for (x, value) in rest.iter_mut().zip(value_rest) {
+        (*value, *x) = (function.at::<FMA>(*x), function.slope::<FMA>(*x));
+    }
+}
+
 /// [`map`] on the first `cols` of every `stride` elements.
 #[inline(always)]
 pub(super) fn map_rows<T: Elementary, F: Pointwise<T>, const FMA: bool>(x: &mut [T], cols: usize, stride: usize, function: &F) {

@@ -195,9 +195,7 @@ impl<A: Scalar> FeedForward<A> {
         let rows = hidden.outer_iter_mut().zip(activated.outer_iter_mut());
         for ((mut hidden, mut activated), dact) in rows.zip(dact.data.chunks_mut(dact.stride)) {
             let (hidden, activated) = (contiguous(&mut hidden), contiguous(&mut activated));
-            activated.copy_from_slice(hidden);
-            self.activation.apply(activated);
-            self.activation.differentiate(hidden);
+            self.activation.apply_and_differentiate(hidden, activated);
             for (hidden, dact) in hidden.iter_mut().zip(dact) {
                 *hidden *= *dact;
                 *dact = *hidden;
@@ -218,10 +216,8 @@ impl<A: Scalar> FeedForward<A> {
         let scratch = dact.data.chunks_mut(dact.stride).zip(dgate.data.chunks_mut(dgate.stride));
         for (((mut own, mut gates), mut activated), (dact, dgate)) in hidden.zip(scratch) {
             let (own, gates, activated) = (contiguous(&mut own), contiguous(&mut gates), contiguous(&mut activated));
-            act.clear();
-            act.extend_from_slice(own);
-            self.activation.apply(act);
-            self.activation.differentiate(own);
+            act.resize(own.len(), A::zero());
+            self.activation.apply_and_differentiate(own, act);
             let inputs = own.iter_mut().zip(gates).zip(act.iter());
             for ((((own, gate), &act), activated), (dact, dgate)) in inputs.zip(activated).zip(dact.iter_mut().zip(dgate)) {
                 *activated = act * *gate;

@@ -139,6 +139,26 @@ fn derivatives_within_the_stated_bound() {
 }
 
 #[test]
+fn both_at_once_are_the_same_bits_as_one_after_the_other() {
+    fn check<A: Scalar>(cast: impl Fn(f64) -> A) {
+        for (activation, len) in ALL
+            .into_iter()
+            .flat_map(|activation| [0, 1, 15, 16, 17, 1003].map(|len| (activation, len)))
+        {
+            let x: Vec<A> = spread(len, 9.0).into_iter().map(&cast).collect();
+            let (mut values, mut slopes) = (x.clone(), x.clone());
+            activation.apply(&mut values);
+            activation.differentiate(&mut slopes);
+            let (mut x, mut found) = (x.clone(), x);
+            activation.apply_and_differentiate(&mut x, &mut found);
+            assert!(found == values && x == slopes, "{activation:?} of {len}");
+        }
+    }
+    check(|x| x);
+    check(f32::of);
+}
+
+#[test]
 fn derivatives_are_central_differences() {
     const STEP: f64 = 1e-5;
     for activation in ALL {
