@@ -143,7 +143,8 @@ fn spreads(multiplications: usize) -> bool {
     cfg!(feature = "rayon") && multiplications >= WORTH_SPREADING && !SERIAL.get()
 }
 
-fn threads() -> usize {
+/// Threads that work can be handed to, this one among them.
+pub(crate) fn threads() -> usize {
     #[cfg(feature = "rayon")]
     let threads = rayon::current_num_threads();
     #[cfg(not(feature = "rayon"))]

@@ -14,6 +14,9 @@ use crate::ops::{Output, PackedMatrix, RowsMut, Runs, SEGMENT, Tile, TileRows, e
 use crate::parallel::{self, Chunks, Pool, for_each_part};
 use crate::scalar::Scalar;
 
+/// What the softmax of a head by itself costs beyond that of all heads at once, in multiplications.
+const HEAD_COST: usize = 256;
+
 /// The keys and values of one item, all heads side by side.
 #[derive(Debug)]
 pub(super) struct FoldedKeyValues<A> {
@@ -53,7 +56,7 @@ pub(super) fn folds<A: Scalar>(weights: &AttentionWeights<A>, heads: usize, slot
         return false;
     }
     let (apart, folded) = (query_dim * (dim + slots), scores * dim);
-    apart > folded && rows.saturating_mul(apart - folded) > query_dim * dim * slots
+    apart > folded && rows.saturating_mul(apart - folded).saturating_add(heads * HEAD_COST) > query_dim * dim * slots
 }
 
 impl<A: Scalar> FoldedKeyValues<A> {

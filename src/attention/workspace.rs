@@ -127,6 +127,11 @@ impl<A: Scalar> Workspace<A> {
         self
     }
 
+    /// Whether somebody is told of rows as they leave a block.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watcher.is_some()
+    }
+
     /// Calls `work` for the tiles of one item's rows, each with scratch space.
     pub(crate) fn for_each_tile(
         &self,
@@ -168,27 +173,40 @@ impl<A: Scalar> Workspace<A> {
     /// other on all threads. Neither changes a bit of the result.
     pub(crate) fn for_each_item(
         &mut self,
-        mut items: ArrayViewMut3<'_, A>,
+        items: ArrayViewMut3<'_, A>,
         cost: usize,
         work: impl Fn(&mut Self, usize, ArrayViewMut2<'_, A>) -> Result<()> + Sync,
     ) -> Result<()> {
+        self.for_each_group(items, 1, cost, |space, item, one| {
+            work(space, item, one.index_axis_move(Axis(0), 0))
+        })
+    }
+
+    /// [`for_each_item`](Self::for_each_item) for `size` items at a time; `work` is told the first of them.
+    pub(crate) fn for_each_group(
+        &mut self,
+        mut items: ArrayViewMut3<'_, A>,
+        size: usize,
+        cost: usize,
+        work: impl Fn(&mut Self, usize, ArrayViewMut3<'_, A>) -> Result<()> + Sync,
+    ) -> Result<()> {
         self.tiles.prepare();
-        if self.watcher.is_some() || !parallel::shares_out(items.dim().0, cost) {
-            let mut items = items.outer_iter_mut().enumerate();
-            return items.try_for_each(|(item, rows)| work(self, item, rows));
+        if self.watcher.is_some() || !parallel::shares_out(items.dim().0.div_ceil(size), cost) {
+            let mut groups = items.axis_chunks_iter_mut(Axis(0), size).enumerate();
+            return groups.try_for_each(|(group, items)| work(self, group * size, items));
         }
         self.items.prepare();
         let failed = Mutex::new(None);
         let parts = Parts {
             view: items.view_mut(),
             axis: 0,
-            size: 1,
+            size,
         };
-        for_each_part(parts, cost, |item, part| {
+        for_each_part(parts, cost, |group, part| {
             let done = self.items.with(|space| {
                 parallel::serially(|| {
                     space.tiles.prepare();
-                    work(space, item, part.view.index_axis_move(Axis(0), 0))
+                    work(space, group * size, part.view)
                 })
             });
             if let (Err(error), Ok(mut failed)) = (done, failed.lock()) {

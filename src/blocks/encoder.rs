@@ -3,12 +3,13 @@
 use ndarray::{Array3, ArrayRef3, ArrayViewMut2};
 
 use super::EncoderBlock;
+use super::encoder_block::rows_of_items;
 use super::training::contiguous;
 use crate::attention::{PaddingMask, Projections, Workspace, draw_projections};
 use crate::config::{AttentionKind, EncoderConfig};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
-use crate::layers::{LayerNorm, check_width};
+use crate::layers::{LayerNorm, TILE, check_width};
 use crate::parallel;
 use crate::parameters::parameters;
 use crate::room::Reserve;
@@ -41,6 +42,9 @@ parameters!(Encoder {
     blocks,
     final_norm
 });
+
+/// Groups of short sequences that a thread has at least, so that none waits long for another.
+const TASKS_A_THREAD: usize = 4;
 
 /// The projection that all layers of a stack share, if they do.
 pub(super) fn shared_projections<A: Scalar>(config: &EncoderConfig, streams: &mut Streams) -> Option<Projections<A>> {
@@ -198,7 +202,23 @@ impl<A: Scalar> Encoder<A> {
         let (batch, length, _) = stream.dim();
         let cost = self.blocks.iter().map(|block| block.cost(length)).fold(0, usize::saturating_add);
         let shared = self.projections.as_ref();
-        workspace.for_each_item(stream.view_mut(), parallel::cost(&[batch, cost]), |workspace, item, mut rows| {
+        let cost = parallel::cost(&[batch, cost]);
+        let group = if self.config.reversible || workspace.is_watched() {
+            1
+        } else {
+            items_together(batch, length)
+        };
+        if group > 1 {
+            return workspace.for_each_group(stream.view_mut(), group, cost, |workspace, first, mut items| {
+                let real = |item| mask.map(|mask| mask.item(first + item));
+                for block in &self.blocks {
+                    block.apply_items(items.view_mut(), shared, real, workspace)?;
+                }
+                self.finish_item(rows_of_items(items));
+                Ok(())
+            });
+        }
+        workspace.for_each_item(stream.view_mut(), cost, |workspace, item, mut rows| {
             let real = mask.map(|mask| mask.item(item));
             if self.config.reversible {
                 let mut second = rows.to_owned();
@@ -221,4 +241,10 @@ impl<A: Scalar> Encoder<A> {
             norm.apply_spread(rows);
         }
     }
+}
+
+/// Short sequences whose rows go through what is not attention together: as many as make a tile, as long as every thread has some.
+fn items_together(batch: usize, length: usize) -> usize {
+    let for_every_thread = batch / (TASKS_A_THREAD * parallel::threads());
+    (TILE / length.max(1)).clamp(1, for_every_thread.max(1))
 }

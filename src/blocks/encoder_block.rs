@@ -1,6 +1,6 @@
 //! One block of an encoder.
 
-use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2, Axis};
+use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis};
 
 use super::Attention;
 use crate::attention::{PackedKeyValues, PaddingMask, Projections, TileSpace, Workspace};
@@ -202,6 +202,30 @@ impl<A: Scalar> EncoderBlock<A> {
         Ok(())
     }
 
+    /// The block on several short items, whose rows go through the feed-forward together.
+    pub(crate) fn apply_items<'m>(
+        &self,
+        mut items: ArrayViewMut3<'_, A>,
+        shared: Option<&Projections<A>>,
+        real: impl Fn(usize) -> Option<ArrayView1<'m, bool>>,
+        workspace: &mut Workspace<A>,
+    ) -> Result<()> {
+        let cost = self.cost(items.dim().1);
+        for (item, rows) in items.outer_iter_mut().enumerate() {
+            self.attention
+                .compress_item(shared, rows.view(), self.first_norm(), real(item), &mut workspace.context)?;
+            let context = &workspace.context.packed;
+            workspace.for_each_tile(rows, cost, |space, _, mut rows| self.attend(&mut rows, context, space));
+        }
+        if let Some(feed_forward) = &self.feed_forward {
+            let cost = parallel::cost(&[items.dim().0, cost]);
+            workspace.for_each_tile(rows_of_items(items), cost, |space, _, mut rows| {
+                feed_forward.add_in_place(self.placement, &mut rows, space);
+            });
+        }
+        Ok(())
+    }
+
     /// The block's second half on one item's rows, in place; keys and values are those in the workspace.
     pub(crate) fn attend_item(&self, mut rows: ArrayViewMut2<'_, A>, workspace: &Workspace<A>) {
         let context = &workspace.context.packed;
@@ -268,6 +292,14 @@ impl<A: Scalar> EncoderBlock<A> {
         });
         parallel::cost(&[length, self.attention.attend_cost(length).saturating_add(feed_forward)])
     }
+}
+
+/// The rows of items that lie one after another.
+pub(super) fn rows_of_items<A>(items: ArrayViewMut3<'_, A>) -> ArrayViewMut2<'_, A> {
+    let (count, length, width) = items.dim();
+    items
+        .into_shape_with_order((count * length, width))
+        .expect("a stream lies in order")
 }
 
 impl<A: Scalar> FeedForwardBlock<A> {
