@@ -47,5 +47,5 @@ pub use workspace::Workspace;
 pub(crate) use causal::{CausalContext, LayerState, StateShape, Summarised, draw_projections, step};
 pub(crate) use key_values::PackedKeyValues;
 pub(crate) use part::{Lent, Part};
-pub(crate) use weights::AttendScratch;
+pub(crate) use weights::{AttendScratch, tile};
 pub(crate) use workspace::{ContextSpace, TileSpace};

@@ -46,6 +46,9 @@ parameters!(Encoder {
 /// Groups of short sequences that a thread has at least, so that none waits long for another.
 const TASKS_A_THREAD: usize = 4;
 
+/// Numbers of a sequence that stay in the nearest caches from the attention to the feed-forward.
+const SHORT: usize = 1 << 13;
+
 /// The projection that all layers of a stack share, if they do.
 pub(super) fn shared_projections<A: Scalar>(config: &EncoderConfig, streams: &mut Streams) -> Option<Projections<A>> {
     match &config.attention {
@@ -203,12 +206,9 @@ impl<A: Scalar> Encoder<A> {
         let cost = self.blocks.iter().map(|block| block.cost(length)).fold(0, usize::saturating_add);
         let shared = self.projections.as_ref();
         let cost = parallel::cost(&[batch, cost]);
-        let group = if self.config.reversible || workspace.is_watched() {
-            1
-        } else {
-            items_together(batch, length)
-        };
-        if group > 1 {
+        let group = items_together(batch, length);
+        let short = group > 1 || length * self.config.dim() <= SHORT;
+        if short && !self.config.reversible && !workspace.is_watched() {
             return workspace.for_each_group(stream.view_mut(), group, cost, |workspace, first, mut items| {
                 let real = |item| mask.map(|mask| mask.item(first + item));
                 for block in &self.blocks {

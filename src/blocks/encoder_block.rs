@@ -1,9 +1,11 @@
 //! One block of an encoder.
 
-use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis};
+use std::mem;
+
+use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
 
 use super::Attention;
-use crate::attention::{PackedKeyValues, PaddingMask, Projections, TileSpace, Workspace};
+use crate::attention::{PackedKeyValues, PaddingMask, Projections, TileSpace, Workspace, tile};
 use crate::config::{EncoderConfig, NormPlacement, Sharing};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
@@ -211,12 +213,29 @@ impl<A: Scalar> EncoderBlock<A> {
         workspace: &mut Workspace<A>,
     ) -> Result<()> {
         let cost = self.cost(items.dim().1);
+        // Made once for the keys and for the queries.
+        let mut kept = mem::take(&mut workspace.context.normed);
+        let normed = self.first_norm().map(|norm| {
+            let (count, length, width) = items.dim();
+            let mut normed = tile(&mut kept, count * length, width);
+            norm.apply(rows_of_items(items.view_mut()).view(), &mut normed);
+            normed.into_shape_with_order((count, length, width)).expect("rows of items")
+        });
         for (item, rows) in items.outer_iter_mut().enumerate() {
+            let normed = normed.as_ref().map(|normed| normed.index_axis(Axis(0), item));
+            let input = normed.unwrap_or(rows.view());
             self.attention
-                .compress_item(shared, rows.view(), self.first_norm(), real(item), &mut workspace.context)?;
+                .compress_item(shared, input, None, real(item), &mut workspace.context)?;
             let context = &workspace.context.packed;
-            workspace.for_each_tile(rows, cost, |space, _, mut rows| self.attend(&mut rows, context, space));
+            workspace.for_each_tile(rows, cost, |space, range, mut rows| match &normed {
+                Some(normed) => {
+                    space.take(normed.slice(s![range, ..]), None);
+                    self.attend_taken(&mut rows, context, space);
+                }
+                None => self.attend(&mut rows, context, space),
+            });
         }
+        workspace.context.normed = kept;
         if let Some(feed_forward) = &self.feed_forward {
             let cost = parallel::cost(&[items.dim().0, cost]);
             workspace.for_each_tile(rows_of_items(items), cost, |space, _, mut rows| {
@@ -278,6 +297,11 @@ impl<A: Scalar> EncoderBlock<A> {
     /// rows ← rows + attention(norm(rows)), or norm(rows + attention(rows)).
     fn attend(&self, rows: &mut ArrayViewMut2<'_, A>, context: &PackedKeyValues<A>, space: &mut TileSpace<A>) {
         space.take(rows.view(), self.first_norm());
+        self.attend_taken(rows, context, space);
+    }
+
+    /// [`attend`](Self::attend), given the rows that the attention reads.
+    fn attend_taken(&self, rows: &mut ArrayViewMut2<'_, A>, context: &PackedKeyValues<A>, space: &mut TileSpace<A>) {
         let TileSpace { x, attention, .. } = space;
         self.attention.add_tile(x.rows(), context, RowsMut::of(rows.view_mut()), attention);
         if self.placement == NormPlacement::Post {
