@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{LayerNorm, check_width};
 use crate::parameters::parameters;
+use crate::room::Reserve;
 use crate::scalar::Scalar;
 
 /// A stack of blocks whose rows, the target, attend to each other and to another sequence, the source.
@@ -39,6 +40,8 @@ pub struct Decoder<A = f32> {
     cross_projections: Option<Projections<A>>,
     blocks: Vec<DecoderBlock<A>>,
     final_norm: Option<LayerNorm<A>>,
+    /// Of the training passes.
+    reserve: Reserve<A>,
 }
 
 parameters!(Decoder {
@@ -89,7 +92,12 @@ impl<A: Scalar> Decoder<A> {
                 .map(|layer| DecoderBlock::draw(&target, &source, layer, streams))
                 .collect(),
             final_norm: config.final_norm.then(|| LayerNorm::start(config.dim(), config.norm_eps)),
+            reserve: Reserve::default(),
         }
+    }
+
+    pub(super) fn reserve(&self) -> &Reserve<A> {
+        &self.reserve
     }
 
     /// The configuration.

@@ -89,6 +89,7 @@ impl<A: Scalar> Decoder<A> {
         check_width(OPERATION, "source", &inputs.source, self.config().dim())?;
         PaddingMask::check(inputs.source_mask.as_ref(), OPERATION, sources, length)?;
         let dim = stream.dim();
+        self.reserve().begin();
         let (mut stream, kept) = train_blocks(
             self.blocks(),
             stream,
@@ -97,7 +98,7 @@ impl<A: Scalar> Decoder<A> {
             |block, own, stream| own.train(stream, self.lent(), &inputs, pass, places(first_layer, block)),
         )?;
         let last = self.final_norm().map(|norm| {
-            let normed = normed(norm, &stream, Room::new());
+            let normed = normed(norm, &stream, Room::of(self.reserve()));
             std::mem::replace(&mut stream, normed)
         });
         let cache = DecoderCache {
@@ -112,8 +113,13 @@ impl<A: Scalar> Decoder<A> {
         Ok((stream, cache))
     }
 
-    fn lent(&self) -> [Option<&Projections<A>>; 2] {
-        [self.projections(), self.cross_projections()]
+    /// To the self-attentions and to the cross-attentions.
+    fn lent(&self) -> [Lent<'_, A>; 2] {
+        let room = Room::of(self.reserve());
+        [self.projections(), self.cross_projections()].map(|projections| Lent {
+            room,
+            ..Lent::whole(projections)
+        })
     }
 
     /// The gradients of the target and of the source, given `dy` of the output. Those of the parameters are added to `gradients`, a value like
@@ -157,14 +163,14 @@ impl<A: Scalar> DecoderBlock<A> {
     fn train(
         &self,
         stream: Array3<A>,
-        [own, cross]: [Option<&Projections<A>>; 2],
+        [own, cross]: [Lent<'_, A>; 2],
         inputs: &Inputs<A>,
         pass: &TrainingPass,
         layers: [usize; 2],
     ) -> Result<(Array3<A>, [BlockCache<A>; 2])> {
         let (target, source) = self.halves();
-        let (stream, first) = target.train(stream, Lent::whole(own), inputs.mask.as_ref(), pass, layers[0])?;
-        let (stream, second) = source.train_around(stream, pass, layers[1], Room::new(), |queries, dropout| {
+        let (stream, first) = target.train(stream, own, inputs.mask.as_ref(), pass, layers[0])?;
+        let (stream, second) = source.train_around(stream, pass, layers[1], cross.room, |queries, dropout| {
             self.cross_attention().train_cross(cross, queries, inputs, dropout)
         })?;
         Ok((stream, [first, second]))
@@ -176,7 +182,7 @@ impl<A: Scalar> DecoderBlock<A> {
         &self,
         [first, second]: [BlockCache<A>; 2],
         dy: Array3<A>,
-        [own, cross]: [Option<&Projections<A>>; 2],
+        [own, cross]: [Lent<'_, A>; 2],
         pass: &TrainingPass,
         layers: [usize; 2],
         gradients: &mut Self,
@@ -193,17 +199,17 @@ impl<A: Scalar> DecoderBlock<A> {
             pass,
             layers[1],
             own_source,
-            Room::new(),
+            cross.room,
             |cache, dy, weights, own_attention| {
                 let attention = self.cross_attention();
-                let (dqueries, dcontext) = attention.backward_both(Lent::whole(cross), cache, dy, weights, own_attention, of_cross)?;
+                let (dqueries, dcontext) = attention.backward_both(cross, cache, dy, weights, own_attention, of_cross)?;
                 if let Some(dcontext) = dcontext {
                     add(dsource, &dcontext);
                 }
                 Ok(dqueries)
             },
         )?;
-        target.backward(first, dy, Lent::whole(own), pass, layers[0], own_target, of_own.as_deref_mut())
+        target.backward(first, dy, own, pass, layers[0], own_target, of_own.as_deref_mut())
     }
 }
 
@@ -211,16 +217,54 @@ impl<A: Scalar> Attention<A> {
     /// Cross-attention of `queries` to the source, and what the backward pass needs.
     fn train_cross(
         &self,
-        shared: Option<&Projections<A>>,
+        lent: Lent<'_, A>,
         queries: Array3<A>,
         inputs: &Inputs<A>,
         dropout: Option<Dropout<A>>,
     ) -> Result<(Array3<A>, AttentionCache<A>)> {
         let (source, mask) = (Some(inputs.source.clone()), inputs.source_mask.as_ref());
         match self {
-            Self::Linformer(attention) => attention.train_with(Lent::whole(shared), queries, source, mask, dropout),
+            Self::Linformer(attention) => attention.train_with(lent, queries, source, mask, dropout),
             Self::Exact(attention) => attention.train(queries, source, mask, dropout),
             Self::Causal(_) => Err(not_of_another()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{AttentionConfig, CausalConfig, LinformerConfig};
+    use crate::parameters::Parameters;
+    use crate::training::Step;
+
+    /// As in `encoder_training`.
+    #[test]
+    fn what_kept_memory_holds_is_never_read() {
+        let source_attention = LinformerConfig::new(64, 4, 100, 8);
+        for config in [
+            DecoderConfig::new(CausalConfig::new(64, 4, 100, 2), source_attention.clone(), 2),
+            DecoderConfig::new(AttentionConfig::new(64, 4).with_causal(true), source_attention, 1),
+        ] {
+            let decoder = Decoder::<f64>::new(&config, 3).expect("a valid configuration");
+            let [source, target] = [(100, 0.3), (90, 0.7)].map(|(length, factor)| {
+                Array3::from_shape_fn((2, length, 64), |(item, t, i)| ((item * 90 + t) as f64 * factor + i as f64).sin())
+            });
+            let mask = PaddingMask::from_lengths(&[100, 0], 100).expect("lengths that fit");
+            let step = || {
+                let mut gradients = decoder.zeros_like();
+                let pass = TrainingPass::new(Step::new(1, 0));
+                let (y, cache) = decoder
+                    .forward_train(target.clone(), None, source.clone(), Some(&mask), &pass)
+                    .expect("it fits");
+                let inputs = decoder.backward(cache, y.clone(), &mut gradients).expect("it fits");
+                let mut numbers = Vec::new();
+                gradients.visit("", &mut |_, _, values| numbers.extend(values.iter().copied()));
+                (y, inputs, numbers)
+            };
+            let first = step();
+            decoder.reserve().fill(f64::NAN);
+            assert!(first == step());
         }
     }
 }

@@ -109,6 +109,8 @@ impl<A: Scalar> Encoder<A> {
     /// The gradient of the input, given `dy` of the output. Those of the parameters are added to `gradients`, a value like the encoder's own
     /// [`zeros_like`](crate::Parameters::zeros_like).
     ///
+    /// The encoder keeps the memory that the pass took for the next one; a clone has none of it.
+    ///
     /// # Errors
     /// `dy` of another shape than the output, a cache or gradients of a model of another configuration.
     pub fn backward(&self, cache: EncoderCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {
@@ -200,17 +202,13 @@ mod tests {
                 let pass = TrainingPass::new(Step::new(1, 0));
                 let (y, cache) = encoder.forward_train(x.clone(), Some(&mask), &pass).expect("it fits");
                 let dx = encoder.backward(cache, y.clone(), &mut gradients).expect("it fits");
-                (y, dx, gradients)
+                let mut numbers = Vec::new();
+                gradients.visit("", &mut |_, _, values| numbers.extend(values.iter().copied()));
+                (y, dx, numbers)
             };
-            let (y, dx, gradients) = step();
+            let first = step();
             encoder.reserve().fill(f64::NAN);
-            let (again, dx_again, gradients_again) = step();
-            assert_eq!((y, dx), (again, dx_again));
-            let mut expected = Vec::new();
-            gradients.visit("", &mut |_, _, values| expected.extend(values.iter().copied()));
-            let mut found = Vec::new();
-            gradients_again.visit("", &mut |_, _, values| found.extend(values.iter().copied()));
-            assert_eq!(expected, found);
+            assert!(first == step());
         }
     }
 }
