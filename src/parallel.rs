@@ -1,6 +1,6 @@
 //! Work spread over threads: the only file that names rayon.
 //!
-//! What a task computes depends on the shapes only, never on the number of threads, so that results are bit-equal for any pool.
+//! The order of sums depends on the shapes only, never on the number of threads, so that results are bit-equal for any pool.
 
 use std::cell::Cell;
 use std::sync::{Mutex, TryLockError};

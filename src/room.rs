@@ -10,22 +10,25 @@ use crate::scalar::Scalar;
 /// Arrays of fewer numbers are left to the allocator.
 const SMALLEST: usize = 1 << 12;
 
-/// Memory that a pass needed, kept for the next one. What one pass had no use for, the next gives up. A copy has none.
+/// Memory that a pass needed, kept for the next one. What one pass had no use for, the next gives up, and no more arrays come back than
+/// were taken. A copy has none.
 pub(crate) struct Reserve<A> {
     kept: Mutex<Kept<A>>,
 }
 
 struct Kept<A> {
     pass: u64,
+    /// Arrays that this pass took and has not given back.
+    taken: usize,
     /// With the pass that gave it.
     free: Vec<(u64, Vec<A>)>,
 }
 
 impl<A> Default for Reserve<A> {
     fn default() -> Self {
-        let (pass, free) = (0, Vec::new());
+        let (pass, taken, free) = (0, 0, Vec::new());
         Self {
-            kept: Mutex::new(Kept { pass, free }),
+            kept: Mutex::new(Kept { pass, taken, free }),
         }
     }
 }
@@ -63,11 +66,17 @@ impl<A> Reserve<A> {
         let last = kept.pass;
         kept.free.retain(|&(pass, _)| pass == last);
         kept.pass += 1;
+        kept.taken = 0;
     }
 
-    fn give(&self, numbers: Vec<A>) {
-        if numbers.capacity() >= SMALLEST {
-            let mut kept = self.kept();
+    /// Takes back memory that an array of `len` numbers was in, unless it is a part of something larger.
+    fn give(&self, numbers: Vec<A>, len: usize) {
+        if len < SMALLEST || numbers.capacity() / 2 > len {
+            return;
+        }
+        let mut kept = self.kept();
+        if kept.taken > 0 {
+            kept.taken -= 1;
             let pass = kept.pass;
             kept.free.push((pass, numbers));
         }
@@ -76,6 +85,7 @@ impl<A> Reserve<A> {
     /// The smallest memory that holds `len` numbers and is not much too large.
     fn take(&self, len: usize) -> Option<Vec<A>> {
         let mut kept = self.kept();
+        kept.taken += usize::from(len >= SMALLEST);
         let fitting = kept
             .free
             .iter()
@@ -113,7 +123,8 @@ impl<'r, A> Room<'r, A> {
     /// Takes an array back.
     pub(crate) fn give<D: Dimension>(self, array: Array<A, D>) {
         if let Some(reserve) = self.0 {
-            reserve.give(array.into_raw_vec_and_offset().0);
+            let len = array.len();
+            reserve.give(array.into_raw_vec_and_offset().0, len);
         }
     }
 }
@@ -172,6 +183,22 @@ mod tests {
         assert_eq!(format!("{reserve:?}"), "1 arrays", "nobody took the small one");
         assert_eq!(address(&room.array2((64, 100))), places[0]);
         assert_eq!(format!("{:?}", reserve.clone()), "0 arrays");
+    }
+
+    /// Caches may be copied, and arrays may come from anywhere.
+    #[test]
+    fn no_more_comes_back_than_was_taken_and_nothing_that_is_a_part() {
+        let reserve = Reserve::<f64>::default();
+        let room = Room::of(&reserve);
+        reserve.begin();
+        let array = room.array2((64, 128));
+        for _ in 0..5 {
+            room.give(array.clone());
+        }
+        assert_eq!(format!("{reserve:?}"), "1 arrays");
+        let _taken = room.array2((64, 128));
+        room.give(Array3::<f64>::zeros((9, 64, 128)).index_axis_move(ndarray::Axis(0), 3));
+        assert_eq!(format!("{reserve:?}"), "0 arrays");
     }
 
     #[test]

@@ -31,6 +31,8 @@ use crate::scalar::Scalar;
 /// assert_eq!(decoder.attend(&target, None, &source)?.dim(), (2, 9, 32));
 /// # Ok::<(), linformer::Error>(())
 /// ```
+///
+/// Training keeps the memory of a step for the next one, as long as the value lives; a clone has none of it.
 #[derive(Clone, Debug)]
 pub struct Decoder<A = f32> {
     config: DecoderConfig,

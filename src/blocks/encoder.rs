@@ -26,6 +26,8 @@ use crate::scalar::Scalar;
 /// assert_eq!(encoder.forward(&Array3::ones((1, 100, 32)), None)?.dim(), (1, 100, 32));
 /// # Ok::<(), linformer::Error>(())
 /// ```
+///
+/// Training keeps the memory of a step for the next one, as long as the value lives; a clone has none of it.
 #[derive(Clone, Debug)]
 pub struct Encoder<A = f32> {
     config: EncoderConfig,

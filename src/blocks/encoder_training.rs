@@ -109,8 +109,6 @@ impl<A: Scalar> Encoder<A> {
     /// The gradient of the input, given `dy` of the output. Those of the parameters are added to `gradients`, a value like the encoder's own
     /// [`zeros_like`](crate::Parameters::zeros_like).
     ///
-    /// The encoder keeps the memory that the pass took for the next one; a clone has none of it.
-    ///
     /// # Errors
     /// `dy` of another shape than the output, a cache or gradients of a model of another configuration.
     pub fn backward(&self, cache: EncoderCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {

@@ -47,8 +47,8 @@ impl<A: Scalar> FeedForwardBlock<A> {
         (added, FeedForwardBlockCache { x, other, hidden })
     }
 
-    #[allow(clippy::too_many_arguments)] // all of them vary independently
     /// The gradient of x through what was added, given that of what was added.
+    #[allow(clippy::too_many_arguments)] // all of them vary independently
     pub(super) fn added_backward(
         &self,
         placement: NormPlacement,

@@ -253,10 +253,11 @@ impl<A: Scalar> EncoderBlock<A> {
             // second += f(norm(first))
             let (added, mut cache) = feed_forward.added(NormPlacement::Pre, first.clone(), pass, layer, lent.room);
             *second -= &added;
-            add(
-                dfirst,
-                &feed_forward.added_backward(NormPlacement::Pre, &mut cache, dsecond, pass, layer, own, lent.room),
-            );
+            lent.room.give(added);
+            let dx = feed_forward.added_backward(NormPlacement::Pre, &mut cache, dsecond, pass, layer, own, lent.room);
+            add(dfirst, &dx);
+            lent.room.give(dx);
+            cache.give(lent.room);
         }
         // first += attention(norm(second))
         let weights = pass.dropout(layer, Place::AttentionWeights);
@@ -264,12 +265,15 @@ impl<A: Scalar> EncoderBlock<A> {
         let (mut added, cache) = self.attention().train(lent, input, mask, weights)?;
         drop_out(&mut added, pass.dropout(layer, Place::AttentionOutput));
         *first -= &added;
+        lent.room.give(added);
         let dattention = dropped(dfirst, pass.dropout(layer, Place::AttentionOutput));
         let mut dinput = self
             .attention()
             .backward(lent, &cache, &dattention, weights, own_attention, shared_gradients)?;
         norm_backward(self.attention_norm(), second, &mut dinput, own_norm);
         add(dsecond, &dinput);
+        lent.room.give(dinput);
+        cache.give(lent.room);
         Ok(())
     }
 

@@ -54,6 +54,7 @@ pub(super) fn block_of_panels<A: Scalar, const FMA: bool, const MR: usize, const
     place: Place<'_, A>,
     c: &mut [A],
 ) {
+    debug_assert_eq!(left.len(), panel.len(), "the same positions of both operands");
     bring_near::<A, ROWS, NR>(panel.len(), place, c);
     let mut sums = [[A::zero(); NR]; ROWS];
     let (left_pairs, left_last) = left.as_chunks::<2>();
