@@ -147,13 +147,6 @@ impl<A: Scalar> Room<'_, A> {
         let rows = self.array2((dim.0 * dim.1, dim.2));
         rows.into_shape_with_order(dim).expect("there are batch · length rows")
     }
-
-    /// A copy.
-    pub(crate) fn copy(self, of: &Array2<A>) -> Array2<A> {
-        let mut copy = self.array2(of.dim());
-        copy.assign(of);
-        copy
-    }
 }
 
 #[cfg(test)]

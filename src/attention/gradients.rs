@@ -49,7 +49,7 @@ impl<A: Scalar> AttentionWeights<A> {
     ) -> (Array3<A>, AttendCache<A>) {
         let (batch, length, _) = x.dim();
         let queries = self.query.forward_rows_in(room, rows(x));
-        let mut merged = room.copy(&queries);
+        let mut merged = room.array2(queries.dim());
         let cost = parallel::cost(&[merged.len(), 2, context.keys.dim().2]);
         let mut items = sequence_mut(&mut merged, batch, length);
         let mut tasks = Vec::new();
@@ -62,21 +62,22 @@ impl<A: Scalar> AttentionWeights<A> {
             tasks,
             cost,
             || (Tile::default(), HeadScratch::default()),
-            |(tile, scratch), (item, start, mut queries)| match &dropout {
-                None => {
-                    tile.fill(queries.view(), Runs::of_units(config.heads, config.effective_head_dim()));
+            |(tile, scratch), (item, start, mut merged)| {
+                let first = item * length + start;
+                let queries = queries.slice(s![first..first + merged.nrows(), ..]);
+                let Some(dropout) = &dropout else {
+                    tile.fill(queries, Runs::of_units(config.heads, config.effective_head_dim()));
                     context.packed().attend(item, config.heads, tile, scratch);
-                    tile.copy_to(&mut queries);
-                }
-                Some(dropout) => {
-                    let place = ScorePlace {
-                        item,
-                        start,
-                        length,
-                        heads: config.heads,
-                    };
-                    attend_with_dropout(&mut queries, context.item(item), place, dropout);
-                }
+                    return tile.copy_to(&mut merged);
+                };
+                merged.assign(&queries);
+                let place = ScorePlace {
+                    item,
+                    start,
+                    length,
+                    heads: config.heads,
+                };
+                attend_with_dropout(&mut merged, context.item(item), place, dropout);
             },
         );
         self.merged_output(queries, merged, (batch, length), room)
