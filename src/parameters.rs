@@ -5,6 +5,7 @@
 
 use ndarray::{Array, ArrayViewD, ArrayViewMutD, Dimension};
 
+use crate::parallel;
 use crate::scalar::Scalar;
 
 /// What training may do with a tensor.
@@ -67,8 +68,16 @@ pub trait Parameters<A: Scalar> {
         Self: Clone,
     {
         let mut zeros = self.clone();
-        zeros.visit_mut("", &mut |_, _, mut tensor| tensor.fill(A::zero()));
+        zeros.set_zero();
         zeros
+    }
+
+    /// Makes every tensor 0 everywhere, buffers too: gradients before the next step. The tensors are spread over the caller's rayon pool.
+    fn set_zero(&mut self) {
+        let mut tensors = Vec::new();
+        self.visit_mut("", &mut |_, _, tensor| tensors.push(tensor));
+        let elements = tensors.iter().map(ndarray::ArrayBase::len).sum();
+        parallel::for_each(tensors, elements, |mut tensor| tensor.fill(A::zero()));
     }
 
     /// Adds `factor` · `other` to every trainable tensor. Tensors are matched by order; both values must come from one configuration.

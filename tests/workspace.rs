@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 
-use linformer::ndarray::{Array3, s};
+use linformer::ndarray::{Array2, Array3, s};
 use linformer::{
     Convolution, ConvolutionKernel, Encoder, EncoderConfig, LinformerAttention, LinformerConfig, NormPlacement, PaddingMask,
     ProjectionKind, Sharing, Workspace,
@@ -79,6 +79,7 @@ fn sequences(batch: usize, length: usize, dim: usize) -> Array3<f32> {
 
 fn encoders() -> Vec<(Encoder<f32>, usize, usize)> {
     let attention = |dim, n, k| LinformerConfig::new(dim, 4, n, k);
+    let convolution = |kernel| attention(64, 300, 16).with_kind(ProjectionKind::Convolution(Convolution::new(kernel)));
     [
         (attention(16, 32, 4), 1, 1, 32),
         (attention(16, 32, 4).with_kind(ProjectionKind::Random), 3, 5, 20),
@@ -91,12 +92,12 @@ fn encoders() -> Vec<(Encoder<f32>, usize, usize)> {
             300,
         ),
         (attention(64, 300, 16).with_kind(ProjectionKind::MeanPooling), 2, 2, 300),
-        (
-            attention(64, 300, 16).with_kind(ProjectionKind::Convolution(Convolution::new(ConvolutionKernel::Scalar))),
-            2,
-            2,
-            300,
-        ),
+        (attention(64, 300, 16).with_kind(ProjectionKind::MaxPooling), 2, 2, 300),
+        (attention(64, 300, 16).with_sharing(Sharing::None), 1, 2, 300),
+        (attention(64, 700, 16).with_kv_heads(2).with_sharing(Sharing::None), 1, 1, 700),
+        (convolution(ConvolutionKernel::Scalar), 2, 2, 300),
+        (convolution(ConvolutionKernel::Depthwise), 1, 2, 300),
+        (convolution(ConvolutionKernel::ChannelMixing), 1, 1, 300),
     ]
     .into_iter()
     .flat_map(|(attention, depth, batch, length)| {
@@ -120,17 +121,20 @@ fn repeated_calls_do_not_allocate() {
             in_pool(threads, || {
                 for (encoder, batch, length) in encoders() {
                     let mut x = sequences(batch, length, encoder.config().dim());
-                    let mask = PaddingMask::from_lengths(&vec![length - 3; batch], length).unwrap();
+                    let mut real = Array2::from_elem((batch, length), true);
+                    real.slice_mut(s![.., length - 3..]).fill(false);
+                    let padded = PaddingMask::from_bools(&real);
+                    real[[0, 1]] = false;
+                    let holed = PaddingMask::from_bools(&real);
                     let mut workspace = Workspace::new();
-                    for _ in 0..8 {
-                        encoder.forward_in_place(&mut x, Some(&mask), &mut workspace).unwrap();
-                    }
+                    let mut call = || {
+                        for mask in [&padded, &holed] {
+                            encoder.forward_in_place(&mut x, Some(mask), &mut workspace).unwrap();
+                        }
+                    };
+                    (0..8).for_each(|_| call());
                     // Which thread takes which item is chance: another one may still see its first.
-                    let quiet = (0..50).any(|_| {
-                        allocations(|| {
-                            encoder.forward_in_place(&mut x, Some(&mask), &mut workspace).unwrap();
-                        }) == 0
-                    });
+                    let quiet = (0..50).any(|_| allocations(&mut call) == 0);
                     assert!(quiet, "{threads} threads, batch {batch}, length {length}");
                 }
             });

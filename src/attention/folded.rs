@@ -17,6 +17,9 @@ use crate::scalar::Scalar;
 /// What the softmax of a head by itself costs beyond that of all heads at once, in multiplications.
 const HEAD_COST: usize = 256;
 
+/// Multiplications, most of them by zero, that take less time than a product for every head.
+const TOGETHER: usize = 1 << 15;
+
 /// The keys and values of one item, all heads side by side.
 #[derive(Debug)]
 pub(super) struct FoldedKeyValues<A> {
@@ -116,6 +119,14 @@ impl<A: Scalar> FoldedKeyValues<A> {
         let len = self.heads * self.slots * dim;
         if self.product.len() < len {
             self.product.resize(len, A::zero());
+        }
+        let features = self.heads * operand(0).ncols();
+        if features <= SEGMENT && parallel::cost(&[len, features]) <= TOGETHER {
+            let (heads, data) = (self.heads, &mut self.product[..len]);
+            return self.tiles.with(|tile| {
+                tile.fill_diagonal(heads, operand);
+                product(tile.rows(), 0, RowsMut { data, stride: dim });
+            });
         }
         let parts = Chunks {
             slice: &mut self.product[..len],

@@ -46,8 +46,10 @@ pub(crate) struct ItemKeyValues<'a, A> {
 impl<'a, A> ItemKeyValues<'a, A> {
     /// The keys and the values, (count, `head_dim`) each, that query head `head` of `heads` attends to.
     pub(crate) fn head(self, head: usize, heads: usize) -> (ArrayView2<'a, A>, ArrayView2<'a, A>) {
-        let slots = s![head * self.keys.dim().0 / heads, ..self.count, ..];
-        (self.keys.slice_move(slots), self.values.slice_move(slots))
+        let head = head * self.keys.dim().0 / heads;
+        // Several times faster than slicing, which shows where sequences are short.
+        let rows = |all: ArrayView3<'a, A>| all.index_axis_move(Axis(0), head).split_at(Axis(0), self.count).0;
+        (rows(self.keys), rows(self.values))
     }
 }
 

@@ -22,9 +22,8 @@ const ROWS_AT_ONCE: usize = 4 * SEGMENT;
 /// Memory that is kept from call to call, so that repeated calls do not allocate.
 ///
 /// One workspace serves layers and encoders of any shape, one call after the other; it grows to what the largest of them needs. From the
-/// second call of a shape on nothing is allocated where heads share a projection that is multiplied before the weights
-/// ([`Order::CompressFirst`](crate::Order)): learned, random, mean pooling, scalar convolutions. The other kinds, and exact attention,
-/// allocate a little. Short sequences take one thread, a large batch of them all.
+/// second call of a shape on Linformer attention of every kind allocates nothing; exact attention makes room for its keys and values in
+/// every call. Short sequences take one thread, a large batch of them all.
 ///
 /// ```
 /// use linformer::{Encoder, EncoderConfig, LinformerConfig, Workspace};

@@ -4,13 +4,12 @@ use std::ops::Range;
 
 use ndarray::{Array1, Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 
-use super::long_product::add_long_product;
 use super::{TILE, check_width, map_tiles, tile_rows};
 use crate::config::at_least_one;
 use crate::derived::Derived;
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
-use crate::ops::{Output, PackedMatrix, Rows, RowsMut, Runs, Scratch, Tile, TileRows, add_bias, gemm};
+use crate::ops::{Output, PackedMatrix, Rows, RowsMut, Runs, Scratch, Tile, TileRows, add_bias, add_long_product, gemm};
 use crate::parallel::{self, Parts, Pool, for_each_part};
 use crate::parameters::parameters;
 use crate::room::Room;

@@ -4,7 +4,6 @@ mod embedding;
 mod feed_forward;
 mod layer_norm;
 mod linear;
-mod long_product;
 mod position;
 
 pub use embedding::Embedding;
@@ -15,7 +14,6 @@ pub use position::Position;
 
 pub(crate) use feed_forward::FeedForwardScratch;
 pub(crate) use linear::{input_gradient, weight_gradient};
-pub(crate) use long_product::pack_segment;
 pub(crate) use position::Start;
 
 use std::ops::Range;

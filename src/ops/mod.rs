@@ -6,6 +6,7 @@ mod cross_entropy;
 mod dropout;
 mod elementary;
 mod layer_norm;
+mod long_product;
 mod matmul;
 mod micro_kernel;
 mod packed;
@@ -20,10 +21,9 @@ pub(crate) use aligned::Aligned;
 pub(crate) use cross_entropy::{cross_entropy_backward_row, cross_entropy_row};
 pub(crate) use dropout::Dropout;
 pub(crate) use layer_norm::{layer_norm_backward_rows, layer_norm_rows};
+pub(crate) use long_product::{add_long_product, pack_segment};
 pub(crate) use matmul::{add_bias, gemm};
-pub(crate) use packed::{
-    Output, PANEL_COLS, PackedColumns, PackedLeft, PackedMatrix, Rows, RowsMut, SEGMENT, Scratch, pack_panels, panels_len,
-};
+pub(crate) use packed::{Output, PackedLeft, PackedMatrix, ProductScratch, Rows, RowsMut, SEGMENT, Scratch, pack_panels, panels_len};
 pub(crate) use softmax::{exp_rows, scale_rows, softmax_backward_rows, softmax_groups, softmax_rows};
 pub(crate) use tile::{Runs, Tile, TileRows};
 
@@ -33,6 +33,7 @@ pub(crate) trait Kernels:
     + dropout::DropoutKernels
     + softmax::SoftmaxKernels
     + layer_norm::LayerNormKernels
+    + long_product::KeptScratch
     + matmul::MatmulKernels
     + micro_kernel::PackedKernels
 {

@@ -130,13 +130,27 @@ impl<A: Scalar> Tile<A> {
         self.reshape(rows.nrows(), runs);
         for index in 0..self.runs.count() {
             let range = self.runs.range(index);
-            let width = range.len();
             let run = &mut self.data.as_mut_slice()[index * self.run_len..];
-            for (to, from) in run.chunks_exact_mut(STRIDE).zip(rows.slice(s![.., range]).rows()) {
+            for (to, from) in run.chunks_exact_mut(STRIDE).zip(rows.rows()) {
+                let to = &mut to[..range.len()];
                 match from.to_slice() {
-                    Some(from) => to[..width].copy_from_slice(from),
-                    None => to.iter_mut().zip(from).for_each(|(to, &from)| *to = from),
+                    Some(from) => to.copy_from_slice(&from[range.clone()]),
+                    None => to.iter_mut().zip(from.slice(s![range.clone()])).for_each(|(to, &from)| *to = from),
                 }
+            }
+        }
+    }
+
+    /// Becomes a matrix with `blocks`, of one shape and no more than a run wide together, along its diagonal and zeros elsewhere.
+    pub(crate) fn fill_diagonal<'b>(&mut self, count: usize, block: impl Fn(usize) -> ArrayView2<'b, A>) {
+        let (height, width) = block(0).dim();
+        let (rows, cols) = (count * height, count * width);
+        self.reshape(rows, Runs::of(cols));
+        let mut lines = self.data.as_mut_slice().chunks_exact_mut(STRIDE);
+        for index in 0..count {
+            for (from, to) in block(index).rows().into_iter().zip(lines.by_ref()) {
+                to[..cols].fill(A::zero());
+                to[index * width..][..width].iter_mut().zip(from).for_each(|(to, &from)| *to = from);
             }
         }
     }
@@ -165,10 +179,16 @@ impl<A: Scalar> Tile<A> {
     pub(crate) fn copy_unit_to(&self, unit: usize, rows: &mut ArrayViewMut2<'_, A>) {
         let from = self.unit(unit);
         for index in 0..from.runs.count() {
-            let run = &from.data[index * from.run_len..];
-            let mut to = rows.slice_mut(s![.., from.runs.range(index)]);
-            for (from, mut to) in run.chunks(STRIDE).zip(to.rows_mut()) {
-                to.iter_mut().zip(from).for_each(|(to, &from)| *to = from);
+            let range = from.runs.range(index);
+            for (from, mut to) in from.data[index * from.run_len..].chunks(STRIDE).zip(rows.rows_mut()) {
+                match to.as_slice_mut() {
+                    Some(to) => to[range.clone()].copy_from_slice(&from[..range.len()]),
+                    None => to
+                        .slice_mut(s![range.clone()])
+                        .iter_mut()
+                        .zip(from)
+                        .for_each(|(to, &from)| *to = from),
+                }
             }
         }
     }

@@ -215,16 +215,18 @@ impl<A: Scalar> State<A> {
     }
 
     fn check_finite(&self, gradients: &[ArrayViewD<'_, A>]) -> Result<()> {
-        for (slot, gradient) in self.slots.iter().zip(gradients) {
-            // Without stopping at the first it vectorises.
-            if !gradient.iter().fold(true, |finite, gradient| finite & gradient.is_finite()) {
-                return Err(Error::NonFiniteGradient {
-                    step: self.steps.saturating_add(1),
-                    parameter: slot.name.clone(),
-                });
-            }
+        // Without stopping at the first it vectorises.
+        let is_finite = |part: &ArrayViewD<'_, A>| part.iter().fold(true, |finite, gradient| finite & gradient.is_finite());
+        if over_parts(gradients, is_finite).into_iter().all(|finite| finite) {
+            return Ok(());
         }
-        Ok(())
+        let mut slots = self.slots.iter().zip(gradients);
+        slots.find(|(_, gradient)| !is_finite(gradient)).map_or(Ok(()), |(slot, _)| {
+            Err(Error::NonFiniteGradient {
+                step: self.steps.saturating_add(1),
+                parameter: slot.name.clone(),
+            })
+        })
     }
 
     /// The root of the sum of all squares, in an order that depends on shapes only.
@@ -295,6 +297,14 @@ fn cut<'a, A: Scalar>(slot: &'a mut Slot<A>, parameter: ArrayViewMutD<'a, A>, gr
 
 /// Σ (factor·x)² over all of `tensors`, in `f64`.
 fn sum_of_squares<A: Scalar>(tensors: &[ArrayViewD<'_, A>], factor: f64) -> f64 {
+    over_parts(tensors, |part| sum_of_part(part, factor)).into_iter().sum()
+}
+
+/// What `work` gives for the parts of `tensors`, in order.
+fn over_parts<A: Scalar, R: Clone + Default + Send>(
+    tensors: &[ArrayViewD<'_, A>],
+    work: impl Fn(&ArrayViewD<'_, A>) -> R + Send + Sync,
+) -> Vec<R> {
     let mut parts = Vec::new();
     for tensor in tensors.iter().filter(|tensor| !tensor.is_empty()) {
         let (axis, size) = cuts(tensor.shape());
@@ -305,10 +315,10 @@ fn sum_of_squares<A: Scalar>(tensors: &[ArrayViewD<'_, A>], factor: f64) -> f64 
         }
     }
     let elements = tensors.iter().map(ArrayViewD::len).sum();
-    let mut sums = vec![0.0; parts.len()];
-    let tasks = sums.iter_mut().zip(parts).collect();
-    parallel::for_each(tasks, elements, |(sum, part)| *sum = sum_of_part(&part, factor));
-    sums.iter().sum()
+    let mut results = vec![R::default(); parts.len()];
+    let tasks = results.iter_mut().zip(parts).collect();
+    parallel::for_each(tasks, elements, |(result, part)| *result = work(&part));
+    results
 }
 
 fn sum_of_part<A: Scalar>(part: &ArrayViewD<'_, A>, factor: f64) -> f64 {

@@ -9,7 +9,7 @@ use super::{Compressor, Order, RealRows, SEGMENT};
 use crate::config::{BiasPlace, ConvolutionKernel};
 use crate::error::Result;
 use crate::layers::Linear;
-use crate::ops::{PackedLeft, Rows, RowsMut, Scratch, add_bias, gemm};
+use crate::ops::{PackedLeft, ProductScratch, Rows, RowsMut, Scratch, add_bias};
 use crate::parallel::{self, Chunks, Pool, along, for_each_part};
 use crate::scalar::Scalar;
 
@@ -24,7 +24,8 @@ pub(super) struct SegmentScratch<A> {
     /// The rows, where they cannot be read in place.
     copy: Vec<A>,
     features: Vec<A>,
-    products: DenseScratch<A>,
+    products: ProductScratch<A>,
+    dense: DenseScratch<A>,
 }
 
 /// A segment of E, and room for the product. All of E is not kept packed, since that would be as much again as the model has.
@@ -39,7 +40,8 @@ impl<A: Scalar> Default for SegmentScratch<A> {
         Self {
             copy: Vec::new(),
             features: Vec::new(),
-            products: DenseScratch {
+            products: ProductScratch::default(),
+            dense: DenseScratch {
                 left: PackedLeft::default(),
                 room: Scratch::default(),
             },
@@ -190,27 +192,35 @@ impl<A: Scalar> Compressor<'_, A> {
         spaces.prepare();
         let add = |side: usize, item: usize, kv_head: usize, mut sums: ArrayViewMut3<'_, A>, scratch: &mut SegmentScratch<A>| {
             let (projection, linear) = sources[side];
-            let SegmentScratch { features, copy, products } = scratch;
+            let SegmentScratch {
+                features,
+                copy,
+                products,
+                dense,
+            } = scratch;
             for (from, to) in segments(start, rows[item].end) {
                 let x = chunk.slice(s![item, from..to, ..]);
-                let features = head_features(linear, kv_head, sums.dim().2, x, with_bias, features);
+                let features = head_features(linear, kv_head, sums.dim().2, x, with_bias, features, products);
                 for (within, mut sums) in sums.outer_iter_mut().enumerate() {
                     let matrix = if shared { 0 } else { kv_head * group + within };
-                    if let Form::Dense { matrix: weights, .. } = &projection.form {
-                        let x = copied(features.view(), from, &rows[item], copy);
-                        let weights = weights.slice(s![matrix, .., start + from..start + to]);
-                        add_dense(weights, x, &mut sums, products);
-                    } else {
-                        add_segment(
-                            projection,
-                            matrix,
-                            features.view(),
-                            start,
-                            from,
-                            &rows[item],
-                            windows[item],
-                            &mut sums,
-                        );
+                    match &projection.form {
+                        Form::Dense { matrix: weights, .. } => {
+                            let x = copied(features.view(), from, &rows[item], copy);
+                            let weights = weights.slice(s![matrix, .., start + from..start + to]);
+                            add_dense(weights, x, &mut sums, dense);
+                        }
+                        Form::Convolution {
+                            kernel,
+                            shape: ConvolutionKernel::ChannelMixing,
+                        } => {
+                            let x = copied(features.view(), from, &rows[item], copy);
+                            let kernel = kernel.index_axis(Axis(0), matrix);
+                            mix_channels(kernel, x, start + from, windows[item], &mut sums, products);
+                        }
+                        Form::Mean | Form::Max | Form::Convolution { .. } => {
+                            let x = features.view();
+                            add_segment(projection, matrix, x, start, from, &rows[item], windows[item], &mut sums);
+                        }
                     }
                 }
             }
@@ -248,11 +258,12 @@ fn head_features<'s, A: Scalar>(
     x: ArrayView2<'_, A>,
     with_bias: bool,
     space: &'s mut Vec<A>,
+    products: &mut ProductScratch<A>,
 ) -> ArrayViewMut2<'s, A> {
     let mut features = super::super::weights::tile(space, x.nrows(), head_dim);
     let first = kv_head * head_dim;
     let rows = s![first..first + head_dim, ..];
-    gemm(A::one(), x, linear.weight().slice(rows).t(), A::zero(), &mut features);
+    products.multiply(A::one(), x, linear.weight().slice(rows).t(), false, &mut features);
     if let Some(bias) = linear.bias()
         && with_bias
     {
@@ -261,7 +272,8 @@ fn head_features<'s, A: Scalar>(
     features
 }
 
-/// Adds the rows `x` of one segment, whose first is row `from` of a chunk that starts at `start`, to the (slots, columns) sums.
+/// Adds the rows `x` of one segment, whose first is row `from` of a chunk that starts at `start`, to the (slots, columns) sums, one by one:
+/// for all forms that do not multiply them by a matrix.
 #[allow(clippy::too_many_arguments)] // all of them vary independently
 fn add_segment<A: Scalar>(
     projection: &Projection<A>,
@@ -274,30 +286,19 @@ fn add_segment<A: Scalar>(
     sums: &mut ArrayViewMut2<'_, A>,
 ) {
     let position = start + from;
-    match &projection.form {
-        Form::Convolution {
-            kernel,
-            shape: ConvolutionKernel::ChannelMixing,
-        } => {
-            let x = selected(x, from, rows);
-            mix_channels(kernel.index_axis(Axis(0), matrix), x.view(), position, windows, sums);
-        }
-        Form::Dense { .. } | Form::Mean | Form::Max | Form::Convolution { .. } => {
-            for (row, values) in x.outer_iter().enumerate().filter(|&(row, _)| rows.is_real(from + row)) {
-                let mut sum = sums.row_mut(windows.slot(position + row));
-                match &projection.form {
-                    Form::Max => sum.zip_mut_with(&values, |sum, &value| *sum = larger(*sum, value)),
-                    Form::Convolution {
-                        kernel,
-                        shape: ConvolutionKernel::Scalar,
-                    } => sum.scaled_add(kernel[[matrix, 0, 0, windows.offset(position + row)]], &values),
-                    Form::Convolution { kernel, .. } => {
-                        let weights = kernel.slice(s![matrix, .., 0, windows.offset(position + row)]);
-                        ndarray::azip!((sum in &mut sum, &value in &values, &weight in &weights) *sum += weight * value);
-                    }
-                    _ => sum += &values,
-                }
+    for (row, values) in x.outer_iter().enumerate().filter(|&(row, _)| rows.is_real(from + row)) {
+        let mut sum = sums.row_mut(windows.slot(position + row));
+        match &projection.form {
+            Form::Max => sum.zip_mut_with(&values, |sum, &value| *sum = larger(*sum, value)),
+            Form::Convolution {
+                kernel,
+                shape: ConvolutionKernel::Scalar,
+            } => sum.scaled_add(kernel[[matrix, 0, 0, windows.offset(position + row)]], &values),
+            Form::Convolution { kernel, .. } => {
+                let weights = kernel.slice(s![matrix, .., 0, windows.offset(position + row)]);
+                ndarray::azip!((sum in &mut sum, &value in &values, &weight in &weights) *sum += weight * value);
             }
+            Form::Dense { .. } | Form::Mean => sum += &values,
         }
     }
 }
@@ -305,12 +306,14 @@ fn add_segment<A: Scalar>(
 /// sums[slot] += W[:, :, offset]·x for the positions of one segment; the positions of one offset are every stride-th row.
 fn mix_channels<A: Scalar>(
     kernel: ArrayView3<'_, A>,
-    x: ArrayView2<'_, A>,
+    x: Rows<'_, A>,
     position: usize,
     windows: Windows,
     sums: &mut ArrayViewMut2<'_, A>,
+    products: &mut ProductScratch<A>,
 ) {
     let stride = windows.size;
+    let x = ArrayView2::from_shape((x.count, x.stride), x.data).expect("contiguous rows");
     for offset in 0..stride {
         let first = (offset + stride - position % stride) % stride;
         if first >= x.nrows() {
@@ -319,7 +322,7 @@ fn mix_channels<A: Scalar>(
         let rows = x.slice(s![first..;stride, ..]);
         let slot = windows.slot(position + first);
         let mut sums = sums.slice_mut(s![slot..slot + rows.nrows(), ..]);
-        gemm(A::one(), rows, kernel.slice(s![.., .., offset]).t(), A::one(), &mut sums);
+        products.multiply(A::one(), rows, kernel.slice(s![.., .., offset]).t(), true, &mut sums);
     }
 }
 

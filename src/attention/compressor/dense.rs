@@ -6,9 +6,9 @@ use ndarray::{ArrayView3, ArrayViewMut4, s};
 
 use super::super::projection::Form;
 use super::accumulate::{SegmentScratch, copied};
+use super::finish::FinishScratch;
 use super::{Compressor, RealRows, SEGMENT};
-use crate::layers::pack_segment;
-use crate::ops::{Aligned, PackedLeft, Rows, RowsMut, Tile, pack_panels, panels_len};
+use crate::ops::{Aligned, PackedLeft, Rows, RowsMut, pack_panels, pack_segment, panels_len};
 use crate::parallel::{self, Chunks, Pool, along, for_each_part};
 use crate::scalar::Scalar;
 
@@ -24,7 +24,7 @@ pub(crate) struct CompressionScratch<A> {
     copies: Pool<Vec<A>>,
     /// Some rows of E in one segment. All of E is not kept packed, since that would be as much again as the model has.
     left: Pool<PackedLeft<A>>,
-    pub(super) tiles: Pool<(Tile<A>, Tile<A>)>,
+    pub(super) finished: Pool<FinishScratch<A>>,
     pub(super) segments: Pool<SegmentScratch<A>>,
 }
 
@@ -34,7 +34,7 @@ impl<A: Scalar> Default for CompressionScratch<A> {
             panels: Aligned::default(),
             copies: Pool::default(),
             left: Pool::default(),
-            tiles: Pool::default(),
+            finished: Pool::default(),
             segments: Pool::default(),
         }
     }

@@ -6,12 +6,32 @@ use super::super::compressed::Compressed;
 use super::super::projection::Form;
 use super::{BiasPlace, CompressionScratch, Compressor, Order, ProjectionKind};
 use crate::error::{Result, checked_len};
-use crate::ops::{Runs, Tile, add_bias, gemm};
+use crate::ops::{ProductScratch, Runs, Tile, add_bias};
 use crate::parallel::{self, Chunks, Pool, along, for_each_part};
 use crate::scalar::Scalar;
 
 /// Slots that one task finishes: a few blocks of the kernels.
 const TASK_SLOTS: usize = 36;
+
+/// Scratch space for the slots of one task.
+#[derive(Debug)]
+pub(super) struct FinishScratch<A> {
+    /// Sums of all heads, and what the weights make of them.
+    input: Tile<A>,
+    features: Tile<A>,
+    /// For sums of one head.
+    products: ProductScratch<A>,
+}
+
+impl<A: Scalar> Default for FinishScratch<A> {
+    fn default() -> Self {
+        Self {
+            input: Tile::default(),
+            features: Tile::default(),
+            products: ProductScratch::default(),
+        }
+    }
+}
 
 impl<A: Scalar> Compressor<'_, A> {
     /// [`finish`](Self::finish) in the memory of an earlier result.
@@ -32,9 +52,9 @@ impl<A: Scalar> Compressor<'_, A> {
                 *array = Array4::zeros(shape);
             }
         }
-        scratch.tiles.prepare();
+        scratch.finished.prepare();
         let mut sides = [compressed.keys.view_mut(), compressed.values.view_mut()];
-        self.finish_sides(&mut sides, &scratch.tiles);
+        self.finish_sides(&mut sides, &scratch.finished);
         Ok(())
     }
 
@@ -77,7 +97,7 @@ impl<A: Scalar> Compressor<'_, A> {
     }
 
     /// K̄ and V̄ (batch, heads, slots, `head_dim`) of the sums.
-    fn finish_sides(&self, finished: &mut [ArrayViewMut4<'_, A>; 2], pool: &Pool<(Tile<A>, Tile<A>)>) {
+    fn finish_sides(&self, finished: &mut [ArrayViewMut4<'_, A>; 2], pool: &Pool<FinishScratch<A>>) {
         let (_, heads, slots, head_dim) = finished[0].dim();
         let cost = match self.order {
             Order::CompressFirst => parallel::cost(&[2, self.batch, heads, slots, head_dim, self.config.attention.dim]),
@@ -87,21 +107,15 @@ impl<A: Scalar> Compressor<'_, A> {
             for_each_part(along(part.slice[0].view_mut(), 0, 1), cost, |item, part| {
                 for_each_part(along(part.view, 2, TASK_SLOTS), cost, |block, mut part| {
                     let rows = part.view.index_axis_mut(Axis(0), 0);
-                    pool.with(|tiles| self.finish_rows(is_value == 1, item, block * TASK_SLOTS, rows, tiles));
+                    pool.with(|scratch| self.finish_rows(is_value == 1, item, block * TASK_SLOTS, rows, scratch));
                 });
             });
         });
     }
 
     /// All heads' rows (heads, rows, `head_dim`) from slot `first` on.
-    fn finish_rows(
-        &self,
-        is_value: bool,
-        item: usize,
-        first: usize,
-        mut rows: ArrayViewMut3<'_, A>,
-        (input, features): &mut (Tile<A>, Tile<A>),
-    ) {
+    fn finish_rows(&self, is_value: bool, item: usize, first: usize, mut rows: ArrayViewMut3<'_, A>, scratch: &mut FinishScratch<A>) {
+        let FinishScratch { input, features, products } = scratch;
         let (heads, count, head_dim) = rows.dim();
         let side = &self.sides[if is_value { self.sides.len() - 1 } else { 0 }];
         let (_, linear) = self.side_sources(usize::from(is_value));
@@ -122,7 +136,7 @@ impl<A: Scalar> Compressor<'_, A> {
                     let sums = side.sums.slice(s![item, head, slots.clone(), ..]);
                     let weight = linear.weight();
                     let weight = weight.slice(s![kv_head * head_dim..(kv_head + 1) * head_dim, ..]);
-                    gemm(A::one(), sums, weight.t(), A::zero(), &mut rows);
+                    products.multiply(A::one(), sums, weight.t(), false, &mut rows);
                 }
                 Order::ProjectFirst => rows.assign(&side.sums.slice(s![item, head, slots.clone(), ..])),
             }

@@ -34,7 +34,7 @@ impl Training {
     /// The input is copied within the step, since the forward pass takes it over.
     pub fn step(&mut self) -> Result<Value, AnyError> {
         let start = Instant::now();
-        self.gradients.visit_mut("", &mut |_, _, mut gradient| gradient.fill(0.0));
+        self.gradients.set_zero();
         let (output, cache) = self.encoder.forward_train(self.input.clone(), None, &TrainingPass::new(Step::new(0, 0)))?;
         let (loss, dy) = MeanSquaredError::new().loss_and_gradient(&output, &self.target)?;
         self.encoder.backward(cache, dy, &mut self.gradients)?;

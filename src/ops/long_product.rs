@@ -1,8 +1,12 @@
 //! Sums of outer products over a long sequence: gradients of weights.
 
+use std::cell::Cell;
+use std::thread::LocalKey;
+
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 
-use crate::ops::{Aligned, Output, PANEL_COLS, PackedColumns, Rows, RowsMut, SEGMENT, pack_panels, panels_len};
+use super::aligned::Aligned;
+use super::packed::{Output, PANEL_COLS, PackedColumns, Rows, RowsMut, SEGMENT, pack_panels, panels_len};
 use crate::parallel::{self, Chunks, Parts, Pool, for_each_part};
 use crate::scalar::Scalar;
 
@@ -15,6 +19,44 @@ const PACK_COLS: usize = 4 * PANEL_COLS;
 /// Rows of the sum that one task has, a few blocks of the kernels.
 const TASK_ROWS: usize = 132;
 
+/// What both operands are packed in.
+#[derive(Debug)]
+pub(crate) struct LongScratch<A> {
+    panels: Aligned<A>,
+    /// Segments of some columns of the left operand, for each thread.
+    lefts: Pool<Vec<PackedColumns<A>>>,
+}
+
+impl<A: Scalar> Default for LongScratch<A> {
+    fn default() -> Self {
+        Self {
+            panels: Aligned::default(),
+            lefts: Pool::default(),
+        }
+    }
+}
+
+/// Memory that a thread keeps from one product to the next, since the system hands out pages of zeros one by one.
+pub(crate) trait KeptScratch: Sized {
+    /// Whoever uses it takes it out meanwhile: a thread that waits for a part of its product may begin another one.
+    fn kept() -> &'static LocalKey<Cell<LongScratch<Self>>>;
+}
+
+macro_rules! keep {
+    ($t:ty) => {
+        impl KeptScratch for $t {
+            fn kept() -> &'static LocalKey<Cell<LongScratch<$t>>> {
+                thread_local! {
+                    static KEPT: Cell<LongScratch<$t>> = Cell::default();
+                }
+                &KEPT
+            }
+        }
+    };
+}
+keep!(f32);
+keep!(f64);
+
 /// `sum` += Σₜ aₜᵀ·xₜ of the rows of `a` and `x`, all three of them contiguous.
 ///
 /// A task has some rows of the sum and goes over all rows of `x`, which is packed once for all of them, so that nothing is left to be
@@ -24,10 +66,10 @@ pub(crate) fn add_long_product<A: Scalar>(a: ArrayView2<'_, A>, x: ArrayView2<'_
     let cost = parallel::cost(&[length, sum.len()]);
     let size = panels_len::<A>(SEGMENT, cols);
     let together = (PANEL_BYTES / (size * size_of::<A>()).max(1)).clamp(1, TOGETHER);
-    let mut space = Aligned::default();
-    let panels = space.resize(size * together.min(length.div_ceil(SEGMENT)));
-    let mut pool = Pool::<Vec<PackedColumns<A>>>::default();
-    pool.prepare();
+    let mut scratch = A::kept().take();
+    let LongScratch { panels, lefts } = &mut scratch;
+    let panels = panels.resize(size * together.min(length.div_ceil(SEGMENT)));
+    lefts.prepare();
     for first in (0..length).step_by(together * SEGMENT) {
         let rows = first..length.min(first + together * SEGMENT);
         pack(x.slice(s![rows.clone(), ..]), size, panels, cost);
@@ -39,7 +81,7 @@ pub(crate) fn add_long_product<A: Scalar>(a: ArrayView2<'_, A>, x: ArrayView2<'_
         };
         for_each_part(parts, cost, |block, part| {
             let features = block * TASK_ROWS..block * TASK_ROWS + part.view.nrows();
-            pool.with(|lefts| {
+            lefts.with(|lefts| {
                 lefts.resize_with(together, PackedColumns::default);
                 let segments = a.axis_chunks_iter(Axis(0), SEGMENT);
                 let count = segments.len();
@@ -49,6 +91,9 @@ pub(crate) fn add_long_product<A: Scalar>(a: ArrayView2<'_, A>, x: ArrayView2<'_
                 multiply(&lefts[..count], panels, size, part.view);
             });
         });
+    }
+    if size_of_val(panels) <= PANEL_BYTES {
+        A::kept().set(scratch);
     }
 }
 
