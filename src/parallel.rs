@@ -145,6 +145,9 @@ fn spreads(multiplications: usize) -> bool {
 
 /// Threads that work can be handed to, this one among them.
 pub(crate) fn threads() -> usize {
+    if SERIAL.get() {
+        return 1;
+    }
     #[cfg(feature = "rayon")]
     let threads = rayon::current_num_threads();
     #[cfg(not(feature = "rayon"))]

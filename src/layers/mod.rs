@@ -28,19 +28,18 @@ use crate::scalar::Scalar;
 /// Rows of a sequence that go through a chain of products together. It depends on nothing, so that results do not either.
 pub(crate) const TILE: usize = 264;
 
-/// Rows of the tiles that a sequence of `length` is cut into: even ones, and enough of them to share out among a few threads.
+/// Rows of the tiles that a sequence of `length` is cut into: even ones, as many as all threads have work with. No row knows its tile, so
+/// that results depend neither on the size nor on the threads.
 pub(crate) fn tile_rows(length: usize) -> usize {
     /// Rows below which the products of a tile slow down.
     const FEW: usize = 48;
-    /// A number of tiles that threads can share evenly.
-    const EVEN: usize = 4;
     /// A multiple of the rows that the kernels work on.
     const ROWS: usize = 12;
-    let needed = length.div_ceil(TILE);
-    let count = if needed > EVEN {
-        needed.next_multiple_of(EVEN)
-    } else {
-        needed.max(EVEN.min(length / FEW)).max(1)
+    let needed = length.div_ceil(TILE).max(1);
+    let most = (length / FEW).max(1);
+    let count = match most {
+        1 => 1,
+        _ => needed.next_multiple_of(parallel::threads()).min(most),
     };
     length.div_ceil(count).next_multiple_of(ROWS).max(ROWS)
 }
