@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 use std::thread;
 
-use common::{bits, scramble, sequence, small_encoder, small_model};
+use common::{bits, model_bits, scramble, sequence, small_encoder, small_model};
 use linformer::distributed::{Shards, SingleProcess};
 use linformer::ndarray::{Array2, Array3};
 use linformer::training::{Accumulation, AdamW, AdamWConfig, CrossEntropy, MaskedTokens, MeanSquaredError, Schedule, Sgd, SgdConfig, Step};
@@ -17,8 +17,8 @@ use linformer::{
     EncoderCache, EncoderConfig, EncoderDecoder, EncoderDecoderCache, EncoderDecoderConfig, EncoderDecoderState, Error, ExactAttention,
     Extent, FeedForward, FeedForwardBlock, FeedForwardCache, FeedForwardConfig, Generation, GenerationConfig, Head, Initialization,
     LanguageModel, LanguageModelCache, LanguageModelConfig, LayerNorm, Linear, LinformerAttention, LinformerConfig, Order, PaddingMask,
-    PairBatch, Position, PositionKind, Projection, ProjectionConfig, Projections, TokenPairs, TrainingPass, Translation, TranslationConfig,
-    Workspace,
+    PairBatch, Parameters, Position, PositionKind, Projection, ProjectionConfig, Projections, TokenPairs, TrainingPass, Translation,
+    TranslationConfig, Workspace,
 };
 
 fn crosses<T: Send + Sync + Unpin + std::fmt::Debug>() {}
@@ -199,4 +199,45 @@ fn two_models_share_nothing() {
         }
     });
     assert_ne!(bits(&moving.forward(&x, None).unwrap()), before);
+}
+
+fn in_pool<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
+}
+
+/// Lengths whose last tile is of a few rows for one number of threads and of many for another.
+#[test]
+fn linear_layers_and_token_scores_do_not_depend_on_the_number_of_threads() {
+    let layer = Linear::<f32>::new(64, 64, true, 1).unwrap();
+    let attention = LinformerConfig::new(512, 4, 301, 16);
+    let encoder = EncoderConfig::new(attention, 1).with_feed_forward(Some(FeedForwardConfig::new(64)));
+    let model = LanguageModel::<f32>::new(&LanguageModelConfig::new(50, encoder), 1).unwrap();
+    for length in [100, 241, 301] {
+        let x = sequence((1, length, 64), 3).mapv(|x| x as f32);
+        let tokens = Array2::from_shape_fn((1, length), |(_, t)| t * 7 % 50);
+        let all = || (layer.forward(&x).unwrap(), model.forward(&tokens, None).unwrap());
+        let expected = in_pool(1, all);
+        for threads in [2, 3, 5, 6] {
+            assert_eq!(in_pool(threads, all), expected, "{threads} threads, length {length}");
+        }
+    }
+}
+
+#[test]
+fn gradients_do_not_depend_on_the_number_of_threads() {
+    let encoder = Encoder::<f64>::new(&EncoderConfig::new(LinformerConfig::new(64, 4, 700, 16), 2), 1).unwrap();
+    for length in [100, 700] {
+        let x = sequence((2, length, 64), 3);
+        let all = || {
+            let pass = TrainingPass::new(Step::new(0, 0));
+            let (y, cache) = encoder.forward_train(x.clone(), None, &pass).unwrap();
+            let mut gradients = encoder.zeros_like();
+            let dx = encoder.backward(cache, y, &mut gradients).unwrap();
+            (bits(&dx), model_bits(&gradients))
+        };
+        let expected = in_pool(1, all);
+        for threads in [2, 3, 5] {
+            assert!(in_pool(threads, all) == expected, "{threads} threads, length {length}");
+        }
+    }
 }

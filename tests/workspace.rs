@@ -122,7 +122,11 @@ fn repeated_calls_do_not_allocate() {
                 for (encoder, batch, length) in encoders() {
                     let mut x = sequences(batch, length, encoder.config().dim());
                     let mut real = Array2::from_elem((batch, length), true);
-                    real.slice_mut(s![.., length - 3..]).fill(false);
+                    // Ends of their own: with windows they have different numbers of slots.
+                    for (item, mut real) in real.outer_iter_mut().enumerate() {
+                        let end = if item % 2 == 1 { length / 40 + 1 } else { length - 3 };
+                        real.slice_mut(s![end..]).fill(false);
+                    }
                     let padded = PaddingMask::from_bools(&real);
                     real[[0, 1]] = false;
                     let holed = PaddingMask::from_bools(&real);
@@ -133,8 +137,12 @@ fn repeated_calls_do_not_allocate() {
                         }
                     };
                     (0..8).for_each(|_| call());
-                    // Which thread takes which item is chance: another one may still see its first.
-                    let quiet = (0..50).any(|_| allocations(&mut call) == 0);
+                    let quiet = if threads == 1 {
+                        allocations(&mut call) == 0
+                    } else {
+                        // Which thread takes which item is chance: another one may still see its first.
+                        (0..50).any(|_| allocations(&mut call) == 0)
+                    };
                     assert!(quiet, "{threads} threads, batch {batch}, length {length}");
                 }
             });

@@ -4,6 +4,7 @@ lucidrains' package on PyTorch, in turn, on the same weights and batch.
 
     python3 benches/peers/training.py --quick       n = 512 alone
     python3 benches/peers/training.py
+    python3 benches/peers/training.py --long        our step alone, one sequence of up to 65,536
 
 Every n has processes of its own, whose largest resident size is read at the end.  The losses of
 each step are compared first and all along.  PyTorch at its best has a malloc that keeps memory from
@@ -12,6 +13,7 @@ step to step; ours beside it has the same settings.  Ends with code 1 where a ma
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
@@ -24,6 +26,8 @@ from run import WORKSHOP
 
 DEPTH, DIM, HEADS, K, BATCH = 4, 512, 8, 128, 4
 SIZES = (512, 2048, 4096)
+# One sequence: the time of a step must grow linearly with it.
+LONG_SIZES, LONG_ROUNDS, MOST_SLOPE = (4096, 16384, 65536), 3, 1.05
 # Their seconds over ours, as installed and at its best; our memory over theirs, at most.
 MUST_INSTALLED, MUST_BEST, MUST_MEMORY = 2.5, 1.0, 0.5
 TOLERANCE = 1e-4
@@ -32,6 +36,7 @@ TOLERANCE = 1e-4
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the shortest sequence only, and fewer rounds")
+    parser.add_argument("--long", action="store_true", help="our step alone, one long sequence")
     parser.add_argument("--sizes", default="", help="lengths, with commas")
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -63,13 +68,14 @@ def start(python, driver, preload, threads):
     return children
 
 
-def measure(n, rounds, children, folder):
+def measure(n, batch, rounds, children, maker, folder):
+    """Steps of `children` in turn, on what `maker` draws."""
     options = {"dim": DIM, "seq_len": n, "depth": DEPTH, "k": K, "heads": HEADS}
-    shape = [BATCH, n, DIM]
+    shape = [batch, n, DIM]
     files = {kind: str(folder / kind) for kind in ("weights", "input", "target")}
     draw = {"model": "lucidrains_encoder", "options": options, "shape": shape}
-    children["installed"].ask("make", seed=2, weights=str(folder / "other"), input=files["target"], **draw)
-    children["installed"].ask("make", seed=1, weights=files["weights"], input=files["input"], **draw)
+    maker.ask("make", seed=2, weights=str(folder / "other"), input=files["target"], **draw)
+    maker.ask("make", seed=1, weights=files["weights"], input=files["input"], **draw)
     for child in children.values():
         child.ask("train_load", options=options, shape=shape, **files)
     seconds = {name: [] for name in children}
@@ -111,24 +117,46 @@ def table(results):
     return "\n".join(lines)
 
 
+def long_table(results):
+    """Our steps, and the slope of log time against log n between the shortest sequence and the longest."""
+    lines = ["| n, one sequence | a step | a thousand tokens | memory |", "|---:|---:|---:|---:|"]
+    for result in results:
+        seconds = median(result["seconds"]["ours"])
+        lines.append(f"| {result['n']:,} | {report.duration(seconds)} | {report.duration(1000 * seconds / result['n'])} | "
+                     f"{result['memory']['ours'] / 2**20:,.0f} MiB |")
+    first, last = results[0], results[-1]
+    seconds = [median(result["seconds"]["ours"]) for result in (first, last)]
+    slope = math.log(seconds[1] / seconds[0]) / math.log(last["n"] / first["n"]) if len(results) > 1 else math.nan
+    verdict = "met" if slope <= MOST_SLOPE else "MISSED"
+    return "\n".join(lines), f"slope {slope:.3f} (must ≤ {MOST_SLOPE}: {verdict})", verdict == "met"
+
+
 def main():
     arguments = parse_arguments()
-    sizes = [int(size) for size in arguments.sizes.split(",") if size] or (SIZES[:1] if arguments.quick else SIZES)
+    default = LONG_SIZES if arguments.long else SIZES[:1] if arguments.quick else SIZES
+    sizes = [int(size) for size in arguments.sizes.split(",") if size] or default
     WORKSHOP.mkdir(parents=True, exist_ok=True)
     python, driver = arguments.python or build_python(WORKSHOP), build_rust("driver", WORKSHOP)
     preload = Children(python, driver, WORKSHOP).preload
     results = []
     for n in sizes:
-        rounds = arguments.rounds or (3 if arguments.quick else 5)
+        rounds = arguments.rounds or (LONG_ROUNDS if arguments.long else 3 if arguments.quick else 5)
         children = start(python, driver, preload, arguments.threads)
         try:
             with tempfile.TemporaryDirectory(dir=WORKSHOP) as folder:
-                results.append(measure(n, rounds, children, Path(folder)))
+                measured = {"ours": children["ours"]} if arguments.long else children
+                batch = 1 if arguments.long else BATCH
+                results.append(measure(n, batch, rounds, measured, children["installed"], Path(folder)))
         finally:
             for child in children.values():
                 child.close()
-        print(table(results[-1:]), file=sys.stderr)
+        if not arguments.long:
+            print(table(results[-1:]), file=sys.stderr)
     (arguments.out / "training.json").write_text(json.dumps({"machine": report.machine(), "results": results}, indent=1) + "\n")
+    if arguments.long:
+        lines, slope, met = long_table(results)
+        print(lines, slope, sep="\n\n")
+        return 0 if met else 1
     print(table(results))
     missed = any(entry["verdict"] == "MISSED" for result in results for entry in verdicts(result)[0].values())
     return 1 if missed or any(verdicts(result)[1] > MUST_MEMORY for result in results) else 0

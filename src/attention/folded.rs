@@ -123,10 +123,14 @@ impl<A: Scalar> FoldedKeyValues<A> {
         let features = self.heads * operand(0).ncols();
         if features <= SEGMENT && parallel::cost(&[len, features]) <= TOGETHER {
             let (heads, data) = (self.heads, &mut self.product[..len]);
-            return self.tiles.with(|tile| {
-                tile.fill_diagonal(heads, operand);
+            self.tiles.with(|tile| {
+                tile.fill_diagonal(heads, &operand);
                 product(tile.rows(), 0, RowsMut { data, stride: dim });
             });
+            // 0·∞ is NaN: the infinite weight of one head must not reach the others.
+            if self.product[..len].iter().all(|x| x.is_finite()) {
+                return;
+            }
         }
         let parts = Chunks {
             slice: &mut self.product[..len],
@@ -225,6 +229,7 @@ mod tests {
             (few.clone().with_head_dim(Some(20)), 1),
             (few.with_output_bias(false), 2),
             (biased(640, 5), 128),
+            (biased(64, 4).with_kv_heads(2), 8),
             (AttentionConfig::new(16, 1), 11),
         ] {
             let (heads, dim) = (attention.heads, attention.dim);
@@ -242,6 +247,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// All heads in one product multiply by zeros that stand for the other heads.
+    #[test]
+    fn an_infinite_weight_stays_in_its_head() {
+        let mut layer = layer(AttentionConfig::new(4, 2), 1);
+        layer.visit_mut("", &mut |name, _, mut weight| {
+            if name == "output.weight" {
+                weight[[1, 3]] = f64::INFINITY;
+            }
+        });
+        let x = Array3::from_shape_fn((1, 300, 4), |(_, t, i)| ((t * 4 + i) as f64 * 0.7).sin());
+        let found = layer.forward(&x, None).unwrap();
+        assert!(folds(layer.weights(), 2, 1, 300));
+        assert!(found.iter().all(|value| !value.is_nan()));
+        assert!(found.iter().any(|value| value.is_infinite()));
     }
 
     #[test]

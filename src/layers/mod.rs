@@ -28,19 +28,20 @@ use crate::scalar::Scalar;
 /// Rows of a sequence that go through a chain of products together. It depends on nothing, so that results do not either.
 pub(crate) const TILE: usize = 264;
 
-/// Rows of the tiles that a sequence of `length` is cut into: even ones, as many as all threads have work with. No row knows its tile, so
-/// that results depend neither on the size nor on the threads.
+/// Rows of the tiles that a sequence of `length` is cut into: even ones, as many as all threads have work with. Only for what computes
+/// every row in the same way, whatever the size of its tile: so results do not depend on the number of threads.
 pub(crate) fn tile_rows(length: usize) -> usize {
+    even_tiles(length, parallel::threads())
+}
+
+/// Rows of even tiles, as many as a number of `threads` can share.
+fn even_tiles(length: usize, threads: usize) -> usize {
     /// Rows below which the products of a tile slow down.
     const FEW: usize = 48;
     /// A multiple of the rows that the kernels work on.
     const ROWS: usize = 12;
     let needed = length.div_ceil(TILE).max(1);
-    let most = (length / FEW).max(1);
-    let count = match most {
-        1 => 1,
-        _ => needed.next_multiple_of(parallel::threads()).min(most),
-    };
+    let count = needed.next_multiple_of(threads).min((length / FEW).max(1));
     length.div_ceil(count).next_multiple_of(ROWS).max(ROWS)
 }
 
@@ -57,6 +58,10 @@ pub(crate) fn check_width<A>(operation: &'static str, argument: &'static str, x:
     ))
 }
 
+/// A few threads, as many as can share the tiles of [`map_tiles`]. Some products are chosen by the rows of a tile, which must not depend on
+/// how many threads there are.
+const SHARERS: usize = 4;
+
 /// A new (batch, length, width) array whose tiles of rows `work` fills from the same rows of `x`, spread over threads; a row takes
 /// about `cost_per_row` multiplications.
 pub(crate) fn map_tiles<A: Scalar, S: Default + Send>(
@@ -72,7 +77,7 @@ pub(crate) fn map_tiles<A: Scalar, S: Default + Send>(
     let mut pool = Pool::default();
     pool.prepare();
     let cost = parallel::cost(&[batch, length, cost_per_row]);
-    for_each_tile(output.view_mut(), tile_rows(length), cost, |item, rows, out| {
+    for_each_tile(output.view_mut(), even_tiles(length, SHARERS), cost, |item, rows, out| {
         pool.with(|scratch| work(scratch, item, x.slice(s![item, rows, ..]), out));
     });
     Ok(output)

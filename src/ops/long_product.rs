@@ -7,7 +7,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::aligned::Aligned;
 use super::packed::{Output, PANEL_COLS, PackedColumns, Rows, RowsMut, SEGMENT, pack_panels, panels_len};
-use crate::parallel::{self, Chunks, Parts, Pool, for_each_part};
+use crate::parallel::{self, Chunks, Parts, for_each_part};
 use crate::scalar::Scalar;
 
 /// Segments that are packed before they are multiplied, where that takes no more than `PANEL_BYTES`.
@@ -19,37 +19,30 @@ const PACK_COLS: usize = 4 * PANEL_COLS;
 /// Rows of the sum that one task has, a few blocks of the kernels.
 const TASK_ROWS: usize = 132;
 
-/// What both operands are packed in.
-#[derive(Debug)]
-pub(crate) struct LongScratch<A> {
-    panels: Aligned<A>,
-    /// Segments of some columns of the left operand, for each thread.
-    lefts: Pool<Vec<PackedColumns<A>>>,
-}
-
-impl<A: Scalar> Default for LongScratch<A> {
-    fn default() -> Self {
-        Self {
-            panels: Aligned::default(),
-            lefts: Pool::default(),
-        }
-    }
-}
-
-/// Memory that a thread keeps from one product to the next, since the system hands out pages of zeros one by one.
+/// Memory that a thread keeps from one product to the next, since the system hands out pages of zeros one by one. Whoever uses it takes
+/// it out meanwhile: a thread that waits for a part of its product may begin another one.
 pub(crate) trait KeptScratch: Sized {
-    /// Whoever uses it takes it out meanwhile: a thread that waits for a part of its product may begin another one.
-    fn kept() -> &'static LocalKey<Cell<LongScratch<Self>>>;
+    /// The right operand of the products that this thread called for: `PANEL_BYTES` at most.
+    fn kept_panels() -> &'static LocalKey<Cell<Aligned<Self>>>;
+    /// Segments of the left operand of the parts that this thread computes: `TOGETHER` of `TASK_ROWS` columns at most.
+    fn kept_lefts() -> &'static LocalKey<Cell<Vec<PackedColumns<Self>>>>;
 }
 
 macro_rules! keep {
     ($t:ty) => {
         impl KeptScratch for $t {
-            fn kept() -> &'static LocalKey<Cell<LongScratch<$t>>> {
+            fn kept_panels() -> &'static LocalKey<Cell<Aligned<$t>>> {
                 thread_local! {
-                    static KEPT: Cell<LongScratch<$t>> = Cell::default();
+                    static PANELS: Cell<Aligned<$t>> = Cell::default();
                 }
-                &KEPT
+                &PANELS
+            }
+
+            fn kept_lefts() -> &'static LocalKey<Cell<Vec<PackedColumns<$t>>>> {
+                thread_local! {
+                    static LEFTS: Cell<Vec<PackedColumns<$t>>> = Cell::default();
+                }
+                &LEFTS
             }
         }
     };
@@ -66,10 +59,10 @@ pub(crate) fn add_long_product<A: Scalar>(a: ArrayView2<'_, A>, x: ArrayView2<'_
     let cost = parallel::cost(&[length, sum.len()]);
     let size = panels_len::<A>(SEGMENT, cols);
     let together = (PANEL_BYTES / (size * size_of::<A>()).max(1)).clamp(1, TOGETHER);
-    let mut scratch = A::kept().take();
-    let LongScratch { panels, lefts } = &mut scratch;
-    let panels = panels.resize(size * together.min(length.div_ceil(SEGMENT)));
-    lefts.prepare();
+    let needed = size * together.min(length.div_ceil(SEGMENT));
+    let keeps = needed * size_of::<A>() <= PANEL_BYTES;
+    let mut space = if keeps { A::kept_panels().take() } else { Aligned::default() };
+    let panels = space.resize(needed);
     for first in (0..length).step_by(together * SEGMENT) {
         let rows = first..length.min(first + together * SEGMENT);
         pack(x.slice(s![rows.clone(), ..]), size, panels, cost);
@@ -81,19 +74,19 @@ pub(crate) fn add_long_product<A: Scalar>(a: ArrayView2<'_, A>, x: ArrayView2<'_
         };
         for_each_part(parts, cost, |block, part| {
             let features = block * TASK_ROWS..block * TASK_ROWS + part.view.nrows();
-            lefts.with(|lefts| {
-                lefts.resize_with(together, PackedColumns::default);
-                let segments = a.axis_chunks_iter(Axis(0), SEGMENT);
-                let count = segments.len();
-                for (left, a) in lefts.iter_mut().zip(segments) {
-                    left.repack(a.slice(s![.., features.clone()]));
-                }
-                multiply(&lefts[..count], panels, size, part.view);
-            });
+            let mut lefts = A::kept_lefts().take();
+            lefts.resize_with(together.max(lefts.len()), PackedColumns::default);
+            let segments = a.axis_chunks_iter(Axis(0), SEGMENT);
+            let count = segments.len();
+            for (left, a) in lefts.iter_mut().zip(segments) {
+                left.repack(a.slice(s![.., features.clone()]));
+            }
+            multiply(&lefts[..count], panels, size, part.view);
+            A::kept_lefts().set(lefts);
         });
     }
-    if size_of_val(panels) <= PANEL_BYTES {
-        A::kept().set(scratch);
+    if keeps {
+        A::kept_panels().set(space);
     }
 }
 

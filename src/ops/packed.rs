@@ -7,7 +7,6 @@
 //! Slices that are too short for what is asked of them panic, as indexing does.
 
 mod columns;
-mod left;
 mod once;
 
 use std::ops::Range;
@@ -22,7 +21,6 @@ use crate::scalar::Scalar;
 
 pub(crate) use super::micro_kernel::Output;
 pub(crate) use columns::PackedColumns;
-pub(crate) use left::PackedLeft;
 pub(crate) use once::ProductScratch;
 
 /// Positions that are summed in one go: sequences that are cut at its multiples add up to the same bits.
@@ -71,7 +69,6 @@ impl<'a, A> RowsMut<'a, A> {
 #[derive(Debug, Default)]
 pub(crate) struct Scratch<A> {
     left: Vec<A>,
-    panels: Aligned<A>,
 }
 
 /// A right operand (p, n), packed into panels of as many columns as the kernel of this processor works on.
@@ -289,11 +286,29 @@ pub(crate) fn panels_len<A: Scalar>(inner: usize, cols: usize) -> usize {
     A::kernel().padded(cols) * inner
 }
 
-/// Packs the first `cols` columns of `x` for [`PackedLeft::accumulate_panels`].
+/// Packs the first `cols` columns of `x` for [`accumulate_panels`] and [`PackedColumns::multiply_panels`].
 ///
 /// Blocks of columns can be packed apart, one after the other, if all but the last have a multiple of [`PANEL_COLS`] columns.
 pub(crate) fn pack_panels<A: Scalar>(x: Rows<'_, A>, cols: usize, panels: &mut [A]) {
     (A::kernel().pack)(x.data, x.stride, x.count, cols, panels);
+}
+
+/// c ← c + left·x for a tile of one run and the first `cols` columns of as many rows `x`, which [`pack_panels`] packed.
+pub(crate) fn accumulate_panels<A: Scalar>(left: TileRows<'_, A>, panels: &[A], cols: usize, c: RowsMut<'_, A>) {
+    debug_assert!(left.runs.count() <= 1, "panels have the rows of one run");
+    let inner = left.runs.range(0).len();
+    let product = Product {
+        left: Left::Rows(left.data),
+        rows: left.rows,
+        panels,
+        depth: inner,
+        start: 0,
+        inner,
+        cols,
+        output: Output::Add,
+        stride: c.stride,
+    };
+    (A::kernel().run)(&product, c.data);
 }
 
 #[cfg(test)]

@@ -175,20 +175,14 @@ impl<A: Scalar> Tile<A> {
         }
     }
 
-    /// Fills `rows` with the columns of one unit.
+    /// Fills `rows`, each of them contiguous, with the columns of one unit.
     pub(crate) fn copy_unit_to(&self, unit: usize, rows: &mut ArrayViewMut2<'_, A>) {
         let from = self.unit(unit);
         for index in 0..from.runs.count() {
             let range = from.runs.range(index);
             for (from, mut to) in from.data[index * from.run_len..].chunks(STRIDE).zip(rows.rows_mut()) {
-                match to.as_slice_mut() {
-                    Some(to) => to[range.clone()].copy_from_slice(&from[..range.len()]),
-                    None => to
-                        .slice_mut(s![range.clone()])
-                        .iter_mut()
-                        .zip(from)
-                        .for_each(|(to, &from)| *to = from),
-                }
+                let to = to.as_slice_mut().expect("contiguous rows");
+                to[range.clone()].copy_from_slice(&from[..range.len()]);
             }
         }
     }
@@ -246,7 +240,7 @@ impl<A: Scalar> Tile<A> {
 #[allow(clippy::float_cmp)] // what is compared so is copied
 mod tests {
     use super::*;
-    use ndarray::Array2;
+    use ndarray::{Array2, Array3, Axis};
 
     #[test]
     fn runs_cover_all_columns_in_order() {
@@ -278,6 +272,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn blocks_lie_along_the_diagonal() {
+        let blocks = Array3::from_shape_fn((3, 2, 5), |(block, i, j)| (100 * block + 10 * i + j + 1) as f64);
+        let mut tile = Tile::default();
+        // What was there before must not show between the blocks.
+        tile.fill(Array2::from_elem((6, 15), f64::NAN).view(), Runs::of(15));
+        tile.fill_diagonal(3, |block| blocks.index_axis(Axis(0), block));
+        let mut found = Array2::zeros((6, 15));
+        tile.copy_to(&mut found.view_mut());
+        let expected = Array2::from_shape_fn((6, 15), |(i, j)| if i / 2 == j / 5 { blocks[[i / 2, i % 2, j % 5]] } else { 0.0 });
+        assert_eq!(found, expected);
+    }
+
     /// What was filled in is read back, whole and unit by unit.
     #[test]
     fn a_unit_is_its_columns() {
@@ -289,6 +296,9 @@ mod tests {
         tile.copy_to(&mut copy.view_mut());
         assert_eq!(copy, filled);
         for index in 0..units {
+            let mut unit_copy = Array2::zeros((rows, unit));
+            tile.copy_unit_to(index, &mut unit_copy.view_mut());
+            assert_eq!(unit_copy, filled.slice(s![.., index * unit..(index + 1) * unit]));
             let part = tile.unit(index);
             for row in 0..rows {
                 assert_eq!(part.data[row * STRIDE], filled[[row, index * unit]]);

@@ -1,6 +1,6 @@
 //! Adding a chunk of positions to the sums.
 
-use ndarray::{Array2, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, CowArray, Ix2, ShapeBuilder, s};
+use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, ShapeBuilder, s};
 
 use super::super::projection::{Form, Projection};
 use super::dense::CompressionScratch;
@@ -9,7 +9,7 @@ use super::{Compressor, Order, RealRows, SEGMENT};
 use crate::config::{BiasPlace, ConvolutionKernel};
 use crate::error::Result;
 use crate::layers::Linear;
-use crate::ops::{PackedLeft, ProductScratch, Rows, RowsMut, Scratch, add_bias};
+use crate::ops::{ProductScratch, Rows, add_bias};
 use crate::parallel::{self, Chunks, Pool, along, for_each_part};
 use crate::scalar::Scalar;
 
@@ -25,14 +25,6 @@ pub(super) struct SegmentScratch<A> {
     copy: Vec<A>,
     features: Vec<A>,
     products: ProductScratch<A>,
-    dense: DenseScratch<A>,
-}
-
-/// A segment of E, and room for the product. All of E is not kept packed, since that would be as much again as the model has.
-#[derive(Debug)]
-struct DenseScratch<A> {
-    left: PackedLeft<A>,
-    room: Scratch<A>,
 }
 
 impl<A: Scalar> Default for SegmentScratch<A> {
@@ -41,10 +33,6 @@ impl<A: Scalar> Default for SegmentScratch<A> {
             copy: Vec::new(),
             features: Vec::new(),
             products: ProductScratch::default(),
-            dense: DenseScratch {
-                left: PackedLeft::default(),
-                room: Scratch::default(),
-            },
         }
     }
 }
@@ -192,12 +180,7 @@ impl<A: Scalar> Compressor<'_, A> {
         spaces.prepare();
         let add = |side: usize, item: usize, kv_head: usize, mut sums: ArrayViewMut3<'_, A>, scratch: &mut SegmentScratch<A>| {
             let (projection, linear) = sources[side];
-            let SegmentScratch {
-                features,
-                copy,
-                products,
-                dense,
-            } = scratch;
+            let SegmentScratch { features, copy, products } = scratch;
             for (from, to) in segments(start, rows[item].end) {
                 let x = chunk.slice(s![item, from..to, ..]);
                 let features = head_features(linear, kv_head, sums.dim().2, x, with_bias, features, products);
@@ -205,15 +188,15 @@ impl<A: Scalar> Compressor<'_, A> {
                     let matrix = if shared { 0 } else { kv_head * group + within };
                     match &projection.form {
                         Form::Dense { matrix: weights, .. } => {
-                            let x = copied(features.view(), from, &rows[item], copy);
+                            let x = matrix_of(copied(features.view(), from, &rows[item], copy));
                             let weights = weights.slice(s![matrix, .., start + from..start + to]);
-                            add_dense(weights, x, &mut sums, dense);
+                            products.multiply(A::one(), weights, x, true, &mut sums);
                         }
                         Form::Convolution {
                             kernel,
                             shape: ConvolutionKernel::ChannelMixing,
                         } => {
-                            let x = copied(features.view(), from, &rows[item], copy);
+                            let x = matrix_of(copied(features.view(), from, &rows[item], copy));
                             let kernel = kernel.index_axis(Axis(0), matrix);
                             mix_channels(kernel, x, start + from, windows[item], &mut sums, products);
                         }
@@ -306,14 +289,13 @@ fn add_segment<A: Scalar>(
 /// sums[slot] += W[:, :, offset]·x for the positions of one segment; the positions of one offset are every stride-th row.
 fn mix_channels<A: Scalar>(
     kernel: ArrayView3<'_, A>,
-    x: Rows<'_, A>,
+    x: ArrayView2<'_, A>,
     position: usize,
     windows: Windows,
     sums: &mut ArrayViewMut2<'_, A>,
     products: &mut ProductScratch<A>,
 ) {
     let stride = windows.size;
-    let x = ArrayView2::from_shape((x.count, x.stride), x.data).expect("contiguous rows");
     for offset in 0..stride {
         let first = (offset + stride - position % stride) % stride;
         if first >= x.nrows() {
@@ -324,20 +306,6 @@ fn mix_channels<A: Scalar>(
         let mut sums = sums.slice_mut(s![slot..slot + rows.nrows(), ..]);
         products.multiply(A::one(), rows, kernel.slice(s![.., .., offset]).t(), true, &mut sums);
     }
-}
-
-/// The rows as they are where all are real, a copy with zeros in place of the others where not: a product with 0 would let NaN through.
-pub(super) fn selected<'x, A: Scalar>(x: ArrayView2<'x, A>, from: usize, rows: &RealRows<'_>) -> CowArray<'x, A, Ix2> {
-    if rows.holes.is_none() || (0..x.nrows()).all(|row| rows.is_real(from + row)) {
-        return x.into();
-    }
-    let mut copy: Array2<A> = x.to_owned();
-    for (row, mut values) in copy.outer_iter_mut().enumerate() {
-        if !rows.is_real(from + row) {
-            values.fill(A::zero());
-        }
-    }
-    copy.into()
 }
 
 /// The rows of a segment in memory of their own, with zeros in place of those that are not real; contiguous ones that are all real as they are.
@@ -363,14 +331,8 @@ pub(super) fn copied<'c, A: Scalar>(x: ArrayView2<'c, A>, from: usize, rows: &Re
     }
 }
 
-/// sums += E·x for the rows x of one segment and its columns of E, with contiguous sums.
-fn add_dense<A: Scalar>(weights: ArrayView2<'_, A>, x: Rows<'_, A>, sums: &mut ArrayViewMut2<'_, A>, scratch: &mut DenseScratch<A>) {
-    let columns = sums.ncols();
-    let data = sums.as_slice_mut().expect("sums are contiguous, block by block");
-    scratch.left.repack(&[weights]);
-    scratch
-        .left
-        .accumulate(0, x, columns, RowsMut { data, stride: columns }, &mut scratch.room);
+fn matrix_of<A>(rows: Rows<'_, A>) -> ArrayView2<'_, A> {
+    ArrayView2::from_shape((rows.count, rows.stride), rows.data).expect("contiguous rows")
 }
 
 /// row sums += E·1 over the real positions, segment by segment.

@@ -1,6 +1,6 @@
 //! The gradients of a compression: from those of K̄ and V̄ to those of the sequence, the weights and the projections.
 
-use ndarray::{Array2, Array3, Array4, ArrayView3, Axis, s};
+use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayView3, Axis, CowArray, Ix2, s};
 
 use super::super::PaddingMask;
 use super::super::compressed::Compressed;
@@ -22,6 +22,20 @@ use crate::views::outer;
 
 mod dense;
 mod features;
+
+/// The rows as they are where all are real, a copy with zeros in place of the others where not: a product with 0 would let NaN through.
+fn selected<'x, A: Scalar>(x: ArrayView2<'x, A>, from: usize, rows: &RealRows<'_>) -> CowArray<'x, A, Ix2> {
+    if rows.holes.is_none() || (0..x.nrows()).all(|row| rows.is_real(from + row)) {
+        return x.into();
+    }
+    let mut copy: Array2<A> = x.to_owned();
+    for (row, mut values) in copy.outer_iter_mut().enumerate() {
+        if !rows.is_real(from + row) {
+            values.fill(A::zero());
+        }
+    }
+    copy.into()
+}
 
 /// What training keeps of a compression, (batch, slots, dim) or less: the sums, and where the sequences end.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use super::super::projection::Form;
 use super::accumulate::{SegmentScratch, copied};
 use super::finish::FinishScratch;
 use super::{Compressor, RealRows, SEGMENT};
-use crate::ops::{Aligned, PackedLeft, Rows, RowsMut, pack_panels, pack_segment, panels_len};
+use crate::ops::{Aligned, Rows, RowsMut, Runs, Tile, accumulate_panels, pack_panels, pack_segment, panels_len};
 use crate::parallel::{self, Chunks, Pool, along, for_each_part};
 use crate::scalar::Scalar;
 
@@ -23,7 +23,7 @@ pub(crate) struct CompressionScratch<A> {
     panels: Aligned<A>,
     copies: Pool<Vec<A>>,
     /// Some rows of E in one segment. All of E is not kept packed, since that would be as much again as the model has.
-    left: Pool<PackedLeft<A>>,
+    left: Pool<Tile<A>>,
     pub(super) finished: Pool<FinishScratch<A>>,
     pub(super) segments: Pool<SegmentScratch<A>>,
 }
@@ -152,12 +152,13 @@ impl<A: Scalar> Compressor<'_, A> {
                             if range.is_empty() {
                                 continue;
                             }
-                            left.repack(&[weights.slice(s![.., start + range.start..start + range.end])]);
+                            let weights = weights.slice(s![.., start + range.start..start + range.end]);
+                            left.fill(weights, Runs::of(range.len()));
                             let pair = item * round.segments.len() + within;
                             let panels = &panels[pair * round.size..];
                             let stride = x.dim().2;
                             let data = sums.as_slice_mut().expect("sums are contiguous, row by row");
-                            left.accumulate_panels(panels, range.len(), stride, RowsMut { data, stride });
+                            accumulate_panels(left.rows(), panels, stride, RowsMut { data, stride });
                         }
                     });
                 });

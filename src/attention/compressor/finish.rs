@@ -1,9 +1,10 @@
 //! From sums to compressed keys and values.
 
-use ndarray::{Array4, ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, Axis, s};
+use ndarray::{ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, Axis, Ix4, s};
 
 use super::super::compressed::Compressed;
 use super::super::projection::Form;
+use super::side::refill;
 use super::{BiasPlace, CompressionScratch, Compressor, Order, ProjectionKind};
 use crate::error::{Result, checked_len};
 use crate::ops::{ProductScratch, Runs, Tile, add_bias};
@@ -48,9 +49,7 @@ impl<A: Scalar> Compressor<'_, A> {
         let shape = (self.batch, heads, most, head_dim);
         checked_len("Compressor::finish", &[shape.0, shape.1, shape.2, shape.3], size_of::<A>())?;
         for array in [&mut compressed.keys, &mut compressed.values] {
-            if array.dim() != shape {
-                *array = Array4::zeros(shape);
-            }
+            refill(array, Ix4(shape.0, shape.1, shape.2, shape.3), A::zero());
         }
         scratch.finished.prepare();
         let mut sides = [compressed.keys.view_mut(), compressed.values.view_mut()];

@@ -1,6 +1,6 @@
 //! The sums of keys or values.
 
-use ndarray::{Array3, Array4, s};
+use ndarray::{Array, Array3, Array4, Dimension, Ix3, Ix4, s};
 
 use crate::error::{Result, checked_len};
 use crate::scalar::Scalar;
@@ -25,17 +25,8 @@ impl<A: Scalar> Default for Side<A> {
 impl<A: Scalar> Side<A> {
     /// Empty sums of this shape, every one of them `start`.
     pub(super) fn reset(&mut self, shape: (usize, usize, usize, usize), matrices: usize, start: A) {
-        if self.sums.dim() == shape {
-            self.sums.fill(start);
-        } else {
-            self.sums = Array4::from_elem(shape, start);
-        }
-        let shape = (shape.0, matrices, shape.2);
-        if self.row_sums.dim() == shape {
-            self.row_sums.fill(A::zero());
-        } else {
-            self.row_sums = Array3::zeros(shape);
-        }
+        refill(&mut self.sums, Ix4(shape.0, shape.1, shape.2, shape.3), start);
+        refill(&mut self.row_sums, Ix3(shape.0, matrices, shape.2), A::zero());
     }
 
     pub(super) fn slots(&self) -> usize {
@@ -76,6 +67,17 @@ impl<A: Scalar> Side<A> {
         let mut row_sums = self.row_sums.slice_mut(s![.., .., ..other.slots()]);
         row_sums += &other.row_sums;
     }
+}
+
+/// Gives `array` this shape, with `value` everywhere; without allocating where it was as large before.
+pub(super) fn refill<T: Clone + Default, D: Dimension>(array: &mut Array<T, D>, shape: D, value: T) {
+    if array.raw_dim() == shape {
+        return array.fill(value);
+    }
+    let (mut data, _) = std::mem::take(array).into_raw_vec_and_offset();
+    data.clear();
+    data.resize(shape.size(), value);
+    *array = Array::from_shape_vec(shape, data).expect("as many elements as the shape has");
 }
 
 /// The larger of two numbers; NaN where either is.

@@ -1,11 +1,11 @@
 //! Compressors in memory that is kept.
 
-use ndarray::Array2;
+use ndarray::{Array2, Ix2};
 
 use super::super::projection::Projections;
 use super::super::weights::AttentionWeights;
 use super::covered::Covered;
-use super::side::Side;
+use super::side::{Side, refill};
 use super::{Compressor, Order};
 use crate::config::{LinformerConfig, ProjectionKind};
 use crate::error::{Result, checked_len};
@@ -79,17 +79,13 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             ProjectionKind::MaxPooling => A::neg_infinity(),
             _ => A::zero(),
         };
-        let counted = (batch, if config.projection.pools() { slots } else { 0 });
+        let counted = Ix2(batch, if config.projection.pools() { slots } else { 0 });
         spare.sides.truncate(sides);
         spare.sides.resize_with(sides, Side::default);
         for side in &mut spare.sides {
             side.reset((batch, outer, slots, width), matrices, start);
         }
-        if spare.tokens.dim() == counted {
-            spare.tokens.fill(0);
-        } else {
-            spare.tokens = Array2::zeros(counted);
-        }
+        refill(&mut spare.tokens, counted, 0);
         spare.reached.clear();
         spare.reached.resize(batch, 0);
         spare.covered.clear();

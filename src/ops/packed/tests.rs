@@ -247,94 +247,57 @@ fn repacking_and_multiplying_again_allocates_nothing() {
     assert_eq!(fresh.panels.as_slice().as_ptr().align_offset(64), 0);
 }
 
-fn accumulated<A: Scalar>(left: &PackedLeft<A>, x: &Array2<A>, start: usize, cuts: &[usize], width: usize) -> Array2<A> {
-    let (rows, d) = (left.dim().0, x.ncols());
-    let mut c = Array2::from_elem((rows, d), A::one());
-    let mut scratch = Scratch::default();
-    let ends = cuts.iter().skip(1).copied().chain([x.nrows()]);
-    for (&from, to) in cuts.iter().zip(ends) {
-        for first in (0..d).step_by(width) {
-            let x = Rows {
-                data: x.as_slice().unwrap().get(from * d + first..).unwrap_or_default(),
-                stride: d,
-                count: to - from,
-            };
-            let data = c.as_slice_mut().unwrap().get_mut(first..).unwrap_or_default();
-            left.accumulate(start + from, x, width.min(d - first), RowsMut { data, stride: d }, &mut scratch);
-        }
+/// 1 + e·x, the columns of x packed `width` at a time.
+fn accumulated<A: Scalar>(e: ArrayView2<'_, A>, x: &Array2<A>, width: usize) -> Array2<A> {
+    let mut tile = Tile::default();
+    tile.fill(e, Runs::of(e.ncols()));
+    let (inner, d) = x.dim();
+    let mut c = Array2::from_elem((e.nrows(), d), A::one());
+    for first in (0..d).step_by(width) {
+        let cols = width.min(d - first);
+        let x = Rows {
+            data: &x.as_slice().unwrap()[first..],
+            stride: d,
+            count: inner,
+        };
+        let mut panels = vec![A::nan(); panels_len::<A>(inner, cols)];
+        pack_panels(x, cols, &mut panels);
+        let data = &mut c.as_slice_mut().unwrap()[first..];
+        accumulate_panels(tile.rows(), &panels, cols, RowsMut { data, stride: d });
     }
     c
 }
 
-fn check_left<A: Scalar>(kernel: Kernel<A>, k: usize, n: usize, d: usize, start: usize) {
-    let e = matrix::<A>(k, n, 1);
-    let x = matrix::<A>(n - start, d, 2);
-    let left = PackedLeft::with_kernel(kernel, &[e.view()]);
-    assert_eq!(left.dim(), (k, n));
-    let c = accumulated(&left, &x, start, &[0], d.max(1));
-    for (&c, &(sum, size)) in c.iter().zip(&naive(e.slice(s![.., start..]), x.view())) {
-        assert_close(c, 1.0 + sum, size, n);
-    }
-}
-
 #[test]
 #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
-fn a_packed_left_operand_is_the_definition() {
-    fn all<A: Scalar>(kernel: Kernel<A>) {
-        for (k, n, d) in [
-            (1, 1, 1),
-            (4, 200, 32),
-            (13, 40, 17),
-            (12, 600, 33),
-            (30, 1030, 20),
-            (0, 5, 5),
-            (5, 0, 5),
-            (5, 5, 0),
-        ] {
-            check_left(kernel, k, n, d, 0);
-            check_left(kernel, k, n, d, n / 3);
-            check_left(kernel, k, n, d, n - n / 5);
+fn a_tile_times_packed_rows_is_the_definition_however_columns_are_split() {
+    fn all<A: Scalar>() {
+        for (k, n, d) in [(1, 1, 1), (4, 200, 32), (13, 40, 17), (12, 512, 33), (30, 300, 77), (5, 5, 64)] {
+            let (e, x) = (matrix::<A>(k, n, 1), matrix::<A>(n, d, 2));
+            let whole = accumulated(e.view(), &x, d);
+            for (&c, &(sum, size)) in whole.iter().zip(&naive(e.view(), x.view())) {
+                assert_close(c, 1.0 + sum, size, n);
+            }
+            for width in [5, 16, 40] {
+                assert_eq!(accumulated(e.view(), &x, width), whole);
+            }
+            let transposed = e.t().as_standard_layout().into_owned();
+            assert_eq!(accumulated(transposed.t(), &x, d), whole);
         }
-        check_left(kernel, 3, 20, left::BLOCK_COLS + 9, 4);
     }
-    kernels::<f32>().into_iter().for_each(all);
-    kernels::<f64>().into_iter().for_each(all);
+    all::<f32>();
+    all::<f64>();
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
-fn segments_and_columns_split_in_any_way_give_the_same_bits() {
-    let n = 3 * SEGMENT + 100;
-    let (e, f, x) = (matrix::<f32>(20, n, 1), matrix::<f32>(9, n, 5), matrix::<f32>(n, 77, 2));
-    let left = PackedLeft::new(&[e.view(), f.view()]);
-    let whole = accumulated(&left, &x, 0, &[0], 77);
-    for cuts in [
-        &[0, SEGMENT][..],
-        &[0, 2 * SEGMENT, 3 * SEGMENT],
-        &[0, SEGMENT, 2 * SEGMENT, 3 * SEGMENT],
-    ] {
-        for width in [77, 40, 16, 5] {
-            assert_eq!(accumulated(&left, &x, 0, cuts, width), whole);
-        }
-    }
-    let alone = accumulated(&PackedLeft::new(&[f.view()]), &x, 0, &[0], 77);
-    assert_eq!(whole.slice(s![20.., ..]), alone);
-    let transposed = f.t().as_standard_layout().into_owned();
-    assert_eq!(accumulated(&PackedLeft::new(&[transposed.t()]), &x, 0, &[0], 77), alone);
-}
-
-#[test]
-fn what_lies_outside_the_run_does_not_leak_in() {
-    for kernel in kernels::<f32>() {
-        let mut e = matrix::<f32>(5, 40, 1);
-        e.column_mut(3).fill(f32::NAN);
-        e.column_mut(30).fill(f32::INFINITY);
-        let left = PackedLeft::with_kernel(kernel, &[e.view()]);
-        let mut x = matrix::<f32>(20, 9, 2);
-        x.column_mut(7).fill(f32::NAN);
-        let c = accumulated(&left, &x, 5, &[0], 9);
-        for ((_, j), c) in c.indexed_iter() {
-            assert_eq!(c.is_finite(), j != 7);
-        }
+fn what_lies_outside_a_part_of_e_does_not_leak_in() {
+    let mut e = matrix::<f32>(5, 40, 1);
+    e.column_mut(3).fill(f32::NAN);
+    e.column_mut(30).fill(f32::INFINITY);
+    let mut x = matrix::<f32>(20, 9, 2);
+    x.column_mut(7).fill(f32::NAN);
+    let c = accumulated(e.slice(s![.., 5..25]), &x, 9);
+    for ((_, j), c) in c.indexed_iter() {
+        assert_eq!(c.is_finite(), j != 7);
     }
 }

@@ -3,8 +3,7 @@
 use ndarray::{Array3, ArrayView3, ArrayViewMut2, Axis, s};
 
 use super::super::RealRows;
-use super::super::accumulate::selected;
-use super::SideGradients;
+use super::{SideGradients, selected};
 use crate::layers::{for_each_tile, tile_rows};
 use crate::ops::{Aligned, Output, PackedMatrix, RowsMut, Runs, Tile};
 use crate::parallel::{Parts, Pool, for_each_part};

@@ -3,9 +3,9 @@
 use ndarray::{Array2, Array4, ArrayView2, ArrayView3, Axis, s};
 
 use super::super::super::projection::Form;
-use super::super::accumulate::{Windows, selected};
+use super::super::accumulate::Windows;
 use super::super::{BiasPlace, Compressor, RealRows};
-use super::CompressionGradients;
+use super::{CompressionGradients, selected};
 use crate::config::ConvolutionKernel;
 use crate::ops::gemm;
 use crate::scalar::Scalar;
