@@ -208,12 +208,12 @@ fn in_pool<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
 /// Lengths whose last tile is of a few rows for one number of threads and of many for another.
 #[test]
 fn linear_layers_and_token_scores_do_not_depend_on_the_number_of_threads() {
-    let layer = Linear::<f32>::new(64, 64, true, 1).unwrap();
+    let layer = Linear::<f64>::new(64, 64, true, 1).unwrap();
     let attention = LinformerConfig::new(512, 4, 301, 16);
     let encoder = EncoderConfig::new(attention, 1).with_feed_forward(Some(FeedForwardConfig::new(64)));
-    let model = LanguageModel::<f32>::new(&LanguageModelConfig::new(50, encoder), 1).unwrap();
+    let model = LanguageModel::<f64>::new(&LanguageModelConfig::new(50, encoder), 1).unwrap();
     for length in [100, 241, 301] {
-        let x = sequence((1, length, 64), 3).mapv(|x| x as f32);
+        let x = sequence((1, length, 64), 3);
         let tokens = Array2::from_shape_fn((1, length), |(_, t)| t * 7 % 50);
         let all = || (layer.forward(&x).unwrap(), model.forward(&tokens, None).unwrap());
         let expected = in_pool(1, all);

@@ -44,6 +44,16 @@ impl<A: Scalar> AttentionCache<A> {
         check_alike(operation, &layer.clone().into(), &self.layer, &gradients.clone().into())
     }
 
+    /// Takes out the sequence that attends, which whoever can make it again need not keep.
+    pub(crate) fn take_x(&mut self) -> Array3<A> {
+        std::mem::take(&mut self.x)
+    }
+
+    /// Puts back what [`take_x`](Self::take_x) took out.
+    pub(crate) fn restore_x(&mut self, x: Array3<A>) {
+        self.x = x;
+    }
+
     /// Gives its memory back.
     pub(crate) fn give(self, room: Room<'_, A>) {
         room.give(self.x);

@@ -14,8 +14,8 @@ use crate::scalar::Scalar;
 pub(super) struct FeedForwardBlockCache<A> {
     /// What the feed-forward and the residual weight were given.
     x: Array3<A>,
-    /// x normed (pre-norm), or what the norm was given (post-norm).
-    other: Array3<A>,
+    /// What a norm at the end was given (post-norm). The one before is made again.
+    norm_input: Option<Array3<A>>,
     hidden: Array2<A>,
 }
 
@@ -23,7 +23,9 @@ impl<A: Scalar> FeedForwardBlockCache<A> {
     /// Gives its memory back.
     pub(super) fn give(self, room: Room<'_, A>) {
         room.give(self.x);
-        room.give(self.other);
+        if let Some(input) = self.norm_input {
+            room.give(input);
+        }
     }
 }
 
@@ -43,8 +45,11 @@ impl<A: Scalar> FeedForwardBlock<A> {
         let (added, hidden) = self.layer().train_rows(rows(normed.as_ref().unwrap_or(&x)), activation, room);
         let mut added = sequence(added, batch, length);
         drop_out(&mut added, pass.dropout(layer, Place::FeedForwardOutput));
-        let other = normed.unwrap_or_else(|| Array3::zeros((0, 0, 0)));
-        (added, FeedForwardBlockCache { x, other, hidden })
+        if let Some(normed) = normed {
+            room.give(normed);
+        }
+        let norm_input = None;
+        (added, FeedForwardBlockCache { x, norm_input, hidden })
     }
 
     /// The gradient of x through what was added, given that of what was added.
@@ -62,19 +67,19 @@ impl<A: Scalar> FeedForwardBlock<A> {
         let (batch, length, _) = cache.x.dim();
         let dadded = dropped(dadded, pass.dropout(layer, Place::FeedForwardOutput));
         let (own_norm, own_layer, _) = gradients.parts_mut();
-        let input = match placement {
-            NormPlacement::Pre => &cache.other,
-            NormPlacement::Post => &cache.x,
-        };
+        let normed = (placement == NormPlacement::Pre).then(|| normed(self.norm(), &cache.x, room));
         let activation = pass.dropout(layer, Place::Activation);
         let dinput = self.layer().backward_rows(
-            rows(input),
+            rows(normed.as_ref().unwrap_or(&cache.x)),
             std::mem::take(&mut cache.hidden),
             rows(&dadded),
             activation,
             own_layer,
             room,
         );
+        if let Some(normed) = normed {
+            room.give(normed);
+        }
         let mut dinput = sequence(dinput, batch, length);
         if placement == NormPlacement::Pre {
             norm_backward(self.norm(), &cache.x, &mut dinput, own_norm);
@@ -100,7 +105,7 @@ impl<A: Scalar> FeedForwardBlock<A> {
         }
         if placement == NormPlacement::Post {
             let normed = normed(self.norm(), &stream, room);
-            cache.other = std::mem::replace(&mut stream, normed);
+            cache.norm_input = Some(std::mem::replace(&mut stream, normed));
         }
         (stream, cache)
     }
@@ -116,8 +121,8 @@ impl<A: Scalar> FeedForwardBlock<A> {
         gradients: &mut Self,
         room: Room<'_, A>,
     ) -> Array3<A> {
-        if placement == NormPlacement::Post {
-            norm_backward(self.norm(), &cache.other, &mut dy, gradients.parts_mut().0);
+        if let Some(input) = &cache.norm_input {
+            norm_backward(self.norm(), input, &mut dy, gradients.parts_mut().0);
         }
         let mut dx = self.added_backward(placement, cache, &dy, pass, layer, gradients, room);
         match (self.residual(), gradients.parts_mut().2) {

@@ -157,7 +157,10 @@ impl<A: Scalar> EncoderBlock<A> {
             NormPlacement::Pre => normed(self.attention_norm(), &x, room),
             NormPlacement::Post => x.clone(),
         };
-        let (mut stream, attention) = attend(input, weights)?;
+        let (mut stream, mut attention) = attend(input, weights)?;
+        if self.placement() == NormPlacement::Pre {
+            room.give(attention.take_x());
+        }
         drop_out(&mut stream, pass.dropout(layer, Place::AttentionOutput));
         add(&mut stream, &x);
         let attention_normed = match self.placement() {
@@ -222,6 +225,11 @@ impl<A: Scalar> EncoderBlock<A> {
         }
         let dattention = dropped(&dy, pass.dropout(layer, Place::AttentionOutput));
         let weights = pass.dropout(layer, Place::AttentionWeights);
+        if placement == NormPlacement::Pre {
+            cache
+                .attention
+                .restore_x(normed(self.attention_norm(), &cache.attention_normed, room));
+        }
         let mut dinput = attend(&cache.attention, &dattention, weights, own_attention)?;
         if placement == NormPlacement::Pre {
             norm_backward(self.attention_norm(), &cache.attention_normed, &mut dinput, own_norm);
