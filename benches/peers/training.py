@@ -152,7 +152,7 @@ def main():
                 child.close()
         if not arguments.long:
             print(table(results[-1:]), file=sys.stderr)
-    (arguments.out / "training.json").write_text(json.dumps({"machine": report.machine(), "results": results}, indent=1) + "\n")
+    (arguments.out / ("training_long.json" if arguments.long else "training.json")).write_text(json.dumps({"machine": report.machine(), "results": results}, indent=1) + "\n")
     if arguments.long:
         lines, slope, met = long_table(results)
         print(lines, slope, sep="\n\n")

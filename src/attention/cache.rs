@@ -18,6 +18,7 @@ use crate::scalar::Scalar;
 pub struct AttentionCache<A = f32> {
     /// The layer that it is of.
     pub(super) layer: AttentionKind,
+    /// What attends. A block with a norm before takes it out after the forward pass and puts it back before the backward pass.
     pub(super) x: Array3<A>,
     /// The sequence attended to, where it is another.
     pub(super) other: Option<Array3<A>>,
