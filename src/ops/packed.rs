@@ -295,6 +295,10 @@ pub(crate) fn pack_panels<A: Scalar>(x: Rows<'_, A>, cols: usize, panels: &mut [
 
 /// c ← c + left·x for a tile of one run and the first `cols` columns of as many rows `x`, which [`pack_panels`] packed.
 pub(crate) fn accumulate_panels<A: Scalar>(left: TileRows<'_, A>, panels: &[A], cols: usize, c: RowsMut<'_, A>) {
+    add_panels(A::kernel(), left, panels, cols, c);
+}
+
+fn add_panels<A: Scalar>(kernel: Kernel<A>, left: TileRows<'_, A>, panels: &[A], cols: usize, c: RowsMut<'_, A>) {
     debug_assert!(left.runs.count() <= 1, "panels have the rows of one run");
     let inner = left.runs.range(0).len();
     let product = Product {
@@ -308,7 +312,7 @@ pub(crate) fn accumulate_panels<A: Scalar>(left: TileRows<'_, A>, panels: &[A], 
         output: Output::Add,
         stride: c.stride,
     };
-    (A::kernel().run)(&product, c.data);
+    (kernel.run)(&product, c.data);
 }
 
 #[cfg(test)]

@@ -248,7 +248,7 @@ fn repacking_and_multiplying_again_allocates_nothing() {
 }
 
 /// 1 + e·x, the columns of x packed `width` at a time.
-fn accumulated<A: Scalar>(e: ArrayView2<'_, A>, x: &Array2<A>, width: usize) -> Array2<A> {
+fn accumulated<A: Scalar>(kernel: Kernel<A>, e: ArrayView2<'_, A>, x: &Array2<A>, width: usize) -> Array2<A> {
     let mut tile = Tile::default();
     tile.fill(e, Runs::of(e.ncols()));
     let (inner, d) = x.dim();
@@ -256,14 +256,14 @@ fn accumulated<A: Scalar>(e: ArrayView2<'_, A>, x: &Array2<A>, width: usize) -> 
     for first in (0..d).step_by(width) {
         let cols = width.min(d - first);
         let x = Rows {
-            data: &x.as_slice().unwrap()[first..],
+            data: x.as_slice().unwrap().get(first..).unwrap_or_default(),
             stride: d,
             count: inner,
         };
-        let mut panels = vec![A::nan(); panels_len::<A>(inner, cols)];
-        pack_panels(x, cols, &mut panels);
-        let data = &mut c.as_slice_mut().unwrap()[first..];
-        accumulate_panels(tile.rows(), &panels, cols, RowsMut { data, stride: d });
+        let mut panels = vec![A::nan(); kernel.padded(cols) * inner];
+        (kernel.pack)(x.data, x.stride, x.count, cols, &mut panels);
+        let data = c.as_slice_mut().unwrap().get_mut(first..).unwrap_or_default();
+        add_panels(kernel, tile.rows(), &panels, cols, RowsMut { data, stride: d });
     }
     c
 }
@@ -271,22 +271,32 @@ fn accumulated<A: Scalar>(e: ArrayView2<'_, A>, x: &Array2<A>, width: usize) -> 
 #[test]
 #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
 fn a_tile_times_packed_rows_is_the_definition_however_columns_are_split() {
-    fn all<A: Scalar>() {
-        for (k, n, d) in [(1, 1, 1), (4, 200, 32), (13, 40, 17), (12, 512, 33), (30, 300, 77), (5, 5, 64)] {
+    fn all<A: Scalar>(kernel: Kernel<A>) {
+        for (k, n, d) in [
+            (1, 1, 1),
+            (4, 200, 32),
+            (13, 40, 17),
+            (12, 512, 33),
+            (30, 300, 77),
+            (5, 5, 64),
+            (0, 5, 5),
+            (5, 0, 5),
+            (5, 5, 0),
+        ] {
             let (e, x) = (matrix::<A>(k, n, 1), matrix::<A>(n, d, 2));
-            let whole = accumulated(e.view(), &x, d);
+            let whole = accumulated(kernel, e.view(), &x, d.max(1));
             for (&c, &(sum, size)) in whole.iter().zip(&naive(e.view(), x.view())) {
                 assert_close(c, 1.0 + sum, size, n);
             }
             for width in [5, 16, 40] {
-                assert_eq!(accumulated(e.view(), &x, width), whole);
+                assert_eq!(accumulated(kernel, e.view(), &x, width), whole);
             }
             let transposed = e.t().as_standard_layout().into_owned();
-            assert_eq!(accumulated(transposed.t(), &x, d), whole);
+            assert_eq!(accumulated(kernel, transposed.t(), &x, d.max(1)), whole);
         }
     }
-    all::<f32>();
-    all::<f64>();
+    kernels::<f32>().into_iter().for_each(all);
+    kernels::<f64>().into_iter().for_each(all);
 }
 
 #[test]
@@ -296,8 +306,10 @@ fn what_lies_outside_a_part_of_e_does_not_leak_in() {
     e.column_mut(30).fill(f32::INFINITY);
     let mut x = matrix::<f32>(20, 9, 2);
     x.column_mut(7).fill(f32::NAN);
-    let c = accumulated(e.slice(s![.., 5..25]), &x, 9);
-    for ((_, j), c) in c.indexed_iter() {
-        assert_eq!(c.is_finite(), j != 7);
+    for kernel in kernels::<f32>() {
+        let c = accumulated(kernel, e.slice(s![.., 5..25]), &x, 9);
+        for ((_, j), c) in c.indexed_iter() {
+            assert_eq!(c.is_finite(), j != 7);
+        }
     }
 }
