@@ -10,7 +10,7 @@ use multiversion::multiversion;
 use multiversion::target::match_target;
 
 use crate::scalar::Scalar;
-use block::{Place, block, block_of_panels};
+use block::{AHEAD, NEAR, Place, block, block_ahead, block_of_panels};
 use pack::{pack_column, pack_rows};
 
 /// Positions of the inner dimension that one block of a left operand spans.
@@ -224,25 +224,32 @@ fn panels<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const L
 ) {
     for first in (0..product.cols).step_by(NR) {
         let width = NR.min(product.cols - first);
-        let panel = &product.panels[first * product.depth..];
         if width > HALF {
-            column::<A, FMA, MR, MID, LOW, NR, true>(product, panel, first, width, c);
+            let has_next = product.inner >= NEAR && first + 2 * NR <= product.cols;
+            let next = if has_next { rows_of_panel(product, first + NR) } else { &[] };
+            column::<A, FMA, MR, MID, LOW, NR, true>(product, (rows_of_panel(product, first), next), first, width, c);
         } else {
-            column::<A, FMA, MR, MID, LOW, HALF, false>(product, panel, first, width, c);
+            column::<A, FMA, MR, MID, LOW, HALF, false>(product, (rows_of_panel(product, first), &[]), first, width, c);
         }
     }
 }
 
-/// One panel against all rows: the panel stays in the nearest cache.
+/// The rows that take part of the panel of the columns from `first` on.
+#[inline(always)]
+fn rows_of_panel<'p, A, const NR: usize>(product: &Product<'p, A>, first: usize) -> &'p [[A; NR]] {
+    let panel = &product.panels[first * product.depth + product.start * NR..];
+    panel[..product.inner * NR].as_chunks::<NR>().0
+}
+
+/// One panel against all rows: the panel stays in the nearest cache. The next one is read meanwhile.
 #[inline(always)]
 fn column<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const LOW: usize, const NR: usize, const WHOLE: bool>(
     product: &Product<'_, A>,
-    panel: &[A],
+    (panel, next): (&[[A; NR]], &[[A; NR]]),
     first: usize,
     width: usize,
     c: &mut [A],
 ) {
-    let (panel, _) = panel[product.start * NR..][..product.inner * NR].as_chunks::<NR>();
     for row in (0..product.rows).step_by(MR) {
         let c = &mut c[row * product.stride + first..];
         let rows = MR.min(product.rows - row);
@@ -256,7 +263,10 @@ fn column<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const L
         match product.left {
             Left::Rows(left) => {
                 let (left, _) = left[row * STRIDE..].as_chunks::<STRIDE>();
-                if rows > MID {
+                if rows > MID && !next.is_empty() {
+                    let next = next.get(row / MR * AHEAD..).unwrap_or(&[]);
+                    block_ahead::<A, FMA, MR, NR>(left, panel, next, place, c);
+                } else if rows > MID {
                     block::<A, FMA, MR, NR, WHOLE>(left, panel, place, c);
                 } else if rows > LOW {
                     block::<A, FMA, MID, NR, false>(left, panel, place, c);

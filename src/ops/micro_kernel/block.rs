@@ -1,10 +1,14 @@
 //! One block of a result: its sums stay in vector registers until all products are added.
 
-use super::{Output, STRIDE};
+use super::{DEPTH, Output, STRIDE};
 use crate::scalar::Scalar;
 
 /// Blocks with a shorter inner dimension find their place in the nearest cache, or end before it is there.
-const NEAR: usize = 192;
+pub(super) const NEAR: usize = 192;
+/// Positions after which [`block_ahead`] reads a row of the next panel.
+const TURN: usize = 8;
+/// Rows of the next panel that one block reads at most.
+pub(super) const AHEAD: usize = DEPTH / TURN;
 
 /// Which part of a block counts, and where it goes.
 #[derive(Clone, Copy)]
@@ -42,6 +46,41 @@ pub(super) fn block<A: Scalar, const FMA: bool, const MR: usize, const NR: usize
             add_products::<A, FMA, MR, NR>(|i| left[i][p], b, &mut sums);
         }
     }
+    write(sums, place, c);
+}
+
+/// A whole block, which reads some rows of the `next` panel meanwhile, so that those who multiply it find it in a near cache; what is read
+/// is not used. Without that the first block of every panel waits for the third-level cache: an eighth of the time for 264 rows.
+#[inline(always)]
+pub(super) fn block_ahead<A: Scalar, const FMA: bool, const MR: usize, const NR: usize>(
+    left: &[[A; STRIDE]],
+    panel: &[[A; NR]],
+    next: &[[A; NR]],
+    place: Place<'_, A>,
+    c: &mut [A],
+) {
+    let Some(left) = left.first_chunk::<MR>() else { return };
+    bring_near::<A, MR, NR>(panel.len(), place, c);
+    let mut sums = [[A::zero(); NR]; MR];
+    let mut largest = [A::zero(); 2];
+    let (turns, rest) = panel.as_chunks::<TURN>();
+    for (turn, b) in (0..STRIDE / TURN).zip(turns) {
+        for pair in 0..TURN / 2 {
+            let p = 2 * (turn * (TURN / 2) + pair);
+            add_products::<A, FMA, MR, NR>(|i| left[i][p], &b[2 * pair], &mut sums);
+            add_products::<A, FMA, MR, NR>(|i| left[i][p + 1], &b[2 * pair + 1], &mut sums);
+        }
+        if let Some(next) = next.get(turn) {
+            // One of each line of 64 bytes; a maximum cannot be left out as long as somebody may see it.
+            for (largest, value) in largest.iter_mut().zip([next[0], next[NR / 2]]) {
+                *largest = if value > *largest { value } else { *largest };
+            }
+        }
+    }
+    for (p, b) in (turns.len() * TURN..STRIDE).zip(rest) {
+        add_products::<A, FMA, MR, NR>(|i| left[i][p], b, &mut sums);
+    }
+    std::hint::black_box(largest);
     write(sums, place, c);
 }
 
