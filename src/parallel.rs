@@ -13,28 +13,25 @@ const WORTH_SPREADING: usize = 1 << 20;
 /// Calls `work` for every task, on the caller's rayon pool where the feature `rayon` is on and all tasks together take at least
 /// some `multiplications`.
 pub(crate) fn for_each<T: Send>(tasks: Vec<T>, multiplications: usize, work: impl Fn(T) + Send + Sync) {
-    for_each_init(tasks, multiplications, || (), |(), task| work(task));
-}
-
-/// [`for_each`] with scratch space that the tasks of one thread use in turn.
-pub(crate) fn for_each_init<T: Send, S>(
-    tasks: Vec<T>,
-    multiplications: usize,
-    scratch: impl Fn() -> S + Send + Sync,
-    work: impl Fn(&mut S, T) + Send + Sync,
-) {
     #[cfg(feature = "rayon")]
     if tasks.len() > 1 && spreads(multiplications) {
         use rayon::prelude::*;
-        tasks.into_par_iter().with_max_len(1).for_each_init(scratch, work);
-        return;
+        return tasks.into_par_iter().with_max_len(1).for_each(work);
     }
     #[cfg(not(feature = "rayon"))]
     let _ = multiplications;
-    let mut scratch = scratch();
-    for task in tasks {
-        work(&mut scratch, task);
+    tasks.into_iter().for_each(work);
+}
+
+/// [`for_each`] with scratch space that the tasks of one thread use in turn.
+pub(crate) fn for_each_with<T: Send, S: Default + Send>(tasks: Vec<T>, multiplications: usize, work: impl Fn(&mut S, T) + Send + Sync) {
+    if tasks.len() <= 1 || !spreads(multiplications) {
+        let mut scratch = S::default();
+        return tasks.into_iter().for_each(|task| work(&mut scratch, task));
     }
+    let mut pool = Pool::<S>::default();
+    pool.prepare();
+    for_each(tasks, multiplications, |task| pool.with(|scratch| work(scratch, task)));
 }
 
 /// The product of `factors`, for [`for_each`]; too large a one is as good as the largest.

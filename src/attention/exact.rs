@@ -295,7 +295,7 @@ impl<A: Scalar> KeyValueRows<'_, A> {
             }
         }
         let cost = parallel::cost(&[batch, length, dim, 2 * key.out_dim()]);
-        parallel::for_each_init(tasks, cost, RowScratch::new, |scratch, (x, real, mut keys, mut values)| {
+        parallel::for_each_with(tasks, cost, |scratch: &mut RowScratch<A>, (x, real, mut keys, mut values)| {
             let mut copies = tile(&mut scratch.real, real.as_ref().map_or(0, Vec::len), dim);
             for (mut copy, &row) in copies.outer_iter_mut().zip(real.iter().flatten()) {
                 copy.assign(&x.row(row));
@@ -326,8 +326,8 @@ struct RowScratch<A> {
 /// The features of a tile before they go to their heads.
 type FeatureScratch<A> = (Vec<A>, Scratch<A>);
 
-impl<A: Scalar> RowScratch<A> {
-    fn new() -> Self {
+impl<A: Scalar> Default for RowScratch<A> {
+    fn default() -> Self {
         Self {
             real: Vec::new(),
             features: (Vec::new(), Scratch::default()),

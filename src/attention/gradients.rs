@@ -3,16 +3,20 @@
 use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
 
 use super::compressed::Compressed;
-use super::heads::{head_scores, scale};
+use super::heads::head_scores;
 use super::key_values::HeadScratch;
 use super::weights::{AttentionWeights, ItemKeyValues, tile};
 use crate::config::AttentionConfig;
 use crate::layers::{TILE, rows, sequence};
-use crate::ops::{Dropout, Runs, Tile, gemm, softmax_backward_rows};
+use crate::ops::{Dropout, Runs, Tile, gemm};
 use crate::parallel;
 use crate::room::Room;
 use crate::scalar::Scalar;
 use crate::views::{outer, split};
+
+mod head;
+
+use head::{DroppedScores, HeadBackward, OwnGradients};
 
 /// What the backward pass needs: (batch·m, heads·`head_dim`) twice, and the factored output where there is one.
 #[derive(Clone, Debug)]
@@ -58,11 +62,10 @@ impl<A: Scalar> AttentionWeights<A> {
                 tasks.push((item, index * TILE, rows));
             }
         }
-        parallel::for_each_init(
+        parallel::for_each_with(
             tasks,
             cost,
-            || (Tile::default(), HeadScratch::default()),
-            |(tile, scratch), (item, start, mut merged)| {
+            |(tile, scratch): &mut (Tile<A>, HeadScratch<A>), (item, start, mut merged)| {
                 let first = item * length + start;
                 let queries = queries.slice(s![first..first + merged.nrows(), ..]);
                 let Some(dropout) = &dropout else {
@@ -166,35 +169,36 @@ fn heads_backward<A: Scalar>(
     let group = config.heads / kv_heads;
     let cost = parallel::cost(&[cache.queries.len(), 5, slots]);
     let mut dqueries = sequence_mut(dqueries, batch, length);
-    parallel::for_each_init(
-        owned_parts(dqueries.view_mut(), grads, group * head_dim),
+    let parts = owned_parts(dqueries.view_mut(), grads, &context.slots, group * head_dim);
+    parallel::for_each_with(
+        parts,
         cost,
-        BackwardScratch::new,
-        |scratch, (item, kv_head, mut dqueries, mut own)| {
-            let rows = item * length..(item + 1) * length;
-            let queries = cache.queries.slice(s![rows.clone(), ..]);
-            let dmerged = dmerged.slice(s![rows, ..]);
-            for within in 0..group {
-                let head = kv_head * group + within;
+        |backward: &mut HeadBackward<A>, (item, kv_head, mut dqueries, mut own)| {
+            let (keys, values) = context.item(item).head(kv_head, kv_heads);
+            backward.attend_to(keys, values);
+            for head in kv_head * group..(kv_head + 1) * group {
+                let columns = head * head_dim..(head + 1) * head_dim;
+                let own_columns = (head % group) * head_dim..(head % group + 1) * head_dim;
                 for start in (0..length).step_by(TILE) {
-                    let tile_rows = start..length.min(start + TILE);
-                    let mut dqueries = dqueries.slice_mut(s![tile_rows.clone(), within * head_dim..(within + 1) * head_dim]);
+                    let own_rows = start..length.min(start + TILE);
+                    let rows = item * length + own_rows.start..item * length + own_rows.end;
                     let place = ScorePlace {
                         item,
                         start,
                         length,
                         heads: config.heads,
                     };
-                    let inputs = (queries.slice(s![tile_rows.clone(), ..]), dmerged.slice(s![tile_rows, ..]));
-                    head_backward(
-                        inputs,
-                        context.item(item),
-                        head,
-                        place,
-                        dropout.as_ref(),
-                        &mut dqueries,
+                    let dropped = dropout.as_ref().map(|dropout| DroppedScores {
+                        dropout,
+                        first: place.first(head, slots),
+                        stride: slots as u64,
+                    });
+                    backward.tile(
+                        cache.queries.slice(s![rows.clone(), columns.clone()]),
+                        dmerged.slice(s![rows, columns.clone()]),
+                        dropped.as_ref(),
+                        &mut dqueries.slice_mut(s![own_rows, own_columns.clone()]),
                         &mut own,
-                        scratch,
                     );
                 }
             }
@@ -206,6 +210,7 @@ fn heads_backward<A: Scalar>(
 fn owned_parts<'g, A: Scalar>(
     dqueries: ArrayViewMut3<'g, A>,
     grads: &'g mut KeyValueGradients<A>,
+    slots: &[usize],
     width: usize,
 ) -> Vec<(usize, usize, ArrayViewMut2<'g, A>, OwnGradients<'g, A>)> {
     let mut parts = Vec::new();
@@ -216,6 +221,8 @@ fn owned_parts<'g, A: Scalar>(
     for (item, ((dqueries, keys), values)) in items.enumerate() {
         let heads = split(dqueries, Axis(1), width).into_iter().zip(outer(keys)).zip(outer(values));
         for (head, ((dqueries, keys), values)) in heads.enumerate() {
+            let count = slots[item];
+            let (keys, values) = (keys.split_at(Axis(0), count).0, values.split_at(Axis(0), count).0);
             parts.push((item, head, dqueries, OwnGradients { keys, values }));
         }
     }
@@ -276,72 +283,4 @@ pub(super) fn drop_out<A: Scalar>(scores: &mut ArrayViewMut2<'_, A>, first: u64,
             dropout.apply(scores, first + row as u64 * stride);
         }
     }
-}
-
-struct BackwardScratch<A> {
-    scores: Vec<A>,
-    dropped: Vec<A>,
-    dscores: Vec<A>,
-}
-
-impl<A> BackwardScratch<A> {
-    fn new() -> Self {
-        Self {
-            scores: Vec::new(),
-            dropped: Vec::new(),
-            dscores: Vec::new(),
-        }
-    }
-}
-
-/// The gradients of the keys and values of one key/value head.
-struct OwnGradients<'g, A> {
-    keys: ArrayViewMut2<'g, A>,
-    values: ArrayViewMut2<'g, A>,
-}
-
-/// One tile of one head: dV += Pᵀ·dO, dP = dO·Vᵀ, dS = P∘(dP − ⟨P, dP⟩), dq = dS·K/√d, dK += dSᵀ·q/√d.
-#[allow(clippy::too_many_arguments)] // all of them vary independently
-fn head_backward<A: Scalar>(
-    (queries, dmerged): (ArrayView2<'_, A>, ArrayView2<'_, A>),
-    context: ItemKeyValues<'_, A>,
-    head: usize,
-    place: ScorePlace,
-    dropout: Option<&Dropout<A>>,
-    dqueries: &mut ArrayViewMut2<'_, A>,
-    own: &mut OwnGradients<'_, A>,
-    scratch: &mut BackwardScratch<A>,
-) {
-    let (head_dim, count) = (context.keys.dim().2, context.count);
-    if count == 0 {
-        dqueries.fill(A::zero());
-        return;
-    }
-    let (one, zero) = (A::one(), A::zero());
-    let columns = head * head_dim..(head + 1) * head_dim;
-    let dout = dmerged.slice(s![.., columns.clone()]);
-    let (keys, values) = context.head(head, place.heads);
-    let mut scores = tile(&mut scratch.scores, queries.nrows(), count);
-    head_scores(queries, context, head, place.heads, &mut scores);
-    let mut dscores = tile(&mut scratch.dscores, queries.nrows(), count);
-    gemm(one, dout, values.t(), zero, &mut dscores);
-    let mut dvalues = own.values.slice_mut(s![..count, ..]);
-    match dropout {
-        None => gemm(one, scores.t(), dout, one, &mut dvalues),
-        Some(dropout) => {
-            let slots = context.keys.dim().1;
-            let (first, stride) = (place.first(head, slots), slots as u64);
-            let mut dropped = tile(&mut scratch.dropped, queries.nrows(), count);
-            dropped.assign(&scores);
-            drop_out(&mut dropped, first, stride, dropout);
-            gemm(one, dropped.t(), dout, one, &mut dvalues);
-            drop_out(&mut dscores, first, stride, dropout);
-        }
-    }
-    if let (Some(scores), Some(dscores)) = (scores.as_slice(), dscores.as_slice_mut()) {
-        softmax_backward_rows(scores, dscores, count);
-    }
-    gemm(scale(head_dim), dscores.view(), keys, zero, dqueries);
-    let mut dkeys = own.keys.slice_mut(s![..count, ..]);
-    gemm(scale(head_dim), dscores.t(), queries.slice(s![.., columns]), one, &mut dkeys);
 }

@@ -141,13 +141,16 @@ impl<A: Scalar> AttentionWeights<A> {
             }
         }
         let cost = parallel::cost(&[batch, rows, config.query_dim(), dim.saturating_add(slots)]);
-        let scratch = || (Vec::new(), Scratch::default());
-        parallel::for_each_init(tasks, cost, scratch, |(space, products), (item, first, mut map)| {
-            let x = queries.slice(s![item, first..first + map.dim().1, ..]);
-            let mut projected = tile(space, x.nrows(), self.query.out_dim());
-            self.query.apply(x, &mut projected, products);
-            fill(item, first, projected.view(), &mut map);
-        });
+        parallel::for_each_with(
+            tasks,
+            cost,
+            |(space, products): &mut (Vec<A>, Scratch<A>), (item, first, mut map)| {
+                let x = queries.slice(s![item, first..first + map.dim().1, ..]);
+                let mut projected = tile(space, x.nrows(), self.query.out_dim());
+                self.query.apply(x, &mut projected, products);
+                fill(item, first, projected.view(), &mut map);
+            },
+        );
         Ok(map)
     }
 

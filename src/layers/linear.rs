@@ -153,7 +153,7 @@ impl<A: Scalar> Linear<A> {
         let mut y = room.array2((x.nrows(), self.out_dim()));
         let cost = parallel::cost(&[x.nrows(), self.weight.len()]);
         let tasks = split(y.view_mut(), Axis(0), TILE).into_iter().enumerate().collect();
-        parallel::for_each_init(tasks, cost, Scratch::default, |scratch, (tile, mut y)| {
+        parallel::for_each_with(tasks, cost, |scratch: &mut Scratch<A>, (tile, mut y)| {
             let first = tile * TILE;
             self.apply(x.slice(s![first..first + y.nrows(), ..]), &mut y, scratch);
         });

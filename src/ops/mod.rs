@@ -24,7 +24,7 @@ pub(crate) use layer_norm::{layer_norm_backward_rows, layer_norm_rows};
 pub(crate) use long_product::{add_long_product, pack_segment};
 pub(crate) use matmul::{add_bias, gemm};
 pub(crate) use packed::{
-    Output, PackedMatrix, ProductScratch, Rows, RowsMut, SEGMENT, Scratch, accumulate_panels, pack_panels, panels_len,
+    Output, PackedColumns, PackedMatrix, ProductScratch, Rows, RowsMut, SEGMENT, Scratch, accumulate_panels, pack_panels, panels_len,
 };
 pub(crate) use softmax::{exp_rows, scale_rows, softmax_backward_rows, softmax_groups, softmax_rows};
 pub(crate) use tile::{Runs, Tile, TileRows};

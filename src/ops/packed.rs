@@ -178,10 +178,10 @@ impl<A: Scalar> PackedMatrix<A> {
     /// [`PackedMatrix::multiply`] for a left operand (m, p) of any strides.
     pub(crate) fn multiply_view(&self, a: ArrayView2<'_, A>, output: Output<'_, A>, c: RowsMut<'_, A>, scratch: &mut Scratch<A>) {
         self.blocks(a.nrows(), output, c, scratch, |row, start, to| {
-            let from = a.slice(s![row, start..start + to.len()]);
-            match from.to_slice() {
-                Some(from) => to.copy_from_slice(from),
-                None => to.iter_mut().zip(from).for_each(|(to, &from)| *to = from),
+            let row = a.index_axis(Axis(0), row);
+            match row.to_slice() {
+                Some(from) => to.copy_from_slice(&from[start..start + to.len()]),
+                None => to.iter_mut().zip(row.iter().skip(start)).for_each(|(to, &from)| *to = from),
             }
         });
     }

@@ -88,7 +88,7 @@ impl CrossEntropy {
             .chunks_mut(ROWS)
             .zip(targets.chunks(ROWS))
             .zip(logits.axis_chunks_iter(Axis(0), ROWS));
-        parallel::for_each_init(tasks.collect(), cost(logits), Vec::new, |row, ((losses, targets), logits)| {
+        parallel::for_each_with(tasks.collect(), cost(logits), |row: &mut Vec<A>, ((losses, targets), logits)| {
             for ((loss, target), logits) in losses.iter_mut().zip(targets).zip(logits.outer_iter()) {
                 let Some(class) = *target else { continue };
                 row.clear();

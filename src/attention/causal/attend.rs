@@ -112,8 +112,8 @@ pub(crate) struct CausalScratch<A> {
     seen: Vec<Range<usize>>,
 }
 
-impl<A: Scalar> CausalScratch<A> {
-    pub(crate) fn new() -> Self {
+impl<A: Scalar> Default for CausalScratch<A> {
+    fn default() -> Self {
         Self {
             queries: Vec::new(),
             result: Vec::new(),
@@ -220,7 +220,7 @@ impl<A: Scalar> AttentionWeights<A> {
             }
         }
         let cost = parallel::cost(&[batch, length, 2, config.query_dim(), config.dim.saturating_add(context.seen())]);
-        parallel::for_each_init(tasks, cost, CausalScratch::new, |scratch, (item, first, mut out)| {
+        parallel::for_each_with(tasks, cost, |scratch: &mut CausalScratch<A>, (item, first, mut out)| {
             let x = x.slice(s![item, first..first + out.nrows(), ..]);
             self.attend_causal_rows(config, x, first, context.item(item), &mut out, scratch);
         });
@@ -264,7 +264,7 @@ impl<A: Scalar> AttentionWeights<A> {
                 tasks.push((item, index * size, rows));
             }
         }
-        parallel::for_each_init(tasks, cost, CausalScratch::new, |scratch, (item, first, mut queries)| {
+        parallel::for_each_with(tasks, cost, |scratch: &mut CausalScratch<A>, (item, first, mut queries)| {
             let place = dropout.as_ref().map(|dropout| ScorePlace {
                 dropout,
                 item,

@@ -56,8 +56,8 @@ struct TileSpace<A> {
     seen: [Vec<Range<usize>>; 2],
 }
 
-impl<A> TileSpace<A> {
-    fn new() -> Self {
+impl<A> Default for TileSpace<A> {
+    fn default() -> Self {
         Self {
             scores: Vec::new(),
             dropped: Vec::new(),
@@ -116,11 +116,10 @@ fn heads_backward<A: Scalar>(
     let group = config.heads / kv_heads;
     let cost = parallel::cost(&[cache.queries.len(), 5, context.seen()]);
     let size = context.tile_rows();
-    parallel::for_each_init(
+    parallel::for_each_with(
         owned_parts(dqueries, grads, length, group * head_dim),
         cost,
-        TileSpace::new,
-        |space, (item, kv_head, mut dqueries, mut own)| {
+        |space: &mut TileSpace<A>, (item, kv_head, mut dqueries, mut own)| {
             let rows = item * length..(item + 1) * length;
             let task = Task {
                 context: context.item(item),

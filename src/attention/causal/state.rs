@@ -269,7 +269,7 @@ pub(crate) fn step<A: Scalar>(
         tasks.extend(heads.into_iter().enumerate().map(|(head, queries)| (item, head, queries)));
     }
     let states: &[&mut LayerState<A>] = states;
-    parallel::for_each_init(tasks, cost, CausalScratch::new, |scratch, (item, head, mut queries)| {
+    parallel::for_each_with(tasks, cost, |scratch: &mut CausalScratch<A>, (item, head, mut queries)| {
         let context = ItemContext {
             keys: states[item].window.view(),
             summaries: summarised.map(|_| states[item].summaries.view()),

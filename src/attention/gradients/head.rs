@@ -1,0 +1,140 @@
+//! The gradients of one head, tile by tile: dV += Pᵀ·dO, dP = dO·Vᵀ, dS = P∘(dP − ⟨P, dP⟩), dq = dS·K/√d, dK += dSᵀ·q/√d.
+
+use ndarray::{ArrayView2, ArrayViewMut2};
+
+use super::super::heads::scale;
+use super::super::weights::tile;
+use super::drop_out;
+use crate::ops::{Dropout, Output, PackedColumns, PackedMatrix, RowsMut, Scratch, softmax_backward_rows, softmax_rows};
+use crate::scalar::Scalar;
+
+/// The gradients of the keys and values of one key/value head, (count, `head_dim`) each and contiguous.
+pub(super) struct OwnGradients<'g, A> {
+    pub(super) keys: ArrayViewMut2<'g, A>,
+    pub(super) values: ArrayViewMut2<'g, A>,
+}
+
+/// The elements of a tile of scores among all that are dropped out of.
+pub(super) struct DroppedScores<'d, A> {
+    pub(super) dropout: &'d Dropout<A>,
+    /// The index of the first.
+    pub(super) first: u64,
+    /// The distance of rows.
+    pub(super) stride: u64,
+}
+
+impl<A: Scalar> DroppedScores<'_, A> {
+    fn apply(&self, scores: &mut ArrayViewMut2<'_, A>) {
+        drop_out(scores, self.first, self.stride, self.dropout);
+    }
+}
+
+/// One key/value head's keys and values as the products of its tiles want them, and room for those.
+#[derive(Debug)]
+pub(super) struct HeadBackward<A> {
+    /// (`head_dim`, count), divided by √`head_dim`.
+    keys: PackedMatrix<A>,
+    /// (`head_dim`, count), divided by √`head_dim`: dS then is, too, which dq and dK both want.
+    values: PackedMatrix<A>,
+    /// (count, `head_dim`).
+    keys_back: PackedMatrix<A>,
+    products: TileProducts<A>,
+    scores: Vec<A>,
+    dropped: Vec<A>,
+    dscores: Vec<A>,
+    dqueries: Vec<A>,
+}
+
+/// Room for the products of one tile.
+#[derive(Debug)]
+struct TileProducts<A> {
+    rows: Scratch<A>,
+    columns: PackedColumns<A>,
+    right: PackedMatrix<A>,
+}
+
+impl<A: Scalar> TileProducts<A> {
+    /// `sum` += leftᵀ·right over the rows of a tile.
+    fn add_transposed(&mut self, left: ArrayView2<'_, A>, right: ArrayView2<'_, A>, sum: &mut ArrayViewMut2<'_, A>) {
+        self.columns.repack(left);
+        self.right.repack(right, A::one());
+        self.right.multiply_columns(&self.columns, Output::Add, RowsMut::of(sum.view_mut()));
+    }
+}
+
+impl<A: Scalar> Default for HeadBackward<A> {
+    fn default() -> Self {
+        Self {
+            keys: PackedMatrix::default(),
+            values: PackedMatrix::default(),
+            keys_back: PackedMatrix::default(),
+            products: TileProducts {
+                rows: Scratch::default(),
+                columns: PackedColumns::default(),
+                right: PackedMatrix::default(),
+            },
+            scores: Vec::new(),
+            dropped: Vec::new(),
+            dscores: Vec::new(),
+            dqueries: Vec::new(),
+        }
+    }
+}
+
+impl<A: Scalar> HeadBackward<A> {
+    /// Takes over the keys and values (count, `head_dim`) that the next tiles attend to.
+    pub(super) fn attend_to(&mut self, keys: ArrayView2<'_, A>, values: ArrayView2<'_, A>) {
+        let scale = scale(keys.ncols());
+        self.keys.repack(keys.t(), scale);
+        self.values.repack(values.t(), scale);
+        self.keys_back.repack(keys, A::one());
+    }
+
+    /// Fills `dqueries` with the gradient of a tile's queries (rows, `head_dim`), given that of their results, and adds to those of the keys
+    /// and values.
+    pub(super) fn tile(
+        &mut self,
+        queries: ArrayView2<'_, A>,
+        dout: ArrayView2<'_, A>,
+        dropped: Option<&DroppedScores<'_, A>>,
+        dqueries: &mut ArrayViewMut2<'_, A>,
+        own: &mut OwnGradients<'_, A>,
+    ) {
+        let (rows, (head_dim, count)) = (queries.nrows(), self.keys.dim());
+        if count == 0 {
+            return dqueries.fill(A::zero());
+        }
+        let products = &mut self.products;
+        let mut scores = tile(&mut self.scores, rows, count);
+        self.keys
+            .multiply_view(queries, Output::Set, RowsMut::of(scores.view_mut()), &mut products.rows);
+        let mut dscores = tile(&mut self.dscores, rows, count);
+        self.values
+            .multiply_view(dout, Output::Set, RowsMut::of(dscores.view_mut()), &mut products.rows);
+        let probabilities = scores.as_slice_mut().expect("a tile is contiguous");
+        softmax_rows(probabilities, count);
+        if let Some(place) = dropped {
+            let mut dropped = tile(&mut self.dropped, rows, count);
+            dropped.assign(&ArrayView2::from_shape((rows, count), &*probabilities).expect("of the same size"));
+            place.apply(&mut dropped);
+            place.apply(&mut dscores);
+            products.add_transposed(dropped.view(), dout, &mut own.values);
+        } else {
+            products.add_transposed(scores.view(), dout, &mut own.values);
+        }
+        softmax_backward_rows(
+            scores.as_slice().expect("a tile is contiguous"),
+            dscores.as_slice_mut().expect("a tile is contiguous"),
+            count,
+        );
+        let mut own_dqueries = tile(&mut self.dqueries, rows, head_dim);
+        self.keys_back.multiply_view(
+            dscores.view(),
+            Output::Set,
+            RowsMut::of(own_dqueries.view_mut()),
+            &mut products.rows,
+        );
+        dqueries.assign(&own_dqueries);
+        products.add_transposed(dscores.view(), queries, &mut own.keys);
+    }
+}
