@@ -130,6 +130,19 @@ pub(crate) fn within<R: Send>(multiplications: usize, work: impl FnOnce() -> R +
     work()
 }
 
+/// Does both, either of which may spread over threads: whoever has nothing left to do in one helps with the other.
+pub(crate) fn both(multiplications: usize, first: impl FnOnce() + Send, second: impl FnOnce() + Send) {
+    #[cfg(feature = "rayon")]
+    if spreads(multiplications) {
+        rayon::join(first, second);
+        return;
+    }
+    #[cfg(not(feature = "rayon"))]
+    let _ = multiplications;
+    first();
+    second();
+}
+
 /// Whether `count` tasks of this cost together can keep all threads busy, each staying on one.
 pub(crate) fn shares_out(count: usize, multiplications: usize) -> bool {
     let threads = threads();

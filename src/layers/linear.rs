@@ -169,10 +169,16 @@ impl<A: Scalar> Linear<A> {
 
     /// [`backward`](Self::backward) in memory of `room`.
     pub(crate) fn backward_in(&self, room: Room<'_, A>, x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>, gradients: &mut Self) -> Array2<A> {
-        gradients.add_gradients(x, dy);
         let mut dx = room.array2((dy.nrows(), self.in_dim()));
-        self.prepare_back();
-        multiply_spread(self.packed_back(), dy, dx.view_mut());
+        let cost = parallel::cost(&[dy.nrows(), self.weight.len()]);
+        parallel::both(
+            cost,
+            || gradients.add_gradients(x, dy),
+            || {
+                self.prepare_back();
+                multiply_spread(self.packed_back(), dy, dx.view_mut());
+            },
+        );
         dx
     }
 

@@ -106,10 +106,13 @@ impl<A: Scalar> FeedForward<A> {
             };
             self.backward_group(dy, tile, dropout, &pool);
             let activated = activated.slice(s![..group.len(), ..]);
-            gradients.output.add_gradients(activated, dy);
-            gradients
-                .input
-                .add_gradients(x.slice(s![group.clone(), ..]), hidden.slice(s![group, ..]));
+            let (x, dhidden) = (x.slice(s![group.clone(), ..]), hidden.slice(s![group, ..]));
+            let Self { input, output, .. } = &mut *gradients;
+            parallel::both(
+                self.cost(x.nrows()),
+                || output.add_gradients(activated, dy),
+                || input.add_gradients(x, dhidden),
+            );
         }
         room.give(hidden);
         room.give(activated);
