@@ -129,8 +129,12 @@ impl<A: Scalar> Compressor<'_, A> {
         let mut sides: Vec<SideGradients<A>> = self.sides.iter().map(SideGradients::zeros).collect();
         for (is_value, own, whole) in [(false, &own.keys, &whole.keys), (true, &own.values, &whole.values)] {
             let side = if is_value { self.sides.len() - 1 } else { 0 };
-            self.weights_backward(side, own, gradients.weights.source_mut(is_value));
-            self.sums_backward(is_value, whole, &mut sides[side]);
+            let linear = gradients.weights.source_mut(is_value);
+            parallel::both(
+                parallel::cost(&[own.len(), self.config.attention.dim]),
+                || self.weights_backward(side, own, linear),
+                || self.sums_backward(is_value, whole, &mut sides[side]),
+            );
         }
         for (index, side) in sides.into_iter().enumerate() {
             self.inputs_backward(index, x, &rows, &windows, &side, gradients);
@@ -229,11 +233,12 @@ impl<A: Scalar> Compressor<'_, A> {
         let own = gradients.projections.source_mut(index > 0);
         if let (Form::Dense { matrix, .. }, Form::Dense { matrix: grad, role }) = (&projection.form, &mut own.form) {
             let cost = parallel::cost(&[x.len(), matrix.dim().0, matrix.dim().1]);
-            dense::spread(matrix, side, rows, gradients.x, cost);
-            if *role == Role::Trainable {
-                dense::collect(grad, side, x, rows, cost);
-            }
-            return;
+            let collect = || {
+                if *role == Role::Trainable {
+                    dense::collect(grad, side, x, rows, cost);
+                }
+            };
+            return parallel::both(cost, || dense::spread(matrix, side, rows, gradients.x, cost), collect);
         }
         let complete = |item: usize| self.complete_windows(item);
         for (item, mut dx) in gradients.x.outer_iter_mut().enumerate() {
