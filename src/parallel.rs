@@ -247,6 +247,26 @@ mod tests {
         }
     }
 
+    /// Few and many multiplications, on this thread alone and not: each task and each half once, even where tasks spread, too.
+    #[test]
+    fn tasks_and_halves_come_once() {
+        let all = || {
+            for multiplications in [0, usize::MAX] {
+                let mut seen = vec![0; 40];
+                let tasks = seen.iter_mut().collect();
+                for_each_with(tasks, multiplications, |space: &mut Vec<u8>, seen| {
+                    space.push(0);
+                    let (mut first, mut second) = (0, 0);
+                    both(multiplications, || first += 1, || second += 2);
+                    *seen += first + second;
+                });
+                assert_eq!(seen, vec![3; 40]);
+            }
+        };
+        all();
+        serially(all);
+    }
+
     #[test]
     fn a_pool_keeps_its_spaces() {
         let mut pool = Pool::<Vec<usize>>::default();

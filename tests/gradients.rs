@@ -166,8 +166,9 @@ fn shallow(mut config: EncoderConfig, depth: usize) -> EncoderConfig {
 
 /// The derivative along one direction, of sequences that take several tiles of rows and blocks of keys.
 #[test]
-fn long_causal_sequences() {
-    use linformer::{AttentionConfig, CausalConfig, Sharing, SummarySoftmax};
+fn long_sequences() {
+    use linformer::{AttentionConfig, CausalConfig, LinformerConfig, ProjectionKind, Sharing, SummarySoftmax};
+    let compressed = |k| LinformerConfig::new(8, 4, 600, k);
     let blockwise = |block, window| CausalConfig::new(8, 4, 600, 2).with_block(Some(block)).with_window(Some(window));
     let kv_heads = AttentionConfig::new(8, 4).with_kv_heads(2);
     for config in [
@@ -179,7 +180,11 @@ fn long_causal_sequences() {
                 .with_attention(kv_heads.clone()),
             1,
         ),
-        EncoderConfig::new(kv_heads.with_causal(true), 1),
+        EncoderConfig::new(kv_heads.clone().with_causal(true), 1),
+        EncoderConfig::new(kv_heads, 1),
+        EncoderConfig::new(compressed(530).with_kv_heads(2), 1),
+        EncoderConfig::new(compressed(20).with_sharing(Sharing::None), 1),
+        EncoderConfig::new(compressed(16).with_kind(ProjectionKind::MeanPooling), 1),
     ] {
         let mut encoder = Encoder::<f64>::new(&config, 1).unwrap();
         scramble(&mut encoder, 1);

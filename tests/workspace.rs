@@ -5,9 +5,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 
 use linformer::ndarray::{Array2, Array3, s};
+use linformer::training::Step;
 use linformer::{
-    Convolution, ConvolutionKernel, Encoder, EncoderConfig, LinformerAttention, LinformerConfig, NormPlacement, PaddingMask,
-    ProjectionKind, Sharing, Workspace,
+    Convolution, ConvolutionKernel, Encoder, EncoderConfig, FeedForwardConfig, LinformerAttention, LinformerConfig, NormPlacement,
+    PaddingMask, Parameters, ProjectionKind, Sharing, TrainingPass, Workspace,
 };
 
 /// The system's allocator, watched.
@@ -214,7 +215,7 @@ fn extra_memory_does_not_grow_with_the_sequence() {
         let threads = 2;
         in_pool(threads, || {
             let attention = LinformerConfig::new(256, 4, 40_000, 128).with_sharing(Sharing::Layerwise);
-            let config = EncoderConfig::new(attention, 2).with_feed_forward(Some(linformer::FeedForwardConfig::new(512)));
+            let config = EncoderConfig::new(attention, 2).with_feed_forward(Some(FeedForwardConfig::new(512)));
             let encoder = Encoder::<f32>::new(&config, 0).unwrap();
             encoder.forward(&sequences(1, 600, 256), None).unwrap();
             let mut extra = Vec::new();
@@ -227,6 +228,35 @@ fn extra_memory_does_not_grow_with_the_sequence() {
             let most = (16 + 8 * threads.cast_signed()) << 20;
             assert!(extra.iter().all(|&extra| extra <= most), "{extra:?}");
             assert!(extra[1] <= extra[0] + (1 << 20), "{extra:?}");
+        });
+    });
+}
+
+/// Of a row, a block keeps four times its width and the hidden features, and the whole model no more than one width besides. Steps
+/// after the first few find their memory where the last one left it.
+#[test]
+fn training_keeps_what_the_way_back_needs_and_no_more() {
+    alone(|| {
+        in_pool(1, || {
+            let (dim, hidden, depth) = (64, 128, 3);
+            let attention = LinformerConfig::new(dim, 4, 6_000, 16).with_sharing(Sharing::Layerwise);
+            let config = EncoderConfig::new(attention, depth).with_feed_forward(Some(FeedForwardConfig::new(hidden)));
+            let step = |encoder: &Encoder<f32>, gradients: &mut Encoder<f32>, x: &Array3<f32>| {
+                let (y, cache) = encoder.forward_train(x.clone(), None, &TrainingPass::new(Step::new(0, 0))).unwrap();
+                encoder.backward(cache, y, gradients).unwrap();
+            };
+            let mut taken = Vec::new();
+            for length in [3_000, 6_000] {
+                let (encoder, x) = (Encoder::new(&config, 0).unwrap(), sequences(1, length, dim));
+                let mut gradients = encoder.zeros_like();
+                taken.push(extra_bytes(|| step(&encoder, &mut gradients, &x)));
+                (0..3).for_each(|_| step(&encoder, &mut gradients, &x));
+                let before = IN_USE.load(Ordering::SeqCst);
+                (0..3).for_each(|_| step(&encoder, &mut gradients, &x));
+                assert_eq!(IN_USE.load(Ordering::SeqCst), before);
+            }
+            let a_row = (taken[1] - taken[0]).cast_unsigned() / 3_000 / size_of::<f32>();
+            assert!(a_row <= depth * (4 * dim + hidden) + dim, "{a_row}");
         });
     });
 }

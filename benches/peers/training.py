@@ -126,7 +126,7 @@ def long_table(results):
                      f"{result['memory']['ours'] / 2**20:,.0f} MiB |")
     first, last = results[0], results[-1]
     seconds = [median(result["seconds"]["ours"]) for result in (first, last)]
-    slope = math.log(seconds[1] / seconds[0]) / math.log(last["n"] / first["n"]) if len(results) > 1 else math.nan
+    slope = math.log(seconds[1] / seconds[0]) / math.log(last["n"] / first["n"])
     verdict = "met" if slope <= MOST_SLOPE else "MISSED"
     return "\n".join(lines), f"slope {slope:.3f} (must ≤ {MOST_SLOPE}: {verdict})", verdict == "met"
 
@@ -135,6 +135,8 @@ def main():
     arguments = parse_arguments()
     default = LONG_SIZES if arguments.long else SIZES[:1] if arguments.quick else SIZES
     sizes = [int(size) for size in arguments.sizes.split(",") if size] or default
+    if arguments.long and len(sizes) < 2:
+        sys.exit("--long measures how time grows: it needs two lengths or more")
     WORKSHOP.mkdir(parents=True, exist_ok=True)
     python, driver = arguments.python or build_python(WORKSHOP), build_rust("driver", WORKSHOP)
     preload = Children(python, driver, WORKSHOP).preload

@@ -16,7 +16,7 @@ use crate::views::{outer, split};
 
 mod head;
 
-use head::{DroppedScores, HeadBackward, OwnGradients};
+use head::{HeadBackward, OwnGradients};
 
 /// What the backward pass needs: (batch·m, heads·`head_dim`) twice, and the factored output where there is one.
 #[derive(Clone, Debug)]
@@ -188,11 +188,7 @@ fn heads_backward<A: Scalar>(
                         length,
                         heads: config.heads,
                     };
-                    let dropped = dropout.as_ref().map(|dropout| DroppedScores {
-                        dropout,
-                        first: place.first(head, slots),
-                        stride: slots as u64,
-                    });
+                    let dropped = dropout.as_ref().map(|dropout| place.dropped(head, slots, dropout));
                     backward.tile(
                         cache.queries.slice(s![rows.clone(), columns.clone()]),
                         dmerged.slice(s![rows, columns.clone()]),
@@ -246,9 +242,33 @@ struct ScorePlace {
 }
 
 impl ScorePlace {
-    /// The index of the tile's first score in `head`.
-    fn first(self, head: usize, slots: usize) -> u64 {
-        ((self.item * self.heads + head) as u64 * self.length as u64 + self.start as u64) * slots as u64
+    /// What is dropped of the tile's scores in `head`.
+    fn dropped<A>(self, head: usize, slots: usize, dropout: &Dropout<A>) -> Dropped<'_, A> {
+        let rows = (self.item * self.heads + head) as u64 * self.length as u64 + self.start as u64;
+        let stride = slots as u64;
+        Dropped {
+            dropout,
+            first: rows * stride,
+            stride,
+        }
+    }
+}
+
+/// What is dropped of a tile of scores: the number of its first element, and of how many each row has, so that tiles do not matter.
+pub(super) struct Dropped<'d, A> {
+    pub(super) dropout: &'d Dropout<A>,
+    pub(super) first: u64,
+    pub(super) stride: u64,
+}
+
+impl<A: Scalar> Dropped<'_, A> {
+    /// Drops out of a tile whose rows are contiguous.
+    pub(super) fn apply(&self, scores: &mut ArrayViewMut2<'_, A>) {
+        for (row, mut scores) in scores.rows_mut().into_iter().enumerate() {
+            if let Some(scores) = scores.as_slice_mut() {
+                self.dropout.apply(scores, self.first + row as u64 * self.stride);
+            }
+        }
     }
 }
 
@@ -268,19 +288,9 @@ fn attend_with_dropout<A: Scalar>(
     for head in 0..place.heads {
         let mut scores = tile(&mut space, queries.nrows(), count);
         head_scores(queries.view(), context, head, place.heads, &mut scores);
-        let slots = context.keys.dim().1;
-        drop_out(&mut scores, place.first(head, slots), slots as u64, dropout);
+        place.dropped(head, context.keys.dim().1, dropout).apply(&mut scores);
         let (_, values) = context.head(head, place.heads);
         let mut result = queries.slice_mut(s![.., head * head_dim..(head + 1) * head_dim]);
         gemm(A::one(), scores.view(), values, A::zero(), &mut result);
-    }
-}
-
-/// Drops out of a tile of contiguous rows that are `stride` elements apart in the counting of elements, so that tiles do not matter.
-pub(super) fn drop_out<A: Scalar>(scores: &mut ArrayViewMut2<'_, A>, first: u64, stride: u64, dropout: &Dropout<A>) {
-    for (row, mut scores) in scores.rows_mut().into_iter().enumerate() {
-        if let Some(scores) = scores.as_slice_mut() {
-            dropout.apply(scores, first + row as u64 * stride);
-        }
     }
 }

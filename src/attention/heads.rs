@@ -1,4 +1,4 @@
-//! softmax(q·kᵀ/√d) of one head, stored: for maps, and for training, which recomputes it tile by tile.
+//! softmax(q·kᵀ/√d) of one head, stored: for maps, and for training with dropout.
 
 use ndarray::{ArrayView2, ArrayViewMut2, s};
 

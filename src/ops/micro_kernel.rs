@@ -10,7 +10,7 @@ use multiversion::multiversion;
 use multiversion::target::match_target;
 
 use crate::scalar::Scalar;
-use block::{AHEAD, NEAR, Place, block, block_ahead, block_of_panels};
+use block::{NEAR, Place, TURN, block, block_ahead, block_of_panels};
 use pack::{pack_column, pack_rows};
 
 /// Positions of the inner dimension that one block of a left operand spans.
@@ -241,7 +241,7 @@ fn rows_of_panel<'p, A, const NR: usize>(product: &Product<'p, A>, first: usize)
     panel[..product.inner * NR].as_chunks::<NR>().0
 }
 
-/// One panel against all rows: the panel stays in the nearest cache. The next one is read meanwhile.
+/// One panel against all rows: the panel stays in the nearest cache. Where `next` is not empty, it is read meanwhile.
 #[inline(always)]
 fn column<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const LOW: usize, const NR: usize, const WHOLE: bool>(
     product: &Product<'_, A>,
@@ -264,7 +264,7 @@ fn column<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const L
             Left::Rows(left) => {
                 let (left, _) = left[row * STRIDE..].as_chunks::<STRIDE>();
                 if rows > MID && !next.is_empty() {
-                    let next = next.get(row / MR * AHEAD..).unwrap_or(&[]);
+                    let next = next.get(row / MR * (panel.len() / TURN)..).unwrap_or(&[]);
                     block_ahead::<A, FMA, MR, NR>(left, panel, next, place, c);
                 } else if rows > MID {
                     block::<A, FMA, MR, NR, WHOLE>(left, panel, place, c);

@@ -181,7 +181,7 @@ impl<A: Scalar> PackedMatrix<A> {
             let row = a.index_axis(Axis(0), row);
             match row.to_slice() {
                 Some(from) => to.copy_from_slice(&from[start..start + to.len()]),
-                None => to.iter_mut().zip(row.iter().skip(start)).for_each(|(to, &from)| *to = from),
+                None => to.iter_mut().zip(row.slice(s![start..])).for_each(|(to, &from)| *to = from),
             }
         });
     }

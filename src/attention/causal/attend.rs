@@ -5,10 +5,10 @@ use std::ops::Range;
 use ndarray::{Array3, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::super::compressed::Compressed;
-use super::super::gradients::AttendCache;
+use super::super::gradients::{AttendCache, Dropped};
 use super::super::key_values::block_width;
 use super::super::weights::{AttentionWeights, ItemKeyValues, tile};
-use super::online::{Dropped, KeyPart, Online};
+use super::online::{KeyPart, Online};
 use super::sight::{Reach, Sight};
 use crate::config::AttentionConfig;
 use crate::error::{Result, checked_len};

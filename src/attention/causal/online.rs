@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayViewMut2, Zip, s};
 
-use super::super::gradients::drop_out;
+use super::super::gradients::Dropped;
 use super::super::heads::scale;
 use super::super::partial::Partial;
 use super::super::weights::tile;
-use crate::ops::{Dropout, exp_rows, gemm};
+use crate::ops::{exp_rows, gemm};
 use crate::scalar::Scalar;
 
 /// Keys and values of one head, and what each query row sees of them.
@@ -17,13 +17,6 @@ pub(super) struct KeyPart<'p, A> {
     pub(super) values: ArrayView2<'p, A>,
     /// The keys that each row sees.
     pub(super) seen: &'p [Range<usize>],
-}
-
-/// What is dropped of a part's weights: the number of its first element, and of how many each row has.
-pub(super) struct Dropped<'p, A> {
-    pub(super) dropout: &'p Dropout<A>,
-    pub(super) first: u64,
-    pub(super) stride: u64,
 }
 
 /// The softmax over the keys so far of some query rows of one head (online softmax: Milakov and Gimelshein, arXiv 1805.02867).
@@ -73,13 +66,6 @@ impl<A: Scalar> Online<A> {
         for (mut out, (&factor, row)) in out.rows_mut().into_iter().zip(rows) {
             Zip::from(&mut out).and(row).for_each(|out, &x| *out += x * factor);
         }
-    }
-}
-
-impl<A: Scalar> Dropped<'_, A> {
-    /// Drops out of a tile of weights whose rows are contiguous.
-    pub(super) fn apply(&self, weights: &mut ArrayViewMut2<'_, A>) {
-        drop_out(weights, self.first, self.stride, self.dropout);
     }
 }
 

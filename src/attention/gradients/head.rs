@@ -4,29 +4,14 @@ use ndarray::{ArrayView2, ArrayViewMut2};
 
 use super::super::heads::scale;
 use super::super::weights::tile;
-use super::drop_out;
-use crate::ops::{Dropout, Output, PackedColumns, PackedMatrix, RowsMut, Scratch, softmax_backward_rows, softmax_rows};
+use super::Dropped;
+use crate::ops::{Output, PackedColumns, PackedMatrix, RowsMut, Scratch, softmax_backward_rows, softmax_rows};
 use crate::scalar::Scalar;
 
 /// The gradients of the keys and values of one key/value head, (count, `head_dim`) each and contiguous.
 pub(super) struct OwnGradients<'g, A> {
     pub(super) keys: ArrayViewMut2<'g, A>,
     pub(super) values: ArrayViewMut2<'g, A>,
-}
-
-/// The elements of a tile of scores among all that are dropped out of.
-pub(super) struct DroppedScores<'d, A> {
-    pub(super) dropout: &'d Dropout<A>,
-    /// The index of the first.
-    pub(super) first: u64,
-    /// The distance of rows.
-    pub(super) stride: u64,
-}
-
-impl<A: Scalar> DroppedScores<'_, A> {
-    fn apply(&self, scores: &mut ArrayViewMut2<'_, A>) {
-        drop_out(scores, self.first, self.stride, self.dropout);
-    }
 }
 
 /// One key/value head's keys and values as the products of its tiles want them, and room for those.
@@ -96,7 +81,7 @@ impl<A: Scalar> HeadBackward<A> {
         &mut self,
         queries: ArrayView2<'_, A>,
         dout: ArrayView2<'_, A>,
-        dropped: Option<&DroppedScores<'_, A>>,
+        dropped: Option<&Dropped<'_, A>>,
         dqueries: &mut ArrayViewMut2<'_, A>,
         own: &mut OwnGradients<'_, A>,
     ) {

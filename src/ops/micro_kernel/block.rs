@@ -1,14 +1,12 @@
 //! One block of a result: its sums stay in vector registers until all products are added.
 
-use super::{DEPTH, Output, STRIDE};
+use super::{Output, STRIDE};
 use crate::scalar::Scalar;
 
 /// Blocks with a shorter inner dimension find their place in the nearest cache, or end before it is there.
 pub(super) const NEAR: usize = 192;
 /// Positions after which [`block_ahead`] reads a row of the next panel.
-const TURN: usize = 8;
-/// Rows of the next panel that one block reads at most.
-pub(super) const AHEAD: usize = DEPTH / TURN;
+pub(super) const TURN: usize = 8;
 
 /// Which part of a block counts, and where it goes.
 #[derive(Clone, Copy)]
@@ -49,8 +47,8 @@ pub(super) fn block<A: Scalar, const FMA: bool, const MR: usize, const NR: usize
     write(sums, place, c);
 }
 
-/// A whole block, which reads some rows of the `next` panel meanwhile, so that those who multiply it find it in a near cache; what is read
-/// is not used. Without that the first block of every panel waits for the third-level cache: an eighth of the time for 264 rows.
+/// A block that reads some rows of the `next` panel meanwhile, so that those who multiply it find it in a near cache; what is read is not
+/// used. Without that the first block of every panel waits for the third-level cache: an eighth of the time for 264 rows.
 #[inline(always)]
 pub(super) fn block_ahead<A: Scalar, const FMA: bool, const MR: usize, const NR: usize>(
     left: &[[A; STRIDE]],
@@ -71,7 +69,7 @@ pub(super) fn block_ahead<A: Scalar, const FMA: bool, const MR: usize, const NR:
             add_products::<A, FMA, MR, NR>(|i| left[i][p + 1], &b[2 * pair + 1], &mut sums);
         }
         if let Some(next) = next.get(turn) {
-            // One of each line of 64 bytes; a maximum cannot be left out as long as somebody may see it.
+            // One number of each line of 64 bytes, or two. A maximum cannot be left out as long as somebody may see it.
             for (largest, value) in largest.iter_mut().zip([next[0], next[NR / 2]]) {
                 *largest = if value > *largest { value } else { *largest };
             }
