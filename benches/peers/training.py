@@ -31,6 +31,8 @@ LONG_SIZES, LONG_ROUNDS, MOST_SLOPE = (4096, 16384, 65536), 3, 1.05
 # Their seconds over ours, as installed and at its best; our memory over theirs, at most.
 MUST_INSTALLED, MUST_BEST, MUST_MEMORY = 2.5, 1.0, 0.5
 TOLERANCE = 1e-4
+# By itself MKL takes AVX-512 on Intel's processors only.
+MKL_AVX2 = {"MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
 
 def parse_arguments():
@@ -40,6 +42,7 @@ def parse_arguments():
     parser.add_argument("--sizes", default="", help="lengths, with commas")
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--mkl-avx2", action="store_true", help="keep MKL of PyTorch as installed at AVX2, as it is on AMD processors")
     parser.add_argument("--python", type=Path, help="an interpreter that has the packages, instead of a new environment")
     parser.add_argument("--out", type=Path, default=WORKSHOP, help="where training.json goes")
     return parser.parse_args()
@@ -53,7 +56,7 @@ def peak_bytes(child):
     return None
 
 
-def start(python, driver, preload, threads):
+def start(python, driver, preload, threads, mkl_avx2):
     """The contenders in fresh processes; each of ours has the memory settings of what it is compared with."""
     environment, cpus = clean_environment(threads), some_cpus(threads)
     worker = [str(python), str(Path(__file__).with_name("pytorch_worker.py"))]
@@ -61,7 +64,7 @@ def start(python, driver, preload, threads):
     best = environment | MALLOC | ({"LD_PRELOAD": str(preload)} if preload else {})
     children = {"ours": Child("the driver", [str(driver)], environment, cpus),
                 "ours_kept": Child("the driver (memory kept)", [str(driver)], environment | MALLOC, cpus),
-                "installed": Child("PyTorch (installed)", worker, environment, cpus),
+                "installed": Child("PyTorch (installed)", worker, environment | (MKL_AVX2 if mkl_avx2 else {}), cpus),
                 "best": Child("PyTorch (best)", worker, best, cpus)}
     for name in ("installed", "best"):
         children[name].ask("about", threads=threads)
@@ -143,7 +146,7 @@ def main():
     results = []
     for n in sizes:
         rounds = arguments.rounds or (LONG_ROUNDS if arguments.long else 3 if arguments.quick else 5)
-        children = start(python, driver, preload, arguments.threads)
+        children = start(python, driver, preload, arguments.threads, arguments.mkl_avx2)
         try:
             with tempfile.TemporaryDirectory(dir=WORKSHOP) as folder:
                 measured = {"ours": children["ours"]} if arguments.long else children
