@@ -96,11 +96,10 @@ impl<A: Scalar> HeadBackward<A> {
         let mut dscores = tile(&mut self.dscores, rows, count);
         self.values
             .multiply_view(dout, Output::Set, RowsMut::of(dscores.view_mut()), &mut products.rows);
-        let probabilities = scores.as_slice_mut().expect("a tile is contiguous");
-        softmax_rows(probabilities, count);
+        softmax_rows(scores.as_slice_mut().expect("a tile is contiguous"), count);
         if let Some(place) = dropped {
             let mut dropped = tile(&mut self.dropped, rows, count);
-            dropped.assign(&ArrayView2::from_shape((rows, count), &*probabilities).expect("of the same size"));
+            dropped.assign(&scores);
             place.apply(&mut dropped);
             place.apply(&mut dscores);
             products.add_transposed(dropped.view(), dout, &mut own.values);
