@@ -17,8 +17,8 @@ use linformer::{
     EncoderCache, EncoderConfig, EncoderDecoder, EncoderDecoderCache, EncoderDecoderConfig, EncoderDecoderState, Error, ExactAttention,
     Extent, FeedForward, FeedForwardBlock, FeedForwardCache, FeedForwardConfig, Generation, GenerationConfig, Head, Initialization,
     LanguageModel, LanguageModelCache, LanguageModelConfig, LayerNorm, Linear, LinformerAttention, LinformerConfig, Order, PaddingMask,
-    PairBatch, Parameters, Position, PositionKind, Projection, ProjectionConfig, Projections, TokenPairs, TrainingPass, Translation,
-    TranslationConfig, Workspace,
+    PairBatch, Parameters, Position, PositionKind, Projection, ProjectionConfig, Projections, Sharing, TokenPairs, TrainingPass,
+    Translation, TranslationConfig, Workspace,
 };
 
 fn crosses<T: Send + Sync + Unpin + std::fmt::Debug>() {}
@@ -223,21 +223,35 @@ fn linear_layers_and_token_scores_do_not_depend_on_the_number_of_threads() {
     }
 }
 
+/// Every kind of attention whose gradients are computed side by side, with masks, holes in them, and dropout.
 #[test]
 fn gradients_do_not_depend_on_the_number_of_threads() {
-    let encoder = Encoder::<f64>::new(&EncoderConfig::new(LinformerConfig::new(64, 4, 700, 16), 2), 1).unwrap();
-    for length in [100, 700] {
-        let x = sequence((2, length, 64), 3);
-        let all = || {
-            let pass = TrainingPass::new(Step::new(0, 0));
-            let (y, cache) = encoder.forward_train(x.clone(), None, &pass).unwrap();
-            let mut gradients = encoder.zeros_like();
-            let dx = encoder.backward(cache, y, &mut gradients).unwrap();
-            (bits(&dx), model_bits(&gradients))
-        };
-        let expected = in_pool(1, all);
-        for threads in [2, 3, 5] {
-            assert!(in_pool(threads, all) == expected, "{threads} threads, length {length}");
+    let compressed = |k| LinformerConfig::new(64, 4, 700, k);
+    for config in [
+        EncoderConfig::new(compressed(16), 2),
+        EncoderConfig::new(compressed(16).with_sharing(Sharing::None).with_key_value_bias(true, true), 1),
+        EncoderConfig::new(compressed(16).with_sharing(Sharing::Layerwise).with_kv_heads(2), 2),
+        EncoderConfig::new(AttentionConfig::new(64, 4).with_kv_heads(2), 1),
+    ] {
+        let encoder = Encoder::<f64>::new(&config, 1).unwrap();
+        for length in [100, 700] {
+            let x = sequence((2, length, 64), 3);
+            let mask = PaddingMask::from_bools(&Array2::from_shape_fn((2, length), |(item, t)| item == 0 || t % 5 > 0));
+            for (mask, pass) in [
+                (None, TrainingPass::new(Step::new(0, 0))),
+                (Some(&mask), TrainingPass::new(Step::new(0, 0)).with_attention_dropout(0.1)),
+            ] {
+                let all = || {
+                    let (y, cache) = encoder.forward_train(x.clone(), mask, &pass).unwrap();
+                    let mut gradients = encoder.zeros_like();
+                    let dx = encoder.backward(cache, y, &mut gradients).unwrap();
+                    (bits(&dx), model_bits(&gradients))
+                };
+                let expected = in_pool(1, all);
+                for threads in [2, 3, 5] {
+                    assert!(in_pool(threads, all) == expected, "{threads} threads, length {length}, {config:?}");
+                }
+            }
         }
     }
 }
