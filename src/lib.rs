@@ -129,6 +129,9 @@ pub use models::{
     EncoderDecoderCache, EncoderDecoderState, Generation, Head, LanguageModel, LanguageModelCache, PairBatch, TokenPairs, Translation,
 };
 pub use ndarray;
+#[cfg(feature = "_levels")]
+#[doc(hidden)]
+pub use ops::Level;
 pub use ops::{Activation, batched_matmul, softmax};
 pub use parameters::{Parameters, Role, Visitor, VisitorMut};
 pub use scalar::Scalar;

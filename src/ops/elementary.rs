@@ -16,16 +16,15 @@ pub(super) const LANES: usize = 16;
 /// stores cost a Zen 3 processor some 40 ns a row.
 const NARROW: usize = 4;
 
-/// Defines `$name`, which runs `$body::<$t, FMA>` compiled for the best instruction set of the running processor.
+/// Defines `$name`, which runs `$body::<$t, FMA>` compiled for the instruction level in use.
 macro_rules! dispatch {
     ($name:ident, $body:ident, $t:ty, ($($arg:ident: $arg_type:ty),*)) => {
-        #[multiversion::multiversion(targets("x86_64+avx512f+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
-        fn $name($($arg: $arg_type),*) {
-            multiversion::target::match_target! {
-                "x86_64+avx2+fma" => $body::<$t, true>($($arg),*),
-                "aarch64+neon" => $body::<$t, true>($($arg),*),
-                _ => $body::<$t, false>($($arg),*),
-            }
+        $crate::ops::level::by_level! {
+            fn $name($($arg: $arg_type),*);
+            avx512: $body::<$t, true>($($arg),*),
+            avx2: $body::<$t, true>($($arg),*),
+            neon: $body::<$t, true>($($arg),*),
+            portable: $body::<$t, false>($($arg),*)
         }
     };
 }

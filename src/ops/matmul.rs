@@ -6,11 +6,10 @@
 
 use std::cell::RefCell;
 
-use multiversion::multiversion;
-use multiversion::target::match_target;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, s};
 
+use super::level::by_level;
 use super::packed::{Output, PackedMatrix, ProductScratch, RowsMut, Scratch};
 use crate::error::{Error, Result, checked_len};
 use crate::parallel::{self, Pool, along, for_each_part};
@@ -46,27 +45,23 @@ macro_rules! dispatch {
     ($t:ty) => {
         impl MatmulKernels for $t {
             fn multiply_row(alpha: $t, a: &[$t], b: &ArrayView2<'_, $t>, beta: $t, c: ArrayViewMut1<'_, $t>) {
-                #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-                fn run<'v>(alpha: $t, a: &[$t], b: &ArrayView2<'v, $t>, beta: $t, c: ArrayViewMut1<'v, $t>) {
-                    match_target! {
-                        "x86_64+avx512f" => row::<$t, true>(alpha, a, b, beta, c),
-                        "x86_64+fma" => row::<$t, true>(alpha, a, b, beta, c),
-                        "aarch64+neon" => row::<$t, true>(alpha, a, b, beta, c),
-                        _ => row::<$t, false>(alpha, a, b, beta, c),
-                    }
+                by_level! {
+                    fn run<'v>(alpha: $t, a: &[$t], b: &ArrayView2<'v, $t>, beta: $t, c: ArrayViewMut1<'v, $t>);
+                    avx512: row::<$t, true>(alpha, a, b, beta, c),
+                    avx2: row::<$t, true>(alpha, a, b, beta, c),
+                    neon: row::<$t, true>(alpha, a, b, beta, c),
+                    portable: row::<$t, false>(alpha, a, b, beta, c)
                 }
                 run(alpha, a, b, beta, c);
             }
 
             fn multiply_tiny(a: &[$t], b: &[[$t; TINY.2]], sums: &mut [[$t; TINY.2]]) {
-                #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-                fn run(a: &[$t], b: &[[$t; TINY.2]], sums: &mut [[$t; TINY.2]]) {
-                    match_target! {
-                        "x86_64+avx512f" => tiny::<$t, true>(a, b, sums),
-                        "x86_64+fma" => tiny::<$t, true>(a, b, sums),
-                        "aarch64+neon" => tiny::<$t, true>(a, b, sums),
-                        _ => tiny::<$t, false>(a, b, sums),
-                    }
+                by_level! {
+                    fn run(a: &[$t], b: &[[$t; TINY.2]], sums: &mut [[$t; TINY.2]]);
+                    avx512: tiny::<$t, true>(a, b, sums),
+                    avx2: tiny::<$t, true>(a, b, sums),
+                    neon: tiny::<$t, true>(a, b, sums),
+                    portable: tiny::<$t, false>(a, b, sums)
                 }
                 run(a, b, sums);
             }

@@ -6,9 +6,7 @@
 mod block;
 mod pack;
 
-use multiversion::multiversion;
-use multiversion::target::match_target;
-
+use super::level::by_level;
 use crate::scalar::Scalar;
 use block::{NEAR, Place, TURN, block, block_ahead, block_of_panels};
 use pack::{pack_column, pack_rows};
@@ -125,42 +123,30 @@ macro_rules! kernel {
     ($t:ty, avx512: $avx512:tt, fma: $fma:tt, portable: $portable:tt) => {
         impl PackedKernels for $t {
             fn kernel() -> Kernel<$t> {
-                #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-                fn block() -> (usize, usize) {
-                    match_target! {
-                        "x86_64+avx512f" => $avx512,
-                        "x86_64+fma" => $fma,
-                        "aarch64+neon" => $fma,
-                        _ => $portable,
-                    }
+                by_level! {
+                    fn block() -> (usize, usize);
+                    avx512: $avx512, avx2: $fma, neon: $fma, portable: $portable
                 }
-                #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-                #[allow(clippy::elidable_lifetime_names)] // multiversion names the lifetimes that it passes on
-                fn run<'p>(product: &Product<'p, $t>, c: &mut [$t]) {
-                    match_target! {
-                        "x86_64+avx512f" => multiply!($t, true, $avx512, product, c),
-                        "x86_64+fma" => multiply!($t, true, $fma, product, c),
-                        "aarch64+neon" => multiply!($t, true, $fma, product, c),
-                        _ => multiply!($t, false, $portable, product, c),
-                    }
+                by_level! {
+                    fn run<'p>(product: &Product<'p, $t>, c: &mut [$t]);
+                    avx512: multiply!($t, true, $avx512, product, c),
+                    avx2: multiply!($t, true, $fma, product, c),
+                    neon: multiply!($t, true, $fma, product, c),
+                    portable: multiply!($t, false, $portable, product, c)
                 }
-                #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-                fn pack(rows: &[$t], ld: usize, inner: usize, cols: usize, panels: &mut [$t]) {
-                    match_target! {
-                        "x86_64+avx512f" => copy!($t, $avx512, rows, ld, inner, cols, panels),
-                        "x86_64+fma" => copy!($t, $fma, rows, ld, inner, cols, panels),
-                        "aarch64+neon" => copy!($t, $fma, rows, ld, inner, cols, panels),
-                        _ => copy!($t, $portable, rows, ld, inner, cols, panels),
-                    }
+                by_level! {
+                    fn pack(rows: &[$t], ld: usize, inner: usize, cols: usize, panels: &mut [$t]);
+                    avx512: copy!($t, $avx512, rows, ld, inner, cols, panels),
+                    avx2: copy!($t, $fma, rows, ld, inner, cols, panels),
+                    neon: copy!($t, $fma, rows, ld, inner, cols, panels),
+                    portable: copy!($t, $portable, rows, ld, inner, cols, panels)
                 }
-                #[multiversion(targets("x86_64+avx512f", "x86_64+avx2+fma", "aarch64+neon"))]
-                fn pack_left(column: &[$t], inner: usize, panels: &mut [$t]) {
-                    match_target! {
-                        "x86_64+avx512f" => copy_column!($t, $avx512, column, inner, panels),
-                        "x86_64+fma" => copy_column!($t, $fma, column, inner, panels),
-                        "aarch64+neon" => copy_column!($t, $fma, column, inner, panels),
-                        _ => copy_column!($t, $portable, column, inner, panels),
-                    }
+                by_level! {
+                    fn pack_left(column: &[$t], inner: usize, panels: &mut [$t]);
+                    avx512: copy_column!($t, $avx512, column, inner, panels),
+                    avx2: copy_column!($t, $fma, column, inner, panels),
+                    neon: copy_column!($t, $fma, column, inner, panels),
+                    portable: copy_column!($t, $portable, column, inner, panels)
                 }
                 let (rows, cols) = block();
                 Kernel {
@@ -296,18 +282,16 @@ fn column<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const L
 
 #[cfg(test)]
 mod tests {
+    use super::super::level::Level;
     use super::*;
 
     /// A level that is left out costs half of the speed and no other test notices: `multiversion` 0.9 does so with AVX-512.
-    #[cfg(target_arch = "x86_64")]
     #[test]
-    fn the_kernel_is_the_widest_that_the_processor_has() {
-        let expected = if is_x86_feature_detected!("avx512f") {
-            (12, 32)
-        } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            (6, 16)
-        } else {
-            (4, 8)
+    fn the_kernel_is_the_one_of_the_level() {
+        let expected = match Level::current() {
+            Level::Avx512 => (12, 32),
+            Level::Avx2 | Level::Neon => (6, 16),
+            Level::Portable => (4, 8),
         };
         let kernel = <f32 as PackedKernels>::kernel();
         assert_eq!((kernel.rows, kernel.cols), expected);

@@ -6,6 +6,7 @@ mod cross_entropy;
 mod dropout;
 mod elementary;
 mod layer_norm;
+mod level;
 mod long_product;
 mod matmul;
 mod micro_kernel;
@@ -21,6 +22,9 @@ pub(crate) use aligned::Aligned;
 pub(crate) use cross_entropy::{cross_entropy_backward_row, cross_entropy_row};
 pub(crate) use dropout::Dropout;
 pub(crate) use layer_norm::{layer_norm_backward_rows, layer_norm_rows};
+#[cfg(feature = "_levels")]
+#[doc(hidden)]
+pub use level::Level;
 pub(crate) use long_product::{add_long_product, pack_segment};
 pub(crate) use matmul::{add_bias, gemm};
 pub(crate) use packed::{
