@@ -2,16 +2,20 @@
 //! softmax and layer normalisation in bytes a second.
 //!
 //! `cargo bench --bench kernels`. Criterion's elements a second are floating-point operations; the shares are printed before.
+//! `cargo bench --bench kernels -- --check` measures every instruction level of the processor instead, and fails where one is slow.
 
 use std::hint::black_box;
+use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group};
 use linformer::ndarray::Array3;
 use linformer::{Activation, FeedForward, FeedForwardConfig, LayerNorm, batched_matmul, softmax};
 
+#[path = "support/guard.rs"]
+mod guard;
 #[path = "support/peak.rs"]
 mod peak;
 
@@ -23,7 +27,7 @@ fn machine() -> f64 {
     static PEAK: OnceLock<f64> = OnceLock::new();
     *PEAK.get_or_init(|| {
         let threads = rayon::current_num_threads();
-        let peak = peak::measure(threads, 0.5);
+        let peak = peak::measure(&peak::WIDEST, threads, 0.5);
         println!("multiply-adds in registers: {:.0} GFLOP/s on {threads} threads", peak / 1e9);
         peak
     })
@@ -124,4 +128,18 @@ fn norms(criterion: &mut Criterion) {
 }
 
 criterion_group!(benches, products, feed_forwards, softmaxes, norms);
-criterion_main!(benches);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let Some(place) = arguments.iter().position(|argument| argument == "--check") else {
+        benches();
+        Criterion::default().configure_from_args().final_summary();
+        return ExitCode::SUCCESS;
+    };
+    // `cargo bench` appends an option of its own.
+    let passed = match arguments.get(place + 1).filter(|level| !level.starts_with('-')) {
+        Some(level) => guard::check_one(level),
+        None => guard::check_all(),
+    };
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

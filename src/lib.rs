@@ -129,10 +129,10 @@ pub use models::{
     EncoderDecoderCache, EncoderDecoderState, Generation, Head, LanguageModel, LanguageModelCache, PairBatch, TokenPairs, Translation,
 };
 pub use ndarray;
+pub use ops::{Activation, batched_matmul, softmax};
 #[cfg(feature = "_levels")]
 #[doc(hidden)]
-pub use ops::Level;
-pub use ops::{Activation, batched_matmul, softmax};
+pub use ops::{KernelProbe, Level, ProbeLeft};
 pub use parameters::{Parameters, Role, Visitor, VisitorMut};
 pub use scalar::Scalar;
 

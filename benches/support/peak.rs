@@ -13,7 +13,7 @@ use multiversion::target::match_target;
 const LANES: usize = 48;
 
 /// Steps between two looks at the clock.
-const STEPS: usize = 1 << 16;
+const STEPS: usize = 1 << 14;
 
 /// A loop over `STEPS` steps of one multiply-add to each number of some arrays.
 struct Kernel {
@@ -21,18 +21,45 @@ struct Kernel {
     arrays: usize,
 }
 
-/// Processors differ in how many chains of multiply-adds they need to be busy and how many registers there are to hold them:
-/// the best is taken.
-const KERNELS: [Kernel; 3] = [
-    Kernel { run: one, arrays: 1 },
-    Kernel { run: two, arrays: 2 },
-    Kernel { run: four, arrays: 4 },
-];
+/// The kernels of one instruction level. Processors differ in how many chains of multiply-adds they need to be busy and how many registers
+/// there are to hold them: the best is taken.
+pub(crate) struct Level([Kernel; 3]);
+
+macro_rules! level {
+    ($name:ident, $one:expr, $two:expr, $four:expr) => {
+        #[allow(dead_code)] // each executable with this file has its own levels
+        pub(crate) const $name: Level = Level([
+            Kernel { run: $one, arrays: 1 },
+            Kernel { run: $two, arrays: 2 },
+            Kernel { run: $four, arrays: 4 },
+        ]);
+    };
+}
+
+level!(WIDEST, one, two, four);
+level!(WITHOUT_AVX512, one_of_avx2, two_of_avx2, four_of_avx2);
+level!(PORTABLE, one_body::<false>, two_body::<false>, four_body::<false>);
 
 /// The most operations a second that `threads` threads together reached in `seconds` seconds, two to a multiply-add.
-pub(crate) fn measure(threads: usize, seconds: f64) -> f64 {
-    let share = seconds / KERNELS.len() as f64;
-    KERNELS.iter().map(|kernel| rate(kernel, threads, share)).fold(0.0, f64::max)
+pub(crate) fn measure(level: &Level, threads: usize, seconds: f64) -> f64 {
+    let share = seconds / level.0.len() as f64;
+    level.0.iter().map(|kernel| rate(kernel, threads, share)).fold(0.0, f64::max)
+}
+
+/// The most operations a second that this thread reaches in one short run of each kernel.
+#[allow(dead_code)] // each executable with this file has its own questions
+pub(crate) fn burst(level: &Level) -> f64 {
+    let rate = |kernel: &Kernel| {
+        let start = Instant::now();
+        (kernel.run)();
+        flops(kernel) / start.elapsed().as_secs_f64()
+    };
+    level.0.iter().map(rate).fold(0.0, f64::max)
+}
+
+/// Operations of one run.
+fn flops(kernel: &Kernel) -> f64 {
+    (STEPS * kernel.arrays * LANES * 2) as f64
 }
 
 /// The sum of what the threads reach while all of them run.
@@ -55,16 +82,25 @@ fn rate_of_one(kernel: &Kernel, together: &Barrier, seconds: f64) -> f64 {
         (kernel.run)();
         rounds += 1;
     }
-    (rounds * STEPS * kernel.arrays * LANES * 2) as f64 / start.elapsed().as_secs_f64()
+    f64::from(rounds) * flops(kernel) / start.elapsed().as_secs_f64()
 }
 
 macro_rules! kernel {
-    ($name:ident, $body:ident: $($sum:ident)*) => {
+    ($name:ident, $without_avx512:ident, $body:ident: $($sum:ident)*) => {
         #[multiversion(targets("x86_64+avx512f+avx2+fma", "x86_64+avx2+fma", "aarch64+neon"))]
         fn $name() {
             match_target! {
                 "x86_64+avx2+fma" => $body::<true>(),
                 "aarch64+neon" => $body::<true>(),
+                _ => $body::<false>(),
+            }
+        }
+
+        #[allow(dead_code)] // as the level that it belongs to
+        #[multiversion(targets("x86_64+avx2+fma"))]
+        fn $without_avx512() {
+            match_target! {
+                "x86_64+avx2+fma" => $body::<true>(),
                 _ => $body::<false>(),
             }
         }
@@ -83,9 +119,9 @@ macro_rules! kernel {
     };
 }
 
-kernel!(one, one_body: a);
-kernel!(two, two_body: a b);
-kernel!(four, four_body: a b c d);
+kernel!(one, one_of_avx2, one_body: a);
+kernel!(two, two_of_avx2, two_body: a b);
+kernel!(four, four_of_avx2, four_body: a b c d);
 
 #[inline(always)]
 fn step<const FMA: bool>(mut sum: [f32; LANES], factor: f32, summand: f32) -> [f32; LANES] {

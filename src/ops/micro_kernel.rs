@@ -8,7 +8,7 @@ mod pack;
 
 use super::level::by_level;
 use crate::scalar::Scalar;
-use block::{NEAR, Place, TURN, block, block_ahead, block_of_panels};
+use block::{NEAR, Place, TURN, block, block_of_panels};
 use pack::{pack_column, pack_rows};
 
 /// Positions of the inner dimension that one block of a left operand spans.
@@ -129,10 +129,10 @@ macro_rules! kernel {
                 }
                 by_level! {
                     fn run<'p>(product: &Product<'p, $t>, c: &mut [$t]);
-                    avx512: multiply!($t, true, $avx512, product, c),
-                    avx2: multiply!($t, true, $fma, product, c),
-                    neon: multiply!($t, true, $fma, product, c),
-                    portable: multiply!($t, false, $portable, product, c)
+                    avx512: multiply!($t, true, true, $avx512, product, c),
+                    avx2: multiply!($t, true, false, $fma, product, c),
+                    neon: multiply!($t, true, false, $fma, product, c),
+                    portable: multiply!($t, false, false, $portable, product, c)
                 }
                 by_level! {
                     fn pack(rows: &[$t], ld: usize, inner: usize, cols: usize, panels: &mut [$t]);
@@ -161,7 +161,7 @@ macro_rules! kernel {
             #[cfg(test)]
             fn portable() -> Kernel<$t> {
                 fn run(product: &Product<'_, $t>, c: &mut [$t]) {
-                    multiply!($t, false, $portable, product, c);
+                    multiply!($t, false, false, $portable, product, c);
                 }
                 fn pack(rows: &[$t], ld: usize, inner: usize, cols: usize, panels: &mut [$t]) {
                     copy!($t, $portable, rows, ld, inner, cols, panels);
@@ -183,8 +183,8 @@ macro_rules! kernel {
 }
 
 macro_rules! multiply {
-    ($t:ty, $fma:literal, ($mr:literal, $nr:literal), $product:expr, $c:expr) => {
-        panels::<$t, $fma, $mr, { $mr / 2 }, { $mr / 4 }, $nr, { $nr / 2 }>($product, $c)
+    ($t:ty, $fma:literal, $paired:literal, ($mr:literal, $nr:literal), $product:expr, $c:expr) => {
+        panels::<$t, $fma, $paired, $mr, { $mr / 2 }, { $mr / 4 }, $nr, { $nr / 2 }>($product, $c)
     };
 }
 
@@ -204,7 +204,16 @@ kernel!(f32, avx512: (12, 32), fma: (6, 16), portable: (4, 8));
 kernel!(f64, avx512: (12, 16), fma: (6, 8), portable: (4, 4));
 
 #[inline(always)]
-fn panels<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const LOW: usize, const NR: usize, const HALF: usize>(
+fn panels<
+    A: Scalar,
+    const FMA: bool,
+    const PAIRED: bool,
+    const MR: usize,
+    const MID: usize,
+    const LOW: usize,
+    const NR: usize,
+    const HALF: usize,
+>(
     product: &Product<'_, A>,
     c: &mut [A],
 ) {
@@ -213,9 +222,9 @@ fn panels<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const L
         if width > HALF {
             let has_next = product.inner >= NEAR && first + 2 * NR <= product.cols;
             let next = if has_next { rows_of_panel(product, first + NR) } else { &[] };
-            column::<A, FMA, MR, MID, LOW, NR, true>(product, (rows_of_panel(product, first), next), first, width, c);
+            column::<A, FMA, PAIRED, MR, MID, LOW, NR>(product, (rows_of_panel(product, first), next), first, width, c);
         } else {
-            column::<A, FMA, MR, MID, LOW, HALF, false>(product, (rows_of_panel(product, first), &[]), first, width, c);
+            column::<A, FMA, false, MR, MID, LOW, HALF>(product, (rows_of_panel(product, first), &[]), first, width, c);
         }
     }
 }
@@ -229,7 +238,7 @@ fn rows_of_panel<'p, A, const NR: usize>(product: &Product<'p, A>, first: usize)
 
 /// One panel against all rows: the panel stays in the nearest cache. Where `next` is not empty, it is read meanwhile.
 #[inline(always)]
-fn column<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const LOW: usize, const NR: usize, const WHOLE: bool>(
+fn column<A: Scalar, const FMA: bool, const PAIRED: bool, const MR: usize, const MID: usize, const LOW: usize, const NR: usize>(
     product: &Product<'_, A>,
     (panel, next): (&[[A; NR]], &[[A; NR]]),
     first: usize,
@@ -249,31 +258,21 @@ fn column<A: Scalar, const FMA: bool, const MR: usize, const MID: usize, const L
         match product.left {
             Left::Rows(left) => {
                 let (left, _) = left[row * STRIDE..].as_chunks::<STRIDE>();
-                if rows > MID && !next.is_empty() {
-                    let next = next.get(row / MR * (panel.len() / TURN)..).unwrap_or(&[]);
-                    block_ahead::<A, FMA, MR, NR>(left, panel, next, place, c);
-                } else if rows > MID {
-                    block::<A, FMA, MR, NR, WHOLE>(left, panel, place, c);
+                if rows > MID {
+                    let next = next.get(row / MR * panel.len().div_ceil(TURN)..).unwrap_or(&[]);
+                    block::<A, FMA, MR, NR, PAIRED>(left, panel, next, place, c);
                 } else if rows > LOW {
-                    block::<A, FMA, MID, NR, false>(left, panel, place, c);
+                    block::<A, FMA, MID, NR, false>(left, panel, &[], place, c);
                 } else {
-                    block::<A, FMA, LOW, NR, false>(left, panel, place, c);
+                    block::<A, FMA, LOW, NR, false>(left, panel, &[], place, c);
                 }
             }
             Left::Panels(left) => {
                 let (left, _) = left[row * product.inner..][..MR * product.inner].as_chunks::<MR>();
-                if rows > MID && WHOLE {
-                    block_of_panels::<A, FMA, MR, MR, NR>(left, 0, panel, place, c);
-                    continue;
-                }
-                // LLVM keeps 12 rows of 16 numbers in memory.
-                for first in (0..rows).step_by(MID) {
-                    let c = &mut c[first * place.stride..];
-                    let place = Place {
-                        rows: MID.min(rows - first),
-                        ..place
-                    };
-                    block_of_panels::<A, FMA, MR, MID, NR>(left, first, panel, place, c);
+                if rows > MID {
+                    block_of_panels::<A, FMA, MR, MID, 2, NR>(left, panel, place, c);
+                } else {
+                    block_of_panels::<A, FMA, MR, MID, 1, NR>(left, panel, place, c);
                 }
             }
         }

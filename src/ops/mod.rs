@@ -11,6 +11,8 @@ mod long_product;
 mod matmul;
 mod micro_kernel;
 mod packed;
+#[cfg(feature = "_levels")]
+mod probe;
 mod softmax;
 mod tile;
 
@@ -22,9 +24,6 @@ pub(crate) use aligned::Aligned;
 pub(crate) use cross_entropy::{cross_entropy_backward_row, cross_entropy_row};
 pub(crate) use dropout::Dropout;
 pub(crate) use layer_norm::{layer_norm_backward_rows, layer_norm_rows};
-#[cfg(feature = "_levels")]
-#[doc(hidden)]
-pub use level::Level;
 pub(crate) use long_product::{add_long_product, pack_segment};
 pub(crate) use matmul::{add_bias, gemm};
 pub(crate) use packed::{
@@ -32,6 +31,12 @@ pub(crate) use packed::{
 };
 pub(crate) use softmax::{exp_rows, scale_rows, softmax_backward_rows, softmax_groups, softmax_rows};
 pub(crate) use tile::{Runs, Tile, TileRows};
+#[cfg(feature = "_levels")]
+#[doc(hidden)]
+pub use {
+    level::Level,
+    probe::{KernelProbe, ProbeLeft},
+};
 
 /// The kernels of one element type, one trait a subject.
 pub(crate) trait Kernels:

@@ -138,7 +138,7 @@ fn answer(command: Command, loaded: &mut HashMap<String, Loaded>, training: &mut
             loaded.remove(&id);
             Ok(json!({}))
         }
-        Command::Peak { threads, seconds } => Ok(json!({ "flops": peak::measure(threads, seconds) })),
+        Command::Peak { threads, seconds } => Ok(json!({ "flops": peak::measure(&peak::WIDEST, threads, seconds) })),
         Command::Gemm { size } => gemm(size),
     }
 }

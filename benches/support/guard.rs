@@ -1,0 +1,154 @@
+//! The guard of speed: whether every instruction level of this processor comes close to what it can do at all.
+//!
+//! A level runs in a process of its own, which measures the level's peak of multiply-adds, the kernel in the nearest caches at the shapes of
+//! the layers, and a whole layer, each in many short runs of which the best counts: others on the machine slow some down, never all.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use linformer::ndarray::Array3;
+use linformer::{KernelProbe, Level, LinformerAttention, LinformerConfig, ProbeLeft, Scalar, Workspace};
+
+use crate::peak;
+
+/// The least share of the peak for the kernel and for a layer.
+const KERNEL: f64 = 0.70;
+const LAYER: f64 = 0.60;
+/// How long one look at a figure takes.
+const LOOK: Duration = Duration::from_millis(15);
+/// How long figures that are not good enough yet are looked at again. Other programs, or other guests of the machine, can take half of a
+/// processor for seconds.
+const PATIENCE: Duration = Duration::from_secs(16);
+/// Looks at the peak after each round of them.
+const BURSTS: usize = 20;
+/// Rows of a tile.
+const ROWS: usize = 264;
+/// (inner, columns): projections and feed-forwards, QKᵀ, P·V, and narrow results.
+const SHAPES: [(usize, usize); 8] = [
+    (512, 512),
+    (384, 256),
+    (256, 128),
+    (64, 128),
+    (128, 64),
+    (128, 32),
+    (512, 32),
+    (512, 16),
+];
+
+/// Runs every level in a child process; whether all of them are fast enough.
+pub(crate) fn check_all() -> bool {
+    let executable = std::env::current_exe().expect("this executable has a path");
+    let mut passed = true;
+    for level in Level::ALL {
+        if !level.is_available() {
+            println!("{}: NOT MEASURED, this processor does not have it", level.name());
+            continue;
+        }
+        let status = Command::new(&executable)
+            .args(["--check", level.name()])
+            .env("LINFORMER_LEVEL", level.name())
+            .status();
+        passed &= status.is_ok_and(|status| status.success());
+    }
+    passed
+}
+
+/// Measures the level of this process; whether it is fast enough.
+pub(crate) fn check_one(name: &str) -> bool {
+    assert_eq!(Level::current().name(), name, "the level that was asked for");
+    let level = match Level::current() {
+        Level::Portable => &peak::PORTABLE,
+        Level::Avx2 => &peak::WITHOUT_AVX512,
+        Level::Avx512 | Level::Neon => &peak::WIDEST,
+    };
+    let mut figures = vec![layer()];
+    for left in [ProbeLeft::Rows, ProbeLeft::RowsAdded, ProbeLeft::Columns] {
+        for shape in SHAPES {
+            figures.push(kernel::<f32>("f32", 1.0, left, shape));
+            // A register holds half as many.
+            figures.push(kernel::<f64>("f64", 2.0, left, shape));
+        }
+    }
+    let mut peak = peak::burst(level);
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE && figures.iter().any(|figure| figure.is_slow(peak)) {
+        for figure in figures.iter_mut().filter(|figure| figure.is_slow(peak)) {
+            figure.look();
+        }
+        peak = (0..BURSTS).map(|_| peak::burst(level)).fold(peak, f64::max);
+    }
+    let mut passed = true;
+    println!("{name}: multiply-adds in registers: {:.0} GFLOP/s on one thread", peak / 1e9);
+    for figure in &figures {
+        let share = figure.share(peak);
+        let verdict = if figure.is_slow(peak) { ": TOO SLOW" } else { "" };
+        println!(
+            "{name}, {}: {:.0} % of that, at least {:.0} %{verdict}",
+            figure.what,
+            100.0 * share,
+            100.0 * figure.least
+        );
+        passed &= !figure.is_slow(peak);
+    }
+    passed
+}
+
+/// Something whose speed is watched.
+struct Figure {
+    what: String,
+    least: f64,
+    /// Operations of a call, as many as there would be in f32 in the same time.
+    flops: f64,
+    work: Box<dyn FnMut()>,
+    /// The shortest time of a call so far, in seconds.
+    fastest: f64,
+}
+
+impl Figure {
+    fn new(what: String, least: f64, flops: f64, work: impl FnMut() + 'static) -> Self {
+        Self {
+            what,
+            least,
+            flops,
+            work: Box::new(work),
+            fastest: f64::INFINITY,
+        }
+    }
+
+    fn look(&mut self) {
+        let start = Instant::now();
+        while start.elapsed() < LOOK {
+            let start = Instant::now();
+            (self.work)();
+            self.fastest = self.fastest.min(start.elapsed().as_secs_f64());
+        }
+    }
+
+    fn is_slow(&self, peak: f64) -> bool {
+        self.share(peak) < self.least
+    }
+
+    fn share(&self, peak: f64) -> f64 {
+        self.flops / self.fastest / peak
+    }
+}
+
+fn kernel<A: Scalar>(name: &str, weight: f64, left: ProbeLeft, (inner, cols): (usize, usize)) -> Figure {
+    let mut probe = KernelProbe::<A>::new(left, ROWS, inner, cols);
+    let flops = weight * (2 * ROWS * inner * cols) as f64;
+    Figure::new(format!("{name} kernel, {left:?}, {inner} x {cols}"), KERNEL, flops, move || {
+        probe.run()
+    })
+}
+
+fn layer() -> Figure {
+    let (n, dim, k) = (1056, 512, 128);
+    let layer = LinformerAttention::<f32>::new(&LinformerConfig::new(dim, 8, n, k), 0).expect("a valid configuration");
+    let x = Array3::from_shape_fn((1, n, dim), |(_, t, i)| ((t * dim + i) as f32 * 0.734).sin());
+    let (mut out, mut workspace) = (Array3::zeros(x.dim()), Workspace::new());
+    let flops = (n * (4 * dim * dim + 8 * k * dim) + 4 * k * dim * dim) as f64;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
+    Figure::new("f32 layer".into(), LAYER, flops, move || {
+        pool.install(|| layer.forward_into(&x, None, &mut out, &mut workspace).expect("it fits"));
+    })
+}
