@@ -8,7 +8,7 @@ mod pack;
 
 use super::level::by_level;
 use crate::scalar::Scalar;
-use block::{NEAR, Place, TURN, block, block_of_panels};
+use block::{NEAR, POSITIONS_A_ROW, Place, block, block_of_panels};
 use pack::{pack_column, pack_rows};
 
 /// Positions of the inner dimension that one block of a left operand spans.
@@ -259,7 +259,7 @@ fn column<A: Scalar, const FMA: bool, const PAIRED: bool, const MR: usize, const
             Left::Rows(left) => {
                 let (left, _) = left[row * STRIDE..].as_chunks::<STRIDE>();
                 if rows > MID {
-                    let next = next.get(row / MR * panel.len().div_ceil(TURN)..).unwrap_or(&[]);
+                    let next = next.get(row / MR * panel.len().div_ceil(POSITIONS_A_ROW)..).unwrap_or(&[]);
                     block::<A, FMA, MR, NR, PAIRED>(left, panel, next, place, c);
                 } else if rows > LOW {
                     block::<A, FMA, MID, NR, false>(left, panel, &[], place, c);

@@ -5,8 +5,11 @@ use crate::scalar::Scalar;
 
 /// Blocks with a shorter inner dimension find their place in the nearest cache, or end before it is there.
 pub(super) const NEAR: usize = 192;
-/// Positions after which [`block`] reads a row of the next panel.
-pub(super) const TURN: usize = 16;
+/// Positions after which [`block`] reads [`AHEAD`] rows of the next panel.
+const TURN: usize = 16;
+const AHEAD: usize = 4;
+/// Positions for each of these rows.
+pub(super) const POSITIONS_A_ROW: usize = TURN / AHEAD;
 
 /// Which part of a block counts, and where it goes.
 #[derive(Clone, Copy)]
@@ -41,7 +44,7 @@ pub(super) fn block<A: Scalar, const FMA: bool, const MR: usize, const NR: usize
     // A length that LLVM does not know: it would unroll the loop over a turn, and then sums leave their registers.
     let turn = std::hint::black_box(TURN);
     for (index, part) in panel.chunks(turn).enumerate() {
-        if let Some(next) = next.get(index) {
+        for next in next.iter().skip(index * AHEAD).take(AHEAD) {
             // One number of each line of 64 bytes, or two. A maximum cannot be left out as long as somebody may see it.
             for (largest, value) in largest.iter_mut().zip([next[0], next[NR / 2]]) {
                 *largest = if value > *largest { value } else { *largest };
