@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::sync::{Mutex, TryLockError};
+use std::thread::LocalKey;
 
 use ndarray::{ArrayViewMut, Axis, Dimension};
 
@@ -16,7 +17,16 @@ pub(crate) fn for_each<T: Send>(tasks: Vec<T>, multiplications: usize, work: imp
     #[cfg(feature = "rayon")]
     if tasks.len() > 1 && spreads(multiplications) {
         use rayon::prelude::*;
-        return tasks.into_par_iter().with_max_len(1).for_each(work);
+        if in_pool() {
+            return tasks.into_par_iter().with_max_len(1).for_each(work);
+        }
+        let count = tasks.len();
+        let rest = Mutex::new(tasks.into_iter());
+        return helpers::share(count, || {
+            while let Some(task) = helpers::next(&rest, Iterator::next) {
+                work(task);
+            }
+        });
     }
     #[cfg(not(feature = "rayon"))]
     let _ = multiplications;
@@ -104,19 +114,32 @@ impl<P: Divide, Q: Divide> Divide for (P, Q) {
 }
 
 thread_local! {
+    /// Whether all work stays on this thread.
     static SERIAL: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread does one of so many parts that every thread has some.
+    static CROWDED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Calls `work`, all of which stays on this thread.
 pub(crate) fn serially<R>(work: impl FnOnce() -> R) -> R {
-    struct Restore(bool);
+    with_flag(&SERIAL, work)
+}
+
+/// Calls `work` while `flag` is set on this thread.
+fn with_flag<R>(flag: &'static LocalKey<Cell<bool>>, work: impl FnOnce() -> R) -> R {
+    struct Restore(&'static LocalKey<Cell<bool>>, bool);
     impl Drop for Restore {
         fn drop(&mut self) {
-            SERIAL.set(self.0);
+            self.0.set(self.1);
         }
     }
-    let _restore = Restore(SERIAL.replace(true));
+    let _restore = Restore(flag, flag.replace(true));
     work()
+}
+
+/// Whether work that could stay on this thread, as a part of some other, is better shared with threads that have none.
+pub(crate) fn finds_idle_threads(multiplications: usize) -> bool {
+    spreads(multiplications) && !CROWDED.get()
 }
 
 /// Calls `work` on a thread of the pool, which need not be woken for every call that spreads over it.
@@ -134,8 +157,19 @@ pub(crate) fn within<R: Send>(multiplications: usize, work: impl FnOnce() -> R +
 pub(crate) fn both(multiplications: usize, first: impl FnOnce() + Send, second: impl FnOnce() + Send) {
     #[cfg(feature = "rayon")]
     if spreads(multiplications) {
-        rayon::join(first, second);
-        return;
+        if in_pool() {
+            rayon::join(first, second);
+            return;
+        }
+        let rest = Mutex::new((Some(first), Some(second)));
+        return helpers::share(2, || {
+            if let Some(first) = helpers::next(&rest, |rest| rest.0.take()) {
+                first();
+            }
+            if let Some(second) = helpers::next(&rest, |rest| rest.1.take()) {
+                second();
+            }
+        });
     }
     #[cfg(not(feature = "rayon"))]
     let _ = multiplications;
@@ -150,7 +184,63 @@ pub(crate) fn shares_out(count: usize, multiplications: usize) -> bool {
 }
 
 fn spreads(multiplications: usize) -> bool {
-    cfg!(feature = "rayon") && multiplications >= WORTH_SPREADING && !SERIAL.get()
+    cfg!(feature = "rayon") && multiplications >= WORTH_SPREADING && threads() > 1
+}
+
+/// Whether this thread belongs to the pool, whose threads steal from one another while they wait.
+#[cfg(feature = "rayon")]
+fn in_pool() -> bool {
+    rayon::current_thread_index().is_some()
+}
+
+/// Work that a thread outside the pool shares with the pool's threads.
+///
+/// rayon's own functions hand all of it to the pool and put the caller to sleep. Then two threads must be woken one after the other, which may
+/// start on one processor and take milliseconds to part, before a call gets anywhere. Here the caller begins at once, and a thread that wakes late
+/// finds less to do.
+#[cfg(feature = "rayon")]
+mod helpers {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Mutex, PoisonError};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    /// How long the caller stays awake for helpers that still work: as long as it takes to fall asleep and to be woken.
+    const PATIENCE: Duration = Duration::from_micros(100);
+
+    /// What `take` takes.
+    pub(super) fn next<S, T>(rest: &Mutex<S>, take: impl FnOnce(&mut S) -> Option<T>) -> Option<T> {
+        // Nothing can panic while it is locked.
+        take(&mut rest.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Calls `work`, which does tasks until none is left, on this thread and on as many others as `count` tasks can keep busy.
+    pub(super) fn share(count: usize, work: impl Fn() + Sync) {
+        let working = AtomicUsize::new(0);
+        rayon::in_place_scope(|scope| {
+            call(scope, super::threads().min(count) - 1, &working, &work);
+            work();
+            let start = Instant::now();
+            while working.load(Ordering::Acquire) > 0 && start.elapsed() < PATIENCE {
+                thread::yield_now();
+            }
+        });
+    }
+
+    /// Calls `count` helpers: one that calls half of the others.
+    fn call<'s>(scope: &rayon::Scope<'s>, count: usize, working: &'s AtomicUsize, work: &'s (impl Fn() + Sync)) {
+        if count == 0 {
+            return;
+        }
+        scope.spawn(move |scope| {
+            working.fetch_add(1, Ordering::AcqRel);
+            let others = count - 1;
+            call(scope, others / 2, working, work);
+            call(scope, others - others / 2, working, work);
+            work();
+            working.fetch_sub(1, Ordering::AcqRel);
+        });
+    }
 }
 
 /// Threads that work can be handed to, this one among them.
@@ -167,7 +257,40 @@ pub(crate) fn threads() -> usize {
 
 /// [`for_each`] for the parts of something, each with its index, without allocating.
 pub(crate) fn for_each_part<P: Divide>(parts: P, multiplications: usize, work: impl Fn(usize, P) + Sync) {
+    let crowds = parts.count() >= threads();
+    let work = |index, part| {
+        if crowds {
+            with_flag(&CROWDED, || work(index, part));
+        } else {
+            work(index, part);
+        }
+    };
+    #[cfg(feature = "rayon")]
+    if parts.count() > 1 && spreads(multiplications) && !in_pool() {
+        let count = parts.count();
+        let rest = Mutex::new((0, Some(parts)));
+        return helpers::share(count, || {
+            while let Some((index, part)) = helpers::next(&rest, first_part) {
+                work(index, part);
+            }
+        });
+    }
     halve(parts, 0, spreads(multiplications), &work);
+}
+
+/// Takes the first part of the rest, and its index.
+#[cfg(feature = "rayon")]
+fn first_part<P: Divide>((index, rest): &mut (usize, Option<P>)) -> Option<(usize, P)> {
+    let parts = rest.take()?;
+    let (first, others) = if parts.count() > 1 {
+        let (first, others) = parts.divide(1);
+        (first, Some(others))
+    } else {
+        (parts, None)
+    };
+    *rest = others;
+    *index += 1;
+    Some((*index - 1, first))
 }
 
 #[cfg_attr(not(feature = "rayon"), allow(clippy::only_used_in_recursion))]
@@ -197,9 +320,9 @@ pub(crate) struct Pool<S> {
 }
 
 impl<S: Default + Send> Pool<S> {
-    /// Makes one for every thread that may come, where there are fewer.
+    /// Makes one for every thread that may come, where there are fewer: those of the pool, and a caller outside it.
     pub(crate) fn prepare(&mut self) {
-        let threads = threads();
+        let threads = threads() + 1;
         if self.spaces.len() < threads {
             self.spaces.resize_with(threads, Mutex::default);
         }
@@ -208,7 +331,7 @@ impl<S: Default + Send> Pool<S> {
     /// Calls `work` with a space that no other thread uses meanwhile.
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut S) -> R) -> R {
         #[cfg(feature = "rayon")]
-        let own = rayon::current_thread_index().unwrap_or(0);
+        let own = rayon::current_thread_index().map_or(0, |index| index + 1);
         #[cfg(not(feature = "rayon"))]
         let own = 0;
         let (before, after) = self.spaces.split_at(own.min(self.spaces.len()));

@@ -40,6 +40,20 @@ impl<'a, A> Output<'a, A> {
     pub(crate) fn add(bias: Option<&'a [A]>) -> Self {
         bias.map_or(Self::Add, Self::AddWithBias)
     }
+
+    /// Whether the old values count.
+    pub(crate) fn adds(&self) -> bool {
+        matches!(self, Self::Add | Self::AddWithBias(_))
+    }
+
+    /// The same for `width` columns from `first` on.
+    pub(crate) fn from_column(self, first: usize, width: usize) -> Self {
+        match self {
+            Self::SetWithBias(bias) => Self::SetWithBias(&bias[first..first + width]),
+            Self::AddWithBias(bias) => Self::AddWithBias(&bias[first..first + width]),
+            Self::Set | Self::Add => self,
+        }
+    }
 }
 
 /// The left operand of a product, up to a multiple of the kernel's rows; those that do not count may hold anything.

@@ -8,6 +8,7 @@
 
 mod columns;
 mod once;
+mod shared;
 
 use std::ops::Range;
 
@@ -22,6 +23,7 @@ use crate::scalar::Scalar;
 pub(crate) use super::micro_kernel::Output;
 pub(crate) use columns::PackedColumns;
 pub(crate) use once::ProductScratch;
+use shared::{share_columns, shares_columns};
 
 /// Positions that are summed in one go: sequences that are cut at its multiples add up to the same bits.
 pub(crate) const SEGMENT: usize = DEPTH;
@@ -145,7 +147,18 @@ impl<A: Scalar> PackedMatrix<A> {
     /// The product of rows start.. of this matrix and a tile with as many columns, into columns `columns` of the product's.
     ///
     /// The first of `columns` is a multiple of [`PANEL_COLS`]; a bias starts with it.
+    /// Where the tile is the only one, threads share its columns.
     pub(crate) fn multiply_tile(&self, a: TileRows<'_, A>, start: usize, columns: Range<usize>, output: Output<'_, A>, c: RowsMut<'_, A>) {
+        let inner = a.runs.width();
+        if !shares_columns((a.rows, inner, columns.len())) {
+            return self.multiply_tile_alone(a, start, columns, output, c);
+        }
+        share_columns((a.rows, inner), columns, output, c, |columns, output, c| {
+            self.multiply_tile_alone(a, start, columns, output, c);
+        });
+    }
+
+    fn multiply_tile_alone(&self, a: TileRows<'_, A>, start: usize, columns: Range<usize>, output: Output<'_, A>, c: RowsMut<'_, A>) {
         for index in 0..a.runs.count() {
             let range = a.runs.range(index);
             let product = Product {
@@ -170,14 +183,14 @@ impl<A: Scalar> PackedMatrix<A> {
 
     /// The product of the first p columns of `a` with this matrix, into the first n columns of `c`.
     pub(crate) fn multiply(&self, a: Rows<'_, A>, output: Output<'_, A>, c: RowsMut<'_, A>, scratch: &mut Scratch<A>) {
-        self.blocks(a.count, output, c, scratch, |row, start, to| {
+        self.multiply_rows(a.count, output, c, scratch, |row, start, to| {
             to.copy_from_slice(&a.data[row * a.stride + start..][..to.len()]);
         });
     }
 
     /// [`PackedMatrix::multiply`] for a left operand (m, p) of any strides.
     pub(crate) fn multiply_view(&self, a: ArrayView2<'_, A>, output: Output<'_, A>, c: RowsMut<'_, A>, scratch: &mut Scratch<A>) {
-        self.blocks(a.nrows(), output, c, scratch, |row, start, to| {
+        self.multiply_rows(a.nrows(), output, c, scratch, |row, start, to| {
             let row = a.index_axis(Axis(0), row);
             match row.to_slice() {
                 Some(from) => to.copy_from_slice(&from[start..start + to.len()]),
@@ -186,10 +199,28 @@ impl<A: Scalar> PackedMatrix<A> {
         });
     }
 
-    /// Blocks of rows, and of the inner dimension within them. `copy` fills its slice from a row and a position on.
+    /// The product of a left operand whose rows `copy` copies: it fills its slice from a row and a position on.
+    fn multiply_rows(
+        &self,
+        rows: usize,
+        output: Output<'_, A>,
+        c: RowsMut<'_, A>,
+        scratch: &mut Scratch<A>,
+        copy: impl Fn(usize, usize, &mut [A]) + Sync,
+    ) {
+        if !shares_columns((rows, self.inner, self.cols)) {
+            return self.blocks(rows, 0..self.cols, output, c, scratch, copy);
+        }
+        share_columns((rows, self.inner), 0..self.cols, output, c, |columns, output, c| {
+            self.blocks(rows, columns, output, c, &mut Scratch::default(), &copy);
+        });
+    }
+
+    /// Some columns of the product, in blocks of rows, and of the inner dimension within them.
     fn blocks(
         &self,
         rows: usize,
+        columns: Range<usize>,
         output: Output<'_, A>,
         c: RowsMut<'_, A>,
         scratch: &mut Scratch<A>,
@@ -209,25 +240,20 @@ impl<A: Scalar> PackedMatrix<A> {
                 for (row, to) in scratch.left.chunks_exact_mut(STRIDE).take(rows).enumerate() {
                     copy(first + row, start, &mut to[..inner]);
                 }
-                let output = if start == 0 { output } else { Output::Add };
-                self.run(&scratch.left, rows, start, output, &mut c.data[first * c.stride..], c.stride);
+                let product = Product {
+                    left: Left::Rows(&scratch.left),
+                    rows,
+                    panels: &self.panels.as_slice()[columns.start * self.inner..],
+                    depth: self.inner,
+                    start,
+                    inner,
+                    cols: columns.len(),
+                    output: if start == 0 { output } else { Output::Add },
+                    stride: c.stride,
+                };
+                (self.kernel.run)(&product, &mut c.data[first * c.stride..]);
             }
         }
-    }
-
-    fn run(&self, left: &[A], rows: usize, start: usize, output: Output<'_, A>, c: &mut [A], stride: usize) {
-        let product = Product {
-            left: Left::Rows(left),
-            rows,
-            panels: self.panels.as_slice(),
-            depth: self.inner,
-            start,
-            inner: DEPTH.min(self.inner - start),
-            cols: self.cols,
-            output,
-            stride,
-        };
-        (self.kernel.run)(&product, c);
     }
 }
 

@@ -42,6 +42,11 @@ impl Runs {
         Self::of(self.unit)
     }
 
+    /// All columns.
+    pub(crate) fn width(self) -> usize {
+        self.units * self.unit
+    }
+
     /// Runs that a unit takes.
     fn parts(self) -> usize {
         self.unit.div_ceil(SEGMENT).max(1)
