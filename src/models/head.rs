@@ -6,9 +6,12 @@ use crate::config::HeadKind;
 use crate::error::Result;
 use crate::initialization::Streams;
 use crate::layers::{LayerNorm, Linear, map_tiles};
-use crate::ops::{Activation, add_bias, gemm};
+use crate::ops::{Activation, Output, PackedMatrix, RowsMut, Scratch, add_bias, gemm};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
+
+/// Shorter sequences are multiplied without packing the weight. It depends on an item's length, not on the batch, as all that decides about bits.
+const PACKED_LENGTH: usize = 48;
 
 /// From features to token scores; see [`HeadKind`].
 #[derive(Clone, Debug)]
@@ -56,10 +59,21 @@ impl<A: Scalar> Head<A> {
 
     /// x·Wᵀ + b.
     pub(super) fn scores(&self, x: &Array3<A>, embedding: ArrayView2<'_, A>) -> Result<Array3<A>> {
+        const OPERATION: &str = "LanguageModel";
         let weight = self.weight.as_ref().map_or(embedding, |weight| weight.view());
-        map_tiles("LanguageModel", x, weight.nrows(), weight.len(), |(): &mut (), _, x, mut out| {
-            gemm(A::one(), x, weight.t(), A::zero(), &mut out);
-            add_bias(&mut out, self.bias.view());
+        let (vocab_size, cost) = (weight.nrows(), weight.len());
+        let bias = self.bias.as_slice().filter(|_| x.dim().1 >= PACKED_LENGTH);
+        let Some(bias) = bias else {
+            return map_tiles(OPERATION, x, vocab_size, cost, |(): &mut (), _, x, mut out| {
+                gemm(A::one(), x, weight.t(), A::zero(), &mut out);
+                add_bias(&mut out, self.bias.view());
+            });
+        };
+        // Once for all tiles.
+        let mut packed = PackedMatrix::default();
+        packed.repack_spread(weight.t());
+        map_tiles(OPERATION, x, vocab_size, cost, |scratch: &mut Scratch<A>, _, x, out| {
+            packed.multiply_view(x, Output::set(Some(bias)), RowsMut::of(out), scratch);
         })
     }
 }

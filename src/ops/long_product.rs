@@ -1,8 +1,5 @@
 //! Sums of outer products over a long sequence: gradients of weights.
 
-use std::cell::Cell;
-use std::thread::LocalKey;
-
 use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::aligned::Aligned;
@@ -18,37 +15,6 @@ const PANEL_BYTES: usize = 4 << 20;
 const PACK_COLS: usize = 4 * PANEL_COLS;
 /// Rows of the sum that one task has, a few blocks of the kernels.
 const TASK_ROWS: usize = 132;
-
-/// Memory that a thread keeps from one product to the next, since the system hands out pages of zeros one by one. Whoever uses it takes
-/// it out meanwhile: a thread that waits for a part of its product may begin another one.
-pub(crate) trait KeptScratch: Sized {
-    /// The right operand of the products that this thread called for: `PANEL_BYTES` at most.
-    fn kept_panels() -> &'static LocalKey<Cell<Aligned<Self>>>;
-    /// Segments of the left operand of the parts that this thread computes: `TOGETHER` of `TASK_ROWS` columns at most.
-    fn kept_lefts() -> &'static LocalKey<Cell<Vec<PackedColumns<Self>>>>;
-}
-
-macro_rules! keep {
-    ($t:ty) => {
-        impl KeptScratch for $t {
-            fn kept_panels() -> &'static LocalKey<Cell<Aligned<$t>>> {
-                thread_local! {
-                    static PANELS: Cell<Aligned<$t>> = Cell::default();
-                }
-                &PANELS
-            }
-
-            fn kept_lefts() -> &'static LocalKey<Cell<Vec<PackedColumns<$t>>>> {
-                thread_local! {
-                    static LEFTS: Cell<Vec<PackedColumns<$t>>> = Cell::default();
-                }
-                &LEFTS
-            }
-        }
-    };
-}
-keep!(f32);
-keep!(f64);
 
 /// `sum` += Σₜ aₜᵀ·xₜ of the rows of `a` and `x`, all three of them contiguous.
 ///

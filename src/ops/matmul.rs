@@ -4,13 +4,11 @@
 //! operands, too: more than the product itself costs where there are few rows or columns, or where the whole product is tiny. Those cases
 //! have loops of their own.
 
-use std::cell::RefCell;
-
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, s};
 
 use super::level::by_level;
-use super::packed::{Output, PackedMatrix, ProductScratch, RowsMut, Scratch};
+use super::packed::{Output, PackedMatrix, RowsMut, Scratch};
 use crate::error::{Error, Result, checked_len};
 use crate::parallel::{self, Pool, along, for_each_part};
 use crate::scalar::Scalar;
@@ -37,8 +35,6 @@ pub(crate) trait MatmulKernels: Sized {
     fn multiply_row(alpha: Self, a: &[Self], b: &ArrayView2<'_, Self>, beta: Self, c: ArrayViewMut1<'_, Self>);
     /// sums ← a·b for rows a of as many elements as b has rows, whose own elements are padded.
     fn multiply_tiny(a: &[Self], b: &[[Self; TINY.2]], sums: &mut [[Self; TINY.2]]);
-    /// Calls `work` with the room for products that this thread keeps.
-    fn with_scratch(work: impl FnOnce(&mut ProductScratch<Self>));
 }
 
 macro_rules! dispatch {
@@ -64,13 +60,6 @@ macro_rules! dispatch {
                     portable: tiny::<$t, false>(a, b, sums)
                 }
                 run(a, b, sums);
-            }
-
-            fn with_scratch(work: impl FnOnce(&mut ProductScratch<$t>)) {
-                thread_local! {
-                    static SCRATCH: RefCell<ProductScratch<$t>> = RefCell::default();
-                }
-                SCRATCH.with_borrow_mut(work);
             }
         }
     };
@@ -226,7 +215,9 @@ pub(crate) fn gemm<A: Scalar>(alpha: A, a: ArrayView2<'_, A>, b: ArrayView2<'_, 
         if beta != A::zero() && beta != A::one() {
             c.mapv_inplace(|c| beta * c);
         }
-        A::with_scratch(|scratch| scratch.multiply(alpha, a, b, beta != A::zero(), c));
+        let mut scratch = A::kept_products().take();
+        scratch.multiply(alpha, a, b, beta != A::zero(), c);
+        A::kept_products().set(scratch);
     } else {
         general_mat_mul(alpha, &a, &b, beta, c);
     }

@@ -5,6 +5,7 @@ mod aligned;
 mod cross_entropy;
 mod dropout;
 mod elementary;
+mod kept;
 mod layer_norm;
 mod level;
 mod long_product;
@@ -44,7 +45,7 @@ pub(crate) trait Kernels:
     + dropout::DropoutKernels
     + softmax::SoftmaxKernels
     + layer_norm::LayerNormKernels
-    + long_product::KeptScratch
+    + kept::Kept
     + matmul::MatmulKernels
     + micro_kernel::PackedKernels
 {
