@@ -17,6 +17,8 @@ mod pieces;
 #[path = "fingerprints/record.rs"]
 mod record;
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use linformer::{Level, Scalar};
@@ -74,6 +76,51 @@ fn check_apart(level: Level) {
         level.name()
     );
     println!("{}", checked(level));
+}
+
+/// Functions that std takes from the platform's C library, and ndarray's products, whose kernels are those of matrixmultiply.
+const OF_THE_PLATFORM: &str =
+    "exp exp2 exp_m1 ln ln_1p log log2 log10 powf sin cos tan sin_cos sinh cosh tanh asin acos atan atan2 cbrt hypot";
+
+/// Whether `line` calls the function of this name of a floating-point type.
+fn calls(line: &str, name: &str) -> bool {
+    [".", "f32::", "f64::", "A::", "T::", "Self::", "Float::"].iter().any(|before| {
+        let call = format!("{before}{name}");
+        let mut ends = line.match_indices(&call).map(|(start, _)| start + call.len());
+        ends.any(|end| line[end..].starts_with(['(', ')', ',']))
+    })
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry of it").path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.file_name().is_some_and(|name| name != "tests.rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Tests, which may call anything, end a file.
+#[test]
+fn no_source_calls_a_function_of_the_platform() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    sources(&root, &mut paths);
+    assert!(paths.len() > 100, "only {} sources", paths.len());
+    let mut calls = Vec::new();
+    for path in paths {
+        let text = fs::read_to_string(&path).expect("a source");
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or("");
+        let code = code.split("#[cfg(test)]\n#[allow").next().unwrap_or("");
+        let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let found = lines.filter(|line| line.contains("general_mat_mul(") || OF_THE_PLATFORM.split(' ').any(|name| calls(line, name)));
+        calls.extend(found.map(|line| format!("{}: {}", path.display(), line.trim())));
+    }
+    // The products of processors without fused multiply-adds, which promise no bits.
+    calls.retain(|call| !call.ends_with("matmul.rs: general_mat_mul(alpha, &a, &b, beta, c);"));
+    assert!(calls.is_empty(), "{}", calls.join("\n"));
 }
 
 #[test]

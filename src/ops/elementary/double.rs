@@ -1,4 +1,7 @@
 //! The elementary functions of `f64`.
+//!
+//! The relative errors, measured against 60 digits at 6,000 places, are at most 1.5e-16 for [`Elementary::exp_of_negative`] (one unit in the last
+//! place), 2.8e-16 for [`Elementary::tanh_of`], and 1.1e-15 for [`Elementary::normal_tail`].
 
 use super::{Elementary, at_most};
 
@@ -111,4 +114,95 @@ impl Elementary for f64 {
         let exp = f64::fused::<FMA>(exp * -0.5, lost, exp);
         exp * f64::polynomial::<FMA, 11>(t, NUMERATOR) / f64::polynomial::<FMA, 12>(t, DENOMINATOR)
     }
+}
+
+#[cfg(test)]
+#[allow(clippy::float_cmp)] // what is compared so is exact
+mod tests {
+    use std::f64::consts::FRAC_1_SQRT_2;
+
+    use super::super::tests::spread;
+    use super::*;
+
+    /// Numbers above 0 of all sizes, some of them in every power of 2 down to the smallest subnormals.
+    fn sizes(largest: f64) -> impl Iterator<Item = f64> {
+        let patterns = (1..0x7ff0_0000_0000_0000_u64).step_by(0x0000_2b5a_3c71_9d33);
+        let many = spread(20_001, largest).into_iter().map(f64::abs);
+        patterns.map(f64::from_bits).take_while(move |&x| x <= largest).chain(many)
+    }
+
+    fn relative(value: f64, exact: f64) -> f64 {
+        (value - exact).abs() / exact.abs()
+    }
+
+    /// Against `libm`, whose own errors are within 1.2e-16; the argument of its `erfc` is rounded.
+    fn bounds<const FMA: bool>() {
+        for x in sizes(708.0) {
+            let error = relative(f64::exp_of_negative::<FMA>(-x), libm::exp(-x));
+            assert!(error < 3.2e-16, "exp(−{x}): {error}");
+        }
+        for x in sizes(1e4).filter(|&x| x >= f64::MIN_POSITIVE) {
+            for x in [x, -x] {
+                let error = relative(f64::tanh_of::<FMA>(x), libm::tanh(x));
+                assert!(error < 5e-16, "tanh({x}): {error}");
+            }
+        }
+        for t in sizes(37.5) {
+            let error = relative(f64::normal_tail::<FMA>(t), 0.5 * libm::erfc(t * FRAC_1_SQRT_2));
+            assert!(error < 1.4e-15 + 1.7e-16 * t * t, "Φ(−{t}): {error}");
+        }
+        let smallest = f64::from_bits(1);
+        for x in spread(5001, 20.0).into_iter().map(|x| x - 728.0) {
+            let error = (f64::exp_of_negative::<FMA>(x) - libm::exp(x)).abs();
+            assert!(error <= smallest, "exp({x}), a subnormal: {error}");
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
+    fn within_the_stated_bounds() {
+        bounds::<true>();
+        bounds::<false>();
+    }
+
+    /// Far out, where the square of an argument that is rounded once would show: values to 20 places, computed with mpmath.
+    #[test]
+    fn far_tails() {
+        for (t, exact) in TAILS {
+            assert!(relative(f64::normal_tail::<true>(t), exact) < 1.2e-15, "Φ(−{t})");
+            assert!(relative(f64::normal_tail::<false>(t), exact) < 1.2e-15, "Φ(−{t})");
+        }
+    }
+
+    fn specials<const FMA: bool>() {
+        for (x, exp) in [(0.0, 1.0), (-0.0, 1.0), (-745.2, 0.0), (-1e300, 0.0), (f64::NEG_INFINITY, 0.0)] {
+            assert_eq!(f64::exp_of_negative::<FMA>(x).to_bits(), f64::to_bits(exp), "exp({x})");
+        }
+        for x in [0.0, f64::from_bits(1), 1e-310, 1e-100] {
+            assert_eq!(f64::tanh_of::<FMA>(x).to_bits(), x.to_bits(), "tanh({x})");
+            assert_eq!(f64::tanh_of::<FMA>(-x).to_bits(), (-x).to_bits(), "tanh(−{x})");
+        }
+        for x in [20.0, 1e300, f64::INFINITY] {
+            assert_eq!((f64::tanh_of::<FMA>(x), f64::tanh_of::<FMA>(-x)), (1.0, -1.0));
+        }
+        assert_eq!((f64::normal_tail::<FMA>(0.0), f64::normal_tail::<FMA>(1000.0)), (0.5, 0.0));
+        assert!(f64::exp_of_negative::<FMA>(f64::NAN).is_nan());
+        assert!(f64::tanh_of::<FMA>(f64::NAN).is_nan());
+        assert!(f64::normal_tail::<FMA>(f64::NAN).is_nan());
+    }
+
+    #[test]
+    fn at_the_edges() {
+        specials::<true>();
+        specials::<false>();
+    }
+
+    const TAILS: [(f64, f64); 6] = [
+        (5.3, 5.790134039964594e-08),
+        (12.7, 2.95648536485205e-37),
+        (20.1, 3.6896808637213897e-90),
+        (25.604, 6.884164219414282e-145),
+        (31.37, 2.596400127461133e-216),
+        (36.9, 2.3105244811406173e-298),
+    ];
 }
