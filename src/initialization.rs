@@ -1,11 +1,13 @@
 //! Where the numbers of a new model come from: named initialisers and seeded generator streams. The only file that names rand.
 
+mod normal;
+
 use std::ops::Range;
 
 use ndarray::{Array, Array3, Dimension, ShapeBuilder};
 use ndarray_rand::RandomExt;
-use ndarray_rand::rand_distr::{Distribution, StandardNormal, Uniform};
-use rand::{RngCore, SeedableRng};
+use ndarray_rand::rand_distr::{Distribution, Uniform};
+use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::error::{Error, Result};
@@ -34,8 +36,7 @@ pub enum Initialization {
 
 /// Generator streams from one seed: every tensor that is drawn has a stream of its own.
 ///
-/// Numbers are drawn in `f64` and rounded, so that models of both element types start alike. Uniform draws are the same on every
-/// platform; normal ones as far as the platform's `ln` and `exp` are.
+/// Numbers are drawn in `f64` and rounded, so that models of both element types start alike. They are the same bits on every platform.
 #[derive(Clone, Debug)]
 pub(crate) struct Streams {
     /// `None` where numbers need not be drawn since a checkpoint will bring them.
@@ -134,6 +135,15 @@ impl Streams {
             }
         }
         Array3::from_shape_vec(kept, numbers).expect("a number for each place that is kept")
+    }
+}
+
+/// The normal distribution with mean 0 and variance 1.
+struct StandardNormal;
+
+impl Distribution<f64> for StandardNormal {
+    fn sample<R: Rng + ?Sized>(&self, generator: &mut R) -> f64 {
+        normal::standard_normal(|| generator.next_u64())
     }
 }
 

@@ -67,5 +67,9 @@ impl<A: Scalar> Partial<A> {
 
 /// exp(max − larger), which is 1 where both are −∞ or both +∞.
 fn relative<A: Scalar>(max: A, larger: A) -> A {
-    if max == larger { A::one() } else { (max - larger).exp() }
+    if max == larger {
+        A::one()
+    } else {
+        A::cast(libm::exp((max - larger).widen()))
+    }
 }

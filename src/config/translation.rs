@@ -86,7 +86,7 @@ impl TranslationConfig {
 
     /// What the log-probability of a target of `length` tokens is divided by: a number above 0 and finite, whatever α is.
     pub(crate) fn divisor(&self, length: usize) -> f64 {
-        let power = ((5.0 + length as f64) / 6.0).powf(self.length_penalty);
+        let power = libm::pow((5.0 + length as f64) / 6.0, self.length_penalty);
         power.clamp(f64::MIN_POSITIVE, f64::MAX)
     }
 }

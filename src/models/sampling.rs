@@ -27,7 +27,7 @@ pub(super) fn choose<A: Scalar>(
     let highest = scores[likeliest[0]];
     let mut weights: Vec<f64> = likeliest
         .iter()
-        .map(|&token| ((scores[token] - highest) / config.temperature).exp())
+        .map(|&token| libm::exp((scores[token] - highest) / config.temperature))
         .collect();
     let total: f64 = weights.iter().sum();
     if let Some(p) = config.top_p {

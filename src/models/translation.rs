@@ -6,6 +6,7 @@ use super::encoder_decoder::EncoderDecoder;
 use super::sampling::first_of;
 use crate::config::TranslationConfig;
 use crate::error::{Error, Result};
+use crate::ops::exp_rows;
 use crate::scalar::Scalar;
 
 /// A target that was found.
@@ -186,8 +187,10 @@ fn log_probabilities<A: Scalar>(scores: &Array2<A>) -> Result<Array2<f64>> {
 }
 
 fn log_sum(row: ArrayView1<'_, f64>) -> f64 {
-    let highest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    highest + row.iter().map(|score| (score - highest).exp()).sum::<f64>().ln()
+    let mut exponentials = row.to_vec();
+    let (mut highest, mut sum) = ([0.0], [0.0]);
+    exp_rows(&mut exponentials, row.len(), row.len(), &mut highest, &mut sum);
+    highest[0] + libm::log(sum[0])
 }
 
 #[cfg(test)]

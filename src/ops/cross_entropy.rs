@@ -15,7 +15,7 @@ pub(crate) fn cross_entropy_row<A: Scalar>(row: &mut [A], class: usize, smoothin
     exp_rows(row, row.len(), row.len(), &mut max, &mut sum);
     // The kernel's sum has the element type's precision, which shows in rows of many classes.
     let sum = if sum[0].is_nan() { f64::NAN } else { sum_widened(row) };
-    let log_sum = max[0].widen() + sum.ln();
+    let log_sum = max[0].widen() + libm::log(sum);
     let loss = match mean {
         Some(mean) if smoothing < 1.0 => (1.0 - smoothing) * (log_sum - own) + smoothing * (log_sum - mean),
         Some(mean) => log_sum - mean,

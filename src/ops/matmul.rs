@@ -1,8 +1,10 @@
 //! Matrix products on views of any strides: the one place that calls `general_mat_mul`.
 //!
-//! Large products are packed for our own kernels, block by block. Those that are too small for that go to matrixmultiply, which packs both
-//! operands, too: more than the product itself costs where there are few rows or columns, or where the whole product is tiny. Those cases
-//! have loops of their own.
+//! Products are packed for our own kernels, block by block. That is more than the product itself costs where there are few rows or columns,
+//! or where the whole product is tiny: those cases have loops of their own.
+//!
+//! Only processors without a fused multiply-add leave small products to matrixmultiply. Its kernels differ in how they add to what is there,
+//! so that it would give other bits on other processors.
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, s};
@@ -21,8 +23,10 @@ const LANES: usize = 8;
 const STRIP: usize = 256;
 /// The most rows, inner positions and columns of a tiny product: (m, p, n).
 const TINY: (usize, usize, usize) = (16, 16, 16);
-/// Rows, inner positions and columns from which on packing the operands for our own kernels pays.
+/// Rows, inner positions and columns from which on our own kernels without a fused multiply-add are faster than matrixmultiply's.
 const PACKED: usize = 48;
+/// Columns and inner positions from which on a transposed right operand is worth multiplying from the left.
+const WIDE: usize = 256;
 /// Floating-point operations that are worth a task.
 const TASK_FLOPS: usize = 4_000_000;
 /// The most tasks that the items of one batch are split into, and the fewest rows or columns of one of them.
@@ -66,6 +70,11 @@ macro_rules! dispatch {
 }
 dispatch!(f32);
 dispatch!(f64);
+
+by_level! {
+    fn is_fused() -> bool;
+    avx512: true, avx2: true, neon: true, portable: false
+}
 
 /// x·y + sum, fused where the processor can: without the instruction `mul_add` is a slow library call.
 #[inline(always)]
@@ -211,12 +220,19 @@ pub(crate) fn gemm<A: Scalar>(alpha: A, a: ArrayView2<'_, A>, b: ArrayView2<'_, 
         few_rows(alpha, a, b, beta, c);
     } else if n < FEW_ROWS {
         few_rows(alpha, b.reversed_axes(), a.reversed_axes(), beta, &mut c.view_mut().reversed_axes());
-    } else if m.min(n).min(inner) >= PACKED {
+    } else if is_fused() || m.min(n).min(inner) >= PACKED {
         if beta != A::zero() && beta != A::one() {
             c.mapv_inplace(|c| beta * c);
         }
+        let add = beta != A::zero();
         let mut scratch = A::kept_products().take();
-        scratch.multiply(alpha, a, b, beta != A::zero(), c);
+        if alpha == A::one() && m < PACKED && n.min(inner) >= WIDE && b.stride_of(Axis(0)) == 1 {
+            // To transpose the right operand would take longer than the product.
+            let (a, b, mut c) = (a.reversed_axes(), b.reversed_axes(), c.view_mut().reversed_axes());
+            scratch.multiply(alpha, b, a, add, &mut c);
+        } else {
+            scratch.multiply(alpha, a, b, add, c);
+        }
         A::kept_products().set(scratch);
     } else {
         general_mat_mul(alpha, &a, &b, beta, c);

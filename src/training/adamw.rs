@@ -136,7 +136,7 @@ impl<A: Scalar> Method<A> for AdamW<A> {
 
     fn rule(&self, lr: f64, step: u64) -> AdamWRule<A> {
         let (beta1, beta2) = self.config.betas;
-        let correction = |beta: f64| 1.0 - beta.powf(step as f64);
+        let correction = |beta: f64| 1.0 - libm::pow(beta, step as f64);
         AdamWRule {
             shrink: A::cast(1.0 - lr * self.config.weight_decay),
             towards: A::cast(1.0 - beta1),

@@ -78,7 +78,7 @@ impl Schedule {
         let factor = match self.shape {
             Shape::Constant => 1.0,
             Shape::Linear { total } => 1.0 - self.progress(step, total),
-            Shape::Cosine { total } => 0.5 * (1.0 + (std::f64::consts::PI * self.progress(step, total)).cos()),
+            Shape::Cosine { total } => 0.5 * (1.0 + libm::cos(std::f64::consts::PI * self.progress(step, total))),
             Shape::InverseSquareRoot => (self.warmup.max(1) as f64 / (step as f64 + 1.0)).sqrt(),
         };
         self.peak * factor

@@ -36,7 +36,8 @@ impl<A: Scalar> Compressor<'_, A> {
                     let real = rows[item].end;
                     // Rows that are not real are zeros from here on.
                     let x = selected(x.slice(s![item, ..real, ..]), 0, &rows[item]);
-                    let mut features = x.dot(&weight.t());
+                    let mut features = Array2::zeros((x.nrows(), weight.nrows()));
+                    gemm(A::one(), x.view(), weight.t(), A::zero(), &mut features.view_mut());
                     if let Some(bias) = &bias {
                         for (_, mut row) in features.outer_iter_mut().enumerate().filter(|&(row, _)| rows[item].is_real(row)) {
                             row += bias;
