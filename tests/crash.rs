@@ -69,6 +69,31 @@ fn start(path: &Path) -> std::process::Child {
 }
 
 #[test]
+fn processes_that_save_to_one_path_leave_each_other_alone() {
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("together-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let path = directory.join("model.safetensors");
+    save(&mut model(), 0.0, &path);
+    let mut living = [start(&path), start(&path)];
+    for kill in 0..KILLS / 5 {
+        let mut child = start(&path);
+        std::thread::sleep(Duration::from_micros(kill * 7919 % 30_000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        number(&path);
+    }
+    for child in &mut living {
+        // A save that failed would have ended it.
+        assert!(child.try_wait().unwrap().is_none(), "a process took another's file");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    save(&mut model(), -1.0, &path);
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+    fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
 fn a_process_that_is_killed_while_it_saves_leaves_a_whole_file() {
     if let Some(path) = std::env::var_os(CHILD) {
         save_forever(Path::new(&path));
@@ -77,7 +102,7 @@ fn a_process_that_is_killed_while_it_saves_leaves_a_whole_file() {
     fs::create_dir_all(&directory).unwrap();
     let path = directory.join("model.safetensors");
     save(&mut model(), 0.0, &path);
-    let (mut latest, mut new) = (0.0, 0);
+    let (mut latest, mut new, mut halves) = (0.0, 0, 0);
     for kill in 0..KILLS {
         let mut child = start(&path);
         // Moments that are spread over a few saves.
@@ -88,12 +113,15 @@ fn a_process_that_is_killed_while_it_saves_leaves_a_whole_file() {
         assert!(found >= latest, "the file of before the last one came back");
         new += u64::from(found > latest);
         latest = found;
+        // Each process removed, before it saved, what the one before it left.
+        let left = fs::read_dir(&directory).unwrap().count() - 1;
+        assert!(left <= 2, "{left} temporary files");
+        halves += left;
     }
-    let halves = fs::read_dir(&directory).unwrap().count() - 1;
     println!("{new} of {KILLS} processes had saved, {halves} were killed in the middle");
     assert!(halves > 0, "no process was killed while it saved");
-    // What they left behind is in nobody's way.
     save(&mut model(), -1.0, &path);
     assert!((number(&path) + 1.0).abs() < f32::EPSILON);
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "a temporary file was left for good");
     fs::remove_dir_all(&directory).unwrap();
 }

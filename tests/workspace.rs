@@ -371,3 +371,23 @@ fn ten_thousand_calls_of_eight_threads_are_the_serial_ones_in_flat_memory() {
         assert!(extra < 4 << 20, "{extra} bytes were in use at one time");
     });
 }
+
+#[cfg(feature = "checkpoint")]
+#[test]
+fn a_foreign_model_is_in_memory_once_beside_its_tensors() {
+    use linformer::LanguageModel;
+    use linformer::checkpoint::{lucidrains, tatp22};
+    let options = lucidrains::Options::from_json(r#"{"num_tokens": 999, "dim": 64, "seq_len": 256, "depth": 4, "k": 64}"#).unwrap();
+    let model = LanguageModel::<f32>::new(&options.language_model_config().unwrap(), 0).unwrap();
+    let tensors = lucidrains::language_model_state_dict(&model).unwrap();
+    let once = 4 * model.parameter_count().cast_signed();
+    let loaded = alone(|| extra_bytes(|| drop(lucidrains::language_model(&tensors, &options).unwrap())));
+    assert!(loaded < once + once / 8, "{loaded} bytes for a model of {once}");
+    let json = r#"{"num_tokens": 999, "input_size": 256, "channels": 64, "dim_k": 64, "depth": 4, "parameter_sharing": "none"}"#;
+    let options = tatp22::LinformerLMOptions::from_json(json).unwrap();
+    let model = LanguageModel::<f32>::new(&options.language_model_config().unwrap(), 0).unwrap();
+    let tensors = tatp22::language_model_state_dict(&model, &options).unwrap();
+    let once = 4 * model.parameter_count().cast_signed();
+    let loaded = alone(|| extra_bytes(|| drop(tatp22::language_model(&tensors, &options).unwrap())));
+    assert!(loaded < once + once / 8, "{loaded} bytes for a model of {once}");
+}

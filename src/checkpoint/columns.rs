@@ -11,7 +11,7 @@ use safetensors::tensor::TensorInfo;
 use super::Tensors;
 use super::codec::{decode, known};
 use super::contents::{read_header, read_tensor};
-use super::file::failed;
+use super::file::{failed, open};
 use super::header::{Header, malformed};
 use crate::error::{Error, Result};
 use crate::scalar::Scalar;
@@ -27,9 +27,8 @@ pub(crate) struct Opened<R> {
 
 impl Opened<BufReader<File>> {
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|source| failed("open", path, source))?;
-        let len = file.metadata().map_err(|source| failed("read", path, source))?.len();
-        Self::new(BufReader::new(file), len, path)
+        let (input, len) = open(path)?;
+        Self::new(input, len, path)
     }
 }
 
@@ -73,7 +72,7 @@ impl<R: Read + Seek> Opened<R> {
                 self.input.seek(SeekFrom::Start(first)).map_err(failed)?;
                 read_tensor(&mut self.input, name, info, &failed)?
             };
-            tensors.insert_as(name, info.dtype, values);
+            tensors.insert_as(name.clone(), info.dtype, values.into_shared())?;
         }
         tensors.take_metadata(self.header.metadata);
         Ok(tensors)

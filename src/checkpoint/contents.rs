@@ -10,6 +10,7 @@ use safetensors::tensor::TensorInfo;
 use super::codec::{decode, encode, known, native_dtype};
 use super::file::replace;
 use super::header::{Header, LONGEST_HEADER, malformed};
+use super::kind::{START, recognised};
 use crate::error::{Error, Result};
 use crate::scalar::Scalar;
 
@@ -79,24 +80,38 @@ impl<'a, A: Scalar> Contents<'a, A> {
 
 /// Reads the header of a file of `len` bytes. Nothing is allocated that the file does not have the bytes for.
 pub(crate) fn read_header(input: &mut impl Read, len: u64, failed: &dyn Fn(io::Error) -> Error) -> Result<Header> {
-    let Some(rest) = len.checked_sub(8) else {
-        return Err(malformed(format!("{len} bytes are too few even for the length of a header")));
-    };
-    let mut length = [0; 8];
-    input.read_exact(&mut length).map_err(failed)?;
-    let length = u64::from_le_bytes(length);
-    let Some(data_len) = rest.checked_sub(length) else {
-        return Err(malformed(format!("the header claims {length} bytes, but only {rest} follow")));
-    };
-    let short = usize::try_from(length).ok().filter(|&length| length <= LONGEST_HEADER);
-    let Some(length) = short else {
-        return Err(malformed(format!(
-            "the header has {length} bytes, more than the limit of {LONGEST_HEADER}"
-        )));
+    let mut start = Vec::with_capacity(START);
+    input.take(8).read_to_end(&mut start).map_err(failed)?;
+    let length = match header_length(&start, len) {
+        Ok(length) => length,
+        Err(reason) => {
+            input.take(START as u64 - 8).read_to_end(&mut start).map_err(failed)?;
+            return Err(malformed(recognised(&start).unwrap_or(reason)));
+        }
     };
     let mut json = vec![0; length];
     input.read_exact(&mut json).map_err(failed)?;
-    Header::parse(&json, data_len)
+    start.extend_from_slice(&json[..length.min(START - 8)]);
+    if let Some(reason) = recognised(&start) {
+        return Err(malformed(reason));
+    }
+    Header::parse(&json, len - 8 - length as u64)
+}
+
+/// The length of the header of a file of `len` bytes that begins with `start`, or what is wrong with it.
+fn header_length(start: &[u8], len: u64) -> std::result::Result<usize, String> {
+    if len == 0 {
+        return Err("the file is empty".to_owned());
+    }
+    let (Some(rest), Some(&length)) = (len.checked_sub(8), start.first_chunk()) else {
+        return Err(format!("{len} bytes are too few even for the length of a header"));
+    };
+    let length = u64::from_le_bytes(length);
+    if length > rest {
+        return Err(format!("the header claims {length} bytes, but only {rest} follow"));
+    }
+    let short = usize::try_from(length).ok().filter(|&length| length <= LONGEST_HEADER);
+    short.ok_or_else(|| format!("the header has {length} bytes, more than the limit of {LONGEST_HEADER}"))
 }
 
 /// Reads the next tensor.

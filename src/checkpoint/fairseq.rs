@@ -40,9 +40,12 @@ mod roberta;
 pub use options::AttentionOptions;
 pub use roberta::RobertaOptions;
 
+use std::borrow::Cow;
+
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
 use super::foreign::{load, write};
+use super::prefix::explained;
 use super::size::{StoredConfig, check_depth, check_extent};
 use super::tensors::Tensors;
 use crate::attention::LinformerAttention;
@@ -59,14 +62,15 @@ const PEER: &str = "fairseq";
 ///
 /// # Errors
 /// Options that describe no layer, or that are refused; a tensor that is missing, left over, of another shape, or differs from its copy.
-pub fn attention<A: Scalar>(tensors: &Tensors<A>, options: &AttentionOptions) -> Result<LinformerAttention<A>> {
+pub fn attention<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &AttentionOptions) -> Result<LinformerAttention<A>> {
     let config = options.config()?;
-    check_extent(&config, tensors, StoredConfig::check)?;
+    let tensors = tensors.into();
+    check_extent(&config, &tensors, StoredConfig::check)?;
     let layer = LinformerAttention::draw(&config, &mut Streams::zeros());
     let tensors = old::attention(tensors)?;
     load(
         layer,
-        &tensors,
+        tensors,
         &names::attention("", "", options.bias, options.matrices()),
         &names::dropped_of_attention(options),
     )
@@ -76,9 +80,10 @@ pub fn attention<A: Scalar>(tensors: &Tensors<A>, options: &AttentionOptions) ->
 ///
 /// # Errors
 /// Options that describe no model, or that are refused; a tensor that is missing, left over, of another shape, or differs from its copy.
-pub fn linformer_roberta<A: Scalar>(tensors: &Tensors<A>, options: &RobertaOptions) -> Result<LanguageModel<A>> {
+pub fn linformer_roberta<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &RobertaOptions) -> Result<LanguageModel<A>> {
     options.check()?;
-    check_depth(options.encoder_layers, tensors)?;
+    let tensors = tensors.into();
+    check_depth(options.encoder_layers, &tensors)?;
     let tensors = old::model(tensors)?;
     let layout = Layout::of(options, &tensors)?;
     let config = options.config_in(layout)?;
@@ -86,22 +91,26 @@ pub fn linformer_roberta<A: Scalar>(tensors: &Tensors<A>, options: &RobertaOptio
     let model = LanguageModel::draw(&config, &mut Streams::zeros());
     let mut dropped = names::dropped(options, layout);
     dropped.extend(names::classification_heads(&tensors));
-    load(model, &tensors, &names::language_model(options, layout), &dropped)
+    load(model, tensors, &names::language_model(options, layout), &dropped)
 }
 
 /// A `linformer_roberta` with the classification head of this name, which reads the features of the first token.
 ///
 /// # Errors
 /// As [`linformer_roberta`]; a head that is not there.
-pub fn classifier<A: Scalar>(tensors: &Tensors<A>, options: &RobertaOptions, head: &str) -> Result<Classifier<A>> {
+pub fn classifier<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &RobertaOptions, head: &str) -> Result<Classifier<A>> {
     options.check()?;
-    check_depth(options.encoder_layers, tensors)?;
+    let tensors = tensors.into();
+    check_depth(options.encoder_layers, &tensors)?;
     let tensors = old::model(tensors)?;
     let layout = Layout::of(options, &tensors)?;
     let prefix = format!("classification_heads.{head}");
-    let weight = tensors.get(&format!("{prefix}.out_proj.weight"));
+    let name = format!("{prefix}.out_proj.weight");
+    let weight = tensors.get(&name);
     let Some(&[classes, hidden_dim]) = weight.as_ref().map(ArrayViewD::shape) else {
-        let problems = vec![format!("`{prefix}.out_proj.weight`, a matrix, is missing")];
+        let names: Vec<&str> = tensors.names().collect();
+        let missing = format!("`{name}`, a matrix, is missing");
+        let problems = explained(&[name], &names).into_iter().chain([missing]).collect();
         return Err(Error::Checkpoint { problems });
     };
     let config = ClassifierConfig::tokens(options.config_in(layout)?, classes)
@@ -117,7 +126,7 @@ pub fn classifier<A: Scalar>(tensors: &Tensors<A>, options: &RobertaOptions, hea
             .filter(|name| !name.starts_with(&format!("{prefix}."))),
     );
     let model = Classifier::draw(&config, &mut Streams::zeros());
-    load(model, &tensors, &names::classifier(options, layout, &prefix), &dropped)
+    load(model, tensors, &names::classifier(options, layout, &prefix), &dropped)
 }
 
 /// The state dict of a `MultiheadLinearAttention` that computes what `layer` does; its options are [`AttentionOptions::of`].

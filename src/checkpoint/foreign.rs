@@ -1,14 +1,17 @@
 //! What the foreign loaders and writers have in common: tensors taken by their foreign names and given native ones.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use ndarray::{ArrayD, ArrayViewD, Axis};
+use ndarray::ArrayViewD;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::Tensors;
-use super::assign::{assign, not_floating};
+use super::assign::{assign_sources, not_floating};
+use super::prefix::explained;
+use super::source::{SharedArray, Source, Sources};
+use super::{Tensors, unknown};
 use crate::error::{Error, Result};
 use crate::parameters::{Parameters, join};
 use crate::scalar::Scalar;
@@ -55,101 +58,110 @@ impl Entry {
 }
 
 /// Takes tensors by foreign names and collects them under native ones; every tensor must be taken or ignored by name.
-pub(crate) struct Translation<'t, A> {
-    foreign: &'t Tensors<A>,
+///
+/// No numbers are copied: what is collected shares them with the tensors that were given.
+pub(crate) struct Translation<'t, A: Scalar> {
+    foreign: Cow<'t, Tensors<A>>,
     used: BTreeSet<String>,
-    native: Tensors<A>,
+    native: Sources<A>,
+    missing: Vec<String>,
     problems: Vec<String>,
 }
 
 impl<'t, A: Scalar> Translation<'t, A> {
-    pub(crate) fn new(foreign: &'t Tensors<A>) -> Self {
+    pub(crate) fn new(foreign: Cow<'t, Tensors<A>>) -> Self {
         Self {
             foreign,
             used: BTreeSet::new(),
-            native: Tensors::new(),
+            native: Sources::new(),
+            missing: Vec::new(),
             problems: Vec::new(),
         }
     }
 
     pub(crate) fn has(&self, foreign: &str) -> bool {
-        self.foreign.get(foreign).is_some()
+        self.foreign.stored_name(foreign).is_some()
     }
 
     /// A tensor by its foreign name; one that is missing, or not of floating-point numbers, is noted.
-    pub(crate) fn take(&mut self, foreign: &str) -> Option<ArrayViewD<'t, A>> {
-        let tensor = self.foreign.get(foreign);
-        if let Some(problem) = not_floating(self.foreign, foreign) {
+    pub(crate) fn take(&mut self, foreign: &str) -> Option<SharedArray<A>> {
+        let Some((tensor, dtype)) = self.foreign.shared(foreign) else {
+            self.problem(format!("`{foreign}` is missing"));
+            self.missing.push(foreign.to_owned());
+            return None;
+        };
+        if let Some(problem) = not_floating(foreign, dtype) {
             self.problem(problem);
         }
-        match tensor {
-            Some(_) => {
-                self.used.insert(foreign.to_owned());
-            }
-            None => self.problem(format!("`{foreign}` is missing")),
-        }
-        tensor
+        self.ignore(foreign);
+        Some(tensor)
     }
 
     /// Gives a native tensor its value.
-    pub(crate) fn give(&mut self, native: &str, tensor: ArrayD<A>) {
-        if let Err(error) = self.native.insert(native, tensor) {
-            self.problem(error.to_string());
+    pub(crate) fn give(&mut self, native: &str, tensor: SharedArray<A>) {
+        self.give_source(native, Source::one(tensor));
+    }
+
+    fn give_source(&mut self, native: &str, source: Source<A>) {
+        if self.native.by_name.insert(native.to_owned(), source).is_some() {
+            self.problem(format!("two tensors are for `{native}`"));
         }
     }
 
     /// `foreign` as it is, under the name `native`.
     pub(crate) fn copy(&mut self, foreign: &str, native: &str) {
         if let Some(tensor) = self.take(foreign) {
-            self.give(native, tensor.to_owned());
+            self.give(native, tensor);
         }
     }
 
     /// The transpose of the matrix `foreign` under the name `native`.
     pub(crate) fn transpose(&mut self, foreign: &str, native: &str) {
         if let Some(tensor) = self.take(foreign) {
-            self.give(native, tensor.reversed_axes().as_standard_layout().into_owned());
+            self.give(native, tensor.reversed_axes());
         }
     }
 
     /// Several tensors one after the other along their first axis.
     pub(crate) fn concatenate(&mut self, foreign: &[String], native: &str) {
-        let parts: Vec<_> = foreign.iter().filter_map(|name| self.take(name)).collect();
-        if parts.len() < foreign.len() {
-            return;
-        }
-        match ndarray::concatenate(Axis(0), &parts) {
-            Ok(joined) => self.give(native, joined),
-            Err(_) => self.problem(format!("`{}` and its fellows differ in shape", foreign[0])),
-        }
+        self.join(foreign, native, Source::rows);
     }
 
     /// Several tensors of one shape along a new first axis.
     pub(crate) fn stack(&mut self, foreign: &[String], native: &str) {
+        self.join(foreign, native, Source::stack);
+    }
+
+    /// The transposes of several matrices of one shape along a new first axis.
+    pub(crate) fn stack_transposed(&mut self, foreign: &[String], native: &str) {
+        let transposed = |parts: Vec<SharedArray<A>>| Source::stack(parts.into_iter().map(SharedArray::reversed_axes).collect());
+        self.join(foreign, native, transposed);
+    }
+
+    fn join(&mut self, foreign: &[String], native: &str, join: impl FnOnce(Vec<SharedArray<A>>) -> Option<Source<A>>) {
         let parts: Vec<_> = foreign.iter().filter_map(|name| self.take(name)).collect();
-        if parts.len() < foreign.len() {
+        if parts.len() < foreign.len() || parts.is_empty() {
             return;
         }
-        match ndarray::stack(Axis(0), &parts) {
-            Ok(stacked) => self.give(native, stacked),
-            Err(_) => self.problem(format!("`{}` and its fellows differ in shape", foreign[0])),
+        match join(parts) {
+            Some(joined) => self.give_source(native, joined),
+            None => self.problem(format!("`{}` and its fellows differ in shape", foreign[0])),
         }
     }
 
     /// One tensor that the foreign file holds under several names; all copies must agree.
     pub(crate) fn tied(&mut self, foreign: &[String], native: &str) {
         if let Some(tensor) = self.agreeing(foreign) {
-            self.give(native, tensor.to_owned());
+            self.give(native, tensor);
         }
     }
 
     /// The first of the copies of one tensor; those that differ from it are noted.
-    pub(crate) fn agreeing(&mut self, foreign: &[String]) -> Option<ArrayViewD<'t, A>> {
+    pub(crate) fn agreeing(&mut self, foreign: &[String]) -> Option<SharedArray<A>> {
         let copies: Vec<_> = foreign.iter().filter_map(|name| self.take(name).map(|copy| (name, copy))).collect();
         let (first_name, first) = copies.first()?;
         for (name, copy) in &copies[1..] {
-            let agrees = copy.shape() == first.shape() && copy.iter().zip(first).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()));
-            if !agrees {
+            if !is_same(copy, first) {
                 self.problem(format!("`{first_name}` and `{name}` are one tensor in this model, but differ"));
             }
         }
@@ -190,7 +202,8 @@ impl<'t, A: Scalar> Translation<'t, A> {
 
     /// A tensor that means nothing to this model, if it is there.
     pub(crate) fn ignore(&mut self, foreign: &str) {
-        self.used.insert(foreign.to_owned());
+        let stored = self.foreign.stored_name(foreign).unwrap_or(foreign);
+        self.used.insert(stored.to_owned());
     }
 
     pub(crate) fn problem(&mut self, problem: String) {
@@ -198,31 +211,42 @@ impl<'t, A: Scalar> Translation<'t, A> {
     }
 
     /// The native tensors; an error that lists everything missing, left over or disagreeing.
-    pub(crate) fn finish(mut self) -> Result<Tensors<A>> {
-        for name in self.foreign.names().filter(|&name| !self.used.contains(name)) {
-            self.problems.push(format!("`{name}` is not part of the model"));
-        }
+    pub(crate) fn finish(mut self) -> Result<Sources<A>> {
+        let left: Vec<&str> = self.foreign.names().filter(|&name| !self.used.contains(name)).collect();
+        self.problems
+            .extend(left.iter().map(|name| format!("`{name}` is not part of the model")));
         if self.problems.is_empty() {
             return Ok(self.native);
         }
+        self.problems.splice(0..0, explained(&self.missing, &left));
         Err(Error::Checkpoint { problems: self.problems })
     }
 }
 
+/// Whether two tensors hold the same numbers; NaN is the same as NaN.
+fn is_same<A: Scalar>(a: &SharedArray<A>, b: &SharedArray<A>) -> bool {
+    a.shape() == b.shape() && a.iter().zip(b).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()))
+}
+
 /// `model` with the values that `entries` find in `foreign`; every tensor must be used, or else be named in `dropped`.
-pub(crate) fn load<A: Scalar, M: Parameters<A>>(model: M, foreign: &Tensors<A>, entries: &[Entry], dropped: &[String]) -> Result<M> {
+pub(crate) fn load<A: Scalar, M: Parameters<A>>(
+    model: M,
+    foreign: Cow<'_, Tensors<A>>,
+    entries: &[Entry],
+    dropped: &[String],
+) -> Result<M> {
     let mut translation = Translation::new(foreign);
     translation.check_shapes(&model, entries);
     translation.place(entries);
     for name in dropped {
         translation.ignore(name);
     }
-    fill(model, &translation.finish()?)
+    fill(model, translation.finish()?)
 }
 
 /// `model` with these values.
-pub(crate) fn fill<A: Scalar, M: Parameters<A>>(mut model: M, native: &Tensors<A>) -> Result<M> {
-    assign(&mut model, native)?;
+pub(crate) fn fill<A: Scalar, M: Parameters<A>>(mut model: M, native: Sources<A>) -> Result<M> {
+    assign_sources(&mut model, native)?;
     Ok(model)
 }
 
@@ -245,7 +269,7 @@ pub(crate) fn write<A: Scalar>(model: &impl Parameters<A>, entries: &[Entry]) ->
 
 /// Options from JSON, in their foreign names.
 pub(crate) fn parse<T: DeserializeOwned>(operation: &'static str, json: &str) -> Result<T> {
-    serde_json::from_str(json).map_err(|error| Error::argument(operation, error.to_string()))
+    unknown::parse(json).map_err(|reason| Error::argument(operation, reason))
 }
 
 /// A default.

@@ -146,7 +146,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
 
 /// Strings by key, each key once.
 #[derive(Default)]
-struct Unique(BTreeMap<String, String>);
+pub(super) struct Unique(pub(super) BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for Unique {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -167,7 +167,7 @@ impl<'de> Visitor<'de> for UniqueVisitor {
         let mut strings = BTreeMap::new();
         while let Some((key, value)) = map.next_entry::<String, String>()? {
             if let Some(_first) = strings.insert(key, value) {
-                return Err(M::Error::custom(format!("a key of `{METADATA}` comes twice")));
+                return Err(M::Error::custom("a key comes twice"));
             }
         }
         Ok(Unique(strings))

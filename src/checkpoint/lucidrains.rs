@@ -21,6 +21,8 @@ mod options;
 
 pub use options::{FeedForwardOptions, Options};
 
+use std::borrow::Cow;
+
 use super::foreign::{load, write};
 use super::size::{FeedForwardFile, StoredConfig, check_extent};
 use super::tensors::Tensors;
@@ -38,9 +40,10 @@ const PEER: &str = "lucidrains";
 ///
 /// # Errors
 /// Options that describe no layer or that it does not have; a tensor that is missing, left over or of another shape.
-pub fn attention<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<LinformerAttention<A>> {
+pub fn attention<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &Options) -> Result<LinformerAttention<A>> {
     let config = options.attention_config()?;
-    check_extent(&config, tensors, StoredConfig::check)?;
+    let tensors = tensors.into();
+    check_extent(&config, &tensors, StoredConfig::check)?;
     let layer = LinformerAttention::draw(&config, &mut Streams::zeros());
     load(layer, tensors, &names::attention("", "", options.share_kv), &[])
 }
@@ -49,13 +52,14 @@ pub fn attention<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<L
 ///
 /// # Errors
 /// Options that describe no layer; a tensor that is missing, left over or of another shape.
-pub fn feed_forward<A: Scalar>(tensors: &Tensors<A>, options: &FeedForwardOptions) -> Result<FeedForward<A>> {
+pub fn feed_forward<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &FeedForwardOptions) -> Result<FeedForward<A>> {
     let config = FeedForwardFile {
         dim: options.dim,
         out_dim: options.dim,
         layer: options.config()?,
     };
-    check_extent(&config, tensors, StoredConfig::check)?;
+    let tensors = tensors.into();
+    check_extent(&config, &tensors, StoredConfig::check)?;
     let layer = FeedForward::draw(config.dim, config.out_dim, &config.layer, &mut Streams::zeros());
     load(layer, tensors, &names::feed_forward("", ""), &[])
 }
@@ -64,9 +68,10 @@ pub fn feed_forward<A: Scalar>(tensors: &Tensors<A>, options: &FeedForwardOption
 ///
 /// # Errors
 /// Options that describe no model or that it does not have; a tensor that is missing, left over or of another shape.
-pub fn linformer<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<Encoder<A>> {
+pub fn linformer<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &Options) -> Result<Encoder<A>> {
     let config = options.encoder_config()?;
-    check_extent(&config, tensors, StoredConfig::check)?;
+    let tensors = tensors.into();
+    check_extent(&config, &tensors, StoredConfig::check)?;
     let encoder = Encoder::draw(&config, &mut Streams::zeros());
     load(encoder, tensors, &names::encoder("", "", options), &[])
 }
@@ -75,9 +80,10 @@ pub fn linformer<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<E
 ///
 /// # Errors
 /// Options that describe no model; a tensor that is missing, left over or of another shape.
-pub fn language_model<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<LanguageModel<A>> {
+pub fn language_model<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &Options) -> Result<LanguageModel<A>> {
     let config = options.language_model_config()?;
-    check_extent(&config, tensors, StoredConfig::check)?;
+    let tensors = tensors.into();
+    check_extent(&config, &tensors, StoredConfig::check)?;
     let model = LanguageModel::draw(&config, &mut Streams::zeros());
     load(model, tensors, &names::language_model(options), &[])
 }

@@ -1,4 +1,7 @@
 //! Saving and loading: the crate's own files, and those of the PyTorch implementations.
+//!
+//! Loaders of foreign models take their tensors by reference, or by value: then each is freed as soon as the model has its numbers, and
+//! memory holds the model once instead of twice.
 
 mod assign;
 mod codec;
@@ -7,9 +10,14 @@ mod contents;
 mod file;
 mod foreign;
 mod header;
+mod index;
+mod kind;
 mod native;
+mod prefix;
 mod size;
+mod source;
 mod tensors;
+mod unknown;
 
 pub mod fairseq;
 pub mod lucidrains;
@@ -26,3 +34,4 @@ pub(crate) use columns::Opened;
 pub(crate) use contents::Contents;
 pub(crate) use header::malformed;
 pub(crate) use native::{Stored, described, description_of};
+pub(crate) use unknown::parse_value;

@@ -10,6 +10,7 @@ use super::assign::assign;
 use super::contents::Contents;
 use super::header::malformed;
 use super::size::{FeedForwardFile, StoredConfig, check_size};
+use super::unknown::parse;
 use crate::attention::{BlockwiseCausalAttention, ExactAttention, LinformerAttention};
 use crate::blocks::{Decoder, Encoder};
 use crate::config::{
@@ -76,7 +77,7 @@ pub trait Checkpoint<A: Scalar>: Parameters<A> + Stored<A> {
     /// configuration that has unknown fields or describes no model; tensors that are missing, unexpected, of another shape, or of
     /// integers, all of them listed.
     fn load(path: impl AsRef<Path>) -> Result<Self> {
-        restore(&Tensors::read(path)?)
+        restore(Tensors::read(path)?)
     }
 
     /// The model in the bytes of such a file.
@@ -84,7 +85,7 @@ pub trait Checkpoint<A: Scalar>: Parameters<A> + Stored<A> {
     /// # Errors
     /// As [`load`](Self::load).
     fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        restore(&Tensors::from_bytes(bytes)?)
+        restore(Tensors::from_bytes(bytes)?)
     }
 
     /// Gives every parameter and buffer the value of the tensor of its name, wherever the tensors are from; their metadata is not read.
@@ -231,7 +232,7 @@ pub(crate) fn description_of<A: Scalar, M: Stored<A>>(model: &M) -> Result<BTree
     Ok(BTreeMap::from([(KEY.to_owned(), json)]))
 }
 
-fn restore<A: Scalar, M: Stored<A>>(tensors: &Tensors<A>) -> Result<M> {
+fn restore<A: Scalar, M: Stored<A>>(tensors: Tensors<A>) -> Result<M> {
     let config = described::<A, M>(tensors.metadata(), tensors.len(), tensors.number_count())?;
     let mut model = M::build(&config);
     debug_assert_eq!(count(&model), config.numbers());
@@ -272,6 +273,6 @@ fn read_config<A: Scalar, M: Stored<A>>(metadata: &BTreeMap<String, String>) -> 
         let problem = format!("the file holds `{}`, expected `{}`", kind.model, M::KIND);
         return Err(Error::Checkpoint { problems: vec![problem] });
     }
-    let description: Description<M::Config> = serde_json::from_str(json).map_err(in_metadata)?;
+    let description: Description<M::Config> = parse(json).map_err(|reason| malformed(format!("metadata `{KEY}`: {reason}")))?;
     Ok(description.config)
 }

@@ -18,11 +18,14 @@
 //!
 //! No tensor may be left over. Its mode without E and F (`attn.tril` in their place) is not read.
 
-use ndarray::{Array2, ArrayD, ArrayViewD, Axis, Ix2, Slice, concatenate};
+use std::borrow::Cow;
+
+use ndarray::{ArrayViewD, Axis, concatenate};
 use serde::{Deserialize, Serialize};
 
 use super::foreign::{Entry, Translation, check_same, fill, parse, write};
 use super::size::check_extent;
+use super::source::{SharedArray, reshaped, rows_of};
 use super::tensors::Tensors;
 use crate::config::{
     AttentionConfig, BlockWeights, CausalConfig, EncoderConfig, FeedForwardConfig, LanguageModelConfig, PositionKind, Sharing,
@@ -162,15 +165,16 @@ fn projections(layer: usize) -> [(String, String); 2] {
 ///
 /// # Errors
 /// As [`Options::config`]; a tensor that is missing, left over or of another shape.
-pub fn language_model<A: Scalar>(tensors: &Tensors<A>, options: &Options) -> Result<CausalLanguageModel<A>> {
+pub fn language_model<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &Options) -> Result<CausalLanguageModel<A>> {
     let config = options.config()?;
-    check_extent(&config, tensors, check_causal)?;
+    let tensors = tensors.into();
+    check_extent(&config, &tensors, check_causal)?;
     let mut translation = Translation::new(tensors);
     translation.place(&options.entries());
     for layer in 0..options.n_layers {
         take_attention(&mut translation, layer, options);
     }
-    fill(CausalLanguageModel::draw(&config, &mut Streams::zeros()), &translation.finish()?)
+    fill(CausalLanguageModel::draw(&config, &mut Streams::zeros()), translation.finish()?)
 }
 
 /// What a layer has in another shape than ours.
@@ -228,25 +232,24 @@ pub fn language_model_state_dict<A: Scalar>(model: &CausalLanguageModel<A>, opti
 }
 
 /// Queries, keys and values.
-fn thirds<A: Scalar>(joined: &ArrayViewD<'_, A>) -> Option<Vec<ArrayD<A>>> {
-    let joined = joined.view().into_dimensionality::<Ix2>().ok()?;
-    let rows = joined.nrows() / 3;
-    let third = |index: usize| -> Array2<A> { joined.slice_axis(Axis(0), Slice::from(index * rows..(index + 1) * rows)).to_owned() };
-    (joined.ncols().checked_mul(3) == Some(joined.nrows())).then(|| (0..3).map(|index| third(index).into_dyn()).collect())
+fn thirds<A: Scalar>(joined: &SharedArray<A>) -> Option<[SharedArray<A>; 3]> {
+    let &[rows, columns] = joined.shape() else { return None };
+    let third = |index: usize| rows_of(joined, index * columns..(index + 1) * columns);
+    (columns.checked_mul(3) == Some(rows)).then(|| [0, 1, 2].map(third))
 }
 
 /// E or F with one column for each position, as ours lies: one row of a head.
-fn flattened<A: Scalar>(matrix: &ArrayViewD<'_, A>, options: &Options) -> Option<ArrayD<A>> {
+fn flattened<A: Scalar>(matrix: &SharedArray<A>, options: &Options) -> Option<SharedArray<A>> {
     let expected = options.projection_shape();
     let columns = expected.iter().rev().take(2).product();
     let shape: Vec<usize> = expected[..expected.len() - 2].iter().copied().chain([1, columns]).collect();
-    let contiguous = matrix.as_standard_layout().into_owned();
-    (matrix.shape() == expected).then(|| contiguous.into_shape_with_order(shape).ok())?
+    (matrix.shape() == expected).then(|| reshaped(matrix, &shape))?
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ndarray::ArrayD;
 
     fn options(more: &str) -> Result<Options> {
         Options::from_json(&format!(

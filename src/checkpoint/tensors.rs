@@ -1,17 +1,19 @@
 //! Tensors by name.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, Read};
 use std::path::Path;
 
 use ndarray::{ArrayD, ArrayViewD};
 use safetensors::Dtype;
 
-use super::codec::{is_floating, known, native_dtype};
+use super::codec::{known, native_dtype};
 use super::contents::{Contents, read_header, read_tensor};
-use super::file::failed;
+use super::file::{failed, open};
 use super::header::{METADATA, malformed};
+use super::source::SharedArray;
+use super::{index, kind};
 use crate::error::{Error, Result};
 use crate::scalar::Scalar;
 
@@ -45,7 +47,8 @@ pub struct Tensors<A = f32> {
 struct Tensor<A> {
     /// What the file stored.
     dtype: Dtype,
-    values: ArrayD<A>,
+    /// Loading a model shares it instead of copying it.
+    values: SharedArray<A>,
 }
 
 impl<A: Scalar> Tensors<A> {
@@ -59,19 +62,33 @@ impl<A: Scalar> Tensors<A> {
 
     /// Reads a safetensors file, without holding more of it in memory than its tensors.
     ///
+    /// Where `path` is that of an index (`model.safetensors.index.json`), reads all the parts that it lists, which are beside it. Their
+    /// metadata are put together; where they differ, the first part counts.
+    ///
     /// # Errors
-    /// A file that cannot be read, or is no valid safetensors file; a dtype other than those above.
+    /// Returns an error if the file cannot be read or is no valid safetensors file (those of other formats are named), or has a dtype other
+    /// than those above. Of an index, also if a part is missing, is not in the same folder, or does not have the tensors that the index says
+    /// it has, and no others.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(|source| failed("open", path, source))?;
-        let len = file.metadata().map_err(|source| failed("read", path, source))?.len();
-        Self::from_reader(&mut BufReader::new(file), len, &|source| failed("read", path, source))
+        let (mut input, len) = open(path)?;
+        let start = input.fill_buf().map_err(|source| failed("read", path, source))?;
+        if kind::is_json(start) {
+            return index::read(input, len, path);
+        }
+        Self::from_reader(&mut input, len, &|source| failed("read", path, source))
+    }
+
+    /// Reads one file, which is no index.
+    pub(super) fn read_one(path: &Path) -> Result<Self> {
+        let (mut input, len) = open(path)?;
+        Self::from_reader(&mut input, len, &|source| failed("read", path, source))
     }
 
     /// Reads what a safetensors file consists of.
     ///
     /// # Errors
-    /// Bytes that are no valid safetensors file; a dtype other than those above.
+    /// Returns an error if the bytes are no valid safetensors file (those of other formats are named), or have a dtype other than those above.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut input = bytes;
         Self::from_reader(&mut input, bytes.len() as u64, &|error| malformed(error.to_string()))
@@ -79,15 +96,13 @@ impl<A: Scalar> Tensors<A> {
 
     fn from_reader(input: &mut impl Read, len: u64, failed: &dyn Fn(io::Error) -> Error) -> Result<Self> {
         let header = read_header(input, len, failed)?;
-        let mut tensors = BTreeMap::new();
+        let mut tensors = Self::new();
         for (name, info) in header.tensors {
             let values = read_tensor(input, &name, &info, failed)?;
-            tensors.insert(name, Tensor { dtype: info.dtype, values });
+            tensors.insert_as(name, info.dtype, values.into_shared())?;
         }
-        Ok(Self {
-            tensors,
-            metadata: header.metadata,
-        })
+        tensors.metadata = header.metadata;
+        Ok(tensors)
     }
 
     /// Writes a safetensors file. The same tensors and metadata give the same bytes.
@@ -119,21 +134,30 @@ impl<A: Scalar> Tensors<A> {
     /// # Errors
     /// A name that is taken, or `__metadata__`, which the format reserves.
     pub fn insert(&mut self, name: impl Into<String>, tensor: ArrayD<A>) -> Result<()> {
-        let name = name.into();
+        self.insert_as(name.into(), native_dtype::<A>(), tensor.into_shared())
+    }
+
+    /// Adds a tensor as a file stored it.
+    pub(super) fn insert_as(&mut self, name: String, dtype: Dtype, values: SharedArray<A>) -> Result<()> {
         if name == METADATA {
             return Err(malformed(format!("no tensor can be named `{METADATA}`")));
         }
         if self.tensors.contains_key(&name) {
             return Err(malformed(format!("two tensors are named `{name}`")));
         }
-        let dtype = native_dtype::<A>();
-        self.tensors.insert(name, Tensor { dtype, values: tensor });
+        self.tensors.insert(name, Tensor { dtype, values });
         Ok(())
     }
 
-    /// Adds a tensor of a checked header, as it was stored.
-    pub(crate) fn insert_as(&mut self, name: &str, dtype: Dtype, values: ArrayD<A>) {
-        self.tensors.insert(name.to_owned(), Tensor { dtype, values });
+    /// Adds all tensors and what is said besides them, but for what is said here already.
+    pub(super) fn take_all(&mut self, other: Self) -> Result<()> {
+        for (name, Tensor { dtype, values }) in other.tensors {
+            self.insert_as(name, dtype, values)?;
+        }
+        for (key, value) in other.metadata {
+            self.metadata.entry(key).or_insert(value);
+        }
+        Ok(())
     }
 
     pub(crate) fn take_metadata(&mut self, metadata: BTreeMap<String, String>) {
@@ -141,23 +165,52 @@ impl<A: Scalar> Tensors<A> {
     }
 
     /// The tensor of this name.
+    ///
+    /// A name that [`metadata`](Self::metadata) gives as another one of a tensor finds that tensor: so `safetensors.torch.save_model` writes
+    /// tensors that a model has under several names.
     pub fn get(&self, name: &str) -> Option<ArrayViewD<'_, A>> {
-        self.tensors.get(name).map(|tensor| tensor.values.view())
+        self.tensor(name).map(|tensor| tensor.values.view())
+    }
+
+    /// The tensor of this name, to be shared, and what it was stored as.
+    pub(super) fn shared(&self, name: &str) -> Option<(SharedArray<A>, Dtype)> {
+        self.tensor(name).map(|tensor| (tensor.values.clone(), tensor.dtype))
+    }
+
+    fn tensor(&self, name: &str) -> Option<&Tensor<A>> {
+        self.tensors.get(self.stored_name(name)?)
+    }
+
+    /// The name under which the tensor `name` is stored.
+    pub(super) fn stored_name<'s>(&'s self, name: &'s str) -> Option<&'s str> {
+        if self.tensors.contains_key(name) {
+            return Some(name);
+        }
+        let stored = self.metadata.get(name)?;
+        self.tensors.contains_key(stored).then_some(stored)
+    }
+
+    /// The names that tensors have besides those they are stored under, and these.
+    pub(super) fn aliases(&self) -> impl Iterator<Item = (&str, &str)> {
+        let names = self.metadata.keys().filter(|name| !self.tensors.contains_key(*name));
+        names.filter_map(|name| Some((name.as_str(), self.stored_name(name)?)))
+    }
+
+    /// All tensors with their names and what they were stored as. Where they were given away, nobody else has their numbers.
+    pub(super) fn into_shared(tensors: Cow<'_, Self>) -> impl Iterator<Item = (String, Dtype, SharedArray<A>)> {
+        // Cloning a borrowed map copies no numbers.
+        let tensors = tensors.into_owned().tensors.into_iter();
+        tensors.map(|(name, Tensor { dtype, values })| (name, dtype, values))
     }
 
     /// The safetensors name of what the tensor was stored as in the file it was read from (`"BF16"`, say, or `"I64"`); that of `A` where
     /// it was [inserted](Self::insert).
     pub fn dtype(&self, name: &str) -> Option<&'static str> {
-        let tensor = self.tensors.get(name)?;
+        let tensor = self.tensor(name)?;
         known(tensor.dtype).map(|(dtype, _)| dtype)
     }
 
-    /// Whether the tensor of this name was stored as floating-point numbers, as a model's parameters must be.
-    pub(crate) fn is_floating(&self, name: &str) -> bool {
-        self.tensors.get(name).is_some_and(|tensor| is_floating(tensor.dtype))
-    }
-
-    /// All names, in order.
+    /// All names that tensors are stored under, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
@@ -185,5 +238,19 @@ impl<A: Scalar> Tensors<A> {
     /// Says something besides the tensors; what was said under this key is forgotten.
     pub fn set_metadata(&mut self, key: impl Into<String>, value: impl Into<String>) {
         self.metadata.insert(key.into(), value.into());
+    }
+}
+
+/// Tensors that a loader may read and must leave: they stay in memory beside the model.
+impl<'t, A: Scalar> From<&'t Tensors<A>> for Cow<'t, Tensors<A>> {
+    fn from(tensors: &'t Tensors<A>) -> Self {
+        Self::Borrowed(tensors)
+    }
+}
+
+/// Tensors given away to a loader, which frees each as soon as the model has its numbers.
+impl<A: Scalar> From<Tensors<A>> for Cow<'_, Tensors<A>> {
+    fn from(tensors: Tensors<A>) -> Self {
+        Self::Owned(tensors)
     }
 }

@@ -122,7 +122,7 @@ impl<'c, M> Sharded<'c, M> {
             ))
         });
         let step = together_with(self.communicator(), OPERATION, read, |_, tensors| {
-            resume(&tensors, self.model_mut(), optimizer)
+            resume(tensors, self.model_mut(), optimizer)
         })?;
         self.compare_parameters(OPERATION)?;
         Ok(step)

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Step;
 use super::optimizer::{Optimizer, State};
-use crate::checkpoint::{Contents, Tensors, assign, malformed};
+use crate::checkpoint::{Contents, Tensors, assign, malformed, parse_value};
 use crate::error::{Error, Result};
 use crate::parameters::{Parameters, Visitor, VisitorMut, join};
 use crate::scalar::Scalar;
@@ -108,12 +108,12 @@ pub fn load_training<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(
     model: &mut M,
     optimizer: &mut O,
 ) -> Result<Step> {
-    resume(&Tensors::read(path)?, model, optimizer)
+    resume(Tensors::read(path)?, model, optimizer)
 }
 
 /// Puts a model and its optimiser into the state of a run that has been read.
-pub(crate) fn resume<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(tensors: &Tensors<A>, model: &mut M, optimizer: &mut O) -> Result<Step> {
-    let description = description(tensors, O::NAME)?;
+pub(crate) fn resume<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(tensors: Tensors<A>, model: &mut M, optimizer: &mut O) -> Result<Step> {
+    let description = description(&tensors, O::NAME)?;
     let mut loaded = O::from_json(model, description.config)?;
     let state = loaded.state_mut();
     assign(&mut Run { model, state }, tensors)?;
@@ -124,7 +124,7 @@ pub(crate) fn resume<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(tensors: &Ten
 
 /// A configuration from a file.
 pub(super) fn parsed<T: DeserializeOwned>(config: Value) -> Result<T> {
-    serde_json::from_value(config).map_err(in_metadata)
+    parse_value(config).map_err(|reason| malformed(format!("metadata `{KEY}`: {reason}")))
 }
 
 fn in_metadata(error: serde_json::Error) -> Error {

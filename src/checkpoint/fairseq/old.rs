@@ -2,15 +2,15 @@
 
 use std::borrow::Cow;
 
-use ndarray::{Axis, Slice};
-
-use super::super::assign::not_floating;
+use super::super::source::rows_of;
 use super::super::tensors::Tensors;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::scalar::Scalar;
 
+const PARTS: [&str; 3] = ["q_proj", "k_proj", "v_proj"];
+
 /// A model's tensors under today's names.
-pub(super) fn model<A: Scalar>(tensors: &Tensors<A>) -> Result<Cow<'_, Tensors<A>>> {
+pub(super) fn model<A: Scalar>(tensors: Cow<'_, Tensors<A>>) -> Result<Cow<'_, Tensors<A>>> {
     upgrade(tensors, ".self_attn.", |name| {
         let mut name = match name.strip_prefix("decoder") {
             Some(rest) => format!("encoder{rest}"),
@@ -28,36 +28,38 @@ pub(super) fn model<A: Scalar>(tensors: &Tensors<A>) -> Result<Cow<'_, Tensors<A
 }
 
 /// An attention layer's tensors under today's names.
-pub(super) fn attention<A: Scalar>(tensors: &Tensors<A>) -> Result<Cow<'_, Tensors<A>>> {
+pub(super) fn attention<A: Scalar>(tensors: Cow<'_, Tensors<A>>) -> Result<Cow<'_, Tensors<A>>> {
     upgrade(tensors, "", str::to_owned)
 }
 
 /// Renames all tensors, and cuts those in thirds that held the weights or biases of queries, keys and values in one.
-fn upgrade<'t, A: Scalar>(tensors: &'t Tensors<A>, attention: &str, rename: impl Fn(&str) -> String) -> Result<Cow<'t, Tensors<A>>> {
+fn upgrade<'t, A: Scalar>(tensors: Cow<'t, Tensors<A>>, attention: &str, rename: impl Fn(&str) -> String) -> Result<Cow<'t, Tensors<A>>> {
     let is_new = |name: &str| rename(name) == name && thirds(attention, name).is_none();
-    if tensors.names().all(is_new) {
-        return Ok(Cow::Borrowed(tensors));
-    }
-    // The copies do not remember how the tensors were stored, and only versions may be integers.
-    let weights = tensors.names().filter(|name| !name.ends_with("version"));
-    let problems: Vec<String> = weights.filter_map(|name| not_floating(tensors, name)).collect();
-    if !problems.is_empty() {
-        return Err(Error::Checkpoint { problems });
+    if tensors.names().chain(tensors.aliases().map(|(alias, _)| alias)).all(is_new) {
+        return Ok(tensors);
     }
     let mut upgraded = Tensors::new();
-    for name in tensors.names() {
-        let Some(tensor) = tensors.get(name) else { continue };
-        let renamed = rename(name);
+    for (alias, stored) in tensors.aliases() {
+        match (thirds(attention, &rename(alias)), thirds(attention, &rename(stored))) {
+            (Some((prefix, field)), Some((other, _))) => {
+                for part in PARTS {
+                    upgraded.set_metadata(format!("{prefix}{part}.{field}"), format!("{other}{part}.{field}"));
+                }
+            }
+            _ => upgraded.set_metadata(rename(alias), rename(stored)),
+        }
+    }
+    for (name, dtype, tensor) in Tensors::into_shared(tensors) {
+        let renamed = rename(&name);
         let length = tensor.shape().first().copied().unwrap_or(0);
         match thirds(attention, &renamed) {
             Some((prefix, field)) if length % 3 == 0 => {
-                for (index, part) in ["q_proj", "k_proj", "v_proj"].into_iter().enumerate() {
-                    let rows = Slice::from(index * length / 3..(index + 1) * length / 3);
-                    let third = tensor.slice_axis(Axis(0), rows).to_owned();
-                    upgraded.insert(format!("{prefix}{part}.{field}"), third)?;
+                for (index, part) in PARTS.into_iter().enumerate() {
+                    let third = rows_of(&tensor, index * length / 3..(index + 1) * length / 3);
+                    upgraded.insert_as(format!("{prefix}{part}.{field}"), dtype, third)?;
                 }
             }
-            _ => upgraded.insert(renamed, tensor.to_owned())?,
+            _ => upgraded.insert_as(renamed, dtype, tensor)?,
         }
     }
     Ok(Cow::Owned(upgraded))

@@ -1,9 +1,10 @@
 //! From the peer's tensors to models.
 
-use ndarray::{ArrayViewD, Axis};
+use std::borrow::Cow;
 
 use super::super::foreign::{Translation, fill};
 use super::super::size::{FeedForwardFile, StoredConfig, check_extent};
+use super::super::source::Sources;
 use super::super::tensors::Tensors;
 use super::names::{self, Direction, Layout};
 use super::{FeedForwardOptions, LinformerLMOptions, LinformerOptions, MHAttentionOptions};
@@ -18,76 +19,85 @@ use crate::scalar::Scalar;
 ///
 /// # Errors
 /// As [`LinformerOptions::encoder_config`]; tensors that are missing, left over, of another shape, or differ where they are one tensor.
-pub fn linformer<A: Scalar>(tensors: &Tensors<A>, options: &LinformerOptions) -> Result<Encoder<A>> {
-    check_count(tensors, options.depth, options.nhead)?;
+pub fn linformer<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &LinformerOptions) -> Result<Encoder<A>> {
+    let tensors = tensors.into();
+    check_count(&tensors, options.depth, options.nhead)?;
     let config = options.encoder_config()?;
-    check_extent(&config, tensors, StoredConfig::check)?;
+    check_extent(&config, &tensors, StoredConfig::check)?;
     let translated = translate(tensors, |names| names::encoder(options, "", "", names))?;
-    fill(Encoder::draw(&config, &mut Streams::zeros()), &translated)
+    fill(Encoder::draw(&config, &mut Streams::zeros()), translated)
 }
 
 /// A `LinformerLM`.
 ///
 /// # Errors
 /// As [`LinformerLMOptions::language_model_config`] and [`linformer`].
-pub fn language_model<A: Scalar>(tensors: &Tensors<A>, options: &LinformerLMOptions) -> Result<LanguageModel<A>> {
-    check_count(tensors, options.depth, options.nhead)?;
+pub fn language_model<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &LinformerLMOptions) -> Result<LanguageModel<A>> {
+    let tensors = tensors.into();
+    check_count(&tensors, options.depth, options.nhead)?;
     let config = options.language_model_config()?;
-    check_extent(&config, tensors, StoredConfig::check)?;
+    check_extent(&config, &tensors, StoredConfig::check)?;
     let translated = translate(tensors, |names| names::language_model(options, names))?;
-    fill(LanguageModel::draw(&config, &mut Streams::zeros()), &translated)
+    fill(LanguageModel::draw(&config, &mut Streams::zeros()), translated)
 }
 
 /// A `Linformer` with `decoder_mode`.
 ///
 /// # Errors
 /// As [`LinformerOptions::decoder_config`] and [`linformer`].
-pub fn decoder<A: Scalar>(tensors: &Tensors<A>, options: &LinformerOptions) -> Result<Decoder<A>> {
-    check_count(tensors, options.depth, options.nhead)?;
+pub fn decoder<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &LinformerOptions) -> Result<Decoder<A>> {
+    let tensors = tensors.into();
+    check_count(&tensors, options.depth, options.nhead)?;
     let config = options.decoder_config()?;
-    check_extent(&config, tensors, StoredConfig::check)?;
+    check_extent(&config, &tensors, StoredConfig::check)?;
     let translated = translate(tensors, |names| names::decoder(options, "", "", names))?;
-    fill(Decoder::draw(&config, &mut Streams::zeros()), &translated)
+    fill(Decoder::draw(&config, &mut Streams::zeros()), translated)
 }
 
 /// A `LinformerLM` with `decoder_mode`.
 ///
 /// # Errors
 /// As [`LinformerLMOptions::decoder_language_model_config`] and [`linformer`].
-pub fn decoder_language_model<A: Scalar>(tensors: &Tensors<A>, options: &LinformerLMOptions) -> Result<DecoderLanguageModel<A>> {
-    check_count(tensors, options.depth, options.nhead)?;
+pub fn decoder_language_model<'t, A: Scalar>(
+    tensors: impl Into<Cow<'t, Tensors<A>>>,
+    options: &LinformerLMOptions,
+) -> Result<DecoderLanguageModel<A>> {
+    let tensors = tensors.into();
+    check_count(&tensors, options.depth, options.nhead)?;
     let config = options.decoder_language_model_config()?;
-    check_extent(&config, tensors, StoredConfig::check)?;
+    check_extent(&config, &tensors, StoredConfig::check)?;
     let translated = translate(tensors, |names| names::language_model(options, names))?;
-    fill(DecoderLanguageModel::draw(&config, &mut Streams::zeros()), &translated)
+    fill(DecoderLanguageModel::draw(&config, &mut Streams::zeros()), translated)
 }
 
 /// An `MHAttention`.
 ///
 /// # Errors
 /// As [`MHAttentionOptions::attention_config`] and [`linformer`].
-pub fn attention<A: Scalar>(tensors: &Tensors<A>, options: &MHAttentionOptions) -> Result<Attention<A>> {
-    check_count(tensors, 1, options.nhead)?;
+pub fn attention<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &MHAttentionOptions) -> Result<Attention<A>> {
+    let tensors = tensors.into();
+    check_count(&tensors, 1, options.nhead)?;
     let kind = options.attention_config()?;
-    check_extent(&kind, tensors, StoredConfig::check)?;
+    check_extent(&kind, &tensors, StoredConfig::check)?;
     let translated = translate(tensors, |names| names::attention(options, names))?;
-    fill(Attention::draw(&kind, &mut Streams::zeros()), &translated)
+    fill(Attention::draw(&kind, &mut Streams::zeros()), translated)
 }
 
 /// A `FeedForward`.
 ///
 /// # Errors
 /// As [`FeedForwardOptions::config`]; a tensor that is missing, left over or of another shape.
-pub fn feed_forward<A: Scalar>(tensors: &Tensors<A>, options: &FeedForwardOptions) -> Result<FeedForward<A>> {
+pub fn feed_forward<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &FeedForwardOptions) -> Result<FeedForward<A>> {
     let config = FeedForwardFile {
         dim: options.input_channels,
         out_dim: options.output_channels,
         layer: options.config()?,
     };
-    check_extent(&config, tensors, StoredConfig::check)?;
+    let tensors = tensors.into();
+    check_extent(&config, &tensors, StoredConfig::check)?;
     let translated = translate(tensors, |names| names::feed_forward("", "", names))?;
     let layer = FeedForward::draw(config.dim, config.out_dim, &config.layer, &mut Streams::zeros());
-    fill(layer, &translated)
+    fill(layer, translated)
 }
 
 /// An error where the options count more layers or heads than there are tensors: wild numbers end here, not in a long loop.
@@ -105,7 +115,7 @@ fn check_count<A: Scalar>(tensors: &Tensors<A>, depth: usize, heads: usize) -> R
     Err(Error::Checkpoint { problems })
 }
 
-fn translate<'t, A: Scalar>(tensors: &'t Tensors<A>, walk: impl FnOnce(&mut Translation<'t, A>)) -> Result<Tensors<A>> {
+fn translate<'t, A: Scalar>(tensors: Cow<'t, Tensors<A>>, walk: impl FnOnce(&mut Translation<'t, A>)) -> Result<Sources<A>> {
     let mut translation = Translation::new(tensors);
     walk(&mut translation);
     translation.finish()
@@ -125,27 +135,46 @@ impl<A: Scalar> Direction for Translation<'_, A> {
     fn shared(&mut self, peer: &[String], native: &str, layout: Layout) {
         if layout == Layout::Saved {
             self.tied(peer, native);
-        } else if handed(self, peer)
-            && let Some(matrix) = self.agreeing(peer)
+            return;
+        }
+        let peer: Vec<String> = peer.iter().map(|name| of_one_head(self, name)).collect();
+        if handed(self, &peer)
+            && let Some(matrix) = self.agreeing(&peer)
         {
-            self.give(native, transposed(matrix).to_owned());
+            self.give(native, matrix.reversed_axes());
         }
     }
 
     fn stacked(&mut self, peer: &[String], native: &str, layout: Layout) {
         if layout == Layout::Saved {
             self.stack(peer, native);
-        } else if handed(self, peer) && alike(self, peer) {
-            let matrices: Vec<_> = peer.iter().filter_map(|name| self.take(name)).map(transposed).collect();
-            if let Ok(stacked) = ndarray::stack(Axis(0), &matrices) {
-                self.give(native, stacked);
-            }
+            return;
+        }
+        let peer: Vec<String> = peer.iter().map(|name| of_all_heads(self, name)).collect();
+        if handed(self, &peer) && alike(self, &peer) {
+            self.stack_transposed(&peer, native);
         }
     }
 
     fn unused(&mut self, peer: &str, _: Option<&[usize]>) {
         self.ignore(peer);
     }
+}
+
+/// The matrix of a head, or of all heads where the file has only that: heads with equal matrices are exported as if they shared one, and
+/// so is a single head.
+fn of_all_heads<A: Scalar>(translation: &Translation<'_, A>, name: &str) -> String {
+    let all = name.rsplit_once('.').map(|(all, _)| all);
+    all.filter(|all| !translation.has(name) && translation.has(all))
+        .unwrap_or(name)
+        .to_owned()
+}
+
+/// The matrix of all heads, or of the only one where the file has only that.
+fn of_one_head<A: Scalar>(translation: &Translation<'_, A>, name: &str) -> String {
+    let (one, another) = (format!("{name}.0"), format!("{name}.1"));
+    let is_alone = !translation.has(name) && translation.has(&one) && !translation.has(&another);
+    if is_alone { one } else { name.to_owned() }
 }
 
 /// Whether those of the tensors that are there have one shape; noted where not.
@@ -181,8 +210,4 @@ fn handed<A: Scalar>(translation: &mut Translation<'_, A>, names: &[String]) -> 
         ));
     }
     missing.is_empty()
-}
-
-fn transposed<A>(matrix: ArrayViewD<'_, A>) -> ArrayViewD<'_, A> {
-    matrix.reversed_axes()
 }

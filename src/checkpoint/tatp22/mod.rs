@@ -33,7 +33,8 @@
 //!
 //! The matrices of [`Method::NoParams`] are in no state dict. They are handed over with the other tensors, (n, k) as they are in the
 //! package: `E.{j}` and `F.{j}` for the attention at `seq[j]`, `E.{j}.{h}` and `F.{j}.{h}` for its head h with sharing `none`, whatever
-//! encloses the `seq`; without the `.{j}` for an `MHAttention` by itself.
+//! encloses the `seq`; without the `.{j}` for an `MHAttention` by itself. Where the heads' matrices are equal, as those of a single head are,
+//! `E.{j}` and `F.{j}` stand for all of them.
 //!
 //! Options that have no effect in the package are accepted and have none: a checkpoint made with them is right. Refused are
 //!

@@ -230,8 +230,12 @@ impl Attention<'_> {
         let head_dim = self.head_dim;
         let (weight, bias) = match self.method {
             Method::NoParams => {
-                for matrix in self.both() {
-                    names.unused(&matrix, None);
+                let place = &self.place;
+                for side in ["E", "F"] {
+                    names.unused(&format!("{side}{place}"), None);
+                    for head in 0..self.heads {
+                        names.unused(&format!("{side}{place}.{head}"), None);
+                    }
                 }
                 return;
             }
