@@ -15,6 +15,7 @@ mod accumulate;
 mod backward;
 mod covered;
 mod dense;
+mod features;
 mod finish;
 mod order;
 mod part;
@@ -222,7 +223,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         let slots = self.allocated().max(other.allocated());
         self.grow(slots)?;
         let takes_maximum = self.config.projection.kind == ProjectionKind::MaxPooling;
-        for (side, other) in self.sides.iter_mut().zip(&other.sides) {
+        for (side, other) in self.sides.iter_mut().zip(other.sides) {
             side.merge(other, takes_maximum);
         }
         self.tokens += &other.tokens;

@@ -153,7 +153,7 @@ impl<A: Scalar> FoldedKeyValues<A> {
     /// `out` ← or += the attention of the rows of `x`, with the output's bias.
     pub(super) fn attend(&self, x: TileRows<'_, A>, output: Output<'_, A>, out: RowsMut<'_, A>, scratch: &mut HeadScratch<A>) {
         let HeadScratch {
-            scores, total: partial, ..
+            scores, latest: partial, ..
         } = scratch;
         let runs = Runs::of_units(self.heads, self.slots);
         scores.reshape(x.nrows(), runs);

@@ -8,7 +8,7 @@ use super::key_values::HeadScratch;
 use super::weights::{AttentionWeights, ItemKeyValues, tile};
 use crate::config::AttentionConfig;
 use crate::layers::{TILE, rows, sequence};
-use crate::ops::{Dropout, Runs, Tile, gemm};
+use crate::ops::{Dropout, Runs, StagedSum, Tile, gemm};
 use crate::parallel;
 use crate::room::Room;
 use crate::scalar::Scalar;
@@ -176,6 +176,7 @@ fn heads_backward<A: Scalar>(
         |backward: &mut HeadBackward<A>, (item, kv_head, mut dqueries, mut own)| {
             let (keys, values) = context.item(item).head(kv_head, kv_heads);
             backward.attend_to(keys, values);
+            let mut staged = [StagedSum::default(), StagedSum::default()];
             for head in kv_head * group..(kv_head + 1) * group {
                 let columns = head * head_dim..(head + 1) * head_dim;
                 let own_columns = (head % group) * head_dim..(head % group + 1) * head_dim;
@@ -196,7 +197,13 @@ fn heads_backward<A: Scalar>(
                         &mut dqueries.slice_mut(s![own_rows, own_columns.clone()]),
                         &mut own,
                     );
+                    for (staged, own) in staged.iter_mut().zip(own.slices()) {
+                        staged.added(own);
+                    }
                 }
+            }
+            for (staged, own) in staged.iter_mut().zip(own.slices()) {
+                staged.finish(own);
             }
         },
     );

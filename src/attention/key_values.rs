@@ -5,7 +5,7 @@ use ndarray::{ArrayView2, Axis, s};
 use super::compressed::Compressed;
 use super::folded::{self, FoldedKeyValues};
 use super::heads::scale;
-use super::partial::Partial;
+use super::partial::{Partial, Total};
 use super::weights::AttentionWeights;
 use crate::ops::{Output, PackedMatrix, RowsMut, Runs, Tile, exp_rows, scale_rows};
 use crate::parallel::{self, Chunks, for_each_part};
@@ -58,17 +58,17 @@ impl<A: Scalar> Default for PackedBlock<A> {
 #[derive(Debug)]
 pub(crate) struct HeadScratch<A> {
     pub(super) scores: Tile<A>,
-    /// What the blocks so far sum to, and what the latest adds.
-    pub(super) total: Partial<A>,
-    latest: Partial<A>,
+    /// What one block sums to, and what the blocks so far do.
+    pub(super) latest: Partial<A>,
+    total: Total<A>,
 }
 
 impl<A: Scalar> Default for HeadScratch<A> {
     fn default() -> Self {
         Self {
             scores: Tile::default(),
-            total: Partial::default(),
             latest: Partial::default(),
+            total: Total::default(),
         }
     }
 }
@@ -169,18 +169,18 @@ impl<A: Scalar> PackedBlock<A> {
 
     /// All keys in one block: 1/Σ goes into the result.
     fn attend(&self, queries: &mut Tile<A>, head: usize, scratch: &mut HeadScratch<A>) {
-        let HeadScratch { scores, total, .. } = scratch;
+        let HeadScratch { scores, latest, .. } = scratch;
         let rows = queries.nrows();
-        total.reset(rows, 0);
-        self.exponentials(queries, head, scores, total);
-        total.invert_sums();
+        latest.reset(rows, 0);
+        self.exponentials(queries, head, scores, latest);
+        latest.invert_sums();
         // The head's queries have been read: its result takes their place.
         queries.unit_runs_mut(head, |columns, to| {
             let RowsMut { data, stride } = to;
             let width = columns.len();
             self.values
-                .multiply_tile(scores.rows(), 0, columns, Output::Set, RowsMut { data, stride });
-            scale_rows(data, width, stride, &total.sums);
+                .multiply_long_tile(scores.rows(), columns, Output::Set, RowsMut { data, stride });
+            scale_rows(data, width, stride, &latest.sums);
         });
     }
 }
@@ -188,7 +188,7 @@ impl<A: Scalar> PackedBlock<A> {
 /// Each block gives a softmax relative to its own maxima, without the division; blocks are added up relative to the maxima so far, and
 /// divided once at the end (online softmax: Milakov and Gimelshein, arXiv 1805.02867; Rabe and Staats, arXiv 2112.05682).
 fn attend_blocks<A: Scalar>(blocks: &[PackedBlock<A>], queries: &mut Tile<A>, head: usize, scratch: &mut HeadScratch<A>) {
-    let HeadScratch { scores, total, latest } = scratch;
+    let HeadScratch { scores, latest, total } = scratch;
     let rows = queries.nrows();
     let head_dim = blocks[0].values.dim().1;
     total.reset(rows, head_dim);
@@ -201,11 +201,10 @@ fn attend_blocks<A: Scalar>(blocks: &[PackedBlock<A>], queries: &mut Tile<A>, he
                 data: &mut latest.products[columns.start..],
                 stride: head_dim,
             };
-            block.values.multiply_tile(scores.rows(), 0, columns, Output::Set, to);
+            block.values.multiply_long_tile(scores.rows(), columns, Output::Set, to);
         }
         total.add(latest, head_dim);
     }
-    total.invert_sums();
     queries.unit_runs_mut(head, |columns, to| {
         total.write_quotients(head_dim, columns, to);
     });

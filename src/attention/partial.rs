@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::ops::RowsMut;
+use crate::ops::{RowsMut, rescale_and_add};
 use crate::scalar::Scalar;
 
 /// Σ exp(x − max)·v over some of a row's keys, with the maxima and the sums of the exponentials.
@@ -17,18 +17,38 @@ pub(super) struct Partial<A> {
 impl<A: Scalar> Partial<A> {
     /// The empty sum of `rows` rows.
     pub(super) fn reset(&mut self, rows: usize, head_dim: usize) {
-        for (numbers, size, start) in [
-            (&mut self.maxima, rows, A::neg_infinity()),
-            (&mut self.sums, rows, A::zero()),
-            (&mut self.products, rows * head_dim, A::zero()),
-        ] {
-            numbers.clear();
-            numbers.resize(size, start);
+        refill(&mut self.maxima, rows, A::neg_infinity());
+        refill(&mut self.sums, rows, A::zero());
+        refill(&mut self.products, rows * head_dim, A::zero());
+    }
+
+    /// Replaces the sums by what the products are to be multiplied by; a row of no weight at all has no sum to divide by.
+    pub(super) fn invert_sums(&mut self) {
+        for sum in &mut self.sums {
+            *sum = if *sum == A::zero() { A::one() } else { A::one() / *sum };
         }
+    }
+}
+
+/// [`Partial`] sums over any number of keys, in `f64`: there may be millions.
+#[derive(Debug, Default)]
+pub(super) struct Total<A> {
+    maxima: Vec<A>,
+    sums: Vec<f64>,
+    /// (rows, `head_dim`).
+    products: Vec<f64>,
+}
+
+impl<A: Scalar> Total<A> {
+    /// The empty sum of `rows` rows.
+    pub(super) fn reset(&mut self, rows: usize, head_dim: usize) {
+        refill(&mut self.maxima, rows, A::neg_infinity());
+        refill(&mut self.sums, rows, 0.0);
+        refill(&mut self.products, rows * head_dim, 0.0);
     }
 
     /// Adds the sums over some more keys.
-    pub(super) fn add(&mut self, other: &Self, head_dim: usize) {
+    pub(super) fn add(&mut self, other: &Partial<A>, head_dim: usize) {
         let ours = self
             .maxima
             .iter_mut()
@@ -39,37 +59,40 @@ impl<A: Scalar> Partial<A> {
             // A NaN becomes the maximum and stays it, so that it reaches the result as it does without blocks.
             let both = if other_max > *max || other_max.is_nan() { other_max } else { *max };
             let (factor, other_factor) = (relative(*max, both), relative(other_max, both));
-            for (x, &other) in row.iter_mut().zip(other_row) {
-                *x = *x * factor + other * other_factor;
-            }
-            *sum = *sum * factor + other_sum * other_factor;
+            rescale_and_add(row, factor, other_row, other_factor);
+            *sum = *sum * factor + other_sum.widen() * other_factor;
             *max = both;
         }
     }
 
-    /// Replaces the sums by what the products are to be multiplied by; a row of no weight at all has no sum to divide by.
-    pub(super) fn invert_sums(&mut self) {
-        for sum in &mut self.sums {
-            *sum = if *sum == A::zero() { A::one() } else { A::one() / *sum };
+    /// Calls `put` with each row's products, and what makes quotients of them; a row of no weight at all has no sum to divide by.
+    pub(super) fn for_each_row(&self, head_dim: usize, mut put: impl FnMut(usize, &[f64], f64)) {
+        for (row, (&sum, products)) in self.sums.iter().zip(self.products.chunks_exact(head_dim)).enumerate() {
+            put(row, products, if sum == 0.0 { 1.0 } else { 1.0 / sum });
         }
     }
 
-    /// Writes columns `columns` of the products, times the inverted sums.
+    /// Writes columns `columns` of the quotients.
     pub(super) fn write_quotients(&self, head_dim: usize, columns: Range<usize>, to: RowsMut<'_, A>) {
-        let rows = self.sums.iter().zip(self.products.chunks_exact(head_dim));
-        for (to, (&factor, row)) in to.data.chunks_mut(to.stride).zip(rows) {
-            for (to, &x) in to.iter_mut().zip(&row[columns.clone()]) {
-                *to = x * factor;
+        self.for_each_row(head_dim, |row, products, factor| {
+            let to = &mut to.data[row * to.stride..];
+            for (to, product) in to.iter_mut().zip(&products[columns.clone()]) {
+                *to = A::cast(product * factor);
             }
-        }
+        });
     }
 }
 
+fn refill<T: Clone>(numbers: &mut Vec<T>, size: usize, start: T) {
+    numbers.clear();
+    numbers.resize(size, start);
+}
+
 /// exp(max − larger), which is 1 where both are −∞ or both +∞.
-fn relative<A: Scalar>(max: A, larger: A) -> A {
+fn relative<A: Scalar>(max: A, larger: A) -> f64 {
     if max == larger {
-        A::one()
+        1.0
     } else {
-        A::cast(libm::exp((max - larger).widen()))
+        libm::exp(max.widen() - larger.widen())
     }
 }

@@ -2,9 +2,11 @@
 
 use ndarray::{Array2, Array3, ArrayRef2, ArrayView2, s};
 
+use super::rows;
 use crate::config::at_least_one;
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
+use crate::ops::scatter_rows;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
@@ -85,11 +87,9 @@ impl<A: Scalar> Embedding<A> {
         Ok(vectors)
     }
 
-    /// Adds the gradient of every vector `dy` to that of its token, in the order of the tokens.
+    /// Adds the gradient of every vector `dy` to that of its token, token by token in their order.
     pub(crate) fn backward(tokens: &ArrayRef2<usize>, dy: &Array3<A>, gradients: &mut Self) {
-        for ((item, position), &token) in tokens.indexed_iter() {
-            let mut row = gradients.weight.row_mut(token);
-            row += &dy.slice(s![item, position, ..]);
-        }
+        let dy = rows(dy);
+        scatter_rows(tokens.iter().copied(), |index| dy.slice_move(s![index, ..]), &mut gradients.weight);
     }
 }

@@ -9,15 +9,17 @@ use crate::config::at_least_one;
 use crate::derived::Derived;
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
-use crate::ops::{Output, PackedMatrix, Rows, RowsMut, Runs, Scratch, Tile, TileRows, add_bias, add_long_product, gemm};
+use crate::ops::{Output, PackedMatrix, Rows, RowsMut, Runs, Scratch, Tile, TileRows, add_bias, gemm};
 use crate::parallel::{self, Parts, Pool, for_each_part};
 use crate::parameters::parameters;
 use crate::room::Room;
 use crate::scalar::Scalar;
 use crate::views::split;
 
-/// Columns whose sums one task makes.
-const BIAS_COLS: usize = 256;
+mod gradients;
+
+pub(crate) use gradients::{LongGradients, bias_gradient, weight_gradient};
+
 /// Fewer rows are multiplied without packing the weight.
 const PACKED_ROWS: usize = 4;
 
@@ -182,14 +184,6 @@ impl<A: Scalar> Linear<A> {
         dx
     }
 
-    /// Of gradients: W += dyᵀ·x, b += Σ dy.
-    pub(crate) fn add_gradients(&mut self, x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>) {
-        weight_gradient(x, dy, self.weight_mut());
-        if let Some(bias) = &mut self.bias {
-            bias_gradient(dy, bias);
-        }
-    }
-
     fn packed_back(&self) -> &PackedMatrix<A> {
         self.back.get_or_make(|forgotten| repacked(forgotten, self.weight.view()))
     }
@@ -324,26 +318,6 @@ fn repacked_spread<A: Scalar>(forgotten: Option<PackedMatrix<A>>, weight: ArrayV
     let mut packed = forgotten.unwrap_or_default();
     packed.repack_spread(weight);
     packed
-}
-
-/// b += Σ dy, some columns a task.
-fn bias_gradient<A: Scalar>(dy: ArrayView2<'_, A>, bias: &mut Array1<A>) {
-    let parts = Parts {
-        view: bias.view_mut(),
-        axis: 0,
-        size: BIAS_COLS,
-    };
-    for_each_part(parts, parallel::cost(&[dy.len(), 2]), |block, mut part| {
-        let first = block * BIAS_COLS;
-        for dy in dy.slice(s![.., first..first + part.view.len()]).rows() {
-            part.view += &dy;
-        }
-    });
-}
-
-/// W += dyᵀ·x, given contiguous rows of both.
-pub(crate) fn weight_gradient<A: Scalar>(x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>, weight: ArrayViewMut2<'_, A>) {
-    add_long_product(dy, x, weight);
 }
 
 /// dx ← dy·W, for contiguous dx.

@@ -13,7 +13,7 @@ pub use linear::Linear;
 pub use position::Position;
 
 pub(crate) use feed_forward::FeedForwardScratch;
-pub(crate) use linear::{input_gradient, weight_gradient};
+pub(crate) use linear::{bias_gradient, input_gradient, weight_gradient};
 pub(crate) use position::Start;
 
 use std::ops::Range;

@@ -2,10 +2,11 @@
 
 use ndarray::{Array1, Array2, Array3, ArrayRef2, ArrayRef3, ArrayView1, ArrayViewMut1, ArrayViewMut3, s};
 
-use super::check_width;
+use super::{check_width, rows};
 use crate::config::{PositionKind, SinusoidLayout, at_least_one, check_position};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
+use crate::ops::scatter_rows;
 use crate::parameters::{Parameters, Role, Visitor, VisitorMut, join, parameters};
 use crate::scalar::Scalar;
 
@@ -248,17 +249,15 @@ impl<A: Scalar> Position<A> {
         let Some(weight) = &mut gradients.weight else {
             return;
         };
-        for (item, rows) in dy.outer_iter().enumerate() {
-            if let PositionKind::LearnedAfterPadding { padding_token, .. } = self.kind {
-                let indices = rows_after_padding(tokens, item, start.tokens_of(item), padding_token);
-                for (dy, index) in rows.outer_iter().zip(indices) {
-                    add(weight.row_mut(index), dy);
-                }
-            } else {
-                let mut own = weight.slice_mut(s![start.position..start.position + rows.nrows(), ..]);
-                own += &rows;
-            }
-        }
+        let (batch, length, _) = dy.dim();
+        let indices: Vec<usize> = match self.kind {
+            PositionKind::LearnedAfterPadding { padding_token, .. } => (0..batch)
+                .flat_map(|item| rows_after_padding(tokens, item, start.tokens_of(item), padding_token).take(length))
+                .collect(),
+            _ => (0..batch).flat_map(|_| start.position..start.position + length).collect(),
+        };
+        let dy = rows(dy);
+        scatter_rows(indices.into_iter(), |index| dy.slice_move(s![index, ..]), weight);
     }
 }
 

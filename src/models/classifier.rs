@@ -1,6 +1,6 @@
 //! A sequence in, class scores out.
 
-use ndarray::{Array1, Array2, Array3, ArrayRef2, ArrayRef3, Axis};
+use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, Axis};
 
 use super::body::Body;
 use crate::attention::PaddingMask;
@@ -9,7 +9,7 @@ use crate::config::{ClassifierConfig, ClassifierInput, Pooling};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{Linear, Position, check_width};
-use crate::ops::Activation;
+use crate::ops::{Activation, LongSum};
 use crate::parameters::{Parameters, Visitor, VisitorMut, join, parameters};
 use crate::scalar::Scalar;
 
@@ -206,13 +206,13 @@ pub(super) fn pool<A: Scalar>(features: &Array3<A>, pooling: Pooling, mask: Opti
                 }
             }
             Pooling::Mean => {
-                let (mut sum, mut count) = (Array1::zeros(dim), 0_usize);
+                let (mut sum, mut count) = (LongSum::zeros(dim), 0_usize);
                 for row in real {
-                    sum += &row;
+                    sum.add(row);
                     count += 1;
                 }
-                let factor = A::one() / A::cast(count.max(1) as f64);
-                target.assign(&sum.mapv(|value: A| value * factor));
+                let means = sum.sums().iter().map(|sum| A::cast(sum / count.max(1) as f64));
+                target.iter_mut().zip(means).for_each(|(target, mean)| *target = mean);
             }
         }
     }

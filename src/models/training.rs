@@ -1,6 +1,6 @@
 //! Training of whole models: forward with a cache, and backward.
 
-use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, ArrayView2, ArrayViewMut2, s};
 
 use super::body::{Body, select, start};
 use super::ends::EndsCache;
@@ -10,8 +10,8 @@ use crate::attention::{PaddingMask, Part};
 use crate::blocks::EncoderCache;
 use crate::config::{LanguageModelConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
-use crate::layers::{LayerNorm, Linear, flat, input_gradient, rows, sequence, weight_gradient};
-use crate::ops::Activation;
+use crate::layers::{LayerNorm, Linear, bias_gradient, flat, input_gradient, rows, sequence, weight_gradient};
+use crate::ops::{Activation, scatter_rows};
 use crate::scalar::Scalar;
 
 /// What the backward pass of the part from tokens to features needs.
@@ -98,9 +98,7 @@ impl<A: Scalar> Head<A> {
         let own = gradients.weight.as_mut().map_or(embedding, |weight| weight.view_mut());
         let weight = self.weight.as_ref().map_or(weight, |weight| weight.view());
         weight_gradient(rows(x), rows(dy), own);
-        for dy in rows(dy).rows() {
-            gradients.bias += &dy;
-        }
+        bias_gradient(rows(dy), &mut gradients.bias);
         let mut dx = Array2::zeros((batch * length, weight.ncols()));
         input_gradient(rows(dy), weight, dx.view_mut());
         let dx = sequence(dx, batch, length);
@@ -225,16 +223,15 @@ impl<A: Scalar> LanguageModel<A> {
             dy = head.backward(head_cache, &dy, self.embedding().weight(), own, embedding);
         }
         if let Some((positions, dim)) = &cache.positions {
-            let mut spread = Array3::zeros(*dim);
+            let (batch, length, width) = *dim;
+            let mut spread = Array2::zeros((batch * length, width));
             let places = positions
                 .iter()
                 .enumerate()
-                .flat_map(|(item, own)| own.iter().map(move |&position| (item, position)));
-            for ((item, position), dy) in places.zip(dy.index_axis(Axis(0), 0).outer_iter()) {
-                let mut row = spread.slice_mut(s![item, position, ..]);
-                row += &dy;
-            }
-            dy = spread;
+                .flat_map(|(item, own)| own.iter().map(move |&position| item * length + position));
+            let chosen = rows(&dy);
+            scatter_rows(places, |index| chosen.slice_move(s![index, ..]), &mut spread);
+            dy = sequence(spread, batch, length);
         }
         self.body().backward(cache.body, dy, own_body, part)
     }

@@ -20,6 +20,9 @@ pub(super) const LANES: usize = 16;
 /// stores cost a Zen 3 processor some 40 ns a row.
 const NARROW: usize = 4;
 
+/// Elements of a row that are summed in one go: of more, the roundings would show.
+const LONG: usize = 512;
+
 /// Defines `$name`, which runs `$body::<$t, FMA>` compiled for the instruction level in use.
 macro_rules! dispatch {
     ($name:ident, $body:ident, $t:ty, ($($arg:ident: $arg_type:ty),*)) => {
@@ -255,7 +258,19 @@ pub(super) fn reduce_pairs<T: Elementary>(a: &[T], b: &[T], start: T, term: impl
 /// Σ term(a, b) over two slices of one length, in an order that depends on the length only.
 #[inline(always)]
 pub(super) fn sum_of_pairs<T: Elementary>(a: &[T], b: &[T], term: impl Fn(T, T) -> T) -> T {
-    reduce_pairs(a, b, T::zero(), term, |a, b| a + b)
+    if a.len() <= LONG {
+        return reduce_pairs(a, b, T::zero(), term, |a, b| a + b);
+    }
+    // With what the roundings of the sum left out (Knuth's TwoSum).
+    let (mut sum, mut rest) = (T::zero(), T::zero());
+    for (a, b) in a.chunks(LONG).zip(b.chunks(LONG)) {
+        let part = reduce_pairs(a, b, T::zero(), &term, |a, b| a + b);
+        let next = sum + part;
+        let added = next - sum;
+        rest += (sum - (next - added)) + (part - added);
+        sum = next;
+    }
+    if rest.is_finite() { sum + rest } else { sum }
 }
 
 /// Σ term(x), in an order that depends on the length only.

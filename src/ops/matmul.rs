@@ -10,6 +10,7 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, s};
 
 use super::level::by_level;
+use super::long_product::ROUNDED_ROWS;
 use super::packed::{Output, PackedMatrix, RowsMut, Scratch};
 use crate::error::{Error, Result, checked_len};
 use crate::parallel::{self, Pool, along, for_each_part};
@@ -27,6 +28,8 @@ const TINY: (usize, usize, usize) = (16, 16, 16);
 const PACKED: usize = 48;
 /// Columns and inner positions from which on a transposed right operand is worth multiplying from the left.
 const WIDE: usize = 256;
+/// Inner positions whose products are summed without a pause.
+const SHORT: usize = 256;
 /// Floating-point operations that are worth a task.
 const TASK_FLOPS: usize = 4_000_000;
 /// The most tasks that the items of one batch are split into, and the fewest rows or columns of one of them.
@@ -214,6 +217,8 @@ pub(crate) fn gemm<A: Scalar>(alpha: A, a: ArrayView2<'_, A>, b: ArrayView2<'_, 
     if c.is_empty() {
     } else if inner == 0 {
         c.mapv_inplace(|c| if beta == A::zero() { beta } else { beta * c });
+    } else if inner > SHORT {
+        long_product(alpha, a, b, beta, c);
     } else if m <= TINY.0 && inner <= TINY.1 && n <= TINY.2 {
         tiny_product(alpha, &a, &b, beta, c);
     } else if m < FEW_ROWS {
@@ -237,6 +242,30 @@ pub(crate) fn gemm<A: Scalar>(alpha: A, a: ArrayView2<'_, A>, b: ArrayView2<'_, 
     } else {
         general_mat_mul(alpha, &a, &b, beta, c);
     }
+}
+
+/// The product of many inner positions, in short chains; where there are very many of these, in `f64` between them.
+fn long_product<A: Scalar>(alpha: A, a: ArrayView2<'_, A>, b: ArrayView2<'_, A>, beta: A, c: &mut ArrayViewMut2<'_, A>) {
+    let ((m, inner), n) = (a.dim(), b.ncols());
+    let is_thin = m.min(n) < FEW_ROWS;
+    if !is_thin && inner <= ROUNDED_ROWS {
+        if beta != A::zero() && beta != A::one() {
+            c.mapv_inplace(|c| beta * c);
+        }
+        let mut scratch = A::kept_products().take();
+        scratch.multiply(alpha, a, b, beta != A::zero(), c);
+        return A::kept_products().set(scratch);
+    }
+    let (mut sums, mut part) = (Array2::<f64>::zeros((m, n)), Array2::zeros((m, n)));
+    let size = if is_thin { SHORT } else { ROUNDED_ROWS };
+    for (a, b) in a.axis_chunks_iter(Axis(1), size).zip(b.axis_chunks_iter(Axis(0), size)) {
+        gemm(A::one(), a, b, A::zero(), &mut part.view_mut());
+        sums.zip_mut_with(&part, |sum, part| *sum += part.widen());
+    }
+    c.zip_mut_with(&sums, |c, &sum| {
+        let kept = if beta == A::zero() { 0.0 } else { beta.widen() * c.widen() };
+        *c = A::cast(alpha.widen() * sum + kept);
+    });
 }
 
 /// The product row by row.

@@ -1,14 +1,14 @@
 //! The innermost loops of the packed products: plain arrays that stay in vector registers, compiled once per processor level.
 //!
-//! A block of MR rows and NR columns of the result is summed in registers over the whole inner range, in the order of the inner index. So an
-//! element's bits do not depend on which block it falls into, how wide that is, or what lies next to it.
+//! A block of MR rows and NR columns of the result is summed in registers over the whole inner range, or chain by chain of it, in the order of
+//! the inner index. So an element's bits do not depend on which block it falls into, how wide that is, or what lies next to it.
 
 mod block;
 mod pack;
 
 use super::level::by_level;
 use crate::scalar::Scalar;
-use block::{NEAR, POSITIONS_A_ROW, Place, block, block_of_panels};
+use block::{CHAIN, NEAR, POSITIONS_A_ROW, Place, block, block_of_chains, block_of_panels};
 use pack::{pack_column, pack_rows};
 
 /// Positions of the inner dimension that one block of a left operand spans.
@@ -61,6 +61,8 @@ impl<'a, A> Output<'a, A> {
 pub(crate) enum Left<'a, A> {
     /// Rows at the distance `STRIDE`.
     Rows(&'a [A]),
+    /// The same, with positions of a sequence as the inner index: summed in short chains, as all panels are.
+    LongRows(&'a [A]),
     /// Panels of `Kernel::rows` rows, each column by column.
     Panels(&'a [A]),
 }
@@ -270,7 +272,17 @@ fn column<A: Scalar, const FMA: bool, const PAIRED: bool, const MR: usize, const
             stride: product.stride,
         };
         match product.left {
-            Left::Rows(left) => {
+            Left::LongRows(left) if product.inner > CHAIN => {
+                let (left, _) = left[row * STRIDE..].as_chunks::<STRIDE>();
+                if rows > MID {
+                    block_of_chains::<A, FMA, MR, NR, PAIRED>(left, panel, place, c);
+                } else if rows > LOW {
+                    block_of_chains::<A, FMA, MID, NR, false>(left, panel, place, c);
+                } else {
+                    block_of_chains::<A, FMA, LOW, NR, false>(left, panel, place, c);
+                }
+            }
+            Left::Rows(left) | Left::LongRows(left) => {
                 let (left, _) = left[row * STRIDE..].as_chunks::<STRIDE>();
                 if rows > MID {
                     let next = next.get(row / MR * panel.len().div_ceil(POSITIONS_A_ROW)..).unwrap_or(&[]);

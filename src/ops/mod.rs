@@ -9,6 +9,7 @@ mod kept;
 mod layer_norm;
 mod level;
 mod long_product;
+mod long_sum;
 mod matmul;
 mod micro_kernel;
 mod packed;
@@ -25,10 +26,14 @@ pub(crate) use aligned::Aligned;
 pub(crate) use cross_entropy::{cross_entropy_backward_row, cross_entropy_row};
 pub(crate) use dropout::Dropout;
 pub(crate) use layer_norm::{layer_norm_backward_rows, layer_norm_rows};
-pub(crate) use long_product::{add_long_product, pack_segment};
+pub(crate) use long_product::{ROUNDED_ROWS, add_long_product, add_product_to_long, add_rounded, pack_segment};
+pub(crate) use long_sum::{
+    LongSum, StagedSum, add_block, add_scaled_widened, add_widened, long_sum, rescale_and_add, round_sums, scatter_rows,
+};
 pub(crate) use matmul::{add_bias, gemm};
 pub(crate) use packed::{
-    Output, PackedColumns, PackedMatrix, ProductScratch, Rows, RowsMut, SEGMENT, Scratch, accumulate_panels, pack_panels, panels_len,
+    Output, PANEL_COLS, PackedColumns, PackedMatrix, ProductScratch, Rows, RowsMut, SEGMENT, Scratch, multiply_panels, pack_panels,
+    panels_len,
 };
 pub(crate) use softmax::{exp_rows, scale_rows, softmax_backward_rows, softmax_groups, softmax_rows};
 pub(crate) use tile::{Runs, Tile, TileRows};
@@ -46,6 +51,7 @@ pub(crate) trait Kernels:
     + softmax::SoftmaxKernels
     + layer_norm::LayerNormKernels
     + kept::Kept
+    + long_sum::LongSumKernels
     + matmul::MatmulKernels
     + micro_kernel::PackedKernels
 {

@@ -1,8 +1,9 @@
 //! Products with an operand that is packed once and used many times, for tiles that stay in cache; on the calling thread. Only
 //! [`PackedMatrix::repack_spread`] packs by all threads.
 //!
-//! An element of a result is summed in the order of the inner index, in runs of [`SEGMENT`] positions whose sums are added in turn. So its
-//! bits depend on the inner dimension only: not on how rows and columns are split, nor on what lies next to it.
+//! An element of a result is summed in the order of the inner index, in runs of [`SEGMENT`] positions whose sums are added in turn, and within
+//! these in short chains where the inner index is the positions of a sequence (long tiles, packed columns). So its bits depend on the inner
+//! dimension only: not on how rows and columns are split, nor on what lies next to it.
 //!
 //! Slices that are too short for what is asked of them panic, as indexing does.
 
@@ -66,6 +67,9 @@ impl<'a, A> RowsMut<'a, A> {
         }
     }
 }
+
+/// A tile, and how its runs are read.
+type TileLeft<'t, A> = (TileRows<'t, A>, fn(&'t [A]) -> Left<'t, A>);
 
 /// Room that the products of one thread share; it grows to what the largest of them needs.
 #[derive(Debug, Default)]
@@ -149,20 +153,36 @@ impl<A: Scalar> PackedMatrix<A> {
     /// The first of `columns` is a multiple of [`PANEL_COLS`]; a bias starts with it.
     /// Where the tile is the only one, threads share its columns.
     pub(crate) fn multiply_tile(&self, a: TileRows<'_, A>, start: usize, columns: Range<usize>, output: Output<'_, A>, c: RowsMut<'_, A>) {
-        let inner = a.runs.width();
-        if !shares_columns((a.rows, inner, columns.len())) {
-            return self.multiply_tile_alone(a, start, columns, output, c);
+        self.multiply_runs((a, Left::Rows), start, columns, output, c);
+    }
+
+    /// [`multiply_tile`](Self::multiply_tile) where the inner index is the positions of a sequence: roundings do not add up.
+    pub(crate) fn multiply_long_tile(&self, a: TileRows<'_, A>, columns: Range<usize>, output: Output<'_, A>, c: RowsMut<'_, A>) {
+        self.multiply_runs((a, Left::LongRows), 0, columns, output, c);
+    }
+
+    fn multiply_runs(&self, a: TileLeft<'_, A>, start: usize, columns: Range<usize>, output: Output<'_, A>, c: RowsMut<'_, A>) {
+        let (rows, inner) = (a.0.rows, a.0.runs.width());
+        if !shares_columns((rows, inner, columns.len())) {
+            return self.multiply_runs_alone(a, start, columns, output, c);
         }
-        share_columns((a.rows, inner), columns, output, c, |columns, output, c| {
-            self.multiply_tile_alone(a, start, columns, output, c);
+        share_columns((rows, inner), columns, output, c, |columns, output, c| {
+            self.multiply_runs_alone(a, start, columns, output, c);
         });
     }
 
-    fn multiply_tile_alone(&self, a: TileRows<'_, A>, start: usize, columns: Range<usize>, output: Output<'_, A>, c: RowsMut<'_, A>) {
+    fn multiply_runs_alone(
+        &self,
+        (a, left): TileLeft<'_, A>,
+        start: usize,
+        columns: Range<usize>,
+        output: Output<'_, A>,
+        c: RowsMut<'_, A>,
+    ) {
         for index in 0..a.runs.count() {
             let range = a.runs.range(index);
             let product = Product {
-                left: Left::Rows(&a.data[index * a.run_len..]),
+                left: left(&a.data[index * a.run_len..]),
                 rows: a.rows,
                 panels: &self.panels.as_slice()[columns.start * self.inner..],
                 depth: self.inner,
@@ -312,30 +332,30 @@ pub(crate) fn panels_len<A: Scalar>(inner: usize, cols: usize) -> usize {
     A::kernel().padded(cols) * inner
 }
 
-/// Packs the first `cols` columns of `x` for [`accumulate_panels`] and [`PackedColumns::multiply_panels`].
+/// Packs the first `cols` columns of `x` for [`multiply_panels`] and [`PackedColumns::multiply_panels`].
 ///
 /// Blocks of columns can be packed apart, one after the other, if all but the last have a multiple of [`PANEL_COLS`] columns.
 pub(crate) fn pack_panels<A: Scalar>(x: Rows<'_, A>, cols: usize, panels: &mut [A]) {
     (A::kernel().pack)(x.data, x.stride, x.count, cols, panels);
 }
 
-/// c ← c + left·x for a tile of one run and the first `cols` columns of as many rows `x`, which [`pack_panels`] packed.
-pub(crate) fn accumulate_panels<A: Scalar>(left: TileRows<'_, A>, panels: &[A], cols: usize, c: RowsMut<'_, A>) {
-    add_panels(A::kernel(), left, panels, cols, c);
+/// c ← left·x, or what `output` says, for a tile of one run and the first `cols` columns of as many rows `x`, which [`pack_panels`] packed.
+pub(crate) fn multiply_panels<A: Scalar>(left: TileRows<'_, A>, panels: &[A], cols: usize, output: Output<'_, A>, c: RowsMut<'_, A>) {
+    multiply_by(A::kernel(), left, panels, cols, output, c);
 }
 
-fn add_panels<A: Scalar>(kernel: Kernel<A>, left: TileRows<'_, A>, panels: &[A], cols: usize, c: RowsMut<'_, A>) {
+fn multiply_by<A: Scalar>(kernel: Kernel<A>, left: TileRows<'_, A>, panels: &[A], cols: usize, output: Output<'_, A>, c: RowsMut<'_, A>) {
     debug_assert!(left.runs.count() <= 1, "panels have the rows of one run");
     let inner = left.runs.range(0).len();
     let product = Product {
-        left: Left::Rows(left.data),
+        left: Left::LongRows(left.data),
         rows: left.rows,
         panels,
         depth: inner,
         start: 0,
         inner,
         cols,
-        output: Output::Add,
+        output,
         stride: c.stride,
     };
     (kernel.run)(&product, c.data);

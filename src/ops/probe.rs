@@ -3,7 +3,7 @@
 use ndarray::{Array2, ArrayView2};
 
 use super::aligned::Aligned;
-use super::packed::{Output, PackedColumns, PackedMatrix, Rows, RowsMut, accumulate_panels, pack_panels, panels_len};
+use super::packed::{Output, PackedColumns, PackedMatrix, Rows, RowsMut, multiply_panels, pack_panels, panels_len};
 use super::tile::{Runs, Tile};
 use crate::scalar::Scalar;
 
@@ -69,7 +69,7 @@ impl<A: Scalar> KernelProbe<A> {
         };
         match self.left {
             ProbeLeft::Rows => self.right.multiply_tile(self.rows.rows(), 0, 0..self.cols, Output::Set, to),
-            ProbeLeft::RowsAdded => accumulate_panels(self.rows.rows(), &self.panels, self.cols, to),
+            ProbeLeft::RowsAdded => multiply_panels(self.rows.rows(), &self.panels, self.cols, Output::Add, to),
             ProbeLeft::Columns => self.right.multiply_columns(&self.columns, Output::Set, to),
         }
     }

@@ -1,7 +1,10 @@
 //! The gradients of several batches as those of one.
 
+use ndarray::{ArrayView1, ArrayViewD};
+
 use crate::error::{Error, Result};
-use crate::parameters::Parameters;
+use crate::ops::add_scaled_widened;
+use crate::parameters::{Parameters, Role};
 use crate::scalar::Scalar;
 
 /// Adds up losses and gradients of batches that do not fit into memory together.
@@ -23,8 +26,18 @@ use crate::scalar::Scalar;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Accumulation<M> {
-    sum: Option<(f64, M)>,
+    losses: f64,
+    sums: Option<Sums<M>>,
     weight: f64,
+}
+
+/// Gradients added up in `f64`: there may be millions of batches.
+#[derive(Clone, Debug)]
+struct Sums<M> {
+    /// Of the first batch; only what is no parameter to be trained is left of it.
+    gradients: M,
+    /// Those of all tensors, one after the other.
+    sums: Vec<f64>,
 }
 
 impl<M> Default for Accumulation<M> {
@@ -36,7 +49,11 @@ impl<M> Default for Accumulation<M> {
 impl<M> Accumulation<M> {
     /// Nothing yet.
     pub fn new() -> Self {
-        Self { sum: None, weight: 0.0 }
+        Self {
+            losses: 0.0,
+            sums: None,
+            weight: 0.0,
+        }
     }
 
     /// Adds the mean loss of a batch and its gradients, `weight` times. A weight of 0 adds nothing, not even NaN.
@@ -56,18 +73,14 @@ impl<M> Accumulation<M> {
         if weight == 0.0 {
             return Ok(());
         }
-        match &mut self.sum {
-            None => {
-                let mut gradients = gradients;
-                scale(&mut gradients, A::cast(weight));
-                self.sum = Some((loss * weight, gradients));
-            }
-            Some((losses, sum)) => {
-                check_alike(sum, &gradients)?;
-                *losses += loss * weight;
-                sum.scaled_add(A::cast(weight), &gradients);
+        match &mut self.sums {
+            None => self.sums = Some(Sums::of(gradients, weight)),
+            Some(sums) => {
+                check_alike(&sums.gradients, &gradients)?;
+                sums.add(&gradients, weight);
             }
         }
+        self.losses += loss * weight;
         self.weight += weight;
         Ok(())
     }
@@ -77,14 +90,66 @@ impl<M> Accumulation<M> {
     where
         M: Parameters<A>,
     {
-        let (loss, mut gradients) = self.sum?;
-        scale(&mut gradients, A::cast(1.0 / self.weight));
-        Some((loss / self.weight, gradients))
+        let gradients = self.sums?.mean(self.weight);
+        Some((self.losses / self.weight, gradients))
     }
 }
 
-fn scale<A: Scalar>(values: &mut impl Parameters<A>, factor: A) {
-    values.visit_mut("", &mut |_, _, mut tensor| tensor.mapv_inplace(|x| x * factor));
+impl<M> Sums<M> {
+    fn of<A: Scalar>(gradients: M, weight: f64) -> Self
+    where
+        M: Parameters<A>,
+    {
+        let mut len = 0;
+        for_each_trainable(&gradients, |tensor| len += tensor.len());
+        let mut sums = vec![0.0; len];
+        add(&mut sums, &gradients, weight);
+        Self { gradients, sums }
+    }
+
+    fn add<A: Scalar>(&mut self, gradients: &M, weight: f64)
+    where
+        M: Parameters<A>,
+    {
+        add(&mut self.sums, gradients, weight);
+    }
+
+    /// The sums over `weight`, rounded once.
+    fn mean<A: Scalar>(mut self, weight: f64) -> M
+    where
+        M: Parameters<A>,
+    {
+        let mut sums = self.sums.iter();
+        self.gradients.visit_mut("", &mut |_, role, mut tensor| {
+            if role == Role::Trainable {
+                tensor
+                    .iter_mut()
+                    .zip(&mut sums)
+                    .for_each(|(mean, sum)| *mean = A::cast(sum / weight));
+            }
+        });
+        self.gradients
+    }
+}
+
+fn for_each_trainable<A: Scalar>(gradients: &impl Parameters<A>, mut work: impl FnMut(ArrayViewD<'_, A>)) {
+    gradients.visit("", &mut |_, role, tensor| {
+        if role == Role::Trainable {
+            work(tensor);
+        }
+    });
+}
+
+/// `sums` += `weight`·`gradients`, tensor after tensor.
+fn add<A: Scalar>(mut sums: &mut [f64], gradients: &impl Parameters<A>, weight: f64) {
+    for_each_trainable(gradients, |tensor| {
+        let (own, rest) = std::mem::take(&mut sums).split_at_mut(tensor.len());
+        sums = rest;
+        match tensor.as_slice() {
+            Some(tensor) => add_scaled_widened(own, weight, ArrayView1::from(tensor)),
+            None => own.iter_mut().zip(&tensor).for_each(|(sum, x)| *sum += weight * x.widen()),
+        }
+    });
 }
 
 fn check_alike<A: Scalar, M: Parameters<A>>(sum: &M, gradients: &M) -> Result<()> {

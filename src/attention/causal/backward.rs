@@ -9,9 +9,10 @@ use super::super::heads::scale;
 use super::super::weights::{AttentionWeights, ItemKeyValues, tile};
 use super::attend::{CausalContext, ItemContext, ScorePlace, within};
 use super::online::{KeyPart, masked_scores};
+use super::sight::Sight;
 use crate::config::AttentionConfig;
 use crate::layers::{rows, sequence};
-use crate::ops::{Dropout, gemm, softmax_backward_rows, softmax_rows};
+use crate::ops::{Dropout, StagedSum, gemm, softmax_backward_rows, softmax_rows};
 use crate::parallel;
 use crate::room::Room;
 use crate::scalar::Scalar;
@@ -46,6 +47,36 @@ struct Own<'g, A> {
     /// (heads, slots, `head_dim`): one, or one for each query head.
     summary_keys: ArrayViewMut3<'g, A>,
     summary_values: ArrayViewMut3<'g, A>,
+}
+
+/// What [`Own`] gradients have of earlier tiles.
+#[derive(Default)]
+struct StagedOwn {
+    of_keys: [StagedSum; 2],
+    of_summaries: [StagedSum; 2],
+}
+
+impl StagedOwn {
+    /// Tells that the rows of a tile were added.
+    fn added<A: Scalar>(&mut self, own: &mut Own<'_, A>, sight: &Sight, rows: &Range<usize>) {
+        let width = own.keys.ncols();
+        let slots = sight.keys(rows.start).start * width..sight.keys(rows.end - 1).end * width;
+        for (staged, own) in self.of_keys.iter_mut().zip([&mut own.keys, &mut own.values]) {
+            staged.added_to(slots.clone(), own.as_slice_mut().expect("one head's are contiguous"));
+        }
+        for (staged, own) in self.of_summaries.iter_mut().zip([&mut own.summary_keys, &mut own.summary_values]) {
+            staged.added(own.as_slice_mut().expect("those of some heads are contiguous"));
+        }
+    }
+
+    fn finish<A: Scalar>(&mut self, own: &mut Own<'_, A>) {
+        for (staged, own) in self.of_keys.iter_mut().zip([&mut own.keys, &mut own.values]) {
+            staged.finish(own.as_slice_mut().expect("one head's are contiguous"));
+        }
+        for (staged, own) in self.of_summaries.iter_mut().zip([&mut own.summary_keys, &mut own.summary_values]) {
+            staged.finish(own.as_slice_mut().expect("those of some heads are contiguous"));
+        }
+    }
 }
 
 /// Scratch space for one tile of one head.
@@ -133,13 +164,16 @@ fn heads_backward<A: Scalar>(
                 dmerged: dmerged.slice(s![rows, ..]),
                 heads: config.heads,
             };
+            let mut staged = StagedOwn::default();
             for within in 0..group {
                 for first in (0..length).step_by(size) {
                     let rows = first..length.min(first + size);
                     let mut dqueries = dqueries.slice_mut(s![rows.clone(), within * head_dim..(within + 1) * head_dim]);
-                    task.tile_backward(kv_head * group + within, within, rows, &mut dqueries, &mut own, space);
+                    task.tile_backward(kv_head * group + within, within, rows.clone(), &mut dqueries, &mut own, space);
+                    staged.added(&mut own, task.context.sight, &rows);
                 }
             }
+            staged.finish(&mut own);
         },
     );
 }

@@ -6,7 +6,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, Zip, s};
 
 use super::super::gradients::Dropped;
 use super::super::heads::scale;
-use super::super::partial::Partial;
+use super::super::partial::{Partial, Total};
 use super::super::weights::tile;
 use crate::ops::{exp_rows, gemm};
 use crate::scalar::Scalar;
@@ -22,7 +22,7 @@ pub(super) struct KeyPart<'p, A> {
 /// The softmax over the keys so far of some query rows of one head (online softmax: Milakov and Gimelshein, arXiv 1805.02867).
 #[derive(Debug, Default)]
 pub(super) struct Online<A> {
-    total: Partial<A>,
+    total: Total<A>,
     latest: Partial<A>,
     scores: Vec<A>,
     finite: Vec<A>,
@@ -59,13 +59,14 @@ impl<A: Scalar> Online<A> {
         total.add(latest, head_dim);
     }
 
-    /// Adds the quotients to `out`; a row that saw nothing adds 0. They are then no more what they were.
-    pub(super) fn add_quotients(&mut self, out: &mut ArrayViewMut2<'_, A>) {
-        self.total.invert_sums();
-        let rows = self.total.sums.iter().zip(self.total.products.chunks_exact(out.ncols()));
-        for (mut out, (&factor, row)) in out.rows_mut().into_iter().zip(rows) {
-            Zip::from(&mut out).and(row).for_each(|out, &x| *out += x * factor);
-        }
+    /// Adds the quotients to `out`; a row that saw nothing adds 0.
+    pub(super) fn add_quotients(&self, out: &mut ArrayViewMut2<'_, A>) {
+        self.total.for_each_row(out.ncols(), |row, products, factor| {
+            let out = out.row_mut(row);
+            Zip::from(out)
+                .and(products)
+                .for_each(|out, product| *out += A::cast(product * factor));
+        });
     }
 }
 

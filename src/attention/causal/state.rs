@@ -11,6 +11,7 @@ use super::summaries::{column, matrix_of};
 use super::{CausalContext, Sight};
 use crate::config::{AttentionConfig, CausalConfig, SummarySoftmax};
 use crate::layers::rows;
+use crate::ops::add_scaled_widened;
 use crate::parallel;
 use crate::scalar::Scalar;
 use crate::views::split;
@@ -105,8 +106,8 @@ pub(crate) struct LayerState<A> {
     position: usize,
     /// The last ones of a window, position t at row t modulo the window.
     window: Rows<A>,
-    /// The sums of the unfinished block, (heads, rows, `head_dim`) of keys and of values.
-    sums: Option<[Array3<A>; 2]>,
+    /// The sums of the unfinished block, (heads, rows, `head_dim`) of keys and of values, in `f64`: a block may be long.
+    sums: Option<[Array3<f64>; 2]>,
     summaries: Rows<A>,
 }
 
@@ -202,7 +203,7 @@ impl<A: Scalar> LayerState<A> {
                 let kv_head = head * config.attention.kv_heads / heads;
                 let row = from.slice(s![kv_head * head_dim..(kv_head + 1) * head_dim]);
                 for (mut sum, &weight) in sums.outer_iter_mut().zip(matrix.column(column)) {
-                    sum.scaled_add(weight, &row);
+                    add_scaled_widened(sum.as_slice_mut().expect("rows of sums are contiguous"), weight.widen(), row);
                 }
             }
         }
@@ -230,8 +231,10 @@ impl<A: Scalar> LayerState<A> {
         self.summaries.reserve(rows, usize::MAX);
         let place: Range<usize> = self.summaries.filled..self.summaries.filled + rows;
         for (summaries, sums) in [(&mut self.summaries.keys, keys), (&mut self.summaries.values, values)] {
-            summaries.slice_mut(s![.., place.clone(), ..]).assign(sums);
-            sums.fill(A::zero());
+            summaries
+                .slice_mut(s![.., place.clone(), ..])
+                .zip_mut_with(sums, |summary, &sum| *summary = A::cast(sum));
+            sums.fill(0.0);
         }
         self.summaries.filled = place.end;
     }

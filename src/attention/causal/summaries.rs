@@ -11,7 +11,7 @@ use super::super::projection::{Projection, Projections};
 use crate::config::{BlockWeights, CausalConfig, Sharing};
 use crate::error::{Result, checked_len};
 use crate::initialization::Streams;
-use crate::ops::gemm;
+use crate::ops::{StagedSum, gemm};
 use crate::parallel;
 use crate::scalar::Scalar;
 use crate::views::outer;
@@ -217,6 +217,7 @@ fn matrix_gradients<A: Scalar>(
         return;
     };
     let last = matrices.dim().0 - 1;
+    let mut staged: Vec<StagedSum> = matrices.outer_iter().map(|_| StagedSum::default()).collect();
     for (item, blocks) in blocks.iter().enumerate() {
         for head in 0..heads {
             let mut matrix = matrices.index_axis_mut(Axis(0), head.min(last));
@@ -224,7 +225,15 @@ fn matrix_gradients<A: Scalar>(
                 let dsummaries = dsummaries.slice(s![item, head, index * rows..(index + 1) * rows, ..]);
                 let keys = keys.slice(s![item, head / group, block.slots.clone(), ..]);
                 block.add_product(dsummaries, keys.t(), &mut matrix);
+                if let Some(matrix) = matrix.as_slice_mut() {
+                    staged[head.min(last)].added(matrix);
+                }
             }
+        }
+    }
+    for (mut matrix, staged) in matrices.outer_iter_mut().zip(&mut staged) {
+        if let Some(matrix) = matrix.as_slice_mut() {
+            staged.finish(matrix);
         }
     }
 }

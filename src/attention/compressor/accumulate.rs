@@ -1,40 +1,20 @@
 //! Adding a chunk of positions to the sums.
 
-use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, ShapeBuilder, s};
+use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, Axis, ShapeBuilder, s};
 
 use super::super::projection::{Form, Projection};
 use super::dense::CompressionScratch;
-use super::side::{Side, larger};
-use super::{Compressor, Order, RealRows, SEGMENT};
-use crate::config::{BiasPlace, ConvolutionKernel};
+use super::side::Side;
+use super::{Compressor, Order, ProjectionKind, RealRows, SEGMENT};
+use crate::config::ConvolutionKernel;
 use crate::error::Result;
-use crate::layers::Linear;
-use crate::ops::{ProductScratch, Rows, add_bias};
-use crate::parallel::{self, Chunks, Pool, along, for_each_part};
+use crate::ops::{Rows, add_scaled_widened, long_sum};
+use crate::parallel::{self, Chunks, along, for_each_part};
 use crate::scalar::Scalar;
 
 /// Columns of the compressed input that one task sums up: wide, so that whole rows are read, but at least two tasks.
 fn task_columns(dim: usize) -> usize {
     (dim / 2).next_multiple_of(32).clamp(64, 256)
-}
-
-/// Scratch space for one segment.
-#[derive(Debug)]
-pub(super) struct SegmentScratch<A> {
-    /// The rows, where they cannot be read in place.
-    copy: Vec<A>,
-    features: Vec<A>,
-    products: ProductScratch<A>,
-}
-
-impl<A: Scalar> Default for SegmentScratch<A> {
-    fn default() -> Self {
-        Self {
-            copy: Vec::new(),
-            features: Vec::new(),
-            products: ProductScratch::default(),
-        }
-    }
 }
 
 /// Where the windows of one item lie.
@@ -43,7 +23,7 @@ pub(super) struct Windows {
     /// Equal windows over this length (pooling), or windows of a fixed stride.
     length: Option<usize>,
     /// The number of windows, or the stride.
-    size: usize,
+    pub(super) size: usize,
 }
 
 impl Windows {
@@ -94,8 +74,14 @@ impl<A: Scalar> Compressor<'_, A> {
                 }
             }
         }
+        let is_dense = matches!(self.projections.key().form, Form::Dense { .. });
+        // The products of the first segment are its sums: there is nothing to add up.
+        let is_first = is_new && self.covered.is_empty() && start / SEGMENT == (start + chunk.dim().1).max(1).saturating_sub(1) / SEGMENT;
+        if self.config.projection.kind != ProjectionKind::MaxPooling && !(is_dense && is_first) {
+            self.sides.iter_mut().for_each(Side::lengthen);
+        }
         match self.order {
-            Order::CompressFirst if matches!(self.projections.key().form, Form::Dense { .. }) => {
+            Order::CompressFirst if is_dense => {
                 self.compress_dense(chunk, start, rows, scratch);
             }
             Order::CompressFirst => self.compress_inputs(chunk, start, rows, windows),
@@ -141,7 +127,8 @@ impl<A: Scalar> Compressor<'_, A> {
         };
         for_each_part(sides, cost, |side, part| {
             let projection = projections[side];
-            for_each_part(along(part.slice[0].sums.view_mut(), 0, 1), cost, |item, part| {
+            let Some(sums) = part.slice[0].long() else { return };
+            for_each_part(along(sums.view_mut(), 0, 1), cost, |item, part| {
                 for_each_part(along(part.view, 1, 1), cost, |matrix, part| {
                     for_each_part(along(part.view, 3, width), cost, |block, mut part| {
                         let mut sums = part.view.slice_mut(s![0, 0, .., ..]);
@@ -155,75 +142,10 @@ impl<A: Scalar> Compressor<'_, A> {
             });
         });
     }
-
-    /// sums += E·(X·Wᵀ), key/value head by key/value head.
-    fn compress_features(
-        &mut self,
-        chunk: ArrayView3<'_, A>,
-        start: usize,
-        rows: &[RealRows<'_>],
-        windows: &[Windows],
-        is_new: bool,
-        spaces: &mut Pool<SegmentScratch<A>>,
-    ) {
-        let config = self.config;
-        let group = config.compressed_heads() / config.attention.kv_heads;
-        let shared = config.projection.matrices(config.attention.heads) == 1;
-        // Where the two do not commute, the bias is part of what is compressed.
-        let with_bias = is_new && !config.projection.commutes() && config.bias_place == BiasPlace::BeforeCompression;
-        let sources = [
-            (self.projections.key(), &self.weights.key),
-            (self.projections.value(), self.weights.value()),
-        ];
-        let (_, length, dim) = chunk.dim();
-        let cost = parallel::cost(&[self.batch, length, dim, config.attention.key_value_dim()]);
-        spaces.prepare();
-        let add = |side: usize, item: usize, kv_head: usize, mut sums: ArrayViewMut3<'_, A>, scratch: &mut SegmentScratch<A>| {
-            let (projection, linear) = sources[side];
-            let SegmentScratch { features, copy, products } = scratch;
-            for (from, to) in segments(start, rows[item].end) {
-                let x = chunk.slice(s![item, from..to, ..]);
-                let features = head_features(linear, kv_head, sums.dim().2, x, with_bias, features, products);
-                for (within, mut sums) in sums.outer_iter_mut().enumerate() {
-                    let matrix = if shared { 0 } else { kv_head * group + within };
-                    match &projection.form {
-                        Form::Dense { matrix: weights, .. } => {
-                            let x = matrix_of(copied(features.view(), from, &rows[item], copy));
-                            let weights = weights.slice(s![matrix, .., start + from..start + to]);
-                            products.multiply(A::one(), weights, x, true, &mut sums);
-                        }
-                        Form::Convolution {
-                            kernel,
-                            shape: ConvolutionKernel::ChannelMixing,
-                        } => {
-                            let x = matrix_of(copied(features.view(), from, &rows[item], copy));
-                            let kernel = kernel.index_axis(Axis(0), matrix);
-                            mix_channels(kernel, x, start + from, windows[item], &mut sums, products);
-                        }
-                        Form::Mean | Form::Max | Form::Convolution { .. } => {
-                            let x = features.view();
-                            add_segment(projection, matrix, x, start, from, &rows[item], windows[item], &mut sums);
-                        }
-                    }
-                }
-            }
-        };
-        let sides = Chunks {
-            slice: &mut self.sides,
-            size: 1,
-        };
-        for_each_part(sides, cost, |side, part| {
-            for_each_part(along(part.slice[0].sums.view_mut(), 0, 1), cost, |item, part| {
-                for_each_part(along(part.view, 1, group), cost, |kv_head, part| {
-                    spaces.with(|scratch| add(side, item, kv_head, part.view.index_axis_move(Axis(0), 0), scratch));
-                });
-            });
-        });
-    }
 }
 
 /// The rows from..to of a chunk starting at `start` that fall in one segment each, up to row `end`.
-fn segments(start: usize, end: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn segments(start: usize, end: usize) -> impl Iterator<Item = (usize, usize)> {
     let mut from = 0;
     std::iter::from_fn(move || {
         let to = end.min(from + SEGMENT - (start + from) % SEGMENT);
@@ -233,32 +155,10 @@ fn segments(start: usize, end: usize) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
-/// X·Wᵀ (+ b) for one key/value head.
-fn head_features<'s, A: Scalar>(
-    linear: &Linear<A>,
-    kv_head: usize,
-    head_dim: usize,
-    x: ArrayView2<'_, A>,
-    with_bias: bool,
-    space: &'s mut Vec<A>,
-    products: &mut ProductScratch<A>,
-) -> ArrayViewMut2<'s, A> {
-    let mut features = super::super::weights::tile(space, x.nrows(), head_dim);
-    let first = kv_head * head_dim;
-    let rows = s![first..first + head_dim, ..];
-    products.multiply(A::one(), x, linear.weight().slice(rows).t(), false, &mut features);
-    if let Some(bias) = linear.bias()
-        && with_bias
-    {
-        add_bias(&mut features, bias.slice(s![first..first + head_dim]));
-    }
-    features
-}
-
 /// Adds the rows `x` of one segment, whose first is row `from` of a chunk that starts at `start`, to the (slots, columns) sums, one by one:
-/// for all forms that do not multiply them by a matrix.
+/// for all forms that add up and do not multiply them by a matrix.
 #[allow(clippy::too_many_arguments)] // all of them vary independently
-fn add_segment<A: Scalar>(
+pub(super) fn add_segment<A: Scalar>(
     projection: &Projection<A>,
     matrix: usize,
     x: ArrayView2<'_, A>,
@@ -266,45 +166,24 @@ fn add_segment<A: Scalar>(
     from: usize,
     rows: &RealRows<'_>,
     windows: Windows,
-    sums: &mut ArrayViewMut2<'_, A>,
+    sums: &mut ArrayViewMut2<'_, f64>,
 ) {
     let position = start + from;
     for (row, values) in x.outer_iter().enumerate().filter(|&(row, _)| rows.is_real(from + row)) {
         let mut sum = sums.row_mut(windows.slot(position + row));
+        let sum = sum.as_slice_mut().expect("rows of sums are contiguous");
         match &projection.form {
-            Form::Max => sum.zip_mut_with(&values, |sum, &value| *sum = larger(*sum, value)),
             Form::Convolution {
                 kernel,
                 shape: ConvolutionKernel::Scalar,
-            } => sum.scaled_add(kernel[[matrix, 0, 0, windows.offset(position + row)]], &values),
+            } => add_scaled_widened(sum, kernel[[matrix, 0, 0, windows.offset(position + row)]].widen(), values),
             Form::Convolution { kernel, .. } => {
                 let weights = kernel.slice(s![matrix, .., 0, windows.offset(position + row)]);
-                ndarray::azip!((sum in &mut sum, &value in &values, &weight in &weights) *sum += weight * value);
+                let products = values.iter().zip(weights).map(|(value, weight)| value.widen() * weight.widen());
+                sum.iter_mut().zip(products).for_each(|(sum, product)| *sum += product);
             }
-            Form::Dense { .. } | Form::Mean => sum += &values,
+            Form::Dense { .. } | Form::Mean | Form::Max => add_scaled_widened(sum, 1.0, values),
         }
-    }
-}
-
-/// sums[slot] += W[:, :, offset]·x for the positions of one segment; the positions of one offset are every stride-th row.
-fn mix_channels<A: Scalar>(
-    kernel: ArrayView3<'_, A>,
-    x: ArrayView2<'_, A>,
-    position: usize,
-    windows: Windows,
-    sums: &mut ArrayViewMut2<'_, A>,
-    products: &mut ProductScratch<A>,
-) {
-    let stride = windows.size;
-    for offset in 0..stride {
-        let first = (offset + stride - position % stride) % stride;
-        if first >= x.nrows() {
-            continue;
-        }
-        let rows = x.slice(s![first..;stride, ..]);
-        let slot = windows.slot(position + first);
-        let mut sums = sums.slice_mut(s![slot..slot + rows.nrows(), ..]);
-        products.multiply(A::one(), rows, kernel.slice(s![.., .., offset]).t(), true, &mut sums);
     }
 }
 
@@ -331,23 +210,19 @@ pub(super) fn copied<'c, A: Scalar>(x: ArrayView2<'c, A>, from: usize, rows: &Re
     }
 }
 
-fn matrix_of<A>(rows: Rows<'_, A>) -> ArrayView2<'_, A> {
-    ArrayView2::from_shape((rows.count, rows.stride), rows.data).expect("contiguous rows")
-}
-
 /// row sums += E·1 over the real positions, segment by segment.
 fn add_row_sums<A: Scalar>(projection: &Projection<A>, side: &mut Side<A>, start: usize, rows: &[RealRows<'_>], windows: &[Windows]) {
-    for (item, mut sums) in side.row_sums.outer_iter_mut().enumerate() {
+    for (item, mut sums) in side.long_row_sums.outer_iter_mut().enumerate() {
         for (matrix, mut sums) in sums.outer_iter_mut().enumerate() {
             for (from, to) in segments(start, rows[item].end) {
                 if let Form::Dense { matrix: weights, .. } = &projection.form {
                     let weights = weights.slice(s![matrix, .., start + from..start + to]);
                     for (sum, weights) in sums.iter_mut().zip(weights.rows()) {
                         *sum += if rows[item].holes.is_none() {
-                            weights.sum()
+                            long_sum(weights)
                         } else {
                             let real = weights.iter().enumerate().filter(|&(row, _)| rows[item].is_real(from + row));
-                            real.fold(A::zero(), |sum, (_, &weight)| sum + weight)
+                            real.map(|(_, weight)| weight.widen()).sum::<f64>()
                         };
                     }
                 } else {

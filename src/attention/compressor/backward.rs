@@ -1,6 +1,6 @@
 //! The gradients of a compression: from those of K̄ and V̄ to those of the sequence, the weights and the projections.
 
-use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayView3, Axis, CowArray, Ix2, s};
+use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView2, ArrayView3, Axis, CowArray, Ix2, s};
 
 use super::super::PaddingMask;
 use super::super::compressed::Compressed;
@@ -14,7 +14,7 @@ use super::{BiasPlace, CompressionScratch, Compressor, Order, ProjectionKind, Re
 use crate::config::LinformerConfig;
 use crate::error::Result;
 use crate::layers::Linear;
-use crate::ops::gemm;
+use crate::ops::{LongSum, StagedSum, gemm, long_sum};
 use crate::parallel::{self, Parts, for_each_part};
 use crate::parameters::Role;
 use crate::scalar::Scalar;
@@ -81,6 +81,7 @@ impl<A: Scalar> Compressor<'_, A> {
         };
         let mut compressed = Compressed::empty();
         self.finish_into(&mut compressed, &mut CompressionScratch::default())?;
+        self.sides.iter_mut().for_each(Side::shrink);
         let cache = CompressionCache {
             sides: self.sides,
             tokens: self.tokens,
@@ -153,11 +154,11 @@ impl<A: Scalar> Compressor<'_, A> {
         let Some(bias) = linear.bias_mut() else {
             return;
         };
-        for item in grad.outer_iter() {
-            for (head, rows) in item.outer_iter().enumerate() {
-                let mut own = bias.slice_mut(s![self.key_value_features(head)]);
-                own += &rows.sum_axis(Axis(0));
-            }
+        let mut sum = LongSum::default();
+        for (head, grad) in grad.axis_iter(Axis(1)).enumerate() {
+            sum.reset(grad.dim().2);
+            grad.outer_iter().for_each(|rows| sum.add_rows(rows));
+            sum.add_to(bias.slice_mut(s![self.key_value_features(head)]));
         }
     }
 
@@ -174,21 +175,29 @@ impl<A: Scalar> Compressor<'_, A> {
         };
         let cost = parallel::cost(&[batch, heads, slots, head_dim, self.config.attention.dim]);
         for_each_part(parts, cost, |kv_head, mut part| {
+            let mut staged = StagedSum::default();
             for head in with_kv_head(kv_head) {
                 for (item, grad) in grad.outer_iter().enumerate() {
                     let inputs = sums.sums.slice(s![item, head.min(last), ..slots, ..]);
                     gemm(A::one(), grad.index_axis(Axis(0), head).t(), inputs, A::one(), &mut part.view);
+                    staged.added(part.view.as_slice_mut().expect("rows of a weight are contiguous"));
                 }
             }
+            staged.finish(part.view.as_slice_mut().expect("rows of a weight are contiguous"));
         });
         let before = self.config.bias_place == BiasPlace::BeforeCompression;
         let Some(bias) = linear.bias_mut().filter(|_| before) else { return };
+        let mut sum = LongSum::default();
         for head in 0..heads {
-            let mut own = bias.slice_mut(s![self.key_value_features(head)]);
+            sum.reset(head_dim);
             for (item, grad) in grad.outer_iter().enumerate() {
                 let row_sums = sums.row_sums.slice(s![item, head.min(last), ..slots]);
-                own += &grad.index_axis(Axis(0), head).t().dot(&row_sums);
+                let rows = grad.index_axis_move(Axis(0), head);
+                rows.outer_iter()
+                    .zip(row_sums)
+                    .for_each(|(row, &factor)| sum.add_scaled(factor, row));
             }
+            sum.add_to(bias.slice_mut(s![self.key_value_features(head)]));
         }
     }
 
@@ -241,6 +250,7 @@ impl<A: Scalar> Compressor<'_, A> {
             return parallel::both(cost, || dense::spread(matrix, side, rows, gradients.x, cost), collect);
         }
         let complete = |item: usize| self.complete_windows(item);
+        let mut dkernel = own.kernel_sums();
         for (item, mut dx) in gradients.x.outer_iter_mut().enumerate() {
             for matrix in 0..side.row_sums.dim().1 {
                 for row in (0..rows[item].end).filter(|&row| rows[item].is_real(row)) {
@@ -254,13 +264,14 @@ impl<A: Scalar> Compressor<'_, A> {
                         _ => A::one() / A::cast(self.tokens[[item, slot]].max(1) as f64),
                     };
                     dx.row_mut(row).scaled_add(weight, &sums);
-                    if let Form::Convolution { kernel, .. } = &mut own.form {
-                        kernel[[matrix, 0, 0, windows[item].offset(self.next + row)]] +=
-                            sums.dot(&x.slice(s![item, row, ..])) + side.row_sums[[item, matrix, slot]];
+                    if let Some(dkernel) = &mut dkernel {
+                        let term = sums.dot(&x.slice(s![item, row, ..])) + side.row_sums[[item, matrix, slot]];
+                        dkernel[[matrix, 0, 0, windows[item].offset(self.next + row)]] += term.widen();
                     }
                 }
             }
         }
+        own.add_kernel_sums(dkernel);
     }
 
     /// How many of an item's windows are complete; all slots for the kinds without windows of a fixed stride.
@@ -306,18 +317,37 @@ fn projection_bias_backward<A: Scalar>(grad: &Array4<A>, projection: &mut Projec
     let Some(bias) = &mut projection.bias else {
         return;
     };
-    let matrices = bias.nrows();
+    let (matrices, len) = bias.dim();
+    let mut sums: Vec<LongSum> = (0..matrices).map(|_| LongSum::zeros(len)).collect();
     for item in grad.outer_iter() {
         for (head, rows) in item.outer_iter().enumerate() {
-            let mut own = bias.row_mut(head.min(matrices - 1));
-            match (&projection.form, own.len()) {
-                (Form::Convolution { .. }, 1) => own[0] += rows.sum(),
-                (Form::Convolution { .. }, _) => own += &rows.sum_axis(Axis(0)),
-                _ => {
-                    let mut own = own.slice_mut(s![..rows.nrows()]);
-                    own += &rows.sum_axis(Axis(1));
-                }
+            let sum = &mut sums[head.min(matrices - 1)];
+            let of_slots = || rows.rows().into_iter().map(long_sum);
+            match (&projection.form, len) {
+                (Form::Convolution { .. }, 1) => sum.add(ArrayView1::from(&[of_slots().sum::<f64>()])),
+                (Form::Convolution { .. }, _) => sum.add_rows(rows),
+                _ => sum.add(ArrayView1::from(&of_slots().collect::<Vec<f64>>())),
             }
+        }
+    }
+    for (own, sum) in bias.rows_mut().into_iter().zip(sums) {
+        sum.add_to(own);
+    }
+}
+
+impl<A: Scalar> Projection<A> {
+    /// Where the gradient of a convolution's kernel is summed: all positions have a share in it.
+    fn kernel_sums(&self) -> Option<Array4<f64>> {
+        match &self.form {
+            Form::Convolution { kernel, .. } => Some(Array4::zeros(kernel.dim())),
+            _ => None,
+        }
+    }
+
+    /// Of gradients: adds these sums, rounded once.
+    fn add_kernel_sums(&mut self, sums: Option<Array4<f64>>) {
+        if let (Form::Convolution { kernel, .. }, Some(sums)) = (&mut self.form, sums) {
+            kernel.zip_mut_with(&sums, |kernel, sum| *kernel = A::cast(kernel.widen() + sum));
         }
     }
 }

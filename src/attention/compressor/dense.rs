@@ -2,13 +2,16 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView3, ArrayViewMut4, s};
+use ndarray::{Array3, ArrayView3, ArrayViewMut4, s};
 
 use super::super::projection::Form;
-use super::accumulate::{SegmentScratch, copied};
+use super::accumulate::copied;
+use super::features::SegmentScratch;
 use super::finish::FinishScratch;
 use super::{Compressor, RealRows, SEGMENT};
-use crate::ops::{Aligned, Rows, RowsMut, Runs, Tile, accumulate_panels, pack_panels, pack_segment, panels_len};
+use crate::ops::{
+    Aligned, Output, PANEL_COLS, Rows, RowsMut, Runs, Tile, TileRows, add_block, multiply_panels, pack_panels, pack_segment, panels_len,
+};
 use crate::parallel::{self, Chunks, Pool, along, for_each_part};
 use crate::scalar::Scalar;
 
@@ -136,43 +139,108 @@ impl<A: Scalar> Compressor<'_, A> {
             let needed = round.items.len() * round.segments.len() * round.size;
             let panels = panels.resize(needed);
             chunk.pack(&round, panels, copies);
+            let panels = &*panels;
             let sides = Chunks {
                 slice: &mut self.sides,
                 size: 1,
             };
             for_each_part(sides, cost, |side, part| {
-                let sums = part.slice[0].sums.slice_mut(s![round.items.clone(), .., .., ..]);
-                for_each_row_block(sums, cost, |item, matrix, first, mut sums| {
-                    let Form::Dense { matrix: weights, .. } = forms[side] else { return };
-                    let count = sums.dim().2;
-                    let weights = weights.slice(s![matrix, first..first + count, ..]);
-                    left.with(|left| {
-                        for (within, segment) in round.segments.clone().enumerate() {
-                            let range = chunk.segment(round.items.start + item, segment);
-                            if range.is_empty() {
-                                continue;
-                            }
-                            let weights = weights.slice(s![.., start + range.start..start + range.end]);
-                            left.fill(weights, Runs::of(range.len()));
-                            let pair = item * round.segments.len() + within;
-                            let panels = &panels[pair * round.size..];
-                            let stride = x.dim().2;
-                            let data = sums.as_slice_mut().expect("sums are contiguous, row by row");
-                            accumulate_panels(left.rows(), panels, stride, RowsMut { data, stride });
-                        }
+                let Form::Dense { matrix, .. } = forms[side] else { return };
+                let round = RoundProduct {
+                    chunk,
+                    round: &round,
+                    matrix,
+                    panels,
+                };
+                let items = s![round.round.items.clone(), .., .., ..];
+                if let Some(sums) = part.slice[0].long() {
+                    return for_each_row_block(sums.slice_mut(items), cost, |place, mut sums| {
+                        let sums = sums.as_slice_mut().expect("sums are contiguous, row by row");
+                        left.with(|left| round.add_long(place, sums, left));
                     });
+                }
+                for_each_row_block(part.slice[0].sums.slice_mut(items), cost, |place, mut sums| {
+                    let sums = sums.as_slice_mut().expect("sums are contiguous, row by row");
+                    left.with(|left| round.add(place, sums, left));
                 });
             });
         }
     }
 }
 
-/// Calls `work` for blocks of rows of (items, matrices, rows, columns) sums, told the item, the matrix and the first row.
-fn for_each_row_block<A: Scalar>(sums: ArrayViewMut4<'_, A>, cost: usize, work: impl Fn(usize, usize, usize, ArrayViewMut4<'_, A>) + Sync) {
+/// A block of rows of the sums.
+#[derive(Clone, Copy)]
+struct RowBlock {
+    /// Counted from the round's first.
+    item: usize,
+    matrix: usize,
+    first: usize,
+}
+
+/// E·X of the rows of a round.
+#[derive(Clone, Copy)]
+struct RoundProduct<'r, 'c, 'm, A> {
+    chunk: Chunk<'c, 'm, A>,
+    round: &'r Round,
+    matrix: &'r Array3<A>,
+    panels: &'r [A],
+}
+
+impl<A: Scalar> RoundProduct<'_, '_, '_, A> {
+    /// Calls `work` for each segment with its columns of a block of rows of E and its packed rows of X.
+    fn for_each_segment(
+        &self,
+        RowBlock { item, matrix, first }: RowBlock,
+        count: usize,
+        left: &mut Tile<A>,
+        mut work: impl FnMut(TileRows<'_, A>, &[A]),
+    ) {
+        let Self { chunk, round, panels, .. } = *self;
+        let weights = self.matrix.slice(s![matrix, first..first + count, ..]);
+        for (within, segment) in round.segments.clone().enumerate() {
+            let range = chunk.segment(round.items.start + item, segment);
+            if range.is_empty() {
+                continue;
+            }
+            let weights = weights.slice(s![.., chunk.start + range.start..chunk.start + range.end]);
+            left.fill(weights, Runs::of(range.len()));
+            let panels = &panels[(item * round.segments.len() + within) * round.size..];
+            work(left.rows(), panels);
+        }
+    }
+
+    /// Adds the product to sums of the element type.
+    fn add(&self, block: RowBlock, sums: &mut [A], left: &mut Tile<A>) {
+        let stride = self.chunk.x.dim().2;
+        self.for_each_segment(block, sums.len() / stride.max(1), left, |left, panels| {
+            multiply_panels(left, panels, stride, Output::Add, RowsMut { data: sums, stride });
+        });
+    }
+
+    /// Adds the product to sums in `f64`, some columns at a time, which stay in the nearest cache meanwhile.
+    fn add_long(&self, block: RowBlock, sums: &mut [f64], left: &mut Tile<A>) {
+        let stride = self.chunk.x.dim().2;
+        let count = sums.len() / stride.max(1);
+        let mut product = [A::zero(); TASK_ROWS * PANEL_COLS];
+        self.for_each_segment(block, count, left, |left, panels| {
+            for first in (0..stride).step_by(PANEL_COLS) {
+                let cols = PANEL_COLS.min(stride - first);
+                let data = &mut product[..count * cols];
+                let panels = &panels[panels_len::<A>(left.runs().range(0).len(), first)..];
+                multiply_panels(left, panels, cols, Output::Set, RowsMut { data, stride: cols });
+                add_block(&mut sums[first..], stride, data, cols);
+            }
+        });
+    }
+}
+
+/// Calls `work` for blocks of rows of (items, matrices, rows, columns) sums.
+fn for_each_row_block<T: Send + Sync>(sums: ArrayViewMut4<'_, T>, cost: usize, work: impl Fn(RowBlock, ArrayViewMut4<'_, T>) + Sync) {
     for_each_part(along(sums, 0, 1), cost, |item, part| {
         for_each_part(along(part.view, 1, 1), cost, |matrix, part| {
             for_each_part(along(part.view, 2, TASK_ROWS), cost, |block, part| {
-                work(item, matrix, block * TASK_ROWS, part.view);
+                let first = block * TASK_ROWS;
+                work(RowBlock { item, matrix, first }, part.view);
             });
         });
     });

@@ -4,7 +4,7 @@ use ndarray::{ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, Axis, Ix4, s};
 
 use super::super::compressed::Compressed;
 use super::super::projection::Form;
-use super::side::refill;
+use super::side::{Side, refill};
 use super::{BiasPlace, CompressionScratch, Compressor, Order, ProjectionKind};
 use crate::error::{Result, checked_len};
 use crate::ops::{ProductScratch, Runs, Tile, add_bias};
@@ -42,6 +42,7 @@ impl<A: Scalar> Compressor<'_, A> {
         compressed.slots.extend((0..self.batch).map(|item| self.item_slots(item)));
         let most = compressed.slots.iter().copied().max().unwrap_or(self.config.effective_k());
         self.grow(most)?;
+        self.sides.iter_mut().for_each(Side::round);
         for item in 0..self.batch {
             self.settle(item);
         }

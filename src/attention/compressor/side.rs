@@ -1,16 +1,33 @@
 //! The sums of keys or values.
 
-use ndarray::{Array, Array3, Array4, Dimension, Ix3, Ix4, s};
+use ndarray::{Array, Array3, Array4, Axis, Dimension, Ix3, Ix4, Slice, s};
 
 use crate::error::{Result, checked_len};
+use crate::ops::{add_widened, round_sums};
 use crate::scalar::Scalar;
+
+/// Where the sums are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Those of one segment at most, rounded as its products are.
+    Short,
+    /// In `f64`, whose roundings do not show after millions of terms.
+    Long,
+    /// Rounded for good, with those of E·1.
+    Rounded,
+}
 
 #[derive(Clone, Debug)]
 pub(super) struct Side<A> {
     /// Compression first: (batch, matrices, slots, dim). Weights first: (batch, compressed heads, slots, `head_dim`).
     pub(super) sums: Array4<A>,
-    /// E·1 over the real positions, (batch, matrices, slots): what a bias before compression is multiplied by.
+    /// E·1 over the real positions, (batch, matrices, slots): what a bias before compression is multiplied by. Made by [`round`](Self::round).
     pub(super) row_sums: Array3<A>,
+    /// The sums where there is more than one segment to add up; else of any shape.
+    long: Array4<f64>,
+    place: Place,
+    /// E·1 so far.
+    pub(super) long_row_sums: Array3<f64>,
 }
 
 impl<A: Scalar> Default for Side<A> {
@@ -18,6 +35,9 @@ impl<A: Scalar> Default for Side<A> {
         Self {
             sums: Array4::zeros((0, 0, 0, 0)),
             row_sums: Array3::zeros((0, 0, 0)),
+            long: Array4::zeros((0, 0, 0, 0)),
+            place: Place::Short,
+            long_row_sums: Array3::zeros((0, 0, 0)),
         }
     }
 }
@@ -27,26 +47,62 @@ impl<A: Scalar> Side<A> {
     pub(super) fn reset(&mut self, shape: (usize, usize, usize, usize), matrices: usize, start: A) {
         refill(&mut self.sums, Ix4(shape.0, shape.1, shape.2, shape.3), start);
         refill(&mut self.row_sums, Ix3(shape.0, matrices, shape.2), A::zero());
+        refill(&mut self.long_row_sums, Ix3(shape.0, matrices, shape.2), 0.0);
+        self.place = Place::Short;
     }
 
     pub(super) fn slots(&self) -> usize {
         self.sums.dim().2
     }
 
+    /// The sums where [`lengthen`](Self::lengthen) was called.
+    pub(super) fn long(&mut self) -> Option<&mut Array4<f64>> {
+        (self.place == Place::Long).then_some(&mut self.long)
+    }
+
+    /// Goes on in `f64`, whose roundings do not show after millions of terms.
+    pub(super) fn lengthen(&mut self) {
+        if self.place == Place::Long {
+            return;
+        }
+        refill(&mut self.long, self.sums.raw_dim(), 0.0);
+        if let (Some(long), Some(sums)) = (self.long.as_slice_mut(), self.sums.as_slice()) {
+            add_widened(long, sums);
+        }
+        self.place = Place::Long;
+    }
+
+    /// Rounds all sums to the element type, once.
+    pub(super) fn round(&mut self) {
+        if let (Place::Long, Some(long), Some(sums)) = (self.place, self.long.as_slice(), self.sums.as_slice_mut()) {
+            round_sums(long, sums);
+        }
+        if self.place != Place::Rounded {
+            let rounded = self.row_sums.iter_mut().zip(&self.long_row_sums);
+            rounded.for_each(|(sum, &long)| *sum = A::cast(long));
+        }
+        self.place = Place::Rounded;
+    }
+
+    /// Gives up memory that rounded sums have no use for.
+    pub(super) fn shrink(&mut self) {
+        self.long = Array4::zeros((0, 0, 0, 0));
+    }
+
     /// Makes room for `slots` slots, the new ones empty.
     pub(super) fn grow(&mut self, slots: usize) -> Result<()> {
-        let old = self.slots();
         let (batch, outer, _, width) = self.sums.dim();
-        checked_len("Compressor", &[batch, outer, slots, width], size_of::<A>())?;
-        let mut sums = Array4::zeros((batch, outer, slots, width));
-        sums.slice_mut(s![.., .., ..old, ..]).assign(&self.sums);
-        let mut row_sums = Array3::zeros((batch, self.row_sums.dim().1, slots));
-        row_sums.slice_mut(s![.., .., ..old]).assign(&self.row_sums);
-        *self = Self { sums, row_sums };
+        checked_len("Compressor", &[batch, outer, slots, width], size_of::<f64>())?;
+        if self.place == Place::Long {
+            self.long = with_slots(&self.long, slots);
+        }
+        self.sums = with_slots(&self.sums, slots);
+        self.row_sums = with_slots(&self.row_sums, slots);
+        self.long_row_sums = with_slots(&self.long_row_sums, slots);
         Ok(())
     }
 
-    /// All sums as slices, with or without those of E·1.
+    /// All sums as slices, with or without those of E·1; they must be [rounded](Self::round).
     pub(super) fn slices(&mut self, with_row_sums: bool) -> impl Iterator<Item = &mut [A]> {
         let row_sums = if with_row_sums {
             self.row_sums.as_slice_memory_order_mut()
@@ -57,16 +113,30 @@ impl<A: Scalar> Side<A> {
     }
 
     /// Adds the sums of `other`, which has no more slots; or takes the larger ones.
-    pub(super) fn merge(&mut self, other: &Self, takes_maximum: bool) {
-        let mut sums = self.sums.slice_mut(s![.., .., ..other.slots(), ..]);
+    pub(super) fn merge(&mut self, mut other: Self, takes_maximum: bool) {
+        let slots = other.slots();
         if takes_maximum {
+            let mut sums = self.sums.slice_mut(s![.., .., ..slots, ..]);
             sums.zip_mut_with(&other.sums, |sum, &other| *sum = larger(*sum, other));
         } else {
-            sums += &other.sums;
+            self.lengthen();
+            other.lengthen();
+            let mut sums = self.long.slice_mut(s![.., .., ..slots, ..]);
+            sums += &other.long;
         }
-        let mut row_sums = self.row_sums.slice_mut(s![.., .., ..other.slots()]);
-        row_sums += &other.row_sums;
+        let mut row_sums = self.long_row_sums.slice_mut(s![.., .., ..slots]);
+        row_sums += &other.long_row_sums;
     }
+}
+
+/// `array` with `slots` places along its third axis, the new ones 0.
+fn with_slots<T: Clone + Default, D: Dimension>(array: &Array<T, D>, slots: usize) -> Array<T, D> {
+    let mut shape = array.raw_dim();
+    shape[2] = slots;
+    let mut larger = Array::from_elem(shape, T::default());
+    let old = Slice::from(..array.len_of(Axis(2)));
+    larger.slice_axis_mut(Axis(2), old).assign(array);
+    larger
 }
 
 /// Gives `array` this shape, with `value` everywhere; without allocating where it was as large before.

@@ -1,17 +1,24 @@
 //! The gradients of one head, tile by tile: dV += Pᵀ·dO, dP = dO·Vᵀ, dS = P∘(dP − ⟨P, dP⟩), dq = dS·K/√d, dK += dSᵀ·q/√d.
 
-use ndarray::{ArrayView2, ArrayViewMut2};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 
 use super::super::heads::scale;
 use super::super::weights::tile;
 use super::Dropped;
-use crate::ops::{Output, PackedColumns, PackedMatrix, RowsMut, Scratch, softmax_backward_rows, softmax_rows};
+use crate::ops::{Output, PackedColumns, PackedMatrix, RowsMut, SEGMENT, Scratch, gemm, softmax_backward_rows, softmax_rows};
 use crate::scalar::Scalar;
 
 /// The gradients of the keys and values of one key/value head, (count, `head_dim`) each and contiguous.
 pub(super) struct OwnGradients<'g, A> {
     pub(super) keys: ArrayViewMut2<'g, A>,
     pub(super) values: ArrayViewMut2<'g, A>,
+}
+
+impl<A> OwnGradients<'_, A> {
+    /// All numbers of the keys', and of the values'.
+    pub(super) fn slices(&mut self) -> [&mut [A]; 2] {
+        [&mut self.keys, &mut self.values].map(|own| own.as_slice_mut().expect("one head's are contiguous"))
+    }
 }
 
 /// One key/value head's keys and values as the products of its tiles want them, and room for those.
@@ -23,6 +30,8 @@ pub(super) struct HeadBackward<A> {
     values: PackedMatrix<A>,
     /// (count, `head_dim`).
     keys_back: PackedMatrix<A>,
+    /// The same as they are, where there are more than one run of a packed product adds up.
+    many_keys: Option<Array2<A>>,
     products: TileProducts<A>,
     scores: Vec<A>,
     dropped: Vec<A>,
@@ -53,6 +62,7 @@ impl<A: Scalar> Default for HeadBackward<A> {
             keys: PackedMatrix::default(),
             values: PackedMatrix::default(),
             keys_back: PackedMatrix::default(),
+            many_keys: None,
             products: TileProducts {
                 rows: Scratch::default(),
                 columns: PackedColumns::default(),
@@ -72,7 +82,10 @@ impl<A: Scalar> HeadBackward<A> {
         let scale = scale(keys.ncols());
         self.keys.repack(keys.t(), scale);
         self.values.repack(values.t(), scale);
-        self.keys_back.repack(keys, A::one());
+        self.many_keys = (keys.nrows() > SEGMENT).then(|| keys.to_owned());
+        if self.many_keys.is_none() {
+            self.keys_back.repack(keys, A::one());
+        }
     }
 
     /// Fills `dqueries` with the gradient of a tile's queries (rows, `head_dim`), given that of their results, and adds to those of the keys
@@ -112,12 +125,12 @@ impl<A: Scalar> HeadBackward<A> {
             count,
         );
         let mut own_dqueries = tile(&mut self.dqueries, rows, head_dim);
-        self.keys_back.multiply_view(
-            dscores.view(),
-            Output::Set,
-            RowsMut::of(own_dqueries.view_mut()),
-            &mut products.rows,
-        );
+        if let Some(keys) = &self.many_keys {
+            gemm(A::one(), dscores.view(), keys.view(), A::zero(), &mut own_dqueries);
+        } else {
+            let to = RowsMut::of(own_dqueries.view_mut());
+            self.keys_back.multiply_view(dscores.view(), Output::Set, to, &mut products.rows);
+        }
         dqueries.assign(&own_dqueries);
         products.add_transposed(dscores.view(), queries, &mut own.keys);
     }

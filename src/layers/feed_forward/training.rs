@@ -5,8 +5,9 @@ use std::ops::Range;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::{ACTIVATION_COST, FeedForward, FeedForwardScratch};
+use crate::layers::linear::{Linear, LongGradients};
 use crate::layers::tile_rows;
-use crate::ops::{Dropout, Output, RowsMut, Runs, Tile};
+use crate::ops::{Dropout, Output, ROUNDED_ROWS, RowsMut, Runs, Tile};
 use crate::parallel::{self, Pool, along, for_each_part};
 use crate::room::Room;
 use crate::scalar::Scalar;
@@ -95,6 +96,7 @@ impl<A: Scalar> FeedForward<A> {
         let mut activated = room.array2((rows.min(GROUP), self.output.in_dim()));
         let mut pool = Pool::<TrainingScratch<A>>::default();
         pool.prepare();
+        let mut long = (rows > ROUNDED_ROWS).then(|| [&self.output, &self.input].map(LongGradients::zeros));
         for first in (0..rows).step_by(GROUP) {
             let group = first..rows.min(first + GROUP);
             let dy = dy.slice(s![group.clone(), ..]);
@@ -107,12 +109,19 @@ impl<A: Scalar> FeedForward<A> {
             self.backward_group(dy, tile, dropout, &pool);
             let activated = activated.slice(s![..group.len(), ..]);
             let (x, dhidden) = (x.slice(s![group.clone(), ..]), hidden.slice(s![group, ..]));
-            let Self { input, output, .. } = &mut *gradients;
-            parallel::both(
-                self.cost(x.nrows()),
-                || output.add_gradients(activated, dy),
-                || input.add_gradients(x, dhidden),
-            );
+            let (cost, Self { input, output, .. }) = (self.cost(x.nrows()), &mut *gradients);
+            match &mut long {
+                None => parallel::both(cost, || output.add_gradients(activated, dy), || input.add_gradients(x, dhidden)),
+                Some([for_output, for_input]) => parallel::both(
+                    cost,
+                    || Linear::add_long_gradients(activated, dy, for_output),
+                    || Linear::add_long_gradients(x, dhidden, for_input),
+                ),
+            }
+        }
+        if let Some([for_output, for_input]) = &long {
+            gradients.output.add_rounded(for_output);
+            gradients.input.add_rounded(for_input);
         }
         room.give(hidden);
         room.give(activated);

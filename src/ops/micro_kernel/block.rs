@@ -79,7 +79,43 @@ fn add_positions<A: Scalar, const FMA: bool, const MR: usize, const NR: usize, c
     }
 }
 
-/// The sums of one panel of the left operand, in `PARTS` blocks of ROWS rows: LLVM keeps one block of 12 rows of 16 numbers in memory, but not
+/// Positions that one running sum goes over where rounding must not add up: the sums of these are added in turn.
+pub(super) const CHAIN: usize = 32;
+
+/// [`block`] for long sums: chain by chain, so that an element's roundings do not all add up.
+#[inline(always)]
+pub(super) fn block_of_chains<A: Scalar, const FMA: bool, const MR: usize, const NR: usize, const PAIRED: bool>(
+    left: &[[A; STRIDE]],
+    panel: &[[A; NR]],
+    place: Place<'_, A>,
+    c: &mut [A],
+) {
+    let Some(left) = left.first_chunk::<MR>() else { return };
+    bring_near::<A, MR, NR>(panel.len(), place, c);
+    let mut totals = [[A::zero(); NR]; MR];
+    // A length that LLVM does not know, as in `block`.
+    let chain = std::hint::black_box(CHAIN);
+    for (index, part) in panel.chunks(chain).enumerate() {
+        let mut sums = [[A::zero(); NR]; MR];
+        add_positions::<A, FMA, MR, NR, PAIRED>(left, index * chain, part, &mut sums);
+        add_chain(sums, &mut totals);
+    }
+    write(totals, place, c);
+}
+
+#[inline(always)]
+fn add_chain<A: Scalar, const MR: usize, const NR: usize>(sums: [[A; NR]; MR], totals: &mut [[A; NR]; MR]) {
+    let place = Place {
+        rows: MR,
+        width: NR,
+        first: 0,
+        output: Output::Add,
+        stride: NR,
+    };
+    write(sums, place, std::hint::black_box(totals.as_flattened_mut()));
+}
+
+/// The sums of one panel of the left operand, chain by chain, in `PARTS` blocks of ROWS rows: LLVM keeps one block of 12 rows of 16 numbers in memory, but not
 /// two of 6.
 #[inline(always)]
 pub(super) fn block_of_panels<A: Scalar, const FMA: bool, const MR: usize, const ROWS: usize, const PARTS: usize, const NR: usize>(
@@ -90,13 +126,20 @@ pub(super) fn block_of_panels<A: Scalar, const FMA: bool, const MR: usize, const
 ) {
     debug_assert_eq!(left.len(), panel.len(), "the same positions of both operands");
     bring_near::<A, MR, NR>(panel.len(), place, c);
-    let mut sums = [[[A::zero(); NR]; ROWS]; PARTS];
-    for (a, b) in left.iter().zip(panel) {
-        for (part, sums) in sums.iter_mut().enumerate() {
-            add_products::<A, FMA, ROWS, NR>(|i| a[part * ROWS + i], b, sums);
+    let mut totals = [[[A::zero(); NR]; ROWS]; PARTS];
+    let chain = std::hint::black_box(CHAIN);
+    for (left, panel) in left.chunks(chain).zip(panel.chunks(chain)) {
+        let mut sums = [[[A::zero(); NR]; ROWS]; PARTS];
+        for (a, b) in left.iter().zip(panel) {
+            for (part, sums) in sums.iter_mut().enumerate() {
+                add_products::<A, FMA, ROWS, NR>(|i| a[part * ROWS + i], b, sums);
+            }
+        }
+        for (part, totals) in totals.iter_mut().enumerate() {
+            add_chain(sums[part], totals);
         }
     }
-    for (part, sums) in sums.into_iter().enumerate() {
+    for (part, sums) in totals.into_iter().enumerate() {
         let first = part * ROWS;
         let place = Place {
             rows: place.rows.saturating_sub(first).min(ROWS),

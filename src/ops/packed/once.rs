@@ -5,6 +5,7 @@ use std::ops::Range;
 use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::super::aligned::Aligned;
+use super::super::long_sum::add_widened;
 use super::super::micro_kernel::STRIDE;
 use super::super::tile::{Runs, Tile};
 use super::{Output, PackedColumns, PackedMatrix, RowsMut, SEGMENT};
@@ -22,6 +23,7 @@ pub(crate) struct ProductScratch<A> {
     columns: PackedColumns<A>,
     right: PackedMatrix<A>,
     sums: Aligned<A>,
+    product: Aligned<A>,
 }
 
 impl<A: Scalar> Default for ProductScratch<A> {
@@ -31,6 +33,7 @@ impl<A: Scalar> Default for ProductScratch<A> {
             columns: PackedColumns::default(),
             right: PackedMatrix::default(),
             sums: Aligned::default(),
+            product: Aligned::default(),
         }
     }
 }
@@ -54,6 +57,20 @@ impl<A: Scalar> ProductScratch<A> {
         }
     }
 
+    /// sums ← sums + a·b, whose inner index is a segment of positions at most.
+    pub(crate) fn add_long(&mut self, a: ArrayView2<'_, A>, b: ArrayView2<'_, A>, sums: &mut ArrayViewMut2<'_, f64>) {
+        let mut product = std::mem::take(&mut self.product);
+        let (rows, cols) = sums.dim();
+        let data = product.resize(rows * cols);
+        if let Ok(mut product) = ArrayViewMut2::from_shape((rows, cols), &mut *data) {
+            self.multiply(A::one(), a, b, false, &mut product);
+        }
+        for (mut sums, product) in sums.rows_mut().into_iter().zip(data.chunks(cols.max(1))) {
+            add_widened(sums.as_slice_mut().expect("rows of sums are contiguous"), product);
+        }
+        self.product = product;
+    }
+
     /// Packs a block of the left operand; whether by columns.
     fn take_left(&mut self, a: ArrayView2<'_, A>) -> bool {
         let by_columns = a.stride_of(Axis(0)) == 1;
@@ -72,7 +89,7 @@ impl<A: Scalar> ProductScratch<A> {
             self.right.multiply_columns(&self.columns, output, c);
         } else {
             let (_, cols) = self.right.dim();
-            self.right.multiply_tile(self.rows.rows(), 0, 0..cols, output, c);
+            self.right.multiply_long_tile(self.rows.rows(), 0..cols, output, c);
         }
     }
 

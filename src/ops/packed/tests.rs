@@ -63,20 +63,26 @@ fn check_mode<A: Scalar>(kernel: Kernel<A>, (m, inner, n): (usize, usize, usize)
         stride: inner,
         count: m,
     };
-    let mut by_columns = tile.clone();
+    let (mut by_columns, mut by_chains) = (tile.clone(), tile.clone());
     let data = &mut tile.as_slice_mut().unwrap()[left..];
     packed.multiply(rows, output, RowsMut { data, stride }, &mut scratch);
-    if inner <= SEGMENT {
+    let mut results = vec![tile];
+    if (1..=SEGMENT).contains(&inner) {
         let data = &mut by_columns.as_slice_mut().unwrap()[left..];
         let mut columns = PackedColumns::with_kernel(kernel);
         columns.repack(a.t().as_standard_layout().view());
         packed.multiply_columns(&columns, output, RowsMut { data, stride });
+        let data = &mut by_chains.as_slice_mut().unwrap()[left..];
+        let mut chains = Tile::default();
+        chains.fill(a.view(), Runs::of(inner));
+        packed.multiply_long_tile(chains.rows(), 0..n, output, RowsMut { data, stride });
         assert!(
-            tile.iter().zip(&by_columns).all(|(x, y)| x == y || x.is_nan() && y.is_nan()),
+            by_chains.iter().zip(&by_columns).all(|(x, y)| x == y || x.is_nan() && y.is_nan()),
             "{m}×{inner}×{n}"
         );
+        results.push(by_chains);
     }
-    for ((i, j), &c) in tile.indexed_iter() {
+    for ((i, j), &c) in results.iter().flat_map(|tile| tile.indexed_iter()) {
         if i == m || j < left || j >= left + n {
             assert!(c.is_nan(), "{m}×{inner}×{n} wrote to {i}, {j}");
             continue;
@@ -263,7 +269,7 @@ fn accumulated<A: Scalar>(kernel: Kernel<A>, e: ArrayView2<'_, A>, x: &Array2<A>
         let mut panels = vec![A::nan(); kernel.padded(cols) * inner];
         (kernel.pack)(x.data, x.stride, x.count, cols, &mut panels);
         let data = c.as_slice_mut().unwrap().get_mut(first..).unwrap_or_default();
-        add_panels(kernel, tile.rows(), &panels, cols, RowsMut { data, stride: d });
+        multiply_by(kernel, tile.rows(), &panels, cols, Output::Add, RowsMut { data, stride: d });
     }
     c
 }

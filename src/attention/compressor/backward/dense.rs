@@ -5,7 +5,7 @@ use ndarray::{Array3, ArrayView3, ArrayViewMut2, Axis, s};
 use super::super::RealRows;
 use super::{SideGradients, selected};
 use crate::layers::{for_each_tile, tile_rows};
-use crate::ops::{Aligned, Output, PackedMatrix, RowsMut, Runs, Tile};
+use crate::ops::{Aligned, Output, PackedMatrix, RowsMut, Runs, StagedSum, Tile};
 use crate::parallel::{Parts, Pool, for_each_part};
 use crate::scalar::Scalar;
 
@@ -79,6 +79,7 @@ pub(super) fn collect<A: Scalar>(grad: &mut Array3<A>, side: &SideGradients<A>, 
             pool.with(|space| {
                 let (slots, count) = part.view.dim();
                 let (left, mut product) = space.zeros(count, slots);
+                let mut staged = StagedSum::default();
                 for (item, (rows, packed)) in rows.iter().zip(&packed).enumerate() {
                     let end = rows.end.min(start + count);
                     if end <= start {
@@ -92,7 +93,9 @@ pub(super) fn collect<A: Scalar>(grad: &mut Array3<A>, side: &SideGradients<A>, 
                     for (_, product) in products.filter(|&(row, _)| rows.is_real(start + row)) {
                         product.iter_mut().zip(row_sums).for_each(|(product, &sum)| *product += sum);
                     }
+                    staged.added(product.data);
                 }
+                staged.finish(product.data);
                 add_transposed(part.view, product.data);
             });
         });

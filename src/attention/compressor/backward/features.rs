@@ -1,13 +1,13 @@
 //! The kinds that act on keys and values themselves: max pooling and convolutions over channels.
 
-use ndarray::{Array2, Array4, ArrayView2, ArrayView3, Axis, s};
+use ndarray::{Array2, Array4, ArrayView2, ArrayView3, s};
 
 use super::super::super::projection::Form;
 use super::super::accumulate::Windows;
 use super::super::{BiasPlace, Compressor, RealRows};
 use super::{CompressionGradients, selected};
 use crate::config::ConvolutionKernel;
-use crate::ops::gemm;
+use crate::ops::{LongSum, StagedSum, gemm};
 use crate::scalar::Scalar;
 
 impl<A: Scalar> Compressor<'_, A> {
@@ -24,8 +24,10 @@ impl<A: Scalar> Compressor<'_, A> {
     ) {
         let before = self.config.bias_place == BiasPlace::BeforeCompression;
         for (is_value, grad) in [false, true].into_iter().zip(grads) {
-            let (_, linear) = self.side_sources(usize::from(is_value));
+            let (projection, linear) = self.side_sources(usize::from(is_value));
+            let mut dkernel = projection.kernel_sums();
             for head in 0..grad.dim().1 {
+                let (mut dbias, mut staged) = (LongSum::zeros(grad.dim().3), StagedSum::default());
                 let features_of = self.key_value_features(head);
                 let weight = linear.weight().slice_move(s![features_of.clone(), ..]);
                 let bias = linear
@@ -44,23 +46,37 @@ impl<A: Scalar> Compressor<'_, A> {
                         }
                     }
                     let grad = grad.slice(s![item, head, .., ..]);
-                    let dfeatures = self.slots_backward(is_value, head, item, features.view(), grad, &rows[item], windows[item], gradients);
-                    let own = gradients.weights.source_mut(is_value);
-                    let mut dweight = own.weight_mut();
+                    let dfeatures = self.slots_backward(
+                        is_value,
+                        head,
+                        item,
+                        features.view(),
+                        grad,
+                        &rows[item],
+                        windows[item],
+                        &mut dkernel,
+                    );
+                    dbias.add_rows(dfeatures.view());
+                    let mut dweight = gradients.weights.source_mut(is_value).weight_mut();
                     let mut dweight = dweight.slice_mut(s![features_of.clone(), ..]);
                     gemm(A::one(), dfeatures.t(), x.view(), A::one(), &mut dweight);
-                    if let (Some(own), Some(_)) = (own.bias_mut(), &bias) {
-                        let mut own = own.slice_mut(s![features_of.clone()]);
-                        own += &dfeatures.sum_axis(Axis(0));
-                    }
+                    staged.added(dweight.as_slice_mut().expect("rows of a weight are contiguous"));
                     let mut dx = gradients.x.slice_mut(s![item, ..real, ..]);
                     gemm(A::one(), dfeatures.view(), weight, A::one(), &mut dx);
                 }
+                let own = gradients.weights.source_mut(is_value);
+                let mut dweight = own.weight_mut();
+                let mut dweight = dweight.slice_mut(s![features_of.clone(), ..]);
+                staged.finish(dweight.as_slice_mut().expect("rows of a weight are contiguous"));
+                if let (Some(own), Some(_)) = (own.bias_mut(), &bias) {
+                    dbias.add_to(own.slice_mut(s![features_of]));
+                }
             }
+            gradients.projections.source_mut(is_value).add_kernel_sums(dkernel);
         }
     }
 
-    /// The gradients of one item's features (rows, `head_dim`) in one head; the kernel's are added to its own.
+    /// The gradients of one item's features (rows, `head_dim`) in one head; the kernel's are added to `dkernel`.
     #[allow(clippy::too_many_arguments)] // all of them vary independently
     fn slots_backward(
         &self,
@@ -71,13 +87,12 @@ impl<A: Scalar> Compressor<'_, A> {
         grad: ArrayView2<'_, A>,
         rows: &RealRows<'_>,
         windows: Windows,
-        gradients: &mut CompressionGradients<'_, A>,
+        dkernel: &mut Option<Array4<f64>>,
     ) -> Array2<A> {
         let mut dfeatures = Array2::zeros(features.dim());
         let (projection, _) = self.side_sources(usize::from(is_value));
-        let own = gradients.projections.source_mut(is_value);
         let real = || (0..features.nrows()).filter(|&row| rows.is_real(row));
-        let (Form::Convolution { kernel, shape }, Form::Convolution { kernel: dkernel, .. }) = (&projection.form, &mut own.form) else {
+        let (Form::Convolution { kernel, shape }, Some(dkernel)) = (&projection.form, dkernel) else {
             first_maxima(
                 features,
                 grad,
@@ -98,12 +113,13 @@ impl<A: Scalar> Compressor<'_, A> {
             if *shape == ConvolutionKernel::ChannelMixing {
                 df += &g.dot(&kernel.slice(s![matrix, .., .., offset]));
                 for (out, &g) in g.iter().enumerate() {
-                    dkernel.slice_mut(s![matrix, out, .., offset]).scaled_add(g, &f);
+                    let mut dkernel = dkernel.slice_mut(s![matrix, out, .., offset]);
+                    dkernel.zip_mut_with(&f, |sum, f| *sum += g.widen() * f.widen());
                 }
             } else {
                 for (channel, &g) in g.iter().enumerate() {
                     df[channel] += g * kernel[[matrix, channel, 0, offset]];
-                    dkernel[[matrix, channel, 0, offset]] += g * f[channel];
+                    dkernel[[matrix, channel, 0, offset]] += g.widen() * f[channel].widen();
                 }
             }
         }
