@@ -1,6 +1,7 @@
 """Runs and times PyTorch models for run.py, and exports them to ONNX."""
 
 import importlib.metadata
+import logging
 import time
 
 import numpy as np
@@ -161,6 +162,7 @@ class Worker:
         x = torch.from_numpy(np.fromfile(input, "<f4").reshape(shape))
         # TransformerEncoder's fused kernel of PyTorch's own has no counterpart in ONNX.
         torch.backends.mha.set_fastpath_enabled(False)
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # of packages that are not needed here
         with torch.no_grad():
             torch.onnx.export(module, (x,), path, dynamo=True, verbose=False)
 

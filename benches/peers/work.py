@@ -3,7 +3,7 @@
 The figure that counts is the time of the fastest rival over ours: PyTorch at its best, compiled, or exported to ONNX Runtime or
 OpenVINO.  It must be at least `must`, where there is such a mark."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Work:
     latency: bool = False  # many short calls: percentiles instead of medians
     idle: float = 0.0      # seconds of sleep before every call; the same calls are measured in a loop, too
     must_idle: float | None = None  # our time after idling over that in a loop, at most
-    quick: bool = field(default=True, kw_only=True)     # whether --quick has it
+    quick: bool = True     # whether --quick has it
 
     @property
     def name(self):
