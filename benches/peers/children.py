@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import venv
 from pathlib import Path
@@ -14,10 +15,12 @@ ROOT = HERE.parent.parent
 
 REQUIREMENTS = ["torch==2.15.0", "linformer==0.2.3", "linformer-pytorch==0.19.3",
                 "numpy==2.4.6", "safetensors==0.8.0"]
+# What models are exported with and run in; not to be had for every system.
+ENGINES = ["onnx==1.23.2", "onnxscript==0.7.2", "onnxruntime==1.32.0", "openvino==2026.4.1"]
 
 # Variables that would change what is measured.
 DISTURBING = ("LD_PRELOAD", "MALLOC_", "GLIBC_TUNABLES", "MKL_", "OMP_", "KMP_", "GOMP_",
-              "RAYON_", "TORCH", "ATEN_", "DNNL_", "ONEDNN_")
+              "RAYON_", "TORCH", "ATEN_", "DNNL_", "ONEDNN_", "OPENBLAS_", "ORT_", "OV_", "TBB_")
 
 # MKL takes its AVX-512 code only where this function of its own says that the processor is Intel's.
 PRELOAD = "int mkl_serv_intel_cpu_true(void) { return 1; }\n"
@@ -52,43 +55,59 @@ class Child:
         return answer
 
     def close(self):
-        self.process.stdin.close()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # it has ended by itself
         self.process.wait()
 
 
 class Children:
-    """The driver and the PyTorch processes for one number of threads at a time."""
+    """The processes for one number of threads at a time: the driver ("ours"), PyTorch as pip installs it ("installed"), at its best
+    ("best"), compiled ("compiled") and where models are exported ("exporter"), "onnxruntime" and "openvino"."""
 
     def __init__(self, python, driver, target):
-        self.python, self.driver = python, driver
+        self.python, self.driver, self.target = python, driver, target
         self.preload = build_preload(target)
         self.threads, self.running = None, {}
-        self.about = {}
+        self.about, self.broken = {}, {}
 
     def of(self, process, threads):
         if threads != self.threads:
             self.close()
             self.threads = threads
+        if process in self.broken:
+            raise Failed(self.broken[process])
+        if process in self.running and self.running[process].process.poll() is not None:
+            del self.running[process]
         if process not in self.running:
             self.running[process] = self.start(process, threads)
         return self.running[process]
 
     def start(self, process, threads):
-        environment = clean_environment(threads)
-        cpus = some_cpus(threads)
+        environment, cpus = clean_environment(threads), some_cpus(threads)
         if process == "ours":
             return Child("the driver", [str(self.driver)], environment, cpus)
-        if process == "best":
-            environment |= MALLOC | {"LD_PRELOAD": str(self.preload)}
-        child = Child(f"PyTorch ({process})", [str(self.python), str(HERE / "pytorch_worker.py")],
-                      environment, cpus)
-        self.about[process] = child.ask("about", threads=threads)
+        if process in ("best", "compiled"):
+            environment |= MALLOC | ({"LD_PRELOAD": str(self.preload)} if self.preload else {})
+        if process == "compiled":
+            environment |= {"TORCHINDUCTOR_CACHE_DIR": str(self.target / "inductor"), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+        script = ["exported_worker.py", process] if process in ("onnxruntime", "openvino") else ["pytorch_worker.py"]
+        child = Child(process, [str(self.python), str(HERE / script[0]), *script[1:]], environment, cpus)
+        try:
+            about = child.ask("about", threads=threads)
+        except Failed as error:
+            child.close()
+            self.broken[process] = str(error)
+            raise
+        if process != "exporter":
+            self.about[process] = about
         return child
 
     def available(self, contender, threads):
-        """Whether this machine can run a contender at all, or for what it is meant."""
-        if contender.process == "best" and self.preload is None:
-            return False
+        """Whether this machine is one for which a contender is meant."""
+        if contender.process == "best":
+            return self.preload is not None
         self.of("installed", threads)
         return contender.dtype != "bfloat16" or self.about["installed"]["bfloat16"]
 
@@ -158,15 +177,30 @@ def run(command, **arguments):
     subprocess.run([str(part) for part in command], check=True, stdout=sys.stderr, **arguments)
 
 
+def make_folder(path):
+    """Makes a folder for results and ends the program where they could not be written, before anything is measured."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        sys.exit(f"results cannot be written to {path}: {error}")
+
+
 def build_python(target):
     """The interpreter of an environment with the pinned packages, made once."""
     folder = target / "venv"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     stamp = folder / "requirements.txt"
-    wanted = "\n".join(REQUIREMENTS) + "\n"
+    wanted = "\n".join(REQUIREMENTS + ENGINES) + "\n"
     if not stamp.exists() or stamp.read_text() != wanted:
         venv.create(folder, clear=True, with_pip=True)
         run([python, "-m", "pip", "install", "--quiet", *REQUIREMENTS])
+        for package in ENGINES:
+            try:
+                run([python, "-m", "pip", "install", "--quiet", package])
+            except subprocess.CalledProcessError:
+                print(f"{package} cannot be installed here and is not measured (remove {folder} to try again)", file=sys.stderr)
         stamp.write_text(wanted)
     return python
 

@@ -1,11 +1,7 @@
-"""Runs and times PyTorch models for run.py: one command a line on standard input, one answer a
-line on standard output, both JSON.  The answers of the Rust driver look the same."""
+"""Runs and times PyTorch models for run.py, and exports them to ONNX."""
 
 import importlib.metadata
-import json
-import math
-import os
-import sys
+import logging
 import time
 
 import numpy as np
@@ -15,6 +11,8 @@ from linformer import Linformer, LinformerSelfAttention
 from linformer_pytorch.linformer_pytorch import MHAttention
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from worker import relative_error, serve, time_calls
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -82,7 +80,7 @@ def transformer_encoder(options, weights):
 def new_transformer(options):
     layer = nn.TransformerEncoderLayer(
         options["dim"], options["heads"], options["ff_dim"], dropout=0.0, activation="gelu",
-        batch_first=True, norm_first=True)
+        batch_first=True, norm_first=not options["post_norm"])
     return nn.TransformerEncoder(layer, options["depth"], enable_nested_tensor=False)
 
 
@@ -152,33 +150,31 @@ class Worker:
         dtype = DTYPES[dtype]
         module = MODELS[model](options, load_file(weights)).to(dtype).eval()
         x = torch.from_numpy(np.fromfile(input, "<f4").reshape(shape)).to(dtype)
-        self.loaded[id] = (torch.compile(module) if compile else module, x)
+        if compile:
+            # Without this the ninth model of a process is one too many for its cache, and runs uncompiled.
+            torch._dynamo.reset()
+            module = torch.compile(module, dynamic=False)
+        self.loaded[id] = (module, x)
+
+    def export(self, model, options, weights, input, shape, path):
+        """Writes a model as ONNX, for sequences of the input's shape."""
+        module = MODELS[model](options, load_file(weights)).eval()
+        x = torch.from_numpy(np.fromfile(input, "<f4").reshape(shape))
+        # TransformerEncoder's fused kernel of PyTorch's own has no counterpart in ONNX.
+        torch.backends.mha.set_fastpath_enabled(False)
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # of packages that are not needed here
+        with torch.no_grad():
+            torch.onnx.export(module, (x,), path, dynamo=True, verbose=False)
 
     def check(self, id, path):
-        """How far the output written to `path` is from this model's: the largest difference
-        over the root mean square."""
         module, x = self.loaded[id]
-        ours = torch.from_numpy(np.fromfile(path, "<f4"))
         with torch.inference_mode():
-            theirs = module(x).float().flatten()
-        if ours.shape != theirs.shape:
-            raise ValueError(f"{ours.numel()} numbers came, {theirs.numel()} were expected")
-        size = theirs.square().mean().sqrt().item()
-        error = (ours - theirs).abs().max().item()
-        return {"error": error / size if math.isfinite(error) and size > 0 else float("inf")}
+            return {"error": relative_error(module(x).float().numpy(), path)}
 
-    def time(self, id, warm, calls):
+    def time(self, id, warm, calls, idle=0.0):
         module, x = self.loaded[id]
-        seconds = []
         with torch.inference_mode():
-            for _ in range(warm):
-                module(x)
-            for _ in range(calls):
-                start = time.perf_counter_ns()
-                y = module(x)
-                seconds.append((time.perf_counter_ns() - start) * 1e-9)
-                del y
-        return {"seconds": seconds}
+            return {"seconds": time_calls(lambda: module(x), warm, calls, idle)}
 
     def train_load(self, options, weights, input, target, shape):
         self.module = lucidrains_encoder(options, load_file(weights)).train()
@@ -208,19 +204,5 @@ class Worker:
         self.loaded.pop(id, None)
 
 
-def main():
-    # Only answers may go to the pipe: whatever else prints goes to standard error.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    worker = Worker()
-    for line in sys.stdin:
-        command = json.loads(line)
-        try:
-            answer = getattr(worker, command.pop("op"))(**command) or {}
-        except Exception as error:
-            answer = {"failed": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Worker())

@@ -13,7 +13,8 @@ use std::error::Error;
 use std::hint::black_box;
 use std::io::{BufRead, Write, stdin, stdout};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use linformer::{Workspace, batched_matmul};
 use linformer::ndarray::Array3;
@@ -40,8 +41,15 @@ enum Command {
     },
     /// Writes the model's output, as little-endian f32.
     Write { id: String, path: PathBuf },
-    /// `warm` calls, then `calls` timed ones: seconds of each.
-    Time { id: String, warm: usize, calls: usize },
+    /// `warm` calls, then `calls` timed ones, every one after `idle` seconds of sleep: seconds of each. The calling thread is this
+    /// process's main one, as it is in most programs, and none of rayon's pool.
+    Time {
+        id: String,
+        warm: usize,
+        calls: usize,
+        #[serde(default)]
+        idle: f64,
+    },
     /// Makes an encoder ready to be trained towards a target of the input's shape.
     TrainLoad {
         options: Value,
@@ -133,7 +141,7 @@ fn answer(command: Command, loaded: &mut HashMap<String, Loaded>, training: &mut
             Ok(json!({}))
         }
         Command::TrainStep {} => training.as_mut().ok_or("nothing is loaded to be trained")?.step(),
-        Command::Time { id, warm, calls } => time(find(loaded, &id)?, warm, calls),
+        Command::Time { id, warm, calls, idle } => time(find(loaded, &id)?, warm, calls, Duration::try_from_secs_f64(idle)?),
         Command::Drop { id } => {
             loaded.remove(&id);
             Ok(json!({}))
@@ -147,12 +155,15 @@ fn find<'l>(loaded: &'l mut HashMap<String, Loaded>, id: &str) -> Result<&'l mut
     loaded.get_mut(id).ok_or_else(|| format!("nothing is loaded as `{id}`").into())
 }
 
-fn time(loaded: &mut Loaded, warm: usize, calls: usize) -> Result<Value, AnyError> {
+fn time(loaded: &mut Loaded, warm: usize, calls: usize, idle: Duration) -> Result<Value, AnyError> {
     for _ in 0..warm {
         loaded.call()?;
     }
     let mut seconds = Vec::with_capacity(calls);
     for _ in 0..calls {
+        if !idle.is_zero() {
+            sleep(idle);
+        }
         let start = Instant::now();
         loaded.call()?;
         seconds.push(start.elapsed().as_secs_f64());

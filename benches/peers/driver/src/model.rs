@@ -4,7 +4,7 @@ use std::path::Path;
 
 use linformer::checkpoint::{Tensors, lucidrains};
 use linformer::ndarray::Array3;
-use linformer::{AttentionConfig, Encoder, EncoderConfig, ExactAttention, FeedForwardConfig, LinformerAttention, Parameters, Result, Workspace};
+use linformer::{AttentionConfig, Encoder, EncoderConfig, ExactAttention, FeedForwardConfig, LinformerAttention, NormPlacement, Parameters, Result, Workspace};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -39,6 +39,7 @@ struct TransformerOptions {
     heads: usize,
     depth: usize,
     ff_dim: usize,
+    post_norm: bool,
 }
 
 impl Model {
@@ -78,13 +79,14 @@ impl Model {
     }
 }
 
-/// A pre-norm Transformer encoder with all its biases and no final norm, its tensors taken by name.
+/// A Transformer encoder with all its biases and no final norm, its tensors taken by name.
 fn exact_encoder(options: &TransformerOptions, tensors: &Tensors<f32>) -> std::result::Result<Encoder<f32>, AnyError> {
     let attention = AttentionConfig::new(options.dim, options.heads)
         .with_query_bias(true)
         .with_key_value_bias(true, true);
     let config = EncoderConfig::new(attention, options.depth)
         .with_feed_forward(Some(FeedForwardConfig::new(options.ff_dim)))
+        .with_norm(if options.post_norm { NormPlacement::Post } else { NormPlacement::Pre })
         .with_final_norm(false);
     let mut encoder = Encoder::new(&config, 0)?;
     let mut wrong = Vec::new();
