@@ -19,6 +19,15 @@ pub trait Scalar: NdFloat + Default + std::iter::Sum + Kernels {
     fn widen(self) -> f64;
 }
 
+/// 2^−e for a `value` from 2^e up to 2^(e+1), as far as it and its inverse are normal numbers: a factor that changes no digit and brings the
+/// value near 1.
+pub(crate) fn inverse_power_of_two<T: NdFloat>(value: T) -> T {
+    let exponent = |value: T| value.to_f64().map_or(0, |value| (value.to_bits() >> 52) & 0x7ff);
+    let (zero, least) = (exponent(T::one()), exponent(T::min_positive_value()));
+    let inverse = 2 * zero - exponent(value).clamp(least, 2 * zero - least);
+    T::from(f64::from_bits(inverse << 52)).unwrap_or_else(T::one)
+}
+
 impl Scalar for f32 {
     const NAME: &'static str = "F32";
 

@@ -15,6 +15,9 @@ pub(super) fn one_past_last(real: ArrayView1<'_, bool>) -> usize {
 /// the same real rows as each sequence alone; holes and padding on the left contribute nothing and leave the other positions where
 /// they are. Query rows at padding are computed as usual.
 ///
+/// The same holds for gradients: a row whose incoming gradient is 0 adds nothing to any of them, whatever stands in it. Where the gradient of
+/// an output is 0 at padding, as losses and pooling make it, all gradients are those with zeros there, and that of padding is 0.
+///
 /// ```
 /// use linformer::PaddingMask;
 ///

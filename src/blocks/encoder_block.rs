@@ -6,7 +6,7 @@ use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2, ArrayVie
 
 use super::Attention;
 use crate::attention::{PackedKeyValues, PaddingMask, Projections, TileSpace, Workspace, tile};
-use crate::config::{EncoderConfig, NormPlacement, Sharing};
+use crate::config::{EncoderConfig, HasNorms, NormPlacement, Sharing};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
 use crate::layers::{FeedForward, LayerNorm, Linear, check_width};
@@ -73,7 +73,7 @@ impl<A: Scalar> EncoderBlock<A> {
                 "a block by itself has depth 1 and is not reversible; use Encoder",
             ));
         }
-        config.check()?;
+        config.check_for::<A>()?;
         if config.shares_projection() {
             return Err(Error::config(
                 "sharing",

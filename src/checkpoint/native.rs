@@ -15,7 +15,7 @@ use crate::attention::{BlockwiseCausalAttention, ExactAttention, LinformerAttent
 use crate::blocks::{Decoder, Encoder};
 use crate::config::{
     AttentionConfig, CausalConfig, ClassifierConfig, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig,
-    LanguageModelConfig, LinformerConfig,
+    HasNorms, LanguageModelConfig, LinformerConfig,
 };
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
@@ -128,7 +128,7 @@ pub(crate) trait Stored<A: Scalar>: Parameters<A> + Sized {
 
 /// Implements [`Checkpoint`] for types that keep their configuration.
 macro_rules! checkpoint {
-    ($($model:ident: $config:ty),* $(,)?) => {
+    ($($model:ident: $config:ty $(=> $check:ident)?),* $(,)?) => {
         $(
             impl<A: Scalar> Stored<A> for $model<A> {
                 const KIND: &'static str = stringify!($model);
@@ -138,6 +138,12 @@ macro_rules! checkpoint {
                 fn stored_config(&self) -> $config {
                     self.config().clone()
                 }
+
+                $(
+                    fn check(config: &$config) -> Result<()> {
+                        config.$check::<A>()
+                    }
+                )?
 
                 fn build(config: &$config) -> Self {
                     Self::draw(config, &mut Streams::zeros())
@@ -153,12 +159,12 @@ checkpoint! {
     LinformerAttention: LinformerConfig,
     ExactAttention: AttentionConfig,
     BlockwiseCausalAttention: CausalConfig,
-    Encoder: EncoderConfig,
-    LanguageModel: LanguageModelConfig,
-    Classifier: ClassifierConfig,
-    Decoder: DecoderConfig,
-    DecoderLanguageModel: DecoderLanguageModelConfig,
-    EncoderDecoder: EncoderDecoderConfig,
+    Encoder: EncoderConfig => check_for,
+    LanguageModel: LanguageModelConfig => check_for,
+    Classifier: ClassifierConfig => check_for,
+    Decoder: DecoderConfig => check_for,
+    DecoderLanguageModel: DecoderLanguageModelConfig => check_for,
+    EncoderDecoder: EncoderDecoderConfig => check_for,
 }
 
 impl<A: Scalar> Stored<A> for CausalLanguageModel<A> {
@@ -171,7 +177,8 @@ impl<A: Scalar> Stored<A> for CausalLanguageModel<A> {
     }
 
     fn check(config: &LanguageModelConfig) -> Result<()> {
-        check_causal(config)
+        check_causal(config)?;
+        config.check_for::<A>()
     }
 
     fn build(config: &LanguageModelConfig) -> Self {

@@ -1,6 +1,6 @@
 //! Feed-forwards, blocks and encoders.
 
-use super::{AttentionConfig, CausalConfig, LinformerConfig, Sharing, at_least_one, setters};
+use super::{AttentionConfig, CausalConfig, LinformerConfig, Sharing, at_least_one, check_eps, setters};
 use crate::error::{Error, Result, checked_len};
 use crate::ops::Activation;
 
@@ -255,9 +255,8 @@ impl EncoderConfig {
     /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
     pub fn check(&self) -> Result<()> {
         self.attention.check()?;
-        if !(self.norm_eps >= 0.0 && self.norm_eps.is_finite()) {
-            return Err(Error::config("norm_eps", self.norm_eps, "it must be finite and not negative"));
-        }
+        // The widest type: a model of f32 numbers takes fewer.
+        check_eps::<f64>(self.norm_eps)?;
         self.check_k_by_layer()?;
         self.check_widths()?;
         if self.reversible && (self.norm == NormPlacement::Post || self.feed_forward.is_none() || self.hidden_dim.is_some()) {

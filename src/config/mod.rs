@@ -7,6 +7,7 @@ mod decoder;
 mod encoder;
 mod generation;
 mod model;
+mod norms;
 mod projection;
 mod training;
 mod translation;
@@ -23,6 +24,7 @@ pub use training::TrainingPass;
 pub use translation::TranslationConfig;
 
 pub(crate) use model::{check_position, default_position};
+pub(crate) use norms::{HasNorms, check_eps};
 
 use crate::error::{Error, Result};
 

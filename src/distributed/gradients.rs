@@ -7,8 +7,8 @@ use super::team::{Header, Team, tell, together};
 use crate::config::{AttentionKind, EncoderConfig};
 use crate::error::{Error, Result};
 use crate::parameters::{Parameters, Role};
-use crate::scalar::Scalar;
-use crate::training::Optimizer;
+use crate::scalar::{Scalar, inverse_power_of_two};
+use crate::training::{Optimizer, checked_norm};
 
 /// The mean of the losses and gradients of all ranks, each counted by its weight: data parallelism, for models that are whole on every rank.
 ///
@@ -69,6 +69,15 @@ pub fn all_reduce_gradients<A: Scalar, M: Parameters<A>>(
         put_back(gradients, &flat, |_| true);
         Ok(if totals[1] > 0.0 { totals[0] / totals[1] } else { 0.0 })
     })
+}
+
+/// What numbers are multiplied by before they are squared and added: 1, unless the squares of the `largest` would leave the range.
+fn squares_factor(largest: f64) -> f64 {
+    if (1e-130..1e130).contains(&largest) {
+        1.0
+    } else {
+        inverse_power_of_two(largest)
+    }
 }
 
 /// An error where a gradient that is `chosen` is not finite.
@@ -197,10 +206,18 @@ impl<M> Sharded<'_, M> {
         let has_matrices = has_matrices(M::encoder_config(self.model().configuration()));
         let norm = self.together(OPERATION, header, |team| {
             check_finite(gradients, team.rank(), |name, role| optimizer.state().is_stepped(name, role))?;
+            let mut largest = vec![0.0_f64];
+            gradients.visit("", &mut |name, role, tensor| {
+                if optimizer.state().is_stepped(name, role) {
+                    largest[0] = tensor.iter().fold(largest[0], |largest, number| largest.max(number.widen().abs()));
+                }
+            });
+            team.combine(&mut largest, Combine::Maximum)?;
+            let factor = squares_factor(largest[0]);
             let (mut everywhere, mut of_matrices) = (0.0, [0.0]);
             gradients.visit("", &mut |name, role, tensor| {
                 if optimizer.state().is_stepped(name, role) {
-                    let squares = tensor.iter().map(|number| number.widen().powi(2)).sum::<f64>();
+                    let squares = tensor.iter().map(|number| (factor * number.widen()).powi(2)).sum::<f64>();
                     let sum = if has_matrices && is_matrix(name) {
                         &mut of_matrices[0]
                     } else {
@@ -210,12 +227,8 @@ impl<M> Sharded<'_, M> {
                 }
             });
             team.add_up(&mut of_matrices)?;
-            let norm = (everywhere + of_matrices[0]).sqrt();
-            if norm.is_finite() {
-                Ok(norm)
-            } else {
-                Err(team.known_to_all(not_finite(team.rank(), "the norm of the gradients")))
-            }
+            let norm = (everywhere + of_matrices[0]).sqrt() / factor;
+            checked_norm(OPERATION, norm).map_err(|error| team.known_to_all(error))
         })?;
         optimizer.state().scale_down(gradients, norm, max_norm);
         Ok(norm)

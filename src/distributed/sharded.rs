@@ -7,7 +7,7 @@ use super::shards::Shards;
 use super::team::{Header, Team, digest, tell, together};
 use crate::attention::PaddingMask;
 use crate::blocks::Encoder;
-use crate::config::{AttentionKind, ClassifierConfig, ClassifierInput, EncoderConfig, LanguageModelConfig, TrainingPass};
+use crate::config::{AttentionKind, ClassifierConfig, ClassifierInput, EncoderConfig, HasNorms, LanguageModelConfig, TrainingPass};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::models::{Classifier, LanguageModel};
@@ -91,7 +91,7 @@ macro_rules! shardable {
                 }
 
                 fn check(config: &$config) -> Result<()> {
-                    config.check()
+                    config.check_for::<A>()
                 }
 
                 fn encoder_config(config: &$config) -> &EncoderConfig {

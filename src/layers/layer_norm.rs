@@ -3,8 +3,8 @@
 use ndarray::{Array1, Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::{check_width, map_tiles, tile_rows};
-use crate::config::at_least_one;
-use crate::error::{Error, Result, checked_len};
+use crate::config::{at_least_one, check_eps};
+use crate::error::{Result, checked_len};
 use crate::ops::{LongSum, add_widened, layer_norm_backward_rows, layer_norm_rows};
 use crate::parallel::{self, Parts, for_each_part};
 use crate::parameters::parameters;
@@ -17,6 +17,9 @@ const GRADIENT_ROWS: usize = 512;
 const CHAIN_ROWS: usize = 32;
 
 /// (x − mean) / √(variance + eps) · weight + bias over the last axis (Ba et al., arXiv 1607.06450); the variance is the biased one.
+///
+/// Rows of any magnitude are normalized, those too whose squares leave the range of `A`. A constant row gives the bias, even with an `eps` of 0,
+/// where its gradient is 0.
 ///
 /// ```
 /// use linformer::LayerNorm;
@@ -39,13 +42,12 @@ impl<A: Scalar> LayerNorm<A> {
     /// Weight 1 and bias 0.
     ///
     /// # Errors
-    /// A width of 0 or of more than memory can address, or an `eps` that is negative or not finite.
+    /// Returns an error for a width of 0 or of more than memory can address, and for an `eps` that is negative, not finite, or neither 0 nor at
+    /// least the smallest normal number of `A`.
     pub fn new(dim: usize, eps: f64) -> Result<Self> {
         at_least_one("dim", dim)?;
         checked_len("LayerNorm", &[dim], size_of::<A>())?;
-        if !(eps >= 0.0 && eps.is_finite()) {
-            return Err(Error::config("norm_eps", eps, "it must be finite and not negative"));
-        }
+        check_eps::<A>(eps)?;
         Ok(Self::start(dim, eps))
     }
 

@@ -7,7 +7,7 @@ use super::language_model::LanguageModel;
 use super::training::LanguageModelCache;
 use crate::attention::PaddingMask;
 use crate::blocks::Encoder;
-use crate::config::{AttentionKind, HeadKind, LanguageModelConfig, PositionKind, TrainingPass};
+use crate::config::{AttentionKind, HasNorms, HeadKind, LanguageModelConfig, PositionKind, TrainingPass};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::parameters::parameters;
@@ -85,6 +85,7 @@ impl<A: Scalar> CausalLanguageModel<A> {
     /// A configuration that describes no model, whose attention is not causal, without a head, or that treats a token as padding.
     pub fn new(config: &LanguageModelConfig, seed: u64) -> Result<Self> {
         check_causal(config)?;
+        config.check_for::<A>()?;
         Ok(Self::draw(config, &mut Streams::new(seed)))
     }
 

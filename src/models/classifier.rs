@@ -5,7 +5,7 @@ use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, Axis};
 use super::body::Body;
 use crate::attention::PaddingMask;
 use crate::blocks::Encoder;
-use crate::config::{ClassifierConfig, ClassifierInput, Pooling};
+use crate::config::{ClassifierConfig, ClassifierInput, HasNorms, Pooling};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{Linear, Position, check_width};
@@ -76,7 +76,7 @@ impl<A: Scalar> Classifier<A> {
     /// # Errors
     /// A configuration that describes no model.
     pub fn new(config: &ClassifierConfig, seed: u64) -> Result<Self> {
-        config.check()?;
+        config.check_for::<A>()?;
         Ok(Self::draw(config, &mut Streams::new(seed)))
     }
 

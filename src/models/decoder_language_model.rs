@@ -6,7 +6,7 @@ use super::ends::Ends;
 use super::head::Head;
 use crate::attention::PaddingMask;
 use crate::blocks::{CompressedSource, Decoder, EncoderState};
-use crate::config::DecoderLanguageModelConfig;
+use crate::config::{DecoderLanguageModelConfig, HasNorms};
 use crate::error::Result;
 use crate::initialization::Streams;
 use crate::layers::{Embedding, Start};
@@ -42,7 +42,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
     /// # Errors
     /// A configuration that describes no model.
     pub fn new(config: &DecoderLanguageModelConfig, seed: u64) -> Result<Self> {
-        config.check()?;
+        config.check_for::<A>()?;
         Ok(Self::draw(config, &mut Streams::new(seed)))
     }
 

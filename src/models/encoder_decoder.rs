@@ -7,7 +7,7 @@ use super::decoder_language_model::DecoderLanguageModel;
 use super::language_model::LanguageModel;
 use crate::attention::PaddingMask;
 use crate::blocks::CompressedSource;
-use crate::config::EncoderDecoderConfig;
+use crate::config::{EncoderDecoderConfig, HasNorms};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
 use crate::parameters::parameters;
@@ -151,7 +151,7 @@ impl<A: Scalar> EncoderDecoder<A> {
     /// # Errors
     /// A configuration that describes no model; see [`EncoderDecoderConfig::check`].
     pub fn new(config: &EncoderDecoderConfig, seed: u64) -> Result<Self> {
-        config.check()?;
+        config.check_for::<A>()?;
         Ok(Self::draw(config, &mut Streams::new(seed)))
     }
 

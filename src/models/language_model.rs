@@ -6,7 +6,7 @@ use super::body::{Body, select};
 use super::head::Head;
 use crate::attention::PaddingMask;
 use crate::blocks::Encoder;
-use crate::config::LanguageModelConfig;
+use crate::config::{HasNorms, LanguageModelConfig};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::Embedding;
@@ -41,7 +41,7 @@ impl<A: Scalar> LanguageModel<A> {
     /// # Errors
     /// A configuration that describes no model.
     pub fn new(config: &LanguageModelConfig, seed: u64) -> Result<Self> {
-        config.check()?;
+        config.check_for::<A>()?;
         Ok(Self::draw(config, &mut Streams::new(seed)))
     }
 

@@ -120,13 +120,17 @@ pub(super) fn activate<A: Scalar>(activation: Activation, x: &mut Array3<A>) {
     }
 }
 
-/// dx ← dx ∘ act'(x).
+/// dx ← dx ∘ act'(x), and 0 where it was 0, whatever the slope.
 pub(super) fn differentiate<A: Scalar>(activation: Activation, x: &Array3<A>, dx: &mut Array3<A>) {
     let mut slope = x.clone();
     if let Some(slope) = slope.as_slice_mut() {
         activation.differentiate(slope);
     }
-    *dx *= &slope;
+    dx.zip_mut_with(&slope, |dx, &slope| {
+        if *dx != A::zero() {
+            *dx *= slope;
+        }
+    });
 }
 
 /// The positions that were chosen, and the shape of all features.

@@ -3,6 +3,7 @@
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::aligned::Aligned;
+use super::idle::{idle_rows, without_idle};
 use super::long_sum::{add_block, add_sums};
 use super::packed::{Output, PANEL_COLS, PackedColumns, Rows, RowsMut, SEGMENT, pack_panels, panels_len};
 use crate::parallel::{self, Chunks, Parts, for_each_part};
@@ -21,8 +22,8 @@ pub(crate) const ROUNDED_ROWS: usize = 16 * SEGMENT;
 
 /// `sum` += Σₜ aₜᵀ·xₜ of the rows of `a` and `x`, all three of them contiguous.
 ///
-/// A task has some rows of the sum and goes over all rows of `x`, which is packed once for all of them, so that nothing is left to be
-/// added up.
+/// Where a row of `a` is 0, that of `x` may hold anything. A task has some rows of the sum and goes over all rows of `x`, which is packed
+/// once for all of them, so that nothing is left to be added up.
 pub(crate) fn add_long_product<A: Scalar>(a: ArrayView2<'_, A>, x: ArrayView2<'_, A>, mut sum: ArrayViewMut2<'_, A>) {
     if a.nrows() > ROUNDED_ROWS {
         let mut long = Array2::zeros(sum.dim());
@@ -74,6 +75,7 @@ fn for_each_group<A: Scalar, T: Send + Sync>(
     mut to: ArrayViewMut2<'_, T>,
     add: impl Fn(&[PackedColumns<A>], &[A], usize, ArrayViewMut2<'_, T>) + Sync,
 ) {
+    let x = without_idle(x, &idle_rows(a));
     let (length, cols) = x.dim();
     let cost = parallel::cost(&[length, to.len()]);
     let size = panels_len::<A>(SEGMENT, cols);

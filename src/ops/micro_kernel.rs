@@ -47,7 +47,7 @@ impl<'a, A> Output<'a, A> {
     }
 
     /// The same for `width` columns from `first` on.
-    pub(crate) fn from_column(self, first: usize, width: usize) -> Self {
+    pub(crate) fn at_columns(self, first: usize, width: usize) -> Self {
         match self {
             Self::SetWithBias(bias) => Self::SetWithBias(&bias[first..first + width]),
             Self::AddWithBias(bias) => Self::AddWithBias(&bias[first..first + width]),

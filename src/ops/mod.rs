@@ -5,6 +5,7 @@ mod aligned;
 mod cross_entropy;
 mod dropout;
 mod elementary;
+mod idle;
 mod kept;
 mod layer_norm;
 mod level;
@@ -25,6 +26,7 @@ pub use softmax::softmax;
 pub(crate) use aligned::Aligned;
 pub(crate) use cross_entropy::{cross_entropy_backward_row, cross_entropy_row};
 pub(crate) use dropout::Dropout;
+pub(crate) use idle::{idle_rows, without_idle};
 pub(crate) use layer_norm::{layer_norm_backward_rows, layer_norm_rows};
 pub(crate) use long_product::{ROUNDED_ROWS, add_long_product, add_product_to_long, add_rounded, pack_segment};
 pub(crate) use long_sum::{

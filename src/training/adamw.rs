@@ -17,7 +17,7 @@ use crate::scalar::Scalar;
 pub struct AdamWConfig {
     /// β₁ and β₂: how much of the two moments is kept in a step. Each at least 0 and less than 1.
     pub betas: (f64, f64),
-    /// What is added to the root of the second moment; more than 0.
+    /// What is added to the root of the second moment; at least the smallest normal number of the model's type.
     pub eps: f64,
     /// How strongly parameters are pulled towards 0: by this times the learning rate in a step.
     pub weight_decay: f64,
@@ -65,8 +65,12 @@ impl AdamWConfig {
             }
         }
         // A parameter that never had a gradient would become 0/0.
-        if !(self.eps.is_finite() && A::cast(self.eps) > A::zero()) {
-            let reason = format!("it must be finite and, as {}, more than 0", A::NAME);
+        let least = A::min_positive_value();
+        if !(self.eps.is_finite() && A::cast(self.eps) >= least) {
+            let reason = format!(
+                "it must be finite and at least {least:e}, the smallest normal number of {}",
+                A::NAME
+            );
             return Err(Error::config("eps", self.eps, reason));
         }
         check_decay(self.weight_decay)
@@ -108,7 +112,7 @@ impl<A: Scalar> AdamW<A> {
     /// An optimiser for `model`, with moments of 0.
     ///
     /// # Errors
-    /// A β outside [0, 1), an eps that is not positive, a decay that is negative, a frozen path that the model does not have.
+    /// A β outside [0, 1), an eps below the smallest normal number of `A`, a decay that is negative, a frozen path that the model does not have.
     pub fn new(model: &impl Parameters<A>, config: AdamWConfig) -> Result<Self> {
         config.check::<A>()?;
         let state = State::new(model, config.decay, &config.frozen, 2)?;

@@ -50,6 +50,7 @@ pub use adamw::{AdamW, AdamWConfig};
 pub use losses::{CrossEntropy, MeanSquaredError, Reduction};
 pub use masking::{MaskedTokens, TokenMasking};
 pub use optimizer::Optimizer;
+pub(crate) use optimizer::checked_norm;
 pub use rules::WeightDecay;
 pub use schedule::Schedule;
 pub use sgd::{Sgd, SgdConfig};

@@ -6,7 +6,7 @@ use super::rules::{WeightDecay, is_below, is_stepped};
 use crate::error::{Error, Result};
 use crate::parallel;
 use crate::parameters::{Parameters, Role};
-use crate::scalar::Scalar;
+use crate::scalar::{Scalar, inverse_power_of_two};
 use crate::views::split;
 
 /// About how many elements one task steps.
@@ -55,7 +55,7 @@ pub trait Optimizer<A: Scalar>: Method<A> {
     /// With `max_norm` = ∞ it is computed only.
     ///
     /// # Errors
-    /// As [`step`](Self::step), with the gradients left as they were; a `max_norm` that is NaN or negative.
+    /// As [`step`](Self::step), with the gradients left as they were; a `max_norm` that is NaN or negative; a norm above `f64::MAX`.
     fn clip_gradient_norm<M: Parameters<A>>(&self, gradients: &mut M, max_norm: f64) -> Result<f64> {
         if max_norm.is_nan() || max_norm < 0.0 {
             return Err(Error::argument(
@@ -205,10 +205,13 @@ impl<A: Scalar> State<A> {
     pub(crate) fn scale_down(&self, gradients: &mut impl Parameters<A>, norm: f64, max_norm: f64) {
         let factor = max_norm / (norm + 1e-6);
         if factor < 1.0 {
-            let factor = A::cast(factor);
+            let rounded = A::cast(factor);
+            // Below the normal numbers the factor would lose digits, or be 0.
+            let is_normal = rounded >= A::min_positive_value();
+            let divided = |gradient: A| A::cast(gradient.widen() / (norm + 1e-6) * max_norm);
             gradients.visit_mut("", &mut |name, role, mut gradient| {
                 if self.is_stepped(name, role) {
-                    gradient.mapv_inplace(|gradient| gradient * factor);
+                    gradient.mapv_inplace(|gradient| if is_normal { gradient * rounded } else { divided(gradient) });
                 }
             });
         }
@@ -231,17 +234,18 @@ impl<A: Scalar> State<A> {
 
     /// The root of the sum of all squares, in an order that depends on shapes only.
     fn norm(&self, gradients: &[ArrayViewD<'_, A>]) -> Result<f64> {
-        let norm = sum_of_squares(gradients, 1.0).sqrt();
-        if norm.is_finite() {
-            return Ok(norm);
+        let squares = sum_of_squares(gradients, 1.0);
+        // Smaller sums may lack squares that vanished.
+        if squares.is_finite() && squares >= f64::MIN_POSITIVE / f64::EPSILON {
+            return Ok(squares.sqrt());
         }
         self.check_finite(gradients)?;
-        // Squares that overflow although no number is infinite.
         let largest = gradients
             .iter()
             .flatten()
             .fold(0.0, |largest: f64, gradient| largest.max(gradient.widen().abs()));
-        Ok(largest * sum_of_squares(gradients, 1.0 / largest).sqrt())
+        let factor = inverse_power_of_two(largest);
+        checked_norm("Optimizer::clip_gradient_norm", sum_of_squares(gradients, factor).sqrt() / factor)
     }
 
     /// Cuts every parameter that is stepped into pieces, with what belongs to them. `gradients` are those of the slots.
@@ -258,6 +262,18 @@ impl<A: Scalar> State<A> {
         });
         pieces
     }
+}
+
+/// A norm of finite gradients, or an error where it is more than a number can be.
+pub(crate) fn checked_norm(operation: &'static str, norm: f64) -> Result<f64> {
+    if norm.is_finite() {
+        return Ok(norm);
+    }
+    let reason = format!(
+        "the norm of the gradients is more than {:e}, the largest number of F64, so that nothing can be scaled by it; divide the loss by a constant",
+        f64::MAX
+    );
+    Err(Error::argument(operation, reason))
 }
 
 /// The axis that a tensor of `shape` is cut along, and the size of its parts there.

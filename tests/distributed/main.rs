@@ -13,6 +13,7 @@ mod grid;
 mod groups;
 mod models;
 mod numbers;
+mod padding;
 
 use linformer::distributed::{Shards, ThreadGroup, ThreadRank};
 use linformer::ndarray::{Array2, ArrayD, Axis};

@@ -12,7 +12,7 @@ use super::online::{KeyPart, masked_scores};
 use super::sight::Sight;
 use crate::config::AttentionConfig;
 use crate::layers::{rows, sequence};
-use crate::ops::{Dropout, StagedSum, gemm, softmax_backward_rows, softmax_rows};
+use crate::ops::{Dropout, StagedSum, gemm, idle_rows, softmax_backward_rows, softmax_rows, without_idle};
 use crate::parallel;
 use crate::room::Room;
 use crate::scalar::Scalar;
@@ -247,6 +247,11 @@ impl<'t, A: Scalar> Task<'t, A> {
         let width = columns.width();
         let mut weights = tile(scores, rows.len(), width);
         columns.softmax(queries, &mut weights);
+        let idle = idle_rows(dout);
+        let queries = without_idle(queries, &idle);
+        for row in idle {
+            weights.row_mut(row).fill(A::zero());
+        }
         let mut dscores = tile(dscores, rows.len(), width);
         let (mut first, mut second) = dscores.view_mut().split_at(Axis(1), columns.slots.len());
         gemm(A::one(), dout, columns.keys.values.t(), A::zero(), &mut first);
@@ -267,9 +272,9 @@ impl<'t, A: Scalar> Task<'t, A> {
         gemm(scale(head_dim), first, columns.keys.keys, A::zero(), dqueries);
         gemm(scale(head_dim), second, columns.summaries.keys, A::one(), dqueries);
         let mut dkeys = own.keys.slice_mut(s![columns.slots.clone(), ..]);
-        gemm(scale(head_dim), first.t(), queries, A::one(), &mut dkeys);
+        gemm(scale(head_dim), first.t(), queries.view(), A::one(), &mut dkeys);
         let mut dkeys = own_summaries(&mut own.summary_keys, within, second.ncols());
-        gemm(scale(head_dim), second.t(), queries, A::one(), &mut dkeys);
+        gemm(scale(head_dim), second.t(), queries.view(), A::one(), &mut dkeys);
     }
 
     /// What the rows see.

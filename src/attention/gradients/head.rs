@@ -5,7 +5,9 @@ use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 use super::super::heads::scale;
 use super::super::weights::tile;
 use super::Dropped;
-use crate::ops::{Output, PackedColumns, PackedMatrix, RowsMut, SEGMENT, Scratch, gemm, softmax_backward_rows, softmax_rows};
+use crate::ops::{
+    Output, PackedColumns, PackedMatrix, RowsMut, SEGMENT, Scratch, gemm, idle_rows, softmax_backward_rows, softmax_rows, without_idle,
+};
 use crate::scalar::Scalar;
 
 /// The gradients of the keys and values of one key/value head, (count, `head_dim`) each and contiguous.
@@ -110,6 +112,11 @@ impl<A: Scalar> HeadBackward<A> {
         self.values
             .multiply_view(dout, Output::Set, RowsMut::of(dscores.view_mut()), &mut products.rows);
         softmax_rows(scores.as_slice_mut().expect("a tile is contiguous"), count);
+        let idle = idle_rows(dout);
+        let queries = without_idle(queries, &idle);
+        for row in idle {
+            scores.row_mut(row).fill(A::zero());
+        }
         if let Some(place) = dropped {
             let mut dropped = tile(&mut self.dropped, rows, count);
             dropped.assign(&scores);
@@ -132,6 +139,6 @@ impl<A: Scalar> HeadBackward<A> {
             self.keys_back.multiply_view(dscores.view(), Output::Set, to, &mut products.rows);
         }
         dqueries.assign(&own_dqueries);
-        products.add_transposed(dscores.view(), queries, &mut own.keys);
+        products.add_transposed(dscores.view(), queries.view(), &mut own.keys);
     }
 }

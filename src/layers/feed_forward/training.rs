@@ -7,7 +7,7 @@ use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use super::{ACTIVATION_COST, FeedForward, FeedForwardScratch};
 use crate::layers::linear::{Linear, LongGradients};
 use crate::layers::tile_rows;
-use crate::ops::{Dropout, Output, ROUNDED_ROWS, RowsMut, Runs, Tile};
+use crate::ops::{Dropout, Output, ROUNDED_ROWS, RowsMut, Runs, Tile, idle_rows};
 use crate::parallel::{self, Pool, along, for_each_part};
 use crate::room::Room;
 use crate::scalar::Scalar;
@@ -168,6 +168,9 @@ impl<A: Scalar> FeedForward<A> {
             row,
         } = scratch;
         dy_tile.fill(dy, Runs::of(dy.ncols()));
+        for row in idle_rows(dy) {
+            tile.hidden.row_mut(row).fill(A::zero());
+        }
         let runs = self.hidden_runs();
         let mut dx = RowsMut::of(tile.dx);
         for part in 0..self.parts() {

@@ -50,7 +50,7 @@ pub(super) fn share_columns<A: Scalar>(
             data: &mut *own,
             stride: width,
         };
-        multiply(start..start + width, output.from_column(first, width), result);
+        multiply(start..start + width, output.at_columns(first, width), result);
         for (own, mut to) in own.chunks_exact(width).zip(to.rows_mut()) {
             to.iter_mut().zip(own).for_each(|(to, &own)| *to = own);
         }
