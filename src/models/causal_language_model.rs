@@ -85,7 +85,7 @@ impl<A: Scalar> CausalLanguageModel<A> {
     /// A configuration that describes no model, whose attention is not causal, without a head, or that treats a token as padding.
     pub fn new(config: &LanguageModelConfig, seed: u64) -> Result<Self> {
         check_causal(config)?;
-        Ok(Self::draw(config, &mut Streams::new(seed)))
+        Streams::drawn(seed, |streams| Self::draw(config, streams))
     }
 
     pub(crate) fn draw(config: &LanguageModelConfig, streams: &mut Streams) -> Self {

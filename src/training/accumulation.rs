@@ -1,8 +1,11 @@
 //! The gradients of several batches as those of one.
 
+use super::range::{Range, magnitude};
 use crate::error::{Error, Result};
-use crate::parameters::Parameters;
+use crate::parameters::{Parameters, Role};
 use crate::scalar::Scalar;
+
+const OPERATION: &str = "Accumulation::add";
 
 /// Adds up losses and gradients of batches that do not fit into memory together.
 ///
@@ -25,6 +28,8 @@ use crate::scalar::Scalar;
 pub struct Accumulation<M> {
     sum: Option<(f64, M)>,
     weight: f64,
+    /// No number of the sum is larger.
+    bound: f64,
 }
 
 impl<M> Default for Accumulation<M> {
@@ -36,26 +41,27 @@ impl<M> Default for Accumulation<M> {
 impl<M> Accumulation<M> {
     /// Nothing yet.
     pub fn new() -> Self {
-        Self { sum: None, weight: 0.0 }
+        Self {
+            sum: None,
+            weight: 0.0,
+            bound: 0.0,
+        }
     }
 
     /// Adds the mean loss of a batch and its gradients, `weight` times. A weight of 0 adds nothing, not even NaN.
     ///
     /// # Errors
-    /// Gradients of another configuration than those before; a weight that is negative or not finite.
+    /// Gradients of another configuration than those before; a weight that is negative, or that the element type cannot hold or divide by; a
+    /// gradient that is not finite; a sum that would not be. Nothing is added then.
     pub fn add<A: Scalar>(&mut self, loss: f64, gradients: M, weight: f64) -> Result<()>
     where
         M: Parameters<A>,
     {
-        if !(weight.is_finite() && weight >= 0.0) {
-            return Err(Error::argument(
-                "Accumulation::add",
-                format!("the weight is {weight}; it must be finite and not negative"),
-            ));
-        }
         if weight == 0.0 {
             return Ok(());
         }
+        self.check_weight::<A>(loss, weight)?;
+        self.bound = self.bound_with(&gradients, weight)?;
         match &mut self.sum {
             None => {
                 let mut gradients = gradients;
@@ -63,13 +69,64 @@ impl<M> Accumulation<M> {
                 self.sum = Some((loss * weight, gradients));
             }
             Some((losses, sum)) => {
-                check_alike(sum, &gradients)?;
                 *losses += loss * weight;
                 sum.scaled_add(A::cast(weight), &gradients);
             }
         }
         self.weight += weight;
         Ok(())
+    }
+
+    /// An error where the element type cannot hold `weight`, nor divide by it or by the sum of all weights, or where the sum of the losses is too
+    /// large.
+    fn check_weight<A: Scalar>(&self, loss: f64, weight: f64) -> Result<()> {
+        let is_held = |number: f64| A::cast(number).is_normal() && A::cast(1.0 / number).is_normal();
+        if !(weight > 0.0 && is_held(weight) && is_held(self.weight + weight)) {
+            let reason = format!(
+                "the weight is {weight:e}, after {:e} before; each and their sum must be 0 or positive numbers that {} holds, and their reciprocals \
+                 too: scale the weights of all batches alike",
+                self.weight,
+                A::NAME
+            );
+            return Err(Error::argument(OPERATION, reason));
+        }
+        let before = self.sum.as_ref().map_or(0.0, |(losses, _)| *losses);
+        if loss.is_finite() && before.is_finite() && !(before + loss * weight).is_finite() {
+            let reason = format!("the loss {loss:e} times the weight {weight:e} makes a sum that is not finite; use smaller weights");
+            return Err(Error::argument(OPERATION, reason));
+        }
+        Ok(())
+    }
+
+    /// A bound of the sum with `weight` times `gradients`; an error where they are of another configuration or the sum would not be finite.
+    fn bound_with<A: Scalar>(&self, gradients: &M, weight: f64) -> Result<f64>
+    where
+        M: Parameters<A>,
+    {
+        let sum = self.sum.as_ref().map(|(_, sum)| sum);
+        if let Some(sum) = sum {
+            check_alike(sum, gradients)?;
+        }
+        let Range { safe, rounding, .. } = Range::of::<A>();
+        let mut largest = 0.0_f64;
+        gradients.visit("", &mut |_, role, tensor| {
+            if role == Role::Trainable {
+                largest = largest.max(magnitude(&tensor));
+            }
+        });
+        let bound = (self.bound + weight * largest) * rounding;
+        if bound < safe {
+            return Ok(bound);
+        }
+        match first_not_finite(sum, gradients, A::cast(weight)) {
+            None => Ok(bound),
+            Some(name) => {
+                let reason = format!(
+                    "with `{name}` times the weight {weight:e}, the sum of the gradients would not be finite; leave this batch out"
+                );
+                Err(Error::argument(OPERATION, reason))
+            }
+        }
     }
 
     /// The mean loss and its gradients; `None` where nothing was added.
@@ -81,6 +138,30 @@ impl<M> Accumulation<M> {
         scale(&mut gradients, A::cast(1.0 / self.weight));
         Some((loss / self.weight, gradients))
     }
+}
+
+/// The first parameter whose sum would not be finite.
+fn first_not_finite<A: Scalar, M: Parameters<A>>(sum: Option<&M>, gradients: &M, weight: A) -> Option<String> {
+    let mut sums = sum.map(Parameters::named).into_iter().flatten();
+    let mut first = None;
+    gradients.visit("", &mut |name, role, tensor| {
+        let before = sums.next();
+        if first.is_some() || role != Role::Trainable {
+            return;
+        }
+        let product = |gradient: &A| weight * *gradient;
+        let is_finite = match before {
+            Some((_, before)) => before
+                .iter()
+                .zip(&tensor)
+                .all(|(before, gradient)| (*before + product(gradient)).is_finite()),
+            None => tensor.iter().all(|gradient| product(gradient).is_finite()),
+        };
+        if !is_finite {
+            first = Some(name.to_owned());
+        }
+    });
+    first
 }
 
 fn scale<A: Scalar>(values: &mut impl Parameters<A>, factor: A) {
@@ -96,7 +177,7 @@ fn check_alike<A: Scalar, M: Parameters<A>>(sum: &M, gradients: &M) -> Result<()
         return Ok(());
     }
     Err(Error::argument(
-        "Accumulation::add",
+        OPERATION,
         "the gradients are of another configuration than those before",
     ))
 }
