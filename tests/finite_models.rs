@@ -20,7 +20,7 @@ fn refused<T>(result: Result<T>, expected: &str) {
 fn for_each_model<A: Scalar>(standard_deviation: f64, check: impl Fn(&str, Option<Error>)) {
     let initialization = Initialization::Normal { standard_deviation };
     let layer = LinformerConfig::new(8, 2, 16, 4).with_initialization(initialization);
-    let causal = CausalConfig::new(8, 2, 16, 1).with_initialization(initialization);
+    let causal = CausalConfig::new(8, 2, 1024, 2).with_initialization(initialization);
     let exact = AttentionConfig::new(8, 2);
     check("layer", LinformerAttention::<A>::new(&layer, 0).err());
     for (kind, sharing) in [
