@@ -217,7 +217,7 @@ impl<A: Scalar> SgdRule<A> {
             velocity
         };
         let update = lr * direction * rounding;
-        let is_safe = [pull, velocity, direction].iter().all(|&number| number < safe);
+        let is_safe = [pull, velocity].iter().all(|&number| number < safe);
         let stays = if decay > 0.0 {
             parameters + update < safe
         } else {
