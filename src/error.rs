@@ -89,6 +89,17 @@ pub enum Error {
         /// The first parameter whose gradient it is.
         parameter: String,
     },
+    /// An optimiser's step after which a parameter or a moment would be NaN or infinite. Model and optimiser are left as they were.
+    #[error(
+        "optimiser step {step}: `{tensor}` would hold a number that is not finite, and nothing was changed; clip the gradients, lower the learning \
+         rate or the weight decay, or leave this batch out"
+    )]
+    NonFiniteStep {
+        /// The optimiser's step, counted from 1.
+        step: u64,
+        /// The first parameter that it is, or the first moment: `moment2.weight` is the second moment of `weight`.
+        tensor: String,
+    },
     /// A mask, a list of lengths or a list of positions that does not fit its sequence.
     #[error("{operation}: {reason}")]
     Argument {

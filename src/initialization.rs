@@ -44,6 +44,8 @@ pub(crate) struct Streams {
     next: u64,
     /// The columns of projections that are kept; all of them if not told.
     columns: Option<Range<usize>>,
+    /// The option that made a number that is not finite, its value, and the element type.
+    refused: Option<(&'static str, f64, &'static str)>,
 }
 
 impl Streams {
@@ -52,6 +54,36 @@ impl Streams {
             seed: Some(seed),
             next: 0,
             columns: None,
+            refused: None,
+        }
+    }
+
+    /// What `draw` makes of the numbers of `seed`.
+    ///
+    /// # Errors
+    /// Returns an error if one of the numbers is not finite, as of a standard deviation near the end of the element type's range.
+    pub(crate) fn drawn<M>(seed: u64, draw: impl FnOnce(&mut Self) -> M) -> Result<M> {
+        let mut streams = Self::new(seed);
+        let drawn = draw(&mut streams);
+        streams.check()?;
+        Ok(drawn)
+    }
+
+    /// An error where a number that was made so far is not finite.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.refused {
+            None => Ok(()),
+            Some((option, value, element)) => {
+                let reason = format!("it makes a number of the model that is not finite as {element}; use one nearer to 1");
+                Err(Error::config(option, format!("{value:e}"), reason))
+            }
+        }
+    }
+
+    /// Notes that `option` is at fault where one of the `numbers` made with it is not finite.
+    pub(crate) fn note<'n, A: Scalar>(&mut self, option: &'static str, value: f64, mut numbers: impl Iterator<Item = &'n A>) {
+        if !numbers.all(|number| number.is_finite()) {
+            self.refused.get_or_insert((option, value, A::NAME));
         }
     }
 
@@ -61,6 +93,7 @@ impl Streams {
             seed: None,
             next: 0,
             columns: None,
+            refused: None,
         }
     }
 
@@ -111,7 +144,11 @@ impl Streams {
             }
             Initialization::UniformInverseSqrtK => self.columns_of(shape, 1.0 / (k as f64).sqrt(), uniform),
             Initialization::XavierNormal => self.columns_of(shape, (2.0 / (n + k) as f64).sqrt(), StandardNormal),
-            Initialization::Normal { standard_deviation } => self.columns_of(shape, standard_deviation, StandardNormal),
+            Initialization::Normal { standard_deviation } => {
+                let matrix = self.columns_of(shape, standard_deviation, StandardNormal);
+                self.note("standard_deviation", standard_deviation, matrix.iter());
+                matrix
+            }
         }
     }
 

@@ -3,6 +3,8 @@
 //! Everything that walks over parameters (counting, zeroing, saving, loading, stepping) goes through [`Parameters::visit`] and
 //! [`Parameters::visit_mut`], which one macro writes for a struct from the list of its fields.
 
+use std::collections::BTreeMap;
+
 use ndarray::{Array, ArrayViewD, ArrayViewMutD, Dimension};
 
 use crate::parallel;
@@ -94,6 +96,16 @@ pub trait Parameters<A: Scalar> {
             }
         });
     }
+}
+
+/// Copies every tensor of `from` to the one in `to` that has its name and its shape; the others stay.
+pub(crate) fn copy_namesakes<A: Scalar>(from: &impl Parameters<A>, to: &mut impl Parameters<A>) {
+    let tensors: BTreeMap<String, ArrayViewD<'_, A>> = from.named().into_iter().collect();
+    to.visit_mut("", &mut |name, _, mut own| {
+        if let Some(tensor) = tensors.get(name).filter(|tensor| tensor.shape() == own.shape()) {
+            own.assign(tensor);
+        }
+    });
 }
 
 /// `path` and `field`, joined by a dot.

@@ -10,7 +10,7 @@ use linformer::ndarray::{Array2, array, s};
 use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step};
 use linformer::{
     AttentionConfig, BlockWeights, CausalConfig, CausalLanguageModel, EncoderConfig, Error, GenerationConfig, HeadKind,
-    LanguageModelConfig, LinformerConfig, Overflow, PositionKind, SinusoidLayout, TrainingPass,
+    LanguageModelConfig, LinformerConfig, Overflow, Parameters, PositionKind, SinusoidLayout, TrainingPass,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -96,6 +96,83 @@ proptest! {
             let ended = tokens.iter().position(|&token| token == stop);
             prop_assert_eq!(tokens.len(), ended.map_or(9, |last| last + 1));
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn a_text_with_a_seed_of_its_own_gets_in_any_batch_what_it_gets_alone(
+        texts in prop::collection::vec((1..=8_usize, 0..5_u64, 0..1000_u64), 1..=4), stop in 0..VOCABULARY, overflow: bool,
+    ) {
+        let model = small(if overflow { 10 } else { 32 });
+        let config = GenerationConfig::new(9).with_temperature(0.9).with_top_p(Some(0.9)).with_stop_tokens(vec![stop]);
+        let config = config.with_overflow(if overflow { Overflow::Slide } else { Overflow::Error });
+        let prompts: Vec<Vec<usize>> = texts.iter().map(|&(length, number, _)| text(length, number)).collect();
+        let seeds: Vec<u64> = texts.iter().map(|&(_, _, seed)| seed).collect();
+        let together = collect(&model, &prompts, &config.clone().with_seeds(seeds.clone()));
+        let mut backwards: (Vec<Vec<usize>>, Vec<u64>) = (prompts.clone(), seeds.clone());
+        backwards.0.reverse();
+        backwards.1.reverse();
+        let mut other = collect(&model, &backwards.0, &config.clone().with_seeds(backwards.1));
+        other.reverse();
+        prop_assert_eq!(&other, &together);
+        for ((prompt, &seed), tokens) in prompts.iter().zip(&seeds).zip(&together) {
+            let prompt = std::slice::from_ref(prompt);
+            prop_assert_eq!(&collect(&model, prompt, &config.clone().with_seed(seed))[0], tokens);
+            prop_assert_eq!(&collect(&model, prompt, &config.clone().with_seeds(vec![seed]))[0], tokens);
+            let one: Vec<usize> = model.generate_one(&prompt[0], &config.clone().with_seed(seed)).unwrap().map(Result::unwrap).collect();
+            prop_assert_eq!(&one, tokens);
+        }
+    }
+}
+
+/// One seed for all: the first text gets what it gets alone, and equal texts draw apart.
+#[test]
+fn texts_of_one_seed_draw_apart() {
+    let model = small(32);
+    let config = GenerationConfig::new(12).with_temperature(1.0).with_seed(3);
+    let prompts = vec![text(3, 0); 3];
+    let together = collect(&model, &prompts, &config);
+    assert_eq!(collect(&model, &prompts[..1], &config)[0], together[0]);
+    assert!(together[0] != together[1] && together[1] != together[2] && together[0] != together[2]);
+    let same = collect(&model, &prompts, &config.with_seed(0).with_seeds(vec![3; 3]));
+    assert!(same.iter().all(|tokens| *tokens == together[0]));
+}
+
+#[test]
+fn seeds_without_effect_are_refused() {
+    let model = small(32);
+    let drawn = GenerationConfig::new(2).with_temperature(1.0);
+    for (config, option) in [
+        (GenerationConfig::new(2).with_seeds(vec![1, 2]), "seeds"),
+        (drawn.clone().with_seed(1).with_seeds(vec![1, 2]), "seed"),
+        (drawn.clone().with_seeds(vec![1]), "seeds"),
+        (drawn.with_seeds(vec![1, 2, 3]), "seeds"),
+    ] {
+        match model.generate(&[vec![1], vec![2]], &config) {
+            Err(Error::Config { option: found, .. }) => assert_eq!(found, option),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Scores that are all −∞ are an error that changes nothing, greedy or drawn.
+#[test]
+fn no_possible_token_is_an_error() {
+    let mut model = small(32);
+    model.visit_mut("", &mut |name, _, mut tensor| {
+        if name == "head.bias" {
+            tensor.fill(f64::NEG_INFINITY);
+        }
+    });
+    for temperature in [0.0, 1.0] {
+        let config = GenerationConfig::new(3).with_temperature(temperature);
+        let mut generation = model.generate(&[vec![1], vec![2, 3]], &config).unwrap();
+        assert!(matches!(generation.next(), Some(Err(Error::Argument { .. }))));
+        assert!(generation.next().is_none());
+        assert_eq!(generation.texts().collect::<Vec<_>>(), [&[1][..], &[2, 3]]);
     }
 }
 

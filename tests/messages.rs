@@ -36,6 +36,8 @@ fn cases() -> Vec<Case> {
     let optimizer = AdamW::new(&model, AdamWConfig::new()).unwrap();
     let mut gradients = model.zeros_like();
     gradients.visit_mut("", &mut |_, _, mut tensor| tensor.fill(f64::NAN));
+    let mut huge = model.zeros_like();
+    huge.visit_mut("", &mut |_, _, mut tensor| tensor.fill(1e200));
     let targets = [Some(9), None];
     vec![
         case(
@@ -78,6 +80,11 @@ fn cases() -> Vec<Case> {
             "NonFiniteGradient",
             optimizer.clone().step(&mut model.clone(), &gradients, 0.1),
             ["embedding.weight", "not finite", "leave this batch out"],
+        ),
+        case(
+            "NonFiniteStep",
+            optimizer.clone().step(&mut model.clone(), &huge, 0.1),
+            ["step 1: `moment2.embedding.weight`", "nothing was changed", "clip the gradients"],
         ),
         case(
             "Argument",

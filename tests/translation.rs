@@ -7,7 +7,7 @@ use common::{difference, scramble};
 use linformer::ndarray::{Array2, s};
 use linformer::{
     AttentionConfig, CausalConfig, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoder, EncoderDecoderConfig, Error,
-    LanguageModelConfig, LinformerConfig, PaddingMask, PairBatch, PositionKind, TokenPairs, TranslationConfig,
+    LanguageModelConfig, LinformerConfig, PaddingMask, PairBatch, Parameters, PositionKind, TokenPairs, TranslationConfig,
 };
 use proptest::prelude::*;
 
@@ -224,6 +224,36 @@ fn bad_input_is_an_error() {
             .forward(&TokenPairs::new(&source, &target).with_source_mask(Some(&wrong)))
             .is_err()
     );
+}
+
+/// Tokens that the head makes impossible are in no target, and fewer targets come back than there are beams.
+#[test]
+fn impossible_tokens_are_in_no_target() {
+    for (possible, end) in [(vec![0, 1], 1), (vec![0], 1), (vec![2], 2), (vec![0, 2], 1), (vec![0, 1, 2], 1)] {
+        let mut model = small(6, 3);
+        model.visit_mut("", &mut |name, _, mut tensor| {
+            if name == "target.head.bias" {
+                let closed = (0..3).filter(|token| !possible.contains(token));
+                closed.for_each(|token| tensor[[token]] = f64::NEG_INFINITY);
+            }
+        });
+        for beams in 1..=5 {
+            for most in 1..=4 {
+                let config = TranslationConfig::new(0, end, most).with_beams(beams);
+                for found in model.translate(&[vec![1], vec![2, 3, 4]], &config).unwrap() {
+                    assert!(!found.is_empty() && found.len() <= beams);
+                    for target in &found {
+                        assert!(target.score.is_finite(), "{found:?}");
+                        assert!(target.tokens.iter().all(|token| possible.contains(token)), "{found:?}");
+                        assert!(!target.ended || possible.contains(&end), "{found:?}");
+                    }
+                    if possible.len() == 1 {
+                        assert_eq!(found.len(), 1, "{found:?}");
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// A length penalty of any size gives numbers, and the targets of a search stay in their order.

@@ -59,7 +59,7 @@ impl<A: Scalar> ExactAttention<A> {
     /// A configuration that describes no layer.
     pub fn new(config: &AttentionConfig, seed: u64) -> Result<Self> {
         config.check()?;
-        Ok(Self::draw(config, &mut Streams::new(seed)))
+        Streams::drawn(seed, |streams| Self::draw(config, streams))
     }
 
     pub(crate) fn draw(config: &AttentionConfig, streams: &mut Streams) -> Self {

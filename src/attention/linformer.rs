@@ -4,11 +4,12 @@ use ndarray::{Array3, Array4, ArrayRef3, s};
 
 use super::compressed::Compressed;
 use super::compressor::{Compressor, Extent, Order};
+use super::exact::ExactAttention;
 use super::mask::PaddingMask;
 use super::projection::Projections;
 use super::weights::{AttendScratch, AttentionWeights};
 use super::workspace::Workspace;
-use crate::config::{LinformerConfig, ProjectionKind, Sharing, Tail};
+use crate::config::{LinformerConfig, ProjectionConfig, ProjectionKind, Sharing, Tail};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
 use crate::layers::{Linear, check_width, map_tiles};
@@ -56,7 +57,7 @@ impl<A: Scalar> LinformerAttention<A> {
                 "one projection for all layers belongs to an Encoder; a layer by itself takes KeyValue",
             ));
         }
-        Ok(Self::draw(config, &mut Streams::new(seed)))
+        Streams::drawn(seed, |streams| Self::draw(config, streams))
     }
 
     pub(crate) fn draw(config: &LinformerConfig, streams: &mut Streams) -> Self {
@@ -66,6 +67,38 @@ impl<A: Scalar> LinformerAttention<A> {
             weights: AttentionWeights::draw(&config.attention, streams),
             projections: owns_projections.then(|| Projections::draw(config, streams)),
         }
+    }
+
+    /// The Linformer layer with the weights of an exact layer and with new projections, which compress up to `seq_len` positions to `k` rows.
+    ///
+    /// Heads, biases, tied keys and values and the output's rank are the exact layer's; its biases enter before the compression, as they enter every
+    /// key and value there. With E = F = 1 and k = n the two layers compute the same. Padding leaves an empty slot then, of the score 0 and the value 0,
+    /// as [`AttentionConfig::masked_keys_stay`](crate::AttentionConfig::masked_keys_stay) has it.
+    ///
+    /// ```
+    /// use linformer::ndarray::Array3;
+    /// use linformer::{AttentionConfig, ExactAttention, LinformerAttention, Parameters, ProjectionConfig};
+    ///
+    /// let exact = ExactAttention::<f64>::new(&AttentionConfig::new(8, 2), 0)?;
+    /// let mut layer = LinformerAttention::from_exact(&exact, 5, 5, ProjectionConfig::default(), 1)?;
+    /// layer.visit_mut("", &mut |name, _, mut tensor| {
+    ///     if name.starts_with("projections") {
+    ///         tensor.indexed_iter_mut().for_each(|(at, number)| *number = if at[0] == at[1] { 1.0 } else { 0.0 });
+    ///     }
+    /// });
+    /// let x = Array3::from_shape_fn((1, 5, 8), |(_, t, i)| ((t * 8 + i) as f64).sin());
+    /// let difference = layer.forward(&x, None)? - exact.forward(&x, None)?;
+    /// assert!(difference.iter().all(|difference| difference.abs() < 1e-12));
+    /// # Ok::<(), linformer::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns an error if the exact layer is causal, since a compressed row mixes all positions, or if there is no layer with such a projection;
+    /// [`Sharing::Layerwise`] takes an [`Encoder`](crate::Encoder).
+    pub fn from_exact(layer: &ExactAttention<A>, seq_len: usize, k: usize, projection: ProjectionConfig, seed: u64) -> Result<Self> {
+        let mut own = Self::new(&LinformerConfig::compressing(layer.config(), seq_len, k, projection), seed)?;
+        own.weights = layer.weights().clone();
+        Ok(own)
     }
 
     /// The configuration.

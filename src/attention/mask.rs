@@ -1,6 +1,6 @@
 //! Which positions of a batch are real.
 
-use ndarray::{Array2, ArrayRef2, ArrayView1};
+use ndarray::{Array2, ArrayRef2, ArrayView1, ArrayView2};
 
 use crate::error::{Error, Result, checked_len};
 
@@ -84,6 +84,11 @@ impl PaddingMask {
     /// Whether `position` of `item` is a real token; anything outside the batch is not.
     pub fn is_real(&self, item: usize, position: usize) -> bool {
         self.real.get((item, position)).copied().unwrap_or(false)
+    }
+
+    /// All positions, (batch, length).
+    pub(crate) fn real(&self) -> ArrayView2<'_, bool> {
+        self.real.view()
     }
 
     /// The positions of one item.

@@ -164,6 +164,10 @@ impl<A: Scalar> Projection<A> {
             let at = |column| matrix[[matrix_index, slot, column]].widen();
             A::cast((at(left) * (1.0 - share) + at(right) * share) * ratio)
         });
+        if stretched.iter().any(|number| !number.is_finite()) && matrix.iter().all(|number| number.is_finite()) {
+            let reason = format!("the numbers of E or F are so large that, stretched to {new_len} columns, some are not finite");
+            return Err(Error::argument("extended", reason));
+        }
         Ok(Self {
             form: Form::Dense {
                 matrix: stretched,

@@ -79,7 +79,7 @@ impl<A: Scalar> Decoder<A> {
     /// A configuration that describes no decoder.
     pub fn new(config: &DecoderConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
-        Ok(Self::draw(config, &mut Streams::new(seed)))
+        Streams::drawn(seed, |streams| Self::draw(config, streams))
     }
 
     pub(crate) fn draw(config: &DecoderConfig, streams: &mut Streams) -> Self {

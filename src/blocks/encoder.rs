@@ -6,12 +6,12 @@ use super::EncoderBlock;
 use super::encoder_block::rows_of_items;
 use super::training::contiguous;
 use crate::attention::{PaddingMask, Projections, Workspace, draw_projections};
-use crate::config::{AttentionKind, EncoderConfig, HasNorms};
+use crate::config::{AttentionKind, EncoderConfig, HasNorms, ProjectionConfig};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{LayerNorm, TILE, check_width};
 use crate::parallel;
-use crate::parameters::parameters;
+use crate::parameters::{copy_namesakes, parameters};
 use crate::room::Reserve;
 use crate::scalar::Scalar;
 
@@ -67,7 +67,30 @@ impl<A: Scalar> Encoder<A> {
     /// A configuration that describes no encoder.
     pub fn new(config: &EncoderConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
-        Ok(Self::draw(config, &mut Streams::new(seed)))
+        Streams::drawn(seed, |streams| Self::draw(config, streams))
+    }
+
+    /// The encoder with the weights of one with exact attention and with the projections of a new one, which compress up to `seq_len` positions to
+    /// `k` rows: one for each layer, or one for all with [`Sharing::Layerwise`](crate::Sharing::Layerwise). See [`LinformerAttention::from_exact`](crate::LinformerAttention::from_exact).
+    ///
+    /// ```
+    /// use linformer::{AttentionConfig, Encoder, EncoderConfig, ProjectionConfig, Sharing};
+    /// use linformer::ndarray::Array3;
+    ///
+    /// let exact = Encoder::<f32>::new(&EncoderConfig::new(AttentionConfig::new(16, 2), 3), 0)?;
+    /// let projection = ProjectionConfig::default().with_sharing(Some(Sharing::Layerwise));
+    /// let encoder = Encoder::from_exact(&exact, 100, 10, projection, 1)?;
+    /// assert!(encoder.projections().is_some());
+    /// assert_eq!(encoder.forward(&Array3::ones((1, 100, 16)), None)?.dim(), (1, 100, 16));
+    /// # Ok::<(), linformer::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns an error if the encoder's attention is not exact, or is causal; if there is no encoder with such a projection.
+    pub fn from_exact(encoder: &Self, seq_len: usize, k: usize, projection: ProjectionConfig, seed: u64) -> Result<Self> {
+        let mut own = Self::new(&encoder.config.compressing(seq_len, k, projection)?, seed)?;
+        copy_namesakes(encoder, &mut own);
+        Ok(own)
     }
 
     pub(crate) fn draw(config: &EncoderConfig, streams: &mut Streams) -> Self {

@@ -81,7 +81,7 @@ impl<A: Scalar> EncoderBlock<A> {
                 "it belongs to an Encoder; a block by itself takes KeyValue",
             ));
         }
-        Ok(Self::draw(&config, 0, &mut Streams::new(seed)))
+        Streams::drawn(seed, |streams| Self::draw(&config, 0, streams))
     }
 
     pub(crate) fn draw(config: &EncoderConfig, layer: usize, streams: &mut Streams) -> Self {

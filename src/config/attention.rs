@@ -229,6 +229,18 @@ impl LinformerConfig {
         self
     }
 
+    /// What the weights of exact attention become with a `projection` put in. Padding has an empty slot then, which is what
+    /// [`AttentionConfig::masked_keys_stay`] is for exact attention.
+    pub(crate) fn compressing(exact: &AttentionConfig, seq_len: usize, k: usize, projection: ProjectionConfig) -> Self {
+        Self {
+            attention: exact.clone().with_masked_keys_stay(false),
+            seq_len,
+            k,
+            projection,
+            bias_place: BiasPlace::BeforeCompression,
+        }
+    }
+
     /// The number of slots that a full sequence is really compressed to; for a convolution it can differ from `k`.
     ///
     /// ```

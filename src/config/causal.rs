@@ -1,4 +1,4 @@
-//! Causal attention to a window and to summaries of what came before.
+//! Causal attention to a window and to summaries of complete blocks.
 
 use super::{AttentionConfig, ProjectionConfig, ProjectionKind, Sharing, at_least_one, setters};
 use crate::error::{Error, Result, checked_len};
@@ -28,9 +28,10 @@ pub enum SummarySoftmax {
     Summed,
 }
 
-/// Blockwise causal attention: exact over a window, and to r summary rows of each block that is complete.
+/// Blockwise causal attention: exact over a window, and to r summary rows of each block that is complete by then.
 ///
-/// A row at position t sees the last `window` positions up to its own, and the summaries of every block whose last position is at most t. With a
+/// A row at position t sees the last `window` positions up to its own, and the summaries of every block whose last position is at most t: the
+/// last row of a block sees the summary of its own block, the others only those of earlier ones. With a
 /// block of fixed length the summaries would grow with the sequence, and the cost with its square. So the default block grows with `seq_len`:
 /// it is ⌈√(`seq_len`·r)⌉ long, and so is the window, so that there are about as many summary rows as keys of the window at the end of
 /// the sequence, and fewer before. The price is that the number of rows that a query sees still grows, as the square root:

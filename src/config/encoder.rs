@@ -1,6 +1,6 @@
 //! Feed-forwards, blocks and encoders.
 
-use super::{AttentionConfig, CausalConfig, LinformerConfig, Sharing, at_least_one, check_eps, setters};
+use super::{AttentionConfig, CausalConfig, LinformerConfig, ProjectionConfig, Sharing, at_least_one, check_eps, setters};
 use crate::error::{Error, Result, checked_len};
 use crate::ops::Activation;
 
@@ -72,7 +72,7 @@ pub enum AttentionKind {
     Linformer(LinformerConfig),
     /// Exact: O(n²). With [`AttentionConfig::causal`] a position sees nothing after itself.
     Exact(AttentionConfig),
-    /// Blockwise causal: a window, and summaries of what came before.
+    /// Blockwise causal: a window, and summaries of the blocks that are complete.
     Causal(CausalConfig),
 }
 
@@ -247,6 +247,26 @@ impl EncoderConfig {
     /// Whether the encoder owns the one projection of all its layers.
     pub(crate) fn shares_projection(&self) -> bool {
         self.attention.sharing() == Some(Sharing::Layerwise)
+    }
+
+    /// What an encoder with exact attention becomes with a `projection` put in.
+    ///
+    /// # Errors
+    /// Returns an error if the attention is not exact, or cannot be compressed.
+    pub(crate) fn compressing(&self, seq_len: usize, k: usize, projection: ProjectionConfig) -> Result<Self> {
+        let found = match &self.attention {
+            AttentionKind::Exact(exact) => {
+                let config = Self {
+                    attention: LinformerConfig::compressing(exact, seq_len, k, projection).into(),
+                    ..self.clone()
+                };
+                return config.check().map(|()| config);
+            }
+            AttentionKind::Linformer(_) => "Linformer",
+            AttentionKind::Causal(_) => "Causal",
+        };
+        let reason = "only exact attention has weights without a projection; take an encoder whose attention is AttentionKind::Exact";
+        Err(Error::config("attention", found, reason))
     }
 
     /// Checks that this describes an encoder.

@@ -17,7 +17,8 @@ pub enum Overflow {
 
 /// How tokens are chosen, and when to stop.
 ///
-/// The order is: repetition penalty, temperature, `top_k`, `top_p`, then one draw. Every sequence of a batch draws from a stream of its own.
+/// The order is: repetition penalty, temperature, `top_k`, `top_p`, then one draw. Every text of a batch draws from a stream of its own: that of
+/// its own seed, where [`seeds`](Self::seeds) has one for each, and the stream with the text's number of the one [`seed`](Self::seed) otherwise.
 ///
 /// ```
 /// use linformer::{CausalConfig, CausalLanguageModel, EncoderConfig, GenerationConfig, LanguageModelConfig};
@@ -28,6 +29,11 @@ pub enum Overflow {
 /// let write = || model.generate_one(&[1, 2], &config)?.collect::<Result<Vec<usize>, _>>();
 /// assert_eq!(write()?.len(), 5);
 /// assert_eq!(write()?, write()?, "one seed, one text");
+///
+/// // A text with a seed of its own gets in any batch what it gets alone.
+/// let batch = config.clone().with_seed(0).with_seeds(vec![8, 1]);
+/// let steps = model.generate(&[vec![3], vec![1, 2]], &batch)?.collect::<Result<Vec<_>, _>>()?;
+/// assert_eq!(steps.iter().map(|step| step[1].unwrap()).collect::<Vec<_>>(), write()?);
 ///
 /// // Options without effect are errors: without a temperature nothing is drawn.
 /// assert!(GenerationConfig::new(5).with_top_k(Some(3)).check().is_err());
@@ -42,15 +48,21 @@ pub struct GenerationConfig {
     pub temperature: f64,
     /// Only this many of the highest scores are drawn from.
     pub top_k: Option<usize>,
-    /// Only the likeliest tokens that together have this probability are drawn from (Holtzman et al., arXiv 1904.09751).
+    /// Only the likeliest tokens that together have this probability are drawn from (Holtzman et al., arXiv 1904.09751): as few as reach it. They
+    /// reach it to within rounding, a few units in the last place of the model's scores, so that probabilities that add up to it in decimal are
+    /// enough.
     pub top_p: Option<f64>,
     /// What positive scores of tokens that the text already has are divided by, and negative ones multiplied by (Keskar et al., arXiv 1909.05858);
     /// 1 does nothing.
     pub repetition_penalty: f64,
     /// Tokens of the vocabulary that end a sequence. They are part of the result.
     pub stop_tokens: Vec<usize>,
-    /// The seed of all draws.
+    /// The seed of all draws. The first text of a batch gets what it gets alone with this seed; the i-th, counted from 0, draws from the i-th
+    /// stream of the seed, which no text alone draws from.
     pub seed: u64,
+    /// A seed for each text, in the order of the prompts, instead of one for all; none where it is empty. A text then gets what it gets alone
+    /// with its seed as [`seed`](Self::seed), whatever other texts the batch has.
+    pub seeds: Vec<u64>,
     /// The most tokens of context, where it is less than the model's own limit.
     pub max_context: Option<usize>,
     /// What happens to longer ones.
@@ -68,6 +80,7 @@ impl GenerationConfig {
             repetition_penalty: 1.0,
             stop_tokens: Vec::new(),
             seed: 0,
+            seeds: Vec::new(),
             max_context: None,
             overflow: Overflow::default(),
         }
@@ -86,6 +99,8 @@ impl GenerationConfig {
         with_stop_tokens => stop_tokens: Vec<usize>,
         /// Sets [`GenerationConfig::seed`].
         with_seed => seed: u64,
+        /// Sets [`GenerationConfig::seeds`].
+        with_seeds => seeds: Vec<u64>,
         /// Sets [`GenerationConfig::max_context`].
         with_max_context => max_context: Option<usize>,
         /// Sets [`GenerationConfig::overflow`].
@@ -119,6 +134,20 @@ impl GenerationConfig {
             if value == Some(0) {
                 return Err(Error::config(option, 0, "it must be at least 1"));
             }
+        }
+        if !self.seeds.is_empty() && self.seed != 0 {
+            return Err(Error::config(
+                "seed",
+                self.seed,
+                "every text has a seed of its own in seeds; leave one of the two out",
+            ));
+        }
+        if self.temperature == 0.0 && !self.seeds.is_empty() {
+            return Err(Error::config(
+                "seeds",
+                format!("{:?}", self.seeds),
+                "without a temperature nothing is drawn; raise it, or leave them out",
+            ));
         }
         if self.temperature == 0.0 && (self.top_k.is_some() || self.top_p.is_some()) {
             return Err(Error::config(

@@ -27,8 +27,9 @@ pub enum PositionKind {
         /// The longest sequence.
         max_len: usize,
     },
-    /// As RoBERTa and fairseq count: only tokens other than `padding_token` take a position, the first one `padding_token` + 1;
-    /// padding itself has the vector of row `padding_token`.
+    /// As RoBERTa and fairseq count: only tokens that are no padding take a position, the first one `padding_token` + 1; padding itself
+    /// has the vector of row `padding_token`. Padding is what the mask says, where there is one, and every `padding_token` where there is
+    /// none.
     LearnedAfterPadding {
         /// The most tokens of a sequence that are no padding.
         max_len: usize,
@@ -178,7 +179,21 @@ pub(crate) fn check_position(position: PositionKind, width: usize, vocab_size: u
             let rows = max_len.saturating_add(padding_token).saturating_add(1);
             checked_len("PositionKind", &[rows, width], 8).map(|_| ())
         }
-        PositionKind::Sinusoidal { base, .. } if base > 0.0 && base.is_finite() => Ok(()),
-        PositionKind::Sinusoidal { base, .. } => Err(Error::config("base", base, "it must be finite and above 0")),
+        PositionKind::Sinusoidal { base, .. } if base.is_normal() && base > 0.0 => check_frequencies(base, width),
+        PositionKind::Sinusoidal { base, .. } => {
+            let reason = format!("it must be finite and at least {:e}", f64::MIN_POSITIVE);
+            Err(Error::config("base", format!("{base:e}"), reason))
+        }
     }
+}
+
+/// An error where the product of a frequency and a position is not finite.
+fn check_frequencies(base: f64, width: usize) -> Result<()> {
+    let last = width.div_ceil(2).saturating_sub(1);
+    let largest = base.powf(-2.0 * last as f64 / width as f64).max(1.0);
+    if (largest * usize::MAX as f64).is_finite() {
+        return Ok(());
+    }
+    let reason = format!("its frequencies reach {largest:e}, which not every position can be multiplied by; use a base nearer to 1");
+    Err(Error::config("base", format!("{base:e}"), reason))
 }

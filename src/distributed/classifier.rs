@@ -9,7 +9,7 @@ use super::team::{Header, Team, digest};
 use crate::attention::{PaddingMask, Part};
 use crate::config::TrainingPass;
 use crate::error::{Error, Result};
-use crate::layers::check_width;
+use crate::layers::{Padding, check_width};
 use crate::models::{Classifier, ClassifierCache, Input, pool_part, start};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
@@ -162,7 +162,7 @@ impl<A: Scalar> Classifier<A> {
             (Input::Tokens(body), Read::Tokens(tokens)) => body.forward_part(tokens, mask, part),
             (Input::Features { input, position, encoder }, Read::Features(x)) => {
                 let mut x = input.forward(x)?;
-                position.add_from(start(Some(part)), &mut x.view_mut(), None)?;
+                position.add_from(start(Some(part)), &mut x.view_mut(), Padding::None)?;
                 encoder.forward_part(x, mask, part)
             }
             _ => Err(Error::argument("Sharded", "the model reads something else")),

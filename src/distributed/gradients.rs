@@ -57,6 +57,11 @@ pub fn all_reduce_gradients<A: Scalar, M: Parameters<A>>(
         }
         let mut totals = [if counts { loss * weight } else { 0.0 }, weight];
         team.add_up(&mut totals)?;
+        if totals.iter().any(|total| !total.is_finite()) {
+            let reason =
+                "the weights of all ranks, or the losses times their weights, add up to a number that is not finite; use smaller weights";
+            return Err(team.known_to_all(Error::argument(OPERATION, reason)));
+        }
         let share = A::cast(weight / if totals[1] > 0.0 { totals[1] } else { 1.0 });
         if counts {
             check_finite(gradients, team.rank(), is_trainable)?;

@@ -1,6 +1,6 @@
 //! Language models whose sequences are spread over ranks.
 
-use ndarray::{Array2, Array3, ArrayRef2, Axis};
+use ndarray::{Array2, Array3, ArrayRef2, ArrayView1, Axis};
 
 use super::part::{SequencePart, check_output, real_rows};
 use super::sharded::{Sharded, pass_words};
@@ -25,8 +25,10 @@ impl<A: Scalar> Body<A> {
     ) -> Result<SequencePart<'t>> {
         let mut part = SequencePart::new(team, sharded.shards(), tokens.nrows(), mask)?;
         if let Some(padding) = self.ends.position.padding_token() {
-            let count = |row: ndarray::ArrayView1<'_, usize>| row.iter().filter(|&&token| token != padding).count();
-            let counts: Vec<usize> = tokens.outer_iter().map(count).collect();
+            let counts: Vec<usize> = match mask {
+                Some(mask) => mask.real().outer_iter().map(|row| count(row, |&real| real)).collect(),
+                None => tokens.outer_iter().map(|row| count(row, |&token| token != padding)).collect(),
+            };
             part.count_tokens(&counts)?;
         }
         Ok(part)
@@ -36,6 +38,10 @@ impl<A: Scalar> Body<A> {
     pub(super) fn forward_part(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>, part: &dyn Part<A>) -> Result<Array3<A>> {
         self.around(tokens, mask, Some(part), |x| self.encoder.forward_part(x, mask, part))
     }
+}
+
+fn count<T>(row: ArrayView1<'_, T>, is_token: impl Fn(&T) -> bool) -> usize {
+    row.iter().filter(|value| is_token(value)).count()
 }
 
 impl<A: Scalar> Sharded<'_, LanguageModel<A>> {

@@ -148,7 +148,10 @@ impl<'c, M> Sharded<'c, M> {
         let header = checked.map(|()| Header::new([("the seed", seed)]));
         let streams = Streams::new(seed).with_columns(shards.range(communicator.rank()));
         Self::made(config, shards, communicator, header, |config| {
-            Ok(M::build(config, &mut streams.clone()))
+            let mut streams = streams.clone();
+            let built = M::build(config, &mut streams);
+            streams.check()?;
+            Ok(built)
         })
     }
 

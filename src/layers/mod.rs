@@ -14,7 +14,7 @@ pub use position::Position;
 
 pub(crate) use feed_forward::FeedForwardScratch;
 pub(crate) use linear::{bias_gradient, input_gradient, weight_gradient};
-pub(crate) use position::Start;
+pub(crate) use position::{Padding, Start};
 
 use std::ops::Range;
 

@@ -1,6 +1,6 @@
 //! What tells a model where a token stands.
 
-use ndarray::{Array1, Array2, Array3, ArrayRef2, ArrayRef3, ArrayView1, ArrayViewMut1, ArrayViewMut3, s};
+use ndarray::{Array1, Array2, Array3, ArrayRef2, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut3, s};
 
 use super::{check_width, rows};
 use crate::config::{PositionKind, SinusoidLayout, at_least_one, check_position};
@@ -46,6 +46,27 @@ pub(crate) struct Start<'s> {
 impl Start<'_> {
     fn tokens_of(self, item: usize) -> usize {
         self.tokens.get(item).copied().unwrap_or(0)
+    }
+}
+
+/// What tells the padding of a batch, (batch, length), from its tokens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Padding<'p> {
+    /// There is no padding.
+    None,
+    /// The ids themselves: one of them stands for padding.
+    Ids(&'p ArrayRef2<usize>),
+    /// A mask of what is real, whatever the ids are.
+    Mask(ArrayView2<'p, bool>),
+}
+
+impl Padding<'_> {
+    fn is_token(&self, item: usize, position: usize, padding_token: usize) -> bool {
+        match self {
+            Self::None => true,
+            Self::Ids(tokens) => tokens[[item, position]] != padding_token,
+            Self::Mask(real) => real[[item, position]],
+        }
     }
 }
 
@@ -99,11 +120,15 @@ impl<A: Scalar> Position<A> {
             PositionKind::LearnedAfterPadding { max_len, padding_token } => Some(max_len + padding_token + 1),
             PositionKind::None | PositionKind::Sinusoidal { .. } => None,
         };
+        let frequencies = Frequencies::new(kind, dim);
+        if let (PositionKind::Sinusoidal { base, .. }, Frequencies::Stored(stored)) = (kind, &frequencies) {
+            streams.note("base", base, stored.iter());
+        }
         Self {
             kind,
             dim,
             weight: rows.map(|rows| streams.normal((rows, dim), 0.02)),
-            frequencies: Frequencies::new(kind, dim),
+            frequencies,
         }
     }
 
@@ -115,7 +140,7 @@ impl<A: Scalar> Position<A> {
         at_least_one("dim", dim)?;
         checked_len("Position", &[dim], size_of::<f64>())?;
         check_position(kind, dim, usize::MAX)?;
-        Ok(Self::draw(kind, dim, &mut Streams::new(seed)))
+        Streams::drawn(seed, |streams| Self::draw(kind, dim, streams))
     }
 
     /// `x` (batch, length, dim) with its vector added to every position. `tokens` (batch, length) are the ids that `x` was made of;
@@ -137,17 +162,13 @@ impl<A: Scalar> Position<A> {
             ));
         }
         let mut placed = x.to_owned();
-        self.add_to(&mut placed.view_mut(), tokens)?;
+        let padding = tokens.map_or(Padding::None, Padding::Ids);
+        self.add_from(Start::default(), &mut placed.view_mut(), padding)?;
         Ok(placed)
     }
 
-    /// Adds its vector to every position of `x`; `tokens` are the ids that `x` was made of, where it was made of any.
-    pub(crate) fn add_to(&self, x: &mut ArrayViewMut3<'_, A>, tokens: Option<&ArrayRef2<usize>>) -> Result<()> {
-        self.add_from(Start::default(), x, tokens)
-    }
-
-    /// [`add_to`](Self::add_to) for rows that begin elsewhere in their sequences.
-    pub(crate) fn add_from(&self, start: Start<'_>, x: &mut ArrayViewMut3<'_, A>, tokens: Option<&ArrayRef2<usize>>) -> Result<()> {
+    /// Adds its vector to every position of `x`, whose rows begin at `start` in their sequences.
+    pub(crate) fn add_from(&self, start: Start<'_>, x: &mut ArrayViewMut3<'_, A>, padding: Padding<'_>) -> Result<()> {
         match (self.kind, &self.weight) {
             (PositionKind::Learned { max_len }, Some(weight)) => {
                 let end = start.position.saturating_add(x.dim().1);
@@ -165,7 +186,7 @@ impl<A: Scalar> Position<A> {
             }
             (PositionKind::LearnedAfterPadding { max_len, padding_token }, Some(weight)) => {
                 for (item, mut rows) in x.outer_iter_mut().enumerate() {
-                    let indices = rows_after_padding(tokens, item, start.tokens_of(item), padding_token);
+                    let indices = rows_after_padding(padding, item, start.tokens_of(item), padding_token);
                     for (row, index) in rows.outer_iter_mut().zip(indices) {
                         add(row, after_padding(weight, index, max_len, item)?);
                     }
@@ -222,10 +243,10 @@ impl<A: Scalar> Position<A> {
 }
 
 /// The row of each position's vector where only tokens that are no padding count.
-fn rows_after_padding(tokens: Option<&ArrayRef2<usize>>, item: usize, before: usize, padding_token: usize) -> impl Iterator<Item = usize> {
+fn rows_after_padding(padding: Padding<'_>, item: usize, before: usize, padding_token: usize) -> impl Iterator<Item = usize> {
     let mut count = before;
     (0..).map(move |position| {
-        let is_token = tokens.is_none_or(|tokens| tokens[[item, position]] != padding_token);
+        let is_token = padding.is_token(item, position, padding_token);
         count += usize::from(is_token);
         if is_token { padding_token + count } else { padding_token }
     })
@@ -245,14 +266,14 @@ fn after_padding<A>(weight: &Array2<A>, index: usize, max_len: usize, item: usiz
 
 impl<A: Scalar> Position<A> {
     /// Adds the gradients `dy` of a sequence to those of the learned vectors that were added to it.
-    pub(crate) fn backward(&self, start: Start<'_>, tokens: Option<&ArrayRef2<usize>>, dy: &Array3<A>, gradients: &mut Self) {
+    pub(crate) fn backward(&self, start: Start<'_>, padding: Padding<'_>, dy: &Array3<A>, gradients: &mut Self) {
         let Some(weight) = &mut gradients.weight else {
             return;
         };
         let (batch, length, _) = dy.dim();
         let indices: Vec<usize> = match self.kind {
             PositionKind::LearnedAfterPadding { padding_token, .. } => (0..batch)
-                .flat_map(|item| rows_after_padding(tokens, item, start.tokens_of(item), padding_token).take(length))
+                .flat_map(|item| rows_after_padding(padding, item, start.tokens_of(item), padding_token).take(length))
                 .collect(),
             _ => (0..batch).flat_map(|_| start.position..start.position + length).collect(),
         };

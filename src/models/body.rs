@@ -31,7 +31,7 @@ impl<A: Scalar> Body<A> {
     pub(crate) fn lead_in(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>, part: Option<&dyn Part<A>>) -> Result<Array3<A>> {
         let (batch, length) = tokens.dim();
         PaddingMask::check(mask, "LanguageModel", batch, length)?;
-        self.ends.lead_in(start(part), tokens, mask.is_some())
+        self.ends.lead_in(start(part), tokens, mask)
     }
 
     /// (batch, n) token ids → (batch, n, embedding width).

@@ -86,7 +86,7 @@ impl<A: Scalar> CausalLanguageModel<A> {
     pub fn new(config: &LanguageModelConfig, seed: u64) -> Result<Self> {
         check_causal(config)?;
         config.check_for::<A>()?;
-        Ok(Self::draw(config, &mut Streams::new(seed)))
+        Streams::drawn(seed, |streams| Self::draw(config, streams))
     }
 
     pub(crate) fn draw(config: &LanguageModelConfig, streams: &mut Streams) -> Self {

@@ -5,12 +5,12 @@ use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, Axis};
 use super::body::Body;
 use crate::attention::PaddingMask;
 use crate::blocks::Encoder;
-use crate::config::{ClassifierConfig, ClassifierInput, HasNorms, Pooling};
+use crate::config::{ClassifierConfig, ClassifierInput, HasNorms, Pooling, ProjectionConfig};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
-use crate::layers::{Linear, Position, check_width};
+use crate::layers::{Linear, Padding, Position, Start, check_width};
 use crate::ops::{Activation, LongSum};
-use crate::parameters::{Parameters, Visitor, VisitorMut, join, parameters};
+use crate::parameters::{Parameters, Visitor, VisitorMut, copy_namesakes, join, parameters};
 use crate::scalar::Scalar;
 
 /// A sequence of tokens or vectors in, class scores out.
@@ -77,7 +77,24 @@ impl<A: Scalar> Classifier<A> {
     /// A configuration that describes no model.
     pub fn new(config: &ClassifierConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
-        Ok(Self::draw(config, &mut Streams::new(seed)))
+        Streams::drawn(seed, |streams| Self::draw(config, streams))
+    }
+
+    /// The model with the weights of one whose encoder has exact attention and with new projections; see [`Encoder::from_exact`]. Positions stay as
+    /// they are.
+    ///
+    /// # Errors
+    /// As [`Encoder::from_exact`].
+    pub fn from_exact(model: &Self, seq_len: usize, k: usize, projection: ProjectionConfig, seed: u64) -> Result<Self> {
+        let mut config = model.config.clone();
+        let encoder = match &mut config.input {
+            ClassifierInput::Tokens(model) => &mut model.encoder,
+            ClassifierInput::Features { encoder, .. } => encoder,
+        };
+        *encoder = encoder.compressing(seq_len, k, projection)?;
+        let mut own = Self::new(&config, seed)?;
+        copy_namesakes(model, &mut own);
+        Ok(own)
     }
 
     pub(crate) fn draw(config: &ClassifierConfig, streams: &mut Streams) -> Self {
@@ -156,7 +173,7 @@ impl<A: Scalar> Classifier<A> {
         check_width("Classifier::forward_features", "x", x, input.in_dim())?;
         PaddingMask::check(mask, "Classifier::forward_features", x.dim().0, x.dim().1)?;
         let mut x = input.forward(x)?;
-        position.add_to(&mut x.view_mut(), None)?;
+        position.add_from(Start::default(), &mut x.view_mut(), Padding::None)?;
         self.scores(&encoder.forward_owned(x, mask)?, mask)
     }
 

@@ -11,7 +11,7 @@ use crate::blocks::EncoderCache;
 use crate::config::{ClassifierConfig, Pooling, TrainingPass, check_alike};
 use crate::error::{Error, Result};
 use crate::initialization::Place;
-use crate::layers::{Linear, check_width, drop_out};
+use crate::layers::{Linear, Padding, check_width, drop_out};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
 
@@ -99,7 +99,7 @@ impl<A: Scalar> Classifier<A> {
         check_width(OPERATION, "x", x, input.in_dim())?;
         PaddingMask::check(mask, OPERATION, x.dim().0, x.dim().1)?;
         let mut stream = input.forward(x)?;
-        position.add_from(start(part), &mut stream.view_mut(), None)?;
+        position.add_from(start(part), &mut stream.view_mut(), Padding::None)?;
         drop_out(&mut stream, pass.dropout(0, Place::Embedding));
         let (features, encoder) = encoder.forward_train_part(stream, mask, pass, part)?;
         let x = x.as_standard_layout().into_owned();
@@ -204,7 +204,7 @@ impl<A: Scalar> Classifier<A> {
                 let pass = *cache.pass();
                 let mut dx = encoder.backward_part(cache, dfeatures, own_encoder, part)?;
                 drop_out(&mut dx, pass.dropout(0, Place::Embedding));
-                position.backward(start(part), None, &dx, own_position);
+                position.backward(start(part), Padding::None, &dx, own_position);
                 Ok(Some(linear_rows(input, &x, &dx, own_input)))
             }
             _ => Err(Error::argument(OPERATION, "the cache or the gradients are of another model")),

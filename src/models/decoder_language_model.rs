@@ -43,7 +43,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
     /// A configuration that describes no model.
     pub fn new(config: &DecoderLanguageModelConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
-        Ok(Self::draw(config, &mut Streams::new(seed)))
+        Streams::drawn(seed, |streams| Self::draw(config, streams))
     }
 
     pub(crate) fn draw(config: &DecoderLanguageModelConfig, streams: &mut Streams) -> Self {
@@ -114,7 +114,8 @@ impl<A: Scalar> DecoderLanguageModel<A> {
     /// # Errors
     /// As [`forward`](Self::forward); a source that another decoder compressed.
     pub fn attend(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>, source: &CompressedSource<A>) -> Result<Array3<A>> {
-        let x = self.ends.lead_in(Start::default(), tokens, mask.is_some())?;
+        PaddingMask::check(mask, "DecoderLanguageModel::forward", tokens.nrows(), tokens.ncols())?;
+        let x = self.ends.lead_in(Start::default(), tokens, mask)?;
         self.scores(self.decoder.attend(&x, mask, source)?)
     }
 

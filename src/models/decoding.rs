@@ -38,7 +38,7 @@ impl<A: Scalar> Body<A> {
         let mask = PaddingMask::from_lengths(lengths, tokens.ncols())?;
         let (x, states) = self
             .encoder
-            .prefill(self.ends.lead_in(Start::default(), tokens, true)?, lengths, &mask)?;
+            .prefill(self.ends.lead_in(Start::default(), tokens, Some(&mask))?, lengths, &mask)?;
         Ok((self.ends.lead_out(x)?, states))
     }
 

@@ -152,7 +152,7 @@ impl<A: Scalar> EncoderDecoder<A> {
     /// A configuration that describes no model; see [`EncoderDecoderConfig::check`].
     pub fn new(config: &EncoderDecoderConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
-        Ok(Self::draw(config, &mut Streams::new(seed)))
+        Streams::drawn(seed, |streams| Self::draw(config, streams))
     }
 
     pub(crate) fn draw(config: &EncoderDecoderConfig, streams: &mut Streams) -> Self {

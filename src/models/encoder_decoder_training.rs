@@ -49,7 +49,8 @@ impl<A: Scalar> DecoderLanguageModel<A> {
         source: (Array3<A>, Option<&PaddingMask>),
         pass: &TrainingPass,
     ) -> Result<(Array3<A>, DecoderLanguageModelCache<A>)> {
-        let (x, ends) = self.ends().train_in(Start::default(), tokens, mask.is_some(), pass, first_layer)?;
+        PaddingMask::check(mask, "DecoderLanguageModel::forward_train", tokens.nrows(), tokens.ncols())?;
+        let (x, ends) = self.ends().train_in(Start::default(), tokens, mask, pass, first_layer)?;
         let (x, decoder) = self.decoder().train_after(first_layer, (x, mask), source, pass)?;
         let (features, decoded) = self.ends().train_out(x)?;
         let (output, head) = match self.head() {

@@ -3,10 +3,11 @@
 use ndarray::{Array2, Array3, ArrayRef2, s};
 
 use super::training::{linear_rows, norm_rows};
+use crate::attention::PaddingMask;
 use crate::config::{DecoderLanguageModelConfig, LanguageModelConfig, PositionKind, TrainingPass};
 use crate::error::Result;
 use crate::initialization::{Place, Streams};
-use crate::layers::{Embedding, LayerNorm, Linear, Position, Start, drop_out};
+use crate::layers::{Embedding, LayerNorm, Linear, Padding, Position, Start, drop_out};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
@@ -72,7 +73,7 @@ impl From<&DecoderLanguageModelConfig> for EndsConfig {
 #[derive(Clone, Debug)]
 pub(super) struct EndsCache<A> {
     tokens: Array2<usize>,
-    masked: bool,
+    mask: Option<PaddingMask>,
     /// The layer that the embedding's dropout counts as.
     layer: usize,
     /// Before the embedding's norm.
@@ -117,13 +118,13 @@ impl<A: Scalar> Ends<A> {
     }
 
     /// (batch, n) token ids → (batch, n, the blocks' width).
-    pub(super) fn lead_in(&self, start: Start<'_>, tokens: &ArrayRef2<usize>, masked: bool) -> Result<Array3<A>> {
+    pub(super) fn lead_in(&self, start: Start<'_>, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         let mut x = self.embedding.forward(tokens)?;
-        self.position.add_from(start, &mut x.view_mut(), Some(tokens))?;
+        self.position.add_from(start, &mut x.view_mut(), padding(tokens, mask))?;
         if let Some(norm) = &self.embedding_norm {
             x = norm.forward(&x)?;
         }
-        self.zero(&mut x, tokens, masked);
+        self.zero(&mut x, tokens, mask.is_some());
         self.widen(x)
     }
 
@@ -156,12 +157,12 @@ impl<A: Scalar> Ends<A> {
         &self,
         start: Start<'_>,
         tokens: &ArrayRef2<usize>,
-        masked: bool,
+        mask: Option<&PaddingMask>,
         pass: &TrainingPass,
         layer: usize,
     ) -> Result<(Array3<A>, EndsCache<A>)> {
         let mut x = self.embedding.forward(tokens)?;
-        self.position.add_from(start, &mut x.view_mut(), Some(tokens))?;
+        self.position.add_from(start, &mut x.view_mut(), padding(tokens, mask))?;
         let embedded = match &self.embedding_norm {
             Some(norm) => {
                 let normed = norm.forward(&x)?;
@@ -170,7 +171,7 @@ impl<A: Scalar> Ends<A> {
             None => None,
         };
         drop_out(&mut x, pass.dropout(layer, Place::Embedding));
-        self.zero(&mut x, tokens, masked);
+        self.zero(&mut x, tokens, mask.is_some());
         let projected = match &self.project_in {
             Some(project_in) => {
                 let wider = project_in.forward(&x)?;
@@ -180,7 +181,7 @@ impl<A: Scalar> Ends<A> {
         };
         let cache = EndsCache {
             tokens: tokens.to_owned(),
-            masked,
+            mask: mask.cloned(),
             layer,
             embedded,
             projected,
@@ -208,12 +209,18 @@ impl<A: Scalar> Ends<A> {
         if let (Some(project), Some(x), Some(own)) = (&self.project_in, &cache.projected, &mut gradients.project_in) {
             dy = linear_rows(project, x, &dy, own);
         }
-        self.zero(&mut dy, &cache.tokens, cache.masked);
+        self.zero(&mut dy, &cache.tokens, cache.mask.is_some());
         drop_out(&mut dy, pass.dropout(cache.layer, Place::Embedding));
         if let (Some(norm), Some(x), Some(own)) = (&self.embedding_norm, &cache.embedded, &mut gradients.embedding_norm) {
             dy = norm_rows(norm, x, dy, own);
         }
-        self.position.backward(start, Some(&cache.tokens), &dy, &mut gradients.position);
+        let padding = padding(&cache.tokens, cache.mask.as_ref());
+        self.position.backward(start, padding, &dy, &mut gradients.position);
         Embedding::backward(&cache.tokens, &dy, &mut gradients.embedding);
     }
+}
+
+/// What tells padding from tokens: the mask, where there is one.
+fn padding<'p>(tokens: &'p ArrayRef2<usize>, mask: Option<&'p PaddingMask>) -> Padding<'p> {
+    mask.map_or(Padding::Ids(tokens), |mask| Padding::Mask(mask.real()))
 }

@@ -35,16 +35,24 @@ struct Text {
 }
 
 impl<A: Scalar> CausalLanguageModel<A> {
-    /// Goes on with each of `prompts`, token by token, each as if it were alone.
+    /// Continues each of `prompts`, token by token. No text depends on the others of the batch, and one with a seed of its own
+    /// ([`GenerationConfig::with_seeds`]) gets what it gets alone. Of one seed for all, every text draws from another stream.
     ///
     /// # Errors
-    /// Options that are out of range; no prompt or an empty one; a token, to go on from or to stop at, outside the vocabulary; with
+    /// Options that are out of range; another number of seeds than prompts; no prompt or an empty one; a token, to go on from or to stop at, outside the vocabulary; with
     /// [`Overflow::Error`] a prompt longer than the context.
     pub fn generate(&self, prompts: &[impl AsRef<[usize]>], config: &GenerationConfig) -> Result<Generation<'_, A>> {
         config.check()?;
         let vocab_size = self.config().vocab_size;
         if let Some(token) = config.stop_tokens.iter().find(|&&token| token >= vocab_size) {
             return Err(Error::config("stop_tokens", token, format!("token ids end at {}", vocab_size - 1)));
+        }
+        if !config.seeds.is_empty() && config.seeds.len() != prompts.len() {
+            let reason = format!(
+                "there are {} prompts; give each a seed, or all of them one with with_seed",
+                prompts.len()
+            );
+            return Err(Error::config("seeds", format!("{:?}", config.seeds), reason));
         }
         let limit = self.max_context().into_iter().chain(config.max_context).min();
         let texts: Vec<Text> = prompts
@@ -56,7 +64,7 @@ impl<A: Scalar> CausalLanguageModel<A> {
                     first: first_kept(tokens.len(), limit, config.overflow)?,
                     tokens,
                     ended: false,
-                    draws: Step::new(config.seed, 0).item(item),
+                    draws: draws(config, item),
                 })
             })
             .collect::<Result<_>>()?;
@@ -81,6 +89,14 @@ impl<A: Scalar> CausalLanguageModel<A> {
     pub fn generate_one<'m>(&'m self, prompt: &[usize], config: &GenerationConfig) -> Result<impl Iterator<Item = Result<usize>> + 'm> {
         let steps = self.generate(&[prompt], config)?;
         Ok(steps.filter_map(|step| step.map(|tokens| tokens.first().copied().flatten()).transpose()))
+    }
+}
+
+/// What the text `item` of a batch draws from.
+fn draws(config: &GenerationConfig, item: usize) -> Draws {
+    match config.seeds.get(item) {
+        Some(&seed) => Step::new(seed, 0).item(0),
+        None => Step::new(config.seed, 0).item(item),
     }
 }
 

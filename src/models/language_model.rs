@@ -6,11 +6,11 @@ use super::body::{Body, select};
 use super::head::Head;
 use crate::attention::PaddingMask;
 use crate::blocks::Encoder;
-use crate::config::{HasNorms, LanguageModelConfig};
+use crate::config::{HasNorms, LanguageModelConfig, ProjectionConfig};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::Embedding;
-use crate::parameters::parameters;
+use crate::parameters::{copy_namesakes, parameters};
 use crate::scalar::Scalar;
 
 /// Tokens in; features, or a score for each token of the vocabulary, out. Bidirectional: for masked language models and encoders of text.
@@ -42,7 +42,20 @@ impl<A: Scalar> LanguageModel<A> {
     /// A configuration that describes no model.
     pub fn new(config: &LanguageModelConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
-        Ok(Self::draw(config, &mut Streams::new(seed)))
+        Streams::drawn(seed, |streams| Self::draw(config, streams))
+    }
+
+    /// The model with the weights of one whose encoder has exact attention and with new projections; see [`Encoder::from_exact`]. Positions stay as
+    /// they are.
+    ///
+    /// # Errors
+    /// As [`Encoder::from_exact`].
+    pub fn from_exact(model: &Self, seq_len: usize, k: usize, projection: ProjectionConfig, seed: u64) -> Result<Self> {
+        let mut config = model.config.clone();
+        config.encoder = config.encoder.compressing(seq_len, k, projection)?;
+        let mut own = Self::new(&config, seed)?;
+        copy_namesakes(model, &mut own);
+        Ok(own)
     }
 
     pub(crate) fn draw(config: &LanguageModelConfig, streams: &mut Streams) -> Self {

@@ -8,6 +8,10 @@ use crate::config::GenerationConfig;
 use crate::error::{Error, Result};
 use crate::scalar::Scalar;
 
+/// Units in the last place of the element type by which the nucleus may fall short of its probability: what adds up to it in decimal does not
+/// in binary.
+const SLACK: f64 = 4.0;
+
 /// A token, given the tokens that the text already has and a number in [0, 1).
 pub(super) fn choose<A: Scalar>(
     scores: ArrayView1<'_, A>,
@@ -30,8 +34,14 @@ pub(super) fn choose<A: Scalar>(
         .map(|&token| libm::exp((scores[token] - highest) / config.temperature))
         .collect();
     let total: f64 = weights.iter().sum();
-    if let Some(p) = config.top_p {
-        weights.truncate(nucleus(&weights, p * total));
+    if let Some(p) = config.top_p.filter(|&p| p < 1.0) {
+        let rounding = |token: usize| {
+            // A score is off by half a unit in its last place, which the exponential makes a relative error of its weight.
+            let largest = highest.abs().max(scores[token].abs()) / config.temperature;
+            SLACK * A::epsilon().widen() * (1.0 + largest) + likeliest.len() as f64 * f64::EPSILON
+        };
+        let kept = nucleus(&weights, |last, sum| sum >= p * total * (1.0 - rounding(likeliest[last])));
+        weights.truncate(kept);
     }
     let mut rest = draw() * weights.iter().sum::<f64>();
     let drawn = weights.iter().position(|weight| {
@@ -65,12 +75,12 @@ pub(super) fn first_of<T>(mut items: Vec<T>, most: usize, order: impl Fn(&T, &T)
     items
 }
 
-/// How many of the weights, which fall, are needed to reach `mass`; at least one.
-fn nucleus(weights: &[f64], mass: f64) -> usize {
+/// How many of the weights, which fall, are needed until their sum `is_enough`, given the index of the last of them; at least one.
+fn nucleus(weights: &[f64], is_enough: impl Fn(usize, f64) -> bool) -> usize {
     let mut sum = 0.0;
-    let reached = weights.iter().position(|weight| {
+    let reached = weights.iter().enumerate().position(|(last, weight)| {
         sum += weight;
-        sum >= mass
+        is_enough(last, sum)
     });
     reached.map_or(weights.len(), |last| last + 1)
 }
@@ -92,7 +102,7 @@ fn penalise(scores: &mut [f64], text: &[usize], penalty: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::array;
+    use ndarray::{Array1, array};
 
     fn pick(config: &GenerationConfig, draw: f64) -> usize {
         choose(array![1.0, 3.0, 3.0, -1.0].view(), &[1], config, || draw).expect("finite scores")
@@ -162,5 +172,75 @@ mod tests {
             || 0.999,
         );
         assert_eq!(hidden.expect("a finite score"), 0);
+    }
+
+    /// How many tokens are drawn from at `p`.
+    fn kept<A: Scalar>(probabilities: &[f64], shift: f64, p: f64) -> usize {
+        let scores: Array1<A> = probabilities.iter().map(|probability| A::cast(probability.ln() + shift)).collect();
+        let config = GenerationConfig::new(1).with_temperature(1.0).with_top_p(Some(p));
+        let last = choose(scores.view(), &[], &config, || 1.0 - f64::EPSILON / 2.0).expect("finite scores");
+        let mut order: Vec<usize> = (0..scores.len()).collect();
+        order.sort_by(|a, b| probabilities[*b].total_cmp(&probabilities[*a]));
+        order.iter().position(|&token| token == last).expect("a token") + 1
+    }
+
+    /// Shares of 10, 20, 100 or 1000 equal parts, and every number of parts for p: as many tokens as whole numbers say.
+    fn decimal_sums<A: Scalar>(more: f64) {
+        let mut draw = 1_u64;
+        let mut below = |bound: u64| {
+            draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (draw >> 33) % bound
+        };
+        for parts in [10_u64, 20, 100, 1000] {
+            for _ in 0..60 {
+                let (mut rest, mut shares) = (parts, Vec::new());
+                while rest > 0 {
+                    let share = 1 + below(rest.min(1 + parts / 3));
+                    shares.push(share);
+                    rest -= share;
+                }
+                let mut falling = shares.clone();
+                falling.sort_unstable_by(|a, b| b.cmp(a));
+                let probabilities: Vec<f64> = shares.iter().map(|&share| share as f64 / parts as f64).collect();
+                for shift in [0.0, 3.0, -7.5] {
+                    for own in (1..parts).step_by(1 + usize::try_from(parts).expect("small") / 50) {
+                        let p = own as f64 / parts as f64;
+                        let needed = |least: u64| {
+                            let mut sum = 0;
+                            let reached = falling.iter().position(|share| {
+                                sum += share;
+                                sum >= least
+                            });
+                            reached.expect("less than all") + 1
+                        };
+                        assert_eq!(kept::<A>(&probabilities, shift, p), needed(own), "{shares:?} {p} {}", A::NAME);
+                        // A little more needs one part more.
+                        assert_eq!(
+                            kept::<A>(&probabilities, shift, p + more),
+                            needed(own + 1),
+                            "{shares:?} {p} {}",
+                            A::NAME
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
+    fn the_nucleus_allows_for_rounding() {
+        assert_eq!(kept::<f64>(&[0.3, 0.1, 0.1, 0.5], 0.0, 0.8), 2);
+        assert_eq!(kept::<f32>(&[0.1, 0.2, 0.3, 0.4], 0.0, 0.4), 1);
+        decimal_sums::<f32>(1e-4);
+        decimal_sums::<f64>(1e-12);
+    }
+
+    #[test]
+    fn all_of_the_probability_is_all_tokens() {
+        for small in [1e-3, 1e-9, 1e-15] {
+            assert_eq!(kept::<f32>(&[1.0, small], 0.0, 1.0), 2);
+            assert_eq!(kept::<f64>(&[1.0, small], 0.0, 1.0), 2);
+        }
     }
 }

@@ -45,7 +45,7 @@ impl<A: Scalar> Body<A> {
     ) -> Result<(Array3<A>, BodyCache<A>)> {
         let (batch, length) = tokens.dim();
         PaddingMask::check(mask, "LanguageModel", batch, length)?;
-        let (x, ends) = self.ends.train_in(start(part), tokens, mask.is_some(), pass, 0)?;
+        let (x, ends) = self.ends.train_in(start(part), tokens, mask, pass, 0)?;
         let (x, encoder) = self.encoder.forward_train_part(x, mask, pass, part)?;
         let (x, encoded) = self.ends.train_out(x)?;
         Ok((x, BodyCache { ends, encoder, encoded }))

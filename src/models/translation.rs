@@ -45,7 +45,8 @@ struct Candidate {
 }
 
 impl<A: Scalar> EncoderDecoder<A> {
-    /// For each source the targets that [`TranslationConfig::beams`] beginnings at a time lead to, the best first; at least one each.
+    /// For each source the targets that [`TranslationConfig::beams`] beginnings at a time lead to, the best first; at least one each. Every score
+    /// is finite: targets of probability 0 are left out, so that there are fewer where no more are possible.
     ///
     /// Sources may differ in length, and each is searched for as if it were alone. A search ends when no beginning can become better than what
     /// it has found, or at the most tokens.
@@ -128,16 +129,18 @@ impl Search {
         parents
     }
 
-    /// The likeliest ways to go on, twice as many as there are beams, so that enough are left when some of them end. Equals keep their order.
+    /// The likeliest ways to go on, twice as many as there are beams, so that enough are left when some of them end. Equals keep their order, and
+    /// those without a probability are none.
     fn candidates(&self, scores: &Array2<f64>, first: usize, beams: usize) -> Vec<Candidate> {
         let mut all: Vec<Candidate> = Vec::with_capacity(self.live.len() * scores.ncols());
         for (beam, own) in self.live.iter().enumerate() {
             let row = scores.row(first + beam);
-            all.extend(row.iter().enumerate().map(|(token, score)| Candidate {
+            let next = row.iter().enumerate().map(|(token, score)| Candidate {
                 beam,
                 token,
                 sum: own.sum + score,
-            }));
+            });
+            all.extend(next.filter(|candidate| candidate.sum.is_finite()));
         }
         let order = |a: &Candidate, b: &Candidate| b.sum.total_cmp(&a.sum).then((a.beam, a.token).cmp(&(b.beam, b.token)));
         first_of(all, beams.saturating_mul(2), order)
@@ -206,5 +209,62 @@ mod tests {
         }
         assert!(log_probabilities(&array![[f64::NAN, 0.0]]).is_err());
         assert!(log_probabilities(&array![[f64::INFINITY, 0.0]]).is_err());
+    }
+
+    const NEVER: f64 = f64::NEG_INFINITY;
+
+    /// What a search finds whose every step has the log-probabilities `row`, whatever came before.
+    fn found(row: &[f64], end_token: usize, steps: usize, beams: usize) -> Vec<Translation> {
+        let config = TranslationConfig::new(0, end_token, steps).with_beams(beams);
+        let mut search = Search::new();
+        for length in 1..=steps {
+            let scores = Array2::from_shape_fn((search.live.len(), row.len()), |(_, token)| row[token]);
+            search.advance(&scores, 0, length, &config);
+        }
+        search.finish(&config)
+    }
+
+    /// All targets that have a probability.
+    fn possible(row: &[f64], end_token: usize, steps: usize) -> usize {
+        let others = (0..row.len()).filter(|&token| token != end_token && row[token].is_finite()).count();
+        let power = |length: usize| others.pow(u32::try_from(length).expect("small"));
+        let ended = if row[end_token].is_finite() {
+            (0..steps).map(power).sum()
+        } else {
+            0
+        };
+        ended + power(steps)
+    }
+
+    #[test]
+    fn targets_without_a_probability_are_none() {
+        let half = 0.5_f64.ln();
+        let rows: [&[f64]; 6] = [
+            &[NEVER, half, half, NEVER, NEVER],
+            &[half, half, NEVER],
+            &[NEVER, 0.0, NEVER, NEVER],
+            &[0.0, NEVER, NEVER],
+            &[half, NEVER, 0.25_f64.ln(), 0.25_f64.ln()],
+            &[-1e308, 0.0, NEVER],
+        ];
+        for row in rows {
+            for end_token in 0..row.len() {
+                for steps in 1..=3 {
+                    let possible = possible(row, end_token, steps);
+                    for beams in 1..=12 {
+                        let found = found(row, end_token, steps, beams);
+                        let case = format!("{row:?} {end_token} {steps} {beams}: {found:?}");
+                        assert!(found.iter().all(|target| target.score.is_finite()), "{case}");
+                        assert!(!found.is_empty() && found.len() <= beams.min(possible), "{case}");
+                        // But for those whose sums of logarithms f64 cannot hold.
+                        if beams >= possible && row.iter().all(|&score| score > -1e300 || score == NEVER) {
+                            assert_eq!(found.len(), possible, "{case}");
+                        }
+                    }
+                }
+            }
+        }
+        let targets = found(rows[0], 4, 1, 4);
+        assert_eq!(targets.iter().map(|target| target.tokens[0]).collect::<Vec<_>>(), [1, 2]);
     }
 }

@@ -2,10 +2,13 @@
 
 use ndarray::{ArrayView1, ArrayViewD};
 
+use super::range::{Range, magnitude};
 use crate::error::{Error, Result};
 use crate::ops::add_scaled_widened;
 use crate::parameters::{Parameters, Role};
 use crate::scalar::Scalar;
+
+const OPERATION: &str = "Accumulation::add";
 
 /// Adds up losses and gradients of batches that do not fit into memory together.
 ///
@@ -29,6 +32,8 @@ pub struct Accumulation<M> {
     losses: f64,
     sums: Option<Sums<M>>,
     weight: f64,
+    /// No number of the sum is larger.
+    bound: f64,
 }
 
 /// Gradients added up in `f64`: there may be millions of batches.
@@ -53,36 +58,84 @@ impl<M> Accumulation<M> {
             losses: 0.0,
             sums: None,
             weight: 0.0,
+            bound: 0.0,
         }
     }
 
     /// Adds the mean loss of a batch and its gradients, `weight` times. A weight of 0 adds nothing, not even NaN.
     ///
     /// # Errors
-    /// Gradients of another configuration than those before; a weight that is negative or not finite.
+    /// Gradients of another configuration than those before; a weight that is negative, or that the element type cannot hold or divide by; a
+    /// gradient that is not finite; a sum that would not be. Nothing is added then.
     pub fn add<A: Scalar>(&mut self, loss: f64, gradients: M, weight: f64) -> Result<()>
     where
         M: Parameters<A>,
     {
-        if !(weight.is_finite() && weight >= 0.0) {
-            return Err(Error::argument(
-                "Accumulation::add",
-                format!("the weight is {weight}; it must be finite and not negative"),
-            ));
-        }
         if weight == 0.0 {
             return Ok(());
         }
+        self.check_weight::<A>(loss, weight)?;
+        self.bound = self.bound_with(&gradients, weight)?;
         match &mut self.sums {
             None => self.sums = Some(Sums::of(gradients, weight)),
             Some(sums) => {
-                check_alike(&sums.gradients, &gradients)?;
                 sums.add(&gradients, weight);
             }
         }
         self.losses += loss * weight;
         self.weight += weight;
         Ok(())
+    }
+
+    /// An error where the element type cannot hold `weight`, nor divide by it or by the sum of all weights, or where the sum of the losses is too
+    /// large.
+    fn check_weight<A: Scalar>(&self, loss: f64, weight: f64) -> Result<()> {
+        let is_held = |number: f64| A::cast(number).is_normal() && A::cast(1.0 / number).is_normal();
+        if !(weight > 0.0 && is_held(weight) && is_held(self.weight + weight)) {
+            let reason = format!(
+                "the weight is {weight:e}, after {:e} before; each and their sum must be 0 or positive numbers that {} holds, and their reciprocals \
+                 too: scale the weights of all batches alike",
+                self.weight,
+                A::NAME
+            );
+            return Err(Error::argument(OPERATION, reason));
+        }
+        let before = self.losses;
+        if loss.is_finite() && before.is_finite() && !(before + loss * weight).is_finite() {
+            let reason = format!("the loss {loss:e} times the weight {weight:e} makes a sum that is not finite; use smaller weights");
+            return Err(Error::argument(OPERATION, reason));
+        }
+        Ok(())
+    }
+
+    /// A bound of the sum with `weight` times `gradients`; an error where they are of another configuration or the sum would not be finite.
+    fn bound_with<A: Scalar>(&self, gradients: &M, weight: f64) -> Result<f64>
+    where
+        M: Parameters<A>,
+    {
+        if let Some(sums) = &self.sums {
+            check_alike(&sums.gradients, gradients)?;
+        }
+        let Range { safe, rounding, .. } = Range::of::<f64>();
+        let mut largest = 0.0_f64;
+        gradients.visit("", &mut |_, role, tensor| {
+            if role == Role::Trainable {
+                largest = largest.max(magnitude(&tensor));
+            }
+        });
+        let bound = (self.bound + weight * largest) * rounding;
+        if bound < safe {
+            return Ok(bound);
+        }
+        match first_not_finite(self.sums.as_ref().map(|sums| &sums.sums[..]), gradients, weight) {
+            None => Ok(bound),
+            Some(name) => {
+                let reason = format!(
+                    "with `{name}` times the weight {weight:e}, the sum of the gradients would not be finite; leave this batch out"
+                );
+                Err(Error::argument(OPERATION, reason))
+            }
+        }
     }
 
     /// The mean loss and its gradients; `None` where nothing was added.
@@ -93,6 +146,25 @@ impl<M> Accumulation<M> {
         let gradients = self.sums?.mean(self.weight);
         Some((self.losses / self.weight, gradients))
     }
+}
+
+/// The first parameter whose sum would not be finite, where `sums` are those so far.
+fn first_not_finite<A: Scalar>(sums: Option<&[f64]>, gradients: &impl Parameters<A>, weight: f64) -> Option<String> {
+    let mut before = sums.into_iter().flatten();
+    let mut first = None;
+    gradients.visit("", &mut |name, role, tensor| {
+        if role != Role::Trainable {
+            return;
+        }
+        let mut is_finite = true;
+        for gradient in &tensor {
+            is_finite &= (before.next().unwrap_or(&0.0) + weight * gradient.widen()).is_finite();
+        }
+        if !is_finite && first.is_none() {
+            first = Some(name.to_owned());
+        }
+    });
+    first
 }
 
 impl<M> Sums<M> {
@@ -161,7 +233,7 @@ fn check_alike<A: Scalar, M: Parameters<A>>(sum: &M, gradients: &M) -> Result<()
         return Ok(());
     }
     Err(Error::argument(
-        "Accumulation::add",
+        OPERATION,
         "the gradients are of another configuration than those before",
     ))
 }

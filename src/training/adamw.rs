@@ -3,6 +3,7 @@
 use ndarray::Zip;
 
 use super::optimizer::{Method, Optimizer, Piece, Rule, State};
+use super::range::{Magnitudes, Range};
 use super::rules::WeightDecay;
 use super::sgd::check_decay;
 use crate::config::setters;
@@ -73,7 +74,7 @@ impl AdamWConfig {
             );
             return Err(Error::config("eps", self.eps, reason));
         }
-        check_decay(self.weight_decay)
+        check_decay::<A>(self.weight_decay)
     }
 }
 
@@ -112,7 +113,8 @@ impl<A: Scalar> AdamW<A> {
     /// An optimiser for `model`, with moments of 0.
     ///
     /// # Errors
-    /// A β outside [0, 1), an eps below the smallest normal number of `A`, a decay that is negative, a frozen path that the model does not have.
+    /// A β outside [0, 1), an eps below the smallest normal number of `A`, a decay that is negative or not finite as the element type rounds it, a
+    /// frozen path that the model does not have.
     pub fn new(model: &impl Parameters<A>, config: AdamWConfig) -> Result<Self> {
         config.check::<A>()?;
         let state = State::new(model, config.decay, &config.frozen, 2)?;
@@ -205,5 +207,26 @@ impl<A: Scalar> Rule<A> for AdamWRule<A> {
                 let denominator = second.sqrt() / self.root + self.eps;
                 *parameter = *parameter * shrink - self.size * *first / denominator;
             });
+    }
+
+    fn bounds(&self, largest: &Magnitudes<'_>) -> Option<Vec<f64>> {
+        let Range {
+            safe,
+            negligible,
+            rounding,
+        } = Range::of::<A>();
+        let &[first, second] = largest.moments else { return None };
+        let gradient = largest.gradient;
+        // By rounding, the difference of two numbers can be off by a share of the larger.
+        let off = (rounding - 1.0) * (first + gradient);
+        let first = self.beta1.widen() * first + self.towards.widen() * gradient + off;
+        let second = (self.beta2.widen() * second + self.new_square.widen() * gradient * gradient) * rounding;
+        let size = self.size.widen() * first;
+        let update = size / self.eps.widen() * rounding;
+        let root = second.sqrt() / self.root.widen();
+        let is_safe = [gradient + first, second, size, root].iter().all(|&number| number < safe);
+        // A parameter of any size stays finite.
+        let stays = self.shrink.abs() <= A::one() && update < negligible;
+        (is_safe && stays).then(|| vec![first, second])
     }
 }

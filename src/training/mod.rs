@@ -38,6 +38,7 @@ mod losses;
 mod masking;
 mod models;
 mod optimizer;
+mod range;
 mod rules;
 mod schedule;
 mod sgd;

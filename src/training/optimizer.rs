@@ -2,6 +2,7 @@
 
 use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD, Axis};
 
+use super::range::{Magnitudes, leaves_range, magnitude};
 use super::rules::{WeightDecay, is_below, is_stepped};
 use crate::error::{Error, Result};
 use crate::parallel;
@@ -24,26 +25,41 @@ pub trait Optimizer<A: Scalar>: Method<A> {
     /// Changes the parameters of `model` by one step against its `gradients`, at the learning rate `lr`.
     ///
     /// # Errors
-    /// A gradient that is NaN or infinite ([`Error::NonFiniteGradient`] names the first parameter); a model or gradients of another
-    /// configuration than the optimiser was made for; a rate that is negative or not finite. The model and the optimiser are then left as
-    /// they were.
+    /// A gradient that is NaN or infinite ([`Error::NonFiniteGradient`] names the first parameter); a step that would make a parameter or a moment
+    /// so ([`Error::NonFiniteStep`] names it); a model or gradients of another configuration than the optimiser was made for; a rate that is
+    /// negative or not finite, as the element type rounds it. The model and the optimiser are then left as they were.
     fn step<M: Parameters<A>>(&mut self, model: &mut M, gradients: &M, lr: f64) -> Result<()> {
-        if !(lr.is_finite() && lr >= 0.0) {
+        if !(A::cast(lr).is_finite() && lr >= 0.0) {
             return Err(Error::argument(
                 "Optimizer::step",
-                format!("the learning rate is {lr}; it must be finite and not negative"),
+                format!("the learning rate is {lr}; it must be finite, as {} too, and not negative", A::NAME),
             ));
         }
         let state = self.state();
         let step = state.steps.saturating_add(1);
-        state.matched("Optimizer::step", "model", &*model)?;
+        let parameters = state.matched("Optimizer::step", "model", &*model)?;
         let gradients = state.matched("Optimizer::step", "gradients", gradients)?;
-        state.check_finite(&gradients)?;
+        let gradient = state.largest_finite(&gradients)?;
         let rule = self.rule(lr, step);
+        let bounds = rule.bounds(&Magnitudes {
+            gradient,
+            moments: &state.bounds,
+            parameters: &|| largest(&parameters),
+        });
         let state = self.state_mut();
         let elements = gradients.iter().map(ArrayViewD::len).sum();
+        let cost = parallel::cost(&[elements, ELEMENT]);
         let pieces = state.pieces(model, gradients);
-        parallel::for_each(pieces, parallel::cost(&[elements, ELEMENT]), |piece| rule.apply(piece));
+        if bounds.is_none()
+            && let Some(tensor) = leaves_range(&pieces, &rule, cost)
+        {
+            return Err(Error::NonFiniteStep { step, tensor });
+        }
+        parallel::for_each(pieces, cost, |piece| rule.apply(piece));
+        match bounds {
+            Some(bounds) => state.bounds = bounds,
+            None => state.measure(),
+        }
         state.steps = step;
         Ok(())
     }
@@ -104,10 +120,14 @@ pub(crate) trait Method<A: Scalar>: Sized {
 /// What is done to a piece of one parameter, whatever the others are.
 pub(crate) trait Rule<A>: Send + Sync {
     fn apply(&self, piece: Piece<'_, A>);
+
+    /// Bounds of the moments after the step; `None` where some number might leave the element type's range.
+    fn bounds(&self, largest: &Magnitudes<'_>) -> Option<Vec<f64>>;
 }
 
 /// A part of a parameter with its gradient and moments, all of one shape.
 pub(crate) struct Piece<'a, A> {
+    pub(crate) name: &'a str,
     pub(crate) parameter: ArrayViewMutD<'a, A>,
     pub(crate) gradient: ArrayViewD<'a, A>,
     pub(crate) moments: Vec<ArrayViewMutD<'a, A>>,
@@ -120,6 +140,8 @@ pub(crate) struct State<A> {
     /// In the order in which the model visits them.
     pub(crate) slots: Vec<Slot<A>>,
     frozen: Vec<String>,
+    /// No number of the first moments, of the second, … is larger.
+    bounds: Vec<f64>,
     /// Steps done.
     pub(crate) steps: u64,
 }
@@ -160,8 +182,18 @@ impl<A: Scalar> State<A> {
         Ok(Self {
             slots,
             frozen: frozen.to_vec(),
+            bounds: vec![0.0; moments],
             steps: 0,
         })
+    }
+
+    /// Makes the bounds of the moments those of what they are now.
+    pub(crate) fn measure(&mut self) {
+        let of = |moment: usize| {
+            let views: Vec<_> = self.slots.iter().map(|slot| slot.moments[moment].view()).collect();
+            largest(&views)
+        };
+        self.bounds = (0..self.bounds.len()).map(of).collect();
     }
 
     /// The tensors of `values` that are stepped, one for each slot, or an error where they are not those of the slots.
@@ -218,18 +250,24 @@ impl<A: Scalar> State<A> {
     }
 
     fn check_finite(&self, gradients: &[ArrayViewD<'_, A>]) -> Result<()> {
-        // Without stopping at the first it vectorises.
-        let is_finite = |part: &ArrayViewD<'_, A>| part.iter().fold(true, |finite, gradient| finite & gradient.is_finite());
-        if over_parts(gradients, is_finite).into_iter().all(|finite| finite) {
-            return Ok(());
+        self.largest_finite(gradients).map(|_| ())
+    }
+
+    /// The largest magnitude of the gradients; an error where one is not finite.
+    fn largest_finite(&self, gradients: &[ArrayViewD<'_, A>]) -> Result<f64> {
+        let largest = largest(gradients);
+        if largest.is_finite() {
+            return Ok(largest);
         }
         let mut slots = self.slots.iter().zip(gradients);
-        slots.find(|(_, gradient)| !is_finite(gradient)).map_or(Ok(()), |(slot, _)| {
-            Err(Error::NonFiniteGradient {
-                step: self.steps.saturating_add(1),
-                parameter: slot.name.clone(),
+        slots
+            .find(|(_, gradient)| magnitude(gradient).is_infinite())
+            .map_or(Ok(largest), |(slot, _)| {
+                Err(Error::NonFiniteGradient {
+                    step: self.steps.saturating_add(1),
+                    parameter: slot.name.clone(),
+                })
             })
-        })
     }
 
     /// The root of the sum of all squares, in an order that depends on shapes only.
@@ -285,10 +323,11 @@ fn cuts(shape: &[usize]) -> (Axis, usize) {
 }
 
 fn cut<'a, A: Scalar>(slot: &'a mut Slot<A>, parameter: ArrayViewMutD<'a, A>, gradient: ArrayViewD<'a, A>, pieces: &mut Vec<Piece<'a, A>>) {
-    let decays = slot.decays;
+    let (name, decays) = (slot.name.as_str(), slot.decays);
     let moments = slot.moments.iter_mut().map(|moment| moment.view_mut());
     if parameter.len() <= PIECE {
         pieces.push(Piece {
+            name,
             parameter,
             gradient,
             moments: moments.collect(),
@@ -303,12 +342,18 @@ fn cut<'a, A: Scalar>(slot: &'a mut Slot<A>, parameter: ArrayViewMutD<'a, A>, gr
         let (own, rest) = gradient.split_at(axis, parameter.len_of(axis));
         gradient = rest;
         pieces.push(Piece {
+            name,
             parameter,
             gradient: own,
             moments: moments.iter_mut().filter_map(Iterator::next).collect(),
             decays,
         });
     }
+}
+
+/// The largest magnitude of all of `tensors`, ∞ where a number is not finite.
+fn largest<A: Scalar>(tensors: &[ArrayViewD<'_, A>]) -> f64 {
+    over_parts(tensors, magnitude).into_iter().fold(0.0, f64::max)
 }
 
 /// Σ (factor·x)² over all of `tensors`, in `f64`.

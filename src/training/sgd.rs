@@ -3,6 +3,7 @@
 use ndarray::Zip;
 
 use super::optimizer::{Method, Optimizer, Piece, Rule, State};
+use super::range::{Magnitudes, Range};
 use super::rules::WeightDecay;
 use crate::config::setters;
 use crate::error::{Error, Result};
@@ -45,22 +46,23 @@ impl SgdConfig {
         with_frozen => frozen: Vec<String>,
     }
 
-    fn check(&self) -> Result<()> {
+    fn check<A: Scalar>(&self) -> Result<()> {
         if !(0.0..1.0).contains(&self.momentum) {
             return Err(Error::config("momentum", self.momentum, "it must be at least 0 and less than 1"));
         }
         if self.nesterov && self.momentum == 0.0 {
             return Err(Error::config("nesterov", true, "there is no momentum to look ahead along"));
         }
-        check_decay(self.weight_decay)
+        check_decay::<A>(self.weight_decay)
     }
 }
 
-pub(super) fn check_decay(weight_decay: f64) -> Result<()> {
-    if weight_decay.is_finite() && weight_decay >= 0.0 {
+pub(super) fn check_decay<A: Scalar>(weight_decay: f64) -> Result<()> {
+    if A::cast(weight_decay).is_finite() && weight_decay >= 0.0 {
         return Ok(());
     }
-    Err(Error::config("weight_decay", weight_decay, "it must be finite and not negative"))
+    let reason = format!("it must be finite, as {} too, and not negative", A::NAME);
+    Err(Error::config("weight_decay", weight_decay, reason))
 }
 
 /// Stochastic gradient descent with momentum (Polyak 1964; Sutskever et al. 2013), as PyTorch's `torch.optim.SGD` computes it without dampening.
@@ -99,10 +101,10 @@ impl<A: Scalar> Sgd<A> {
     /// An optimiser for `model`, with velocities of 0.
     ///
     /// # Errors
-    /// A momentum outside [0, 1), `nesterov` without momentum, a decay that is negative or not finite, a frozen path that the model does not
+    /// A momentum outside [0, 1), `nesterov` without momentum, a decay that is negative or not finite as the element type rounds it, a frozen path that the model does not
     /// have.
     pub fn new(model: &impl Parameters<A>, config: SgdConfig) -> Result<Self> {
-        config.check()?;
+        config.check::<A>()?;
         let moments = usize::from(config.momentum > 0.0);
         let state = State::new(model, config.decay, &config.frozen, moments)?;
         Ok(Self { config, state })
@@ -177,5 +179,50 @@ impl<A: Scalar> Rule<A> for SgdRule<A> {
             };
             *parameter -= self.lr * direction;
         });
+    }
+
+    fn bounds(&self, largest: &Magnitudes<'_>) -> Option<Vec<f64>> {
+        let range = Range::of::<A>();
+        match *largest.moments {
+            [] => self.stays_without_velocity(largest.gradient, range).then(Vec::new),
+            [velocity] => self.velocity_bound(velocity, largest, range).map(|bound| vec![bound]),
+            _ => None,
+        }
+    }
+}
+
+impl<A: Scalar> SgdRule<A> {
+    /// Whether parameters of any size stay finite.
+    fn stays_without_velocity(&self, gradient: f64, range: Range) -> bool {
+        let (lr, decay) = (self.lr.widen(), self.weight_decay.widen());
+        // The decay's part takes away from a parameter no more than it has.
+        let shrinks = decay <= 0.5 && lr * decay <= 0.5;
+        shrinks && gradient < range.safe && 2.0 * lr * gradient < range.negligible
+    }
+
+    /// A bound of the velocities after a step; `None` where a number might leave the range.
+    fn velocity_bound(&self, velocity: f64, largest: &Magnitudes<'_>, range: Range) -> Option<f64> {
+        let Range {
+            safe,
+            negligible,
+            rounding,
+        } = range;
+        let (lr, momentum, decay) = (self.lr.widen(), self.momentum.widen(), self.weight_decay.widen());
+        let parameters = if decay > 0.0 { (largest.parameters)() } else { 0.0 };
+        let pull = (largest.gradient + decay * parameters) * rounding;
+        let velocity = (momentum * velocity + pull) * rounding;
+        let direction = if self.nesterov {
+            (pull + momentum * velocity) * rounding
+        } else {
+            velocity
+        };
+        let update = lr * direction * rounding;
+        let is_safe = [pull, velocity].iter().all(|&number| number < safe);
+        let stays = if decay > 0.0 {
+            parameters + update < safe
+        } else {
+            update < negligible
+        };
+        (is_safe && stays).then_some(velocity)
     }
 }

@@ -101,7 +101,8 @@ pub(crate) fn run_metadata<A: Scalar, O: Optimizer<A>>(optimizer: &O, next: Step
 ///
 /// # Errors
 /// A file that cannot be read or is no valid safetensors file; one that holds no run, or one with another kind of optimiser or of another
-/// format number; tensors that are missing, unexpected, of another shape, or of integers, all of them listed. Model and optimiser are then left as
+/// format number; tensors that are missing, unexpected, of another shape, of integers, or of numbers
+/// that are not finite, all of them listed. Model and optimiser are then left as
 /// they were.
 pub fn load_training<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(
     path: impl AsRef<Path>,
@@ -116,10 +117,29 @@ pub(crate) fn resume<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(tensors: Tens
     let description = description(&tensors, O::NAME)?;
     let mut loaded = O::from_json(model, description.config)?;
     let state = loaded.state_mut();
+    check_finite(&tensors)?;
     assign(&mut Run { model, state }, tensors)?;
     state.steps = description.steps;
+    state.measure();
     *optimizer = loaded;
     Ok(Step::new(description.seed, description.index))
+}
+
+/// An error that lists the tensors with numbers that are not finite: no run can go on from them.
+fn check_finite<A: Scalar>(tensors: &Tensors<A>) -> Result<()> {
+    let is_finite = |name: &&str| {
+        tensors
+            .get(name)
+            .is_some_and(|tensor| tensor.iter().all(|number| number.is_finite()))
+    };
+    let bad = tensors.names().filter(|name| !is_finite(name));
+    let problems: Vec<String> = bad
+        .map(|name| format!("`{name}` holds numbers that are not finite as {}", A::NAME))
+        .collect();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Checkpoint { problems })
 }
 
 /// A configuration from a file.

@@ -254,3 +254,20 @@ fn what_cannot_be_sharded_is_refused() {
     assert!(Shards::from_lengths(&[usize::MAX, 1]).is_err());
     assert!(Shards::even(5, usize::MAX).is_err() && Shards::even(5, 1 << 50).is_err());
 }
+
+/// Weights that are finite one by one, but not their sum, nor with the losses: all ranks find it, and no gradient changes.
+#[test]
+fn weights_whose_sum_is_not_finite_are_refused() {
+    for (loss, weight) in [(1.0, 1.7e308), (1e10, 1e305)] {
+        let errors = errors(2, |rank| {
+            let mut gradients = linformer::Linear::from_parts(linformer::ndarray::array![[3.0_f64]], None)?;
+            let result = all_reduce_gradients(rank, loss, &mut gradients, weight);
+            assert_eq!(gradients.weight()[[0, 0]].to_bits(), 3.0_f64.to_bits());
+            result
+        });
+        assert!(
+            errors.iter().all(|error| error.to_string().contains("use smaller weights")),
+            "{errors:?}"
+        );
+    }
+}

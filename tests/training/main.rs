@@ -4,6 +4,7 @@
 mod losses;
 mod masking;
 mod optimizers;
+mod range;
 #[cfg(feature = "checkpoint")]
 mod resume;
 

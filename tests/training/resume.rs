@@ -235,3 +235,44 @@ fn the_last_step_does_not_overflow() {
     train(&mut model, &mut optimizer, &mut step);
     assert_eq!(optimizer.steps(), u64::MAX);
 }
+
+/// Moments from a file are looked at: what they are decides whether a step stays in the range, and none goes on from what is not finite.
+#[test]
+fn moments_from_a_file_count() {
+    let file = Scratch::new("range");
+    let config = AdamWConfig::new().with_weight_decay(0.0);
+    let gradient = |x: f32| Linear::from_parts(array![[x]], None).unwrap();
+    let mut model = gradient(1.0);
+    let mut optimizer = AdamW::new(&model, config.clone()).unwrap();
+    optimizer.step(&mut model, &gradient(5.5e20), 1e-3).unwrap();
+    save_training(&file.0, &model, &optimizer, Step::new(0, 1)).unwrap();
+    let mut loaded = AdamW::new(&model, config.clone()).unwrap();
+    load_training(&file.0, &mut model, &mut loaded).unwrap();
+    for optimizer in [&mut optimizer, &mut loaded] {
+        let failed = optimizer.step(&mut model, &gradient(2.9e20), 1e-3);
+        assert!(matches!(failed, Err(Error::NonFiniteStep { step: 2, .. })), "{failed:?}");
+    }
+    for name in ["moment1.weight", "moment2.weight", "model.weight"] {
+        for bad in [f32::INFINITY, f32::NAN] {
+            let read = Tensors::<f32>::read(&file.0).unwrap();
+            let mut tensors = Tensors::<f32>::new();
+            for own in read.names() {
+                let values = read.get(own).unwrap().to_owned();
+                tensors
+                    .insert(own, if own == name { values.mapv(|_| bad) } else { values })
+                    .unwrap();
+            }
+            for (key, value) in read.metadata() {
+                tensors.set_metadata(key, value);
+            }
+            let other = Scratch::new("bad");
+            tensors.write(&other.0).unwrap();
+            let (before, steps) = (model.weight()[[0, 0]], loaded.steps());
+            match load_training(&other.0, &mut model, &mut loaded) {
+                Err(Error::Checkpoint { problems }) => assert!(problems[0].contains(name), "{problems:?}"),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!((model.weight()[[0, 0]], loaded.steps()), (before, steps));
+        }
+    }
+}

@@ -64,7 +64,7 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
                 "one projection for all layers belongs to an Encoder; a layer by itself takes KeyValue",
             ));
         }
-        Ok(Self::draw(config, &mut Streams::new(seed)))
+        Streams::drawn(seed, |streams| Self::draw(config, streams))
     }
 
     pub(crate) fn draw(config: &CausalConfig, streams: &mut Streams) -> Self {
