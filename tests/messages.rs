@@ -34,10 +34,11 @@ fn cases() -> Vec<Case> {
     let layer = LinformerAttention::<f64>::new(&LinformerConfig::new(8, 2, 6, 4), 0).unwrap();
     let model = small_model();
     let optimizer = AdamW::new(&model, AdamWConfig::new()).unwrap();
-    let mut gradients = model.zeros_like();
-    gradients.visit_mut("", &mut |_, _, mut tensor| tensor.fill(f64::NAN));
-    let mut huge = model.zeros_like();
-    huge.visit_mut("", &mut |_, _, mut tensor| tensor.fill(1e200));
+    let step = |gradient: f64| {
+        let mut gradients = model.zeros_like();
+        gradients.visit_mut("", &mut |_, _, mut tensor| tensor.fill(gradient));
+        optimizer.clone().step(&mut model.clone(), &gradients, 0.1)
+    };
     let targets = [Some(9), None];
     vec![
         case(
@@ -50,17 +51,7 @@ fn cases() -> Vec<Case> {
             ExactAttention::<f32>::new(&AttentionConfig::new(8, 3), 0),
             ["`heads` = 3", "dim = 8", "choose another or set head_dim"],
         ),
-        case(
-            "Config",
-            EncoderConfig::new(AttentionConfig::new(8, 2), 2)
-                .with_k_by_layer(Some(vec![4, 4]))
-                .check(),
-            [
-                "`k_by_layer` = [4, 4]",
-                "exact attention compresses nothing",
-                "leave the option out",
-            ],
-        ),
+        option_case(),
         case(
             "Token",
             model.forward(&array![[1, 9]], None),
@@ -78,12 +69,12 @@ fn cases() -> Vec<Case> {
         ),
         case(
             "NonFiniteGradient",
-            optimizer.clone().step(&mut model.clone(), &gradients, 0.1),
+            step(f64::NAN),
             ["embedding.weight", "not finite", "leave this batch out"],
         ),
         case(
             "NonFiniteStep",
-            optimizer.clone().step(&mut model.clone(), &huge, 0.1),
+            step(1e200),
             ["step 1: `moment2.embedding.weight`", "nothing was changed", "clip the gradients"],
         ),
         case(
@@ -91,12 +82,31 @@ fn cases() -> Vec<Case> {
             PaddingMask::from_lengths(&[3, 9], 5),
             ["item 1 has 9", "have only 5", "PaddingMask::from_lengths"],
         ),
-        case(
-            "Overflow",
-            layer.compressor(usize::MAX),
-            ["18446744073709551615", "memory can address", "use smaller ones"],
-        ),
+        overflow_case(),
     ]
+}
+
+fn option_case() -> Case {
+    case(
+        "Config",
+        EncoderConfig::new(AttentionConfig::new(8, 2), 2)
+            .with_k_by_layer(Some(vec![4, 4]))
+            .check(),
+        [
+            "`k_by_layer` = [4, 4]",
+            "exact attention compresses nothing",
+            "leave the option out",
+        ],
+    )
+}
+
+fn overflow_case() -> Case {
+    let layer = LinformerAttention::<f64>::new(&LinformerConfig::new(8, 2, 6, 4), 0).unwrap();
+    case(
+        "Overflow",
+        layer.compressor(usize::MAX),
+        ["18446744073709551615", "memory can address", "use smaller ones"],
+    )
 }
 
 /// Too long for E and F, by what they are: each is told what helps there.

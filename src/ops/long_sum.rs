@@ -254,7 +254,9 @@ pub(crate) fn scatter_rows<'r, A: Scalar>(
             continue;
         }
         sum.reset(to.len());
-        places.iter().for_each(|&(_, index)| sum.add(row(index)));
+        for &(_, index) in places {
+            sum.add(row(index));
+        }
         sum.add_to(to);
     }
 }

@@ -93,7 +93,7 @@ fn layers<A: Scalar>(record: &mut Record) {
     for dim in [1, 5, 16, 32, 100, 768] {
         let mut layer = LayerNorm::<A>::new(dim, 1e-5).unwrap();
         layer.visit_mut("", &mut |_, _, mut tensor| {
-            tensor.iter_mut().enumerate().for_each(|(i, x)| *x = value(i + 3))
+            tensor.iter_mut().enumerate().for_each(|(i, x)| *x = value(i + 3));
         });
         record.array(&format!("layer norm of {dim}"), &layer.forward(&sequence((1, 9, dim), 7)).unwrap());
     }

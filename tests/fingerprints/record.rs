@@ -1,6 +1,7 @@
 //! Hashes and norms by name, and the file that they are compared with.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
 
@@ -74,7 +75,7 @@ impl Record {
              #   LINFORMER_BLESS=1 cargo test --release --test fingerprints\n",
         );
         for (name, Fingerprint { hash, norm }) in &self.found {
-            text += &format!("{hash:016x} {norm:<19.12e} {name}\n");
+            writeln!(text, "{hash:016x} {norm:<19.12e} {name}").expect("a string takes all");
         }
         fs::write(path(), text).expect("tests/fixtures can be written");
     }
