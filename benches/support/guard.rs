@@ -148,7 +148,7 @@ fn kernel<A: Scalar>(name: &str, weight: f64, left: ProbeLeft, (inner, cols): (u
     let mut probe = KernelProbe::<A>::new(left, ROWS, inner, cols);
     let flops = weight * (2 * ROWS * inner * cols) as f64;
     Figure::new(format!("{name} kernel, {left:?}, {inner} x {cols}"), KERNEL, flops, move || {
-        probe.run()
+        probe.run();
     })
 }
 

@@ -84,7 +84,7 @@ fn output<A: Scalar>(case: &Case, tensors: &Tensors<A>) -> Result<Array3<A>> {
 /// Steps of clipping and AdamW: losses, norms and weights after each. The output is the losses.
 fn steps<A: Scalar>(case: &Case) -> Result<Array3<A>> {
     let options = lucidrains::Options::from_json(&case.config().to_string())?;
-    let mut model: LanguageModel<A> = lucidrains::language_model(&case.tensors(), &options)?;
+    let mut model: LanguageModel<A> = lucidrains::language_model(case.tensors(), &options)?;
     let optimizer = case.key("optimizer").clone();
     let number = |key: &str| optimizer[key].as_f64().unwrap_or_else(|| panic!("{}: no {key}", case.name));
     let beta = |index: usize| optimizer["betas"][index].as_f64().expect("two betas");

@@ -184,7 +184,7 @@ fn matrices_that_are_not_saved_must_be_handed() {
         let options = linformer_options(&format!(r#", "method": "no_params", "parameter_sharing": "{sharing}""#));
         let tensors = drawn(&options);
         assert_eq!(tensors.get(name).unwrap().shape(), [7, 3]);
-        let problems = problems(linformer(&changed(&tensors, name, |_| None), &options));
+        let problems = problems(linformer(changed(&tensors, name, |_| None), &options));
         assert!(problems[0].contains(name) && problems[0].contains("no_params"), "{problems:?}");
         let turned = changed(&tensors, name, |matrix| Some(matrix.reversed_axes()));
         assert!(linformer(&turned, &options).is_err());
@@ -285,7 +285,7 @@ fn options_without_effect_have_none() {
 fn no_layers_are_the_identity() {
     let mut options = LinformerOptions::new(7, 8, 3);
     options.depth = 0;
-    let encoder = linformer(&Tensors::<f64>::new(), &options).unwrap();
+    let encoder = linformer(Tensors::<f64>::new(), &options).unwrap();
     assert_eq!(encoder.parameter_count(), 0);
     assert!(linformer_state_dict(&encoder, &options).unwrap().is_empty());
 }
@@ -293,7 +293,7 @@ fn no_layers_are_the_identity() {
 #[test]
 fn wild_numbers_are_errors() {
     let mut options = LinformerOptions::new(usize::MAX, usize::MAX, usize::MAX);
-    assert!(linformer(&Tensors::<f32>::new(), &options).is_err());
+    assert!(linformer(Tensors::<f32>::new(), &options).is_err());
     options = linformer_options("");
     let tensors = drawn(&options);
     options.depth = usize::MAX;
@@ -311,7 +311,7 @@ fn wild_numbers_are_errors() {
 #[test]
 fn models_of_other_options_are_not_written() {
     let options = linformer_options("");
-    let encoder = linformer(&drawn(&options), &options).unwrap();
+    let encoder = linformer(drawn(&options), &options).unwrap();
     for more in [
         r#", "activation": "relu""#,
         r#", "parameter_sharing": "kv""#,
