@@ -74,6 +74,8 @@ pub struct Compressor<'a, A = f32> {
     sides: Vec<Side<A>>,
     /// The real positions in each (item, slot), for pooling.
     tokens: Array2<usize>,
+    /// Of `push`.
+    scratch: CompressionScratch<A>,
 }
 
 /// The rows of one item in a chunk that are real.
@@ -158,7 +160,10 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         }
         PaddingMask::check(mask, OPERATION, batch, length)?;
         let rows = self.real_rows(length, mask)?;
-        self.push_rows(chunk.view(), &rows, &mut CompressionScratch::default())
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let pushed = self.push_rows(chunk.view(), &rows, &mut scratch);
+        self.scratch = scratch;
+        pushed
     }
 
     /// [`push`](Self::push) for the one item of a batch, with scratch space that is kept; `real` says which of its rows are.

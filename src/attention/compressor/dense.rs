@@ -31,6 +31,13 @@ pub(crate) struct CompressionScratch<A> {
     pub(super) segments: Pool<SegmentScratch<A>>,
 }
 
+impl<A: Scalar> Clone for CompressionScratch<A> {
+    /// A copy makes its own.
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
 impl<A: Scalar> Default for CompressionScratch<A> {
     fn default() -> Self {
         Self {

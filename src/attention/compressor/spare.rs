@@ -6,7 +6,7 @@ use super::super::projection::Projections;
 use super::super::weights::AttentionWeights;
 use super::covered::Covered;
 use super::side::{Side, refill};
-use super::{Compressor, Order};
+use super::{CompressionScratch, Compressor, Order};
 use crate::config::{LinformerConfig, ProjectionKind};
 use crate::error::{Result, checked_len};
 use crate::scalar::Scalar;
@@ -102,6 +102,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             reached: spare.reached,
             sides: spare.sides,
             tokens: spare.tokens,
+            scratch: CompressionScratch::default(),
         })
     }
 
