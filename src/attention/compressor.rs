@@ -29,6 +29,7 @@ pub(crate) use dense::CompressionScratch;
 pub(crate) use spare::Spare;
 
 use covered::Covered;
+use dense::OwnScratch;
 use side::Side;
 
 /// Positions that are multiplied at once. Sums are added up segment by segment, so that pushes cut at multiples of it add in the same order as one.
@@ -75,7 +76,7 @@ pub struct Compressor<'a, A = f32> {
     /// The real positions in each (item, slot), for pooling.
     tokens: Array2<usize>,
     /// Of `push`.
-    scratch: CompressionScratch<A>,
+    scratch: OwnScratch<A>,
 }
 
 /// The rows of one item in a chunk that are real.
@@ -160,9 +161,9 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         }
         PaddingMask::check(mask, OPERATION, batch, length)?;
         let rows = self.real_rows(length, mask)?;
-        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut scratch = self.scratch.0.take().unwrap_or_default();
         let pushed = self.push_rows(chunk.view(), &rows, &mut scratch);
-        self.scratch = scratch;
+        self.scratch.0 = Some(scratch);
         pushed
     }
 

@@ -31,10 +31,13 @@ pub(crate) struct CompressionScratch<A> {
     pub(super) segments: Pool<SegmentScratch<A>>,
 }
 
-impl<A: Scalar> Clone for CompressionScratch<A> {
-    /// A copy makes its own.
+/// Scratch space of one owner; a copy of it makes its own.
+#[derive(Debug)]
+pub(super) struct OwnScratch<A>(pub(super) Option<CompressionScratch<A>>);
+
+impl<A> Clone for OwnScratch<A> {
     fn clone(&self) -> Self {
-        Self::default()
+        Self(None)
     }
 }
 

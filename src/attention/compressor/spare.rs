@@ -5,8 +5,9 @@ use ndarray::{Array2, Ix2};
 use super::super::projection::Projections;
 use super::super::weights::AttentionWeights;
 use super::covered::Covered;
+use super::dense::OwnScratch;
 use super::side::{Side, refill};
-use super::{CompressionScratch, Compressor, Order};
+use super::{Compressor, Order};
 use crate::config::{LinformerConfig, ProjectionKind};
 use crate::error::{Result, checked_len};
 use crate::scalar::Scalar;
@@ -102,7 +103,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             reached: spare.reached,
             sides: spare.sides,
             tokens: spare.tokens,
-            scratch: CompressionScratch::default(),
+            scratch: OwnScratch(None),
         })
     }
 
