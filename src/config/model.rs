@@ -190,7 +190,7 @@ pub(crate) fn check_position(position: PositionKind, width: usize, vocab_size: u
 /// An error where the product of a frequency and a position is not finite.
 fn check_frequencies(base: f64, width: usize) -> Result<()> {
     let last = width.div_ceil(2).saturating_sub(1);
-    let largest = base.powf(-2.0 * last as f64 / width as f64).max(1.0);
+    let largest = libm::pow(base, -2.0 * last as f64 / width as f64).max(1.0);
     if (largest * usize::MAX as f64).is_finite() {
         return Ok(());
     }

@@ -74,14 +74,14 @@ impl<A: Scalar> Compressor<'_, A> {
                 }
             }
         }
-        let is_dense = matches!(self.projections.key().form, Form::Dense { .. });
-        // The products of the first segment are its sums: there is nothing to add up.
+        let is_dense = self.order == Order::CompressFirst && matches!(self.projections.key().form, Form::Dense { .. });
+        // The products of E and the first segment are its sums: there is nothing to add up.
         let is_first = is_new && self.covered.is_empty() && start / SEGMENT == (start + chunk.dim().1).max(1).saturating_sub(1) / SEGMENT;
         if self.config.projection.kind != ProjectionKind::MaxPooling && !(is_dense && is_first) {
             self.sides.iter_mut().for_each(Side::lengthen);
         }
         match self.order {
-            Order::CompressFirst if is_dense => {
+            _ if is_dense => {
                 self.compress_dense(chunk, start, rows, scratch);
             }
             Order::CompressFirst => self.compress_inputs(chunk, start, rows, windows),
