@@ -149,7 +149,8 @@ mod tests {
         }
         for t in sizes(37.5) {
             let error = relative(f64::normal_tail::<FMA>(t), 0.5 * libm::erfc(t * FRAC_1_SQRT_2));
-            assert!(error < 1.4e-15 + 1.7e-16 * t * t, "Φ(−{t}): {error}");
+            // The reference's argument is rounded, which shows by t² of its last place.
+            assert!(error < 1.4e-15 + 2.3e-16 * t * t, "Φ(−{t}): {error}");
         }
         let smallest = f64::from_bits(1);
         for x in spread(5001, 20.0).into_iter().map(|x| x - 728.0) {
