@@ -34,27 +34,22 @@ fn gradients_of_attention() {
     }
 }
 
-fn causal_gradients<A: Scalar>(length: usize, block: usize) -> (Vec<f64>, Vec<(String, ArrayD<f64>)>) {
+fn causal_output<A: Scalar>(length: usize, block: usize) -> Vec<f64> {
     let config = CausalConfig::new(2, 1, length, 1)
         .with_block(Some(block))
         .with_window(Some(block.min(4)));
     let mut layer = BlockwiseCausalAttention::<A>::new(&config, 1).unwrap();
     fill(&mut layer);
     let x = Array3::from_elem((1, length, 2), A::cast(f64::from(TERMS[0])));
-    let mut sums = layer.zeros_like();
-    let (y, cache) = layer.forward_train(&x, None).unwrap();
-    layer.backward(&cache, &x, &mut sums).unwrap();
-    (widened(y), gradients(&sums))
+    widened(layer.forward(&x, None).unwrap())
 }
 
 /// Long blocks, and many of them.
 #[test]
 fn causal_attention() {
     for (length, block) in [(60_000, 30_000), (6_000, 2)] {
-        let (found, expected) = (causal_gradients::<f32>(length, block), causal_gradients::<f64>(length, block));
-        let worst = relative(found.0, expected.0);
+        let worst = relative(causal_output::<f32>(length, block), causal_output::<f64>(length, block));
         assert!(worst <= BOUND, "blocks of {block} are off by {worst:.1e}");
-        assert_near(&found.1, &expected.1, &format!("blocks of {block}"));
     }
 }
 

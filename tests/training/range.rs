@@ -257,19 +257,13 @@ fn sums_of_gradients_stay_finite() {
     let of = |x: f32| Linear::from_parts(array![[x, 1.0]], Some(array![0.0])).unwrap();
     let mut batches = Accumulation::new();
     batches.add(1.0, of(2e38), 1.0).unwrap();
-    for (bad, weight) in [
-        (2e38, 1.0),
-        (1e30, 1e10),
-        (f32::NAN, 1.0),
-        (f32::INFINITY, 1.0),
-        (f32::NEG_INFINITY, 1e-3),
-    ] {
+    for (bad, weight) in [(f32::NAN, 1.0), (f32::INFINITY, 1.0), (f32::NEG_INFINITY, 1e-3)] {
         match batches.add(1.0, of(bad), weight) {
             Err(Error::Argument { reason, .. }) => assert!(reason.contains("`weight`"), "{reason}"),
             other => panic!("{other:?}"),
         }
     }
-    // Numbers that cancel out are no reason to refuse them.
+    // Numbers that cancel out are no reason to refuse them, nor are sums that f32 cannot hold: they are kept in f64.
     batches.add(3.0, of(-2e38), 1.0).unwrap();
     let (loss, mean) = batches.finish().unwrap();
     assert_eq!((loss, mean.weight()[[0, 0]], mean.weight()[[0, 1]]), (2.0, 0.0, 1.0));
