@@ -67,7 +67,8 @@ impl AdamWConfig {
         }
         // A parameter that never had a gradient would become 0/0.
         let least = A::min_positive_value();
-        if !(self.eps.is_finite() && A::cast(self.eps) >= least) {
+        let eps = A::cast(self.eps);
+        if !(eps.is_finite() && eps >= least) {
             let reason = format!(
                 "it must be finite and at least {least:e}, the smallest normal number of {}",
                 A::NAME
