@@ -73,8 +73,8 @@
 //! * Padding contributes nothing, in every layer, whatever stands there, NaN included; a right-padded batch gives each sequence what it
 //!   gets alone (1e-10 in `f64`).
 //! * Results are the same bit for bit for any number of threads, and for chunks cut at multiples of [`Compressor::CHUNK`].
-//! * The same input gives the same bits on any processor with a fused multiply-add (x86-64 with AVX2 and FMA or with AVX-512, and every
-//!   aarch64), whatever the operating system: outputs, gradients, optimizer steps, generated tokens, and the numbers of a new model. The bits
+//! * The same input gives the same bits on any processor with a fused multiply-add (tested on x86-64 with AVX2 and FMA and with AVX-512; meant for aarch64,
+//!   too), whatever the operating system: outputs, gradients, optimizer steps, generated tokens, and the numbers of a new model. The bits
 //!   of a NaN may differ, as may the singular values of the feature `analysis`. Older processors agree up to rounding.
 //! * No public function panics on bad input: shapes, lengths, ids, configurations and files give an [`Error`] that says what to do. The exceptions
 //!   are a copy of a broadcast view larger than any memory where no error can be returned ([`softmax`], [`PaddingMask::from_bools`],
