@@ -3,7 +3,7 @@
 use ndarray::{Array2, ArrayRef2, ArrayRef3, ArrayView1, ArrayView3, Axis};
 
 use super::compressed::Compressed;
-use super::mask::{PaddingMask, one_past_last};
+use super::mask::PaddingMask;
 use super::projection::{Projection, Projections};
 use super::weights::AttentionWeights;
 use crate::config::{BiasPlace, LinformerConfig, ProjectionKind};
@@ -19,6 +19,8 @@ mod features;
 mod finish;
 mod order;
 mod part;
+mod pending;
+mod real_rows;
 mod side;
 mod spare;
 
@@ -30,6 +32,8 @@ pub(crate) use spare::Spare;
 
 use covered::Covered;
 use dense::OwnScratch;
+use pending::Pending;
+use real_rows::RealRows;
 use side::Side;
 
 /// Positions that are multiplied at once. Sums are added up segment by segment, so that pushes cut at multiples of it add in the same order as one.
@@ -39,6 +43,8 @@ pub(crate) const SEGMENT: usize = crate::ops::SEGMENT;
 ///
 /// A sequence can be pushed chunk by chunk, or in parts that start elsewhere ([`starting_at`](Self::starting_at)) and are added up
 /// ([`merge`](Self::merge)). Chunks cut at multiples of [`Compressor::CHUNK`] give bit for bit what one call gives; any others the same up to rounding.
+///
+/// Rows that are pushed a few at a time are kept until there are `CHUNK` of them, and then added together.
 ///
 /// ```
 /// use linformer::{LinformerAttention, LinformerConfig};
@@ -75,23 +81,10 @@ pub struct Compressor<'a, A = f32> {
     sides: Vec<Side<A>>,
     /// The real positions in each (item, slot), for pooling.
     tokens: Array2<usize>,
+    /// Rows that were pushed and are not in the sums yet.
+    pending: Pending<A>,
     /// Of `push`.
     scratch: OwnScratch<A>,
-}
-
-/// The rows of one item in a chunk that are real.
-#[derive(Clone, Copy, Debug)]
-struct RealRows<'m> {
-    /// One past the last.
-    end: usize,
-    /// The item's mask, where there are holes before the end.
-    holes: Option<ArrayView1<'m, bool>>,
-}
-
-impl RealRows<'_> {
-    fn is_real(&self, row: usize) -> bool {
-        row < self.end && self.holes.is_none_or(|real| real[row])
-    }
 }
 
 impl<'a, A: Scalar> Compressor<'a, A> {
@@ -152,6 +145,20 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     /// Another batch or width, a mask of another shape, more positions than the projection has columns for or than
     /// [`with_extent`](Self::with_extent) told, or pooling that was told no extent. The sums are then as they were.
     pub fn push(&mut self, chunk: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<()> {
+        self.push_with(chunk, mask, Self::add_or_keep)
+    }
+
+    /// [`push`](Self::push) for all rows that are left.
+    pub(crate) fn push_last(&mut self, chunk: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<()> {
+        self.push_with(chunk, mask, Self::add_next)
+    }
+
+    fn push_with(
+        &mut self,
+        chunk: &ArrayRef3<A>,
+        mask: Option<&PaddingMask>,
+        add: fn(&mut Self, ArrayView3<'_, A>, &[RealRows<'_>], &mut CompressionScratch<A>),
+    ) -> Result<()> {
         const OPERATION: &str = "Compressor::push";
         let (batch, length, _) = chunk.dim();
         check_width(OPERATION, "chunk", chunk, self.config.attention.dim)?;
@@ -162,7 +169,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         PaddingMask::check(mask, OPERATION, batch, length)?;
         let rows = self.real_rows(length, mask)?;
         let mut scratch = self.scratch.0.take().unwrap_or_default();
-        let pushed = self.push_rows(chunk.view(), &rows, &mut scratch);
+        let pushed = self.push_rows(chunk.view(), &rows, &mut scratch, add);
         self.scratch.0 = Some(scratch);
         pushed
     }
@@ -175,10 +182,16 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         scratch: &mut CompressionScratch<A>,
     ) -> Result<()> {
         let rows = [self.real_rows_of(0, chunk.dim().1, real)?];
-        self.push_rows(chunk, &rows, scratch)
+        self.push_rows(chunk, &rows, scratch, Self::add_next)
     }
 
-    fn push_rows(&mut self, chunk: ArrayView3<'_, A>, rows: &[RealRows<'_>], scratch: &mut CompressionScratch<A>) -> Result<()> {
+    fn push_rows(
+        &mut self,
+        chunk: ArrayView3<'_, A>,
+        rows: &[RealRows<'_>],
+        scratch: &mut CompressionScratch<A>,
+        add: impl FnOnce(&mut Self, ArrayView3<'_, A>, &[RealRows<'_>], &mut CompressionScratch<A>),
+    ) -> Result<()> {
         const OPERATION: &str = "Compressor::push";
         let length = chunk.dim().1;
         let end = self.next.checked_add(length).ok_or_else(|| Error::Overflow {
@@ -201,7 +214,8 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             ));
         }
         self.covered.check_apart((self.next, end), OPERATION)?;
-        self.accumulate(chunk, self.next, rows, true, scratch)?;
+        self.count(self.next, rows)?;
+        add(self, chunk, rows, scratch);
         for (reached, rows) in self.reached.iter_mut().zip(rows) {
             if rows.end > 0 {
                 *reached = (*reached).max(self.next + rows.end);
@@ -216,7 +230,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     ///
     /// # Errors
     /// A part of another layer, batch, order or extent, or one that covers positions that are covered already. The sums are then as they were.
-    pub fn merge(&mut self, other: Self) -> Result<()> {
+    pub fn merge(&mut self, mut other: Self) -> Result<()> {
         const OPERATION: &str = "Compressor::merge";
         let same_layer = std::ptr::eq(self.weights, other.weights) && std::ptr::eq(self.projections, other.projections);
         if !same_layer || self.batch != other.batch || self.order != other.order || self.extent != other.extent {
@@ -228,8 +242,10 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         self.covered.check_all_apart(&other.covered, OPERATION)?;
         let slots = self.allocated().max(other.allocated());
         self.grow(slots)?;
+        self.settle_pending();
+        other.settle_pending();
         let takes_maximum = self.config.projection.kind == ProjectionKind::MaxPooling;
-        for (side, other) in self.sides.iter_mut().zip(other.sides) {
+        for (side, other) in self.sides.iter_mut().zip(&other.sides) {
             side.merge(other, takes_maximum);
         }
         self.tokens += &other.tokens;
@@ -274,7 +290,13 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             })
             .collect();
         let difference = (new - old).insert_axis(Axis(1));
-        self.accumulate(difference.view(), position, &rows, false, &mut CompressionScratch::default())
+        self.make_room(position, &rows)?;
+        self.add(difference.view(), position, &rows, false, &mut CompressionScratch::default());
+        self.sides.iter_mut().for_each(|side| {
+            side.lengthen();
+            side.fold(0..self.batch);
+        });
+        Ok(())
     }
 
     /// The order of multiplication in use.
@@ -308,34 +330,6 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             Some(columns) if end > columns => Err(self.config.too_long(operation, end, columns)),
             _ => Ok(()),
         }
-    }
-
-    /// Which rows of a chunk of `length` positions are real.
-    fn real_rows<'m>(&self, length: usize, mask: Option<&'m PaddingMask>) -> Result<Vec<RealRows<'m>>> {
-        (0..self.batch)
-            .map(|item| self.real_rows_of(item, length, mask.map(|mask| mask.item(item))))
-            .collect()
-    }
-
-    /// Which of an item's next `length` rows are real, given what its mask says of them.
-    fn real_rows_of<'m>(&self, item: usize, length: usize, real: Option<ArrayView1<'m, bool>>) -> Result<RealRows<'m>> {
-        let known = self
-            .extent
-            .as_ref()
-            .map(|lengths| lengths[item].saturating_sub(self.next).min(length));
-        let Some(real) = real else {
-            let end = known.unwrap_or(length);
-            return Ok(RealRows { end, holes: None });
-        };
-        let end = one_past_last(real);
-        if known.is_some_and(|known| end > known) {
-            return Err(Error::argument(
-                "Compressor::push",
-                format!("item {item} has a real position after the extent that was told"),
-            ));
-        }
-        let holes = real.iter().take(end).any(|&real| !real).then_some(real);
-        Ok(RealRows { end, holes })
     }
 
     fn allocated(&self) -> usize {

@@ -182,7 +182,7 @@ impl<A: Scalar> LinformerAttention<A> {
         let (batch, length, _) = context.dim();
         PaddingMask::check(mask, "LinformerAttention::compress", batch, length)?;
         let mut compressor = self.compressor_for(projections, batch, length, mask)?;
-        compressor.push(context, mask)?;
+        compressor.push_last(context, mask)?;
         compressor.finish()
     }
 

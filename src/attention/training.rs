@@ -114,7 +114,7 @@ impl<A: Scalar> LinformerAttention<A> {
         check_width(OPERATION, "queries", &x, self.config().attention.dim)?;
         PaddingMask::check(mask, OPERATION, batch, length)?;
         let mut compressor = self.training_compressor(lent, batch, length, mask)?;
-        compressor.push(context_input, mask)?;
+        compressor.push_last(context_input, mask)?;
         let (mut context, compression) = compressor.finish_train(lent.part)?;
         if x.dim().0 != context.batch() {
             let expected = format!("({batch}, any length, {})", self.config().attention.dim);

@@ -28,8 +28,8 @@ pub(crate) trait LongSumKernels: Sized {
     fn rescale_and_add(sums: &mut [f64], factor: f64, row: &[Self], row_factor: f64);
     /// Σ x.
     fn long_sum(x: &[Self]) -> f64;
-    /// to ← to + sums where `adds`, to ← sums where not.
-    fn round_sums(sums: &[f64], to: &mut [Self], adds: bool);
+    /// `to` += `sums`, rounded once.
+    fn add_sums(sums: &[f64], to: &mut [Self]);
 }
 
 macro_rules! kernels {
@@ -62,9 +62,9 @@ macro_rules! kernels {
                 sum
             }
 
-            fn round_sums(sums: &[f64], to: &mut [Self], adds: bool) {
-                dispatch!(dispatched, round_body, $t, (sums: &[f64], to: &mut [$t], adds: bool));
-                dispatched(sums, to, adds);
+            fn add_sums(sums: &[f64], to: &mut [Self]) {
+                dispatch!(dispatched, add_sums_body, $t, (sums: &[f64], to: &mut [$t]));
+                dispatched(sums, to);
             }
         }
     };
@@ -127,9 +127,9 @@ fn sum_body<A: Scalar, const FMA: bool>(x: &[A], sum: &mut f64) {
 }
 
 #[inline(always)]
-fn round_body<A: Scalar, const FMA: bool>(sums: &[f64], to: &mut [A], adds: bool) {
+fn add_sums_body<A: Scalar, const FMA: bool>(sums: &[f64], to: &mut [A]) {
     for (to, &sum) in to.iter_mut().zip(sums) {
-        *to = A::cast(if adds { to.widen() + sum } else { sum });
+        *to = A::cast(to.widen() + sum);
     }
 }
 
@@ -162,14 +162,9 @@ pub(crate) fn rescale_and_add<A: Scalar>(sums: &mut [f64], factor: f64, row: &[A
     A::rescale_and_add(sums, factor, row, row_factor);
 }
 
-/// `to` ← `sums`, rounded once.
-pub(crate) fn round_sums<A: Scalar>(sums: &[f64], to: &mut [A]) {
-    A::round_sums(sums, to, false);
-}
-
 /// `to` += `sums`, rounded once.
 pub(crate) fn add_sums<A: Scalar>(sums: &[f64], to: &mut [A]) {
-    A::round_sums(sums, to, true);
+    A::add_sums(sums, to);
 }
 
 /// Row sums of any number of rows.

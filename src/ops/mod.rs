@@ -29,13 +29,10 @@ pub(crate) use dropout::Dropout;
 pub(crate) use idle::{idle_rows, without_idle};
 pub(crate) use layer_norm::{layer_norm_backward_rows, layer_norm_rows};
 pub(crate) use long_product::{ROUNDED_ROWS, add_long_product, add_product_to_long, add_rounded, pack_segment};
-pub(crate) use long_sum::{
-    LongSum, StagedSum, add_block, add_scaled_widened, add_widened, long_sum, rescale_and_add, round_sums, scatter_rows,
-};
+pub(crate) use long_sum::{LongSum, StagedSum, add_scaled_widened, add_sums, add_widened, long_sum, rescale_and_add, scatter_rows};
 pub(crate) use matmul::{add_bias, gemm};
 pub(crate) use packed::{
-    Output, PANEL_COLS, PackedColumns, PackedMatrix, ProductScratch, Rows, RowsMut, SEGMENT, Scratch, multiply_panels, pack_panels,
-    panels_len,
+    Output, PackedColumns, PackedMatrix, ProductScratch, Rows, RowsMut, SEGMENT, Scratch, multiply_panels, pack_panels, panels_len,
 };
 pub(crate) use softmax::{exp_rows, scale_rows, softmax_backward_rows, softmax_groups, softmax_rows};
 pub(crate) use tile::{Runs, Tile, TileRows};

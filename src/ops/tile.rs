@@ -108,10 +108,6 @@ impl<A> TileRows<'_, A> {
     pub(crate) fn nrows(&self) -> usize {
         self.rows
     }
-
-    pub(crate) fn runs(&self) -> Runs {
-        self.runs
-    }
 }
 
 impl<A: Scalar> Default for Tile<A> {

@@ -41,22 +41,50 @@ impl Windows {
 }
 
 impl<A: Scalar> Compressor<'_, A> {
+    /// Makes room for the windows of rows that start at position `start`.
+    pub(super) fn make_room(&mut self, start: usize, rows: &[RealRows<'_>]) -> Result<()> {
+        let Some(stride) = self.config.stride() else {
+            return Ok(());
+        };
+        let end = rows.iter().map(|rows| rows.end).max().unwrap_or(0);
+        // Padding and nothing at all need no windows, however far behind they stand.
+        if end == 0 {
+            return Ok(());
+        }
+        self.grow((start + end).div_ceil(stride))
+    }
+
+    /// Counts new rows, which start at position `start`, in everything but the sums of products.
+    pub(super) fn count(&mut self, start: usize, rows: &[RealRows<'_>]) -> Result<()> {
+        self.make_room(start, rows)?;
+        self.count_tokens(start, rows);
+        for index in 0..self.sides.len() {
+            if self.needs_row_sums(index) {
+                let (projection, _) = self.side_sources(index);
+                for (item, rows) in rows.iter().enumerate() {
+                    let windows = self.windows(item);
+                    let sums = self.sides[index].long_row_sums.index_axis_mut(Axis(0), item);
+                    add_row_sums(projection, sums, start, rows, windows);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// [`add`](Self::add) for new rows after all others.
+    pub(super) fn add_next(&mut self, chunk: ArrayView3<'_, A>, rows: &[RealRows<'_>], scratch: &mut CompressionScratch<A>) {
+        self.add(chunk, self.next, rows, true, scratch);
+    }
+
     /// Adds `chunk`, which starts at `start`, to the sums; `is_new` where these positions were not counted before.
-    pub(super) fn accumulate(
+    pub(super) fn add(
         &mut self,
         chunk: ArrayView3<'_, A>,
         start: usize,
         rows: &[RealRows<'_>],
         is_new: bool,
         scratch: &mut CompressionScratch<A>,
-    ) -> Result<()> {
-        if let Some(stride) = self.config.stride() {
-            let end = rows.iter().map(|rows| rows.end).max().unwrap_or(0);
-            // Padding and nothing at all need no windows, however far behind they stand.
-            if end > 0 {
-                self.grow((start + end).div_ceil(stride))?;
-            }
-        }
+    ) {
         let (one, many);
         let windows: &[Windows] = if self.batch == 1 {
             one = [self.windows(0)];
@@ -65,29 +93,16 @@ impl<A: Scalar> Compressor<'_, A> {
             many = (0..self.batch).map(|item| self.windows(item)).collect::<Vec<_>>();
             &many
         };
-        if is_new {
-            self.count_tokens(start, rows, windows);
-            for index in 0..self.sides.len() {
-                if self.needs_row_sums(index) {
-                    let (projection, _) = self.side_sources(index);
-                    add_row_sums(projection, &mut self.sides[index], start, rows, windows);
-                }
-            }
+        if self.order == Order::CompressFirst && matches!(self.projections.key().form, Form::Dense { .. }) {
+            return self.compress_dense(chunk, start, rows, scratch);
         }
-        let is_dense = self.order == Order::CompressFirst && matches!(self.projections.key().form, Form::Dense { .. });
-        // The products of E and the first segment are its sums: there is nothing to add up.
-        let is_first = is_new && self.covered.is_empty() && start / SEGMENT == (start + chunk.dim().1).max(1).saturating_sub(1) / SEGMENT;
-        if self.config.projection.kind != ProjectionKind::MaxPooling && !(is_dense && is_first) {
+        if self.config.projection.kind != ProjectionKind::MaxPooling {
             self.sides.iter_mut().for_each(Side::lengthen);
         }
         match self.order {
-            _ if is_dense => {
-                self.compress_dense(chunk, start, rows, scratch);
-            }
             Order::CompressFirst => self.compress_inputs(chunk, start, rows, windows),
             Order::ProjectFirst => self.compress_features(chunk, start, rows, windows, is_new, &mut scratch.segments),
         }
-        Ok(())
     }
 
     pub(super) fn windows(&self, item: usize) -> Windows {
@@ -104,11 +119,12 @@ impl<A: Scalar> Compressor<'_, A> {
         }
     }
 
-    fn count_tokens(&mut self, start: usize, rows: &[RealRows<'_>], windows: &[Windows]) {
+    fn count_tokens(&mut self, start: usize, rows: &[RealRows<'_>]) {
         if self.tokens.ncols() == 0 {
             return;
         }
-        for (item, (rows, windows)) in rows.iter().zip(windows).enumerate() {
+        for (item, rows) in rows.iter().enumerate() {
+            let windows = self.windows(item);
             for row in (0..rows.end).filter(|&row| rows.is_real(row)) {
                 self.tokens[[item, windows.slot(start + row)]] += 1;
             }
@@ -210,28 +226,32 @@ pub(super) fn copied<'c, A: Scalar>(x: ArrayView2<'c, A>, from: usize, rows: &Re
     }
 }
 
-/// row sums += E·1 over the real positions, segment by segment.
-fn add_row_sums<A: Scalar>(projection: &Projection<A>, side: &mut Side<A>, start: usize, rows: &[RealRows<'_>], windows: &[Windows]) {
-    for (item, mut sums) in side.long_row_sums.outer_iter_mut().enumerate() {
-        for (matrix, mut sums) in sums.outer_iter_mut().enumerate() {
-            for (from, to) in segments(start, rows[item].end) {
-                if let Form::Dense { matrix: weights, .. } = &projection.form {
-                    let weights = weights.slice(s![matrix, .., start + from..start + to]);
-                    for (sum, weights) in sums.iter_mut().zip(weights.rows()) {
-                        *sum += if rows[item].holes.is_none() {
-                            long_sum(weights)
-                        } else {
-                            let real = weights.iter().enumerate().filter(|&(row, _)| rows[item].is_real(from + row));
-                            real.map(|(_, weight)| weight.widen()).sum::<f64>()
-                        };
-                    }
-                } else {
-                    let one = A::one();
-                    let ones = ArrayView2::from_shape((to - from, 1).strides((0, 0)), std::slice::from_ref(&one));
-                    let ones = ones.expect("one number, read again and again");
-                    let mut sums = sums.view_mut().insert_axis(Axis(1));
-                    add_segment(projection, matrix, ones, start, from, &rows[item], windows[item], &mut sums);
+/// row sums (matrices, slots) += E·1 over the real positions of an item, segment by segment.
+fn add_row_sums<A: Scalar>(
+    projection: &Projection<A>,
+    mut sums: ArrayViewMut2<'_, f64>,
+    start: usize,
+    rows: &RealRows<'_>,
+    windows: Windows,
+) {
+    for (matrix, mut sums) in sums.outer_iter_mut().enumerate() {
+        for (from, to) in segments(start, rows.end) {
+            if let Form::Dense { matrix: weights, .. } = &projection.form {
+                let weights = weights.slice(s![matrix, .., start + from..start + to]);
+                for (sum, weights) in sums.iter_mut().zip(weights.rows()) {
+                    *sum += if rows.holes.is_none() {
+                        long_sum(weights)
+                    } else {
+                        let real = weights.iter().enumerate().filter(|&(row, _)| rows.is_real(from + row));
+                        real.map(|(_, weight)| weight.widen()).sum::<f64>()
+                    };
                 }
+            } else {
+                let one = A::one();
+                let ones = ArrayView2::from_shape((to - from, 1).strides((0, 0)), std::slice::from_ref(&one));
+                let ones = ones.expect("one number, read again and again");
+                let mut sums = sums.view_mut().insert_axis(Axis(1));
+                add_segment(projection, matrix, ones, start, from, rows, windows, &mut sums);
             }
         }
     }

@@ -8,10 +8,9 @@ use super::super::projection::Form;
 use super::accumulate::copied;
 use super::features::SegmentScratch;
 use super::finish::FinishScratch;
+use super::side::Side;
 use super::{Compressor, RealRows, SEGMENT};
-use crate::ops::{
-    Aligned, Output, PANEL_COLS, Rows, RowsMut, Runs, Tile, TileRows, add_block, multiply_panels, pack_panels, pack_segment, panels_len,
-};
+use crate::ops::{Aligned, Output, Rows, RowsMut, Runs, Tile, multiply_panels, pack_panels, pack_segment, panels_len};
 use crate::parallel::{self, Chunks, Pool, along, for_each_part};
 use crate::scalar::Scalar;
 
@@ -19,6 +18,9 @@ use crate::scalar::Scalar;
 const PACKED_NUMBERS: usize = 1 << 20;
 /// Rows of E that one task multiplies, a few blocks of the kernels.
 const TASK_ROWS: usize = 24;
+/// Segments of a sequence whose sums are added in the element type, before they are moved to those in `f64`. A power of two, since rounds
+/// do not straddle them.
+const FOLDED: usize = 16;
 
 /// Scratch space of a compression, kept from chunk to chunk.
 #[derive(Debug)]
@@ -71,6 +73,11 @@ struct Chunk<'c, 'm, A> {
 }
 
 impl<A: Scalar> Chunk<'_, '_, A> {
+    /// Segments that are complete before the chunk starts.
+    fn before(&self) -> usize {
+        self.start / SEGMENT
+    }
+
     fn segments(&self) -> usize {
         (self.start % SEGMENT + self.x.dim().1).div_ceil(SEGMENT)
     }
@@ -87,16 +94,22 @@ impl<A: Scalar> Chunk<'_, '_, A> {
     fn rounds(&self) -> impl Iterator<Item = Round> + use<A> {
         let (batch, length, dim) = self.x.dim();
         let size = panels_len::<A>(length.min(SEGMENT), dim).max(1);
-        let segments = self.segments();
-        let together = (PACKED_NUMBERS / size).max(1);
-        let items = (together / segments.max(1)).max(1);
+        let (before, segments) = (self.before(), self.segments());
+        let items = (PACKED_NUMBERS / size / segments.max(1)).max(1);
+        let together = 1 << (PACKED_NUMBERS / size).clamp(1, FOLDED).ilog2();
         (0..batch).step_by(items).flat_map(move |item| {
-            (0..segments).step_by(together).map(move |segment| Round {
+            let groups = before / together..(before + segments).div_ceil(together);
+            groups.map(move |group| Round {
                 items: item..batch.min(item + items),
-                segments: segment..segments.min(segment + together),
+                segments: (group * together).max(before) - before..((group + 1) * together).min(before + segments) - before,
                 size,
             })
         })
+    }
+
+    /// Whether the sums are moved to those in `f64` after a segment.
+    fn folds_after(&self, segment: usize) -> bool {
+        (self.before() + segment + 1).is_multiple_of(FOLDED)
     }
 
     /// Packs the segments of a round, one after the other, padding as zeros.
@@ -143,6 +156,9 @@ impl<A: Scalar> Compressor<'_, A> {
         let CompressionScratch { panels, copies, left, .. } = scratch;
         copies.prepare();
         left.prepare();
+        if (0..chunk.segments()).any(|segment| chunk.folds_after(segment)) {
+            self.sides.iter_mut().for_each(Side::lengthen);
+        }
         let forms = [&self.projections.key().form, &self.projections.value().form];
         let cost = parallel::cost(&[self.batch, x.dim().1, x.dim().2, self.config.k, self.sides.len()]);
         for round in chunk.rounds() {
@@ -163,17 +179,14 @@ impl<A: Scalar> Compressor<'_, A> {
                     panels,
                 };
                 let items = s![round.round.items.clone(), .., .., ..];
-                if let Some(sums) = part.slice[0].long() {
-                    return for_each_row_block(sums.slice_mut(items), cost, |place, mut sums| {
-                        let sums = sums.as_slice_mut().expect("sums are contiguous, row by row");
-                        left.with(|left| round.add_long(place, sums, left));
-                    });
-                }
                 for_each_row_block(part.slice[0].sums.slice_mut(items), cost, |place, mut sums| {
                     let sums = sums.as_slice_mut().expect("sums are contiguous, row by row");
                     left.with(|left| round.add(place, sums, left));
                 });
             });
+            if round.segments.clone().last().is_some_and(|segment| chunk.folds_after(segment)) {
+                self.sides.iter_mut().for_each(|side| side.fold(round.items.clone()));
+            }
         }
     }
 }
@@ -197,16 +210,11 @@ struct RoundProduct<'r, 'c, 'm, A> {
 }
 
 impl<A: Scalar> RoundProduct<'_, '_, '_, A> {
-    /// Calls `work` for each segment with its columns of a block of rows of E and its packed rows of X.
-    fn for_each_segment(
-        &self,
-        RowBlock { item, matrix, first }: RowBlock,
-        count: usize,
-        left: &mut Tile<A>,
-        mut work: impl FnMut(TileRows<'_, A>, &[A]),
-    ) {
+    /// Adds the product to a block of rows of the sums, segment by segment.
+    fn add(&self, RowBlock { item, matrix, first }: RowBlock, sums: &mut [A], left: &mut Tile<A>) {
         let Self { chunk, round, panels, .. } = *self;
-        let weights = self.matrix.slice(s![matrix, first..first + count, ..]);
+        let stride = chunk.x.dim().2;
+        let weights = self.matrix.slice(s![matrix, first..first + sums.len() / stride.max(1), ..]);
         for (within, segment) in round.segments.clone().enumerate() {
             let range = chunk.segment(round.items.start + item, segment);
             if range.is_empty() {
@@ -215,32 +223,8 @@ impl<A: Scalar> RoundProduct<'_, '_, '_, A> {
             let weights = weights.slice(s![.., chunk.start + range.start..chunk.start + range.end]);
             left.fill(weights, Runs::of(range.len()));
             let panels = &panels[(item * round.segments.len() + within) * round.size..];
-            work(left.rows(), panels);
+            multiply_panels(left.rows(), panels, stride, Output::Add, RowsMut { data: sums, stride });
         }
-    }
-
-    /// Adds the product to sums of the element type.
-    fn add(&self, block: RowBlock, sums: &mut [A], left: &mut Tile<A>) {
-        let stride = self.chunk.x.dim().2;
-        self.for_each_segment(block, sums.len() / stride.max(1), left, |left, panels| {
-            multiply_panels(left, panels, stride, Output::Add, RowsMut { data: sums, stride });
-        });
-    }
-
-    /// Adds the product to sums in `f64`, some columns at a time, which stay in the nearest cache meanwhile.
-    fn add_long(&self, block: RowBlock, sums: &mut [f64], left: &mut Tile<A>) {
-        let stride = self.chunk.x.dim().2;
-        let count = sums.len() / stride.max(1);
-        let mut product = [A::zero(); TASK_ROWS * PANEL_COLS];
-        self.for_each_segment(block, count, left, |left, panels| {
-            for first in (0..stride).step_by(PANEL_COLS) {
-                let cols = PANEL_COLS.min(stride - first);
-                let data = &mut product[..count * cols];
-                let panels = &panels[panels_len::<A>(left.runs().range(0).len(), first)..];
-                multiply_panels(left, panels, cols, Output::Set, RowsMut { data, stride: cols });
-                add_block(&mut sums[first..], stride, data, cols);
-            }
-        });
     }
 }
 

@@ -196,11 +196,8 @@ fn mix_channels<A: Scalar>(
     products: &mut ProductScratch<A>,
 ) {
     let stride = windows.size;
-    for offset in 0..stride {
-        let first = (offset + stride - position % stride) % stride;
-        if first >= x.nrows() {
-            continue;
-        }
+    for first in 0..stride.min(x.nrows()) {
+        let offset = windows.offset(position + first);
         let rows = x.slice(s![first..;stride, ..]);
         let slot = windows.slot(position + first);
         let mut sums = sums.slice_mut(s![slot..slot + rows.nrows(), ..]);

@@ -42,6 +42,7 @@ impl<A: Scalar> Compressor<'_, A> {
         compressed.slots.extend((0..self.batch).map(|item| self.item_slots(item)));
         let most = compressed.slots.iter().copied().max().unwrap_or(self.config.effective_k());
         self.grow(most)?;
+        self.add_pending(self.next, scratch);
         self.sides.iter_mut().for_each(Side::round);
         for item in 0..self.batch {
             self.settle(item);

@@ -1,17 +1,23 @@
 //! The sums of keys or values.
 
+use std::ops::Range;
+
 use ndarray::{Array, Array3, Array4, Axis, Dimension, Ix3, Ix4, Slice, s};
 
 use crate::error::{Result, checked_len};
-use crate::ops::{add_widened, round_sums};
+use crate::ops::{add_sums, add_widened};
+use crate::parallel::{self, Chunks, for_each_part};
 use crate::scalar::Scalar;
+
+/// Sums that one task moves.
+const FOLDED: usize = 1 << 14;
 
 /// Where the sums are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// Those of one segment at most, rounded as its products are.
+    /// In the element type: too few for their roundings to show.
     Short,
-    /// In `f64`, whose roundings do not show after millions of terms.
+    /// The last few in the element type, all before them in `f64`, whose roundings do not show after millions of terms.
     Long,
     /// Rounded for good, with those of E·1.
     Rounded,
@@ -23,7 +29,7 @@ pub(super) struct Side<A> {
     pub(super) sums: Array4<A>,
     /// E·1 over the real positions, (batch, matrices, slots): what a bias before compression is multiplied by. Made by [`round`](Self::round).
     pub(super) row_sums: Array3<A>,
-    /// The sums where there is more than one segment to add up; else of any shape.
+    /// What is to be added to the sums where there are many terms; else of any shape.
     long: Array4<f64>,
     place: Place,
     /// E·1 so far.
@@ -60,22 +66,33 @@ impl<A: Scalar> Side<A> {
         (self.place == Place::Long).then_some(&mut self.long)
     }
 
-    /// Goes on in `f64`, whose roundings do not show after millions of terms.
+    /// Makes room for sums in `f64`.
     pub(super) fn lengthen(&mut self) {
-        if self.place == Place::Long {
+        if self.place != Place::Long {
+            refill(&mut self.long, self.sums.raw_dim(), 0.0);
+            self.place = Place::Long;
+        }
+    }
+
+    /// Moves the sums of some items to those in `f64`.
+    pub(super) fn fold(&mut self, items: Range<usize>) {
+        let items = s![items, .., .., ..];
+        let (mut long, mut sums) = (self.long.slice_mut(items), self.sums.slice_mut(items));
+        let (Some(long), Some(sums)) = (long.as_slice_mut(), sums.as_slice_mut()) else {
             return;
-        }
-        refill(&mut self.long, self.sums.raw_dim(), 0.0);
-        if let (Some(long), Some(sums)) = (self.long.as_slice_mut(), self.sums.as_slice()) {
-            add_widened(long, sums);
-        }
-        self.place = Place::Long;
+        };
+        let cost = parallel::cost(&[sums.len(), 8]);
+        let parts = (Chunks { slice: long, size: FOLDED }, Chunks { slice: sums, size: FOLDED });
+        for_each_part(parts, cost, |_, (long, sums)| {
+            add_widened(long.slice, sums.slice);
+            sums.slice.fill(A::zero());
+        });
     }
 
     /// Rounds all sums to the element type, once.
     pub(super) fn round(&mut self) {
         if let (Place::Long, Some(long), Some(sums)) = (self.place, self.long.as_slice(), self.sums.as_slice_mut()) {
-            round_sums(long, sums);
+            add_sums(long, sums);
         }
         if self.place != Place::Rounded {
             let rounded = self.row_sums.iter_mut().zip(&self.long_row_sums);
@@ -113,16 +130,18 @@ impl<A: Scalar> Side<A> {
     }
 
     /// Adds the sums of `other`, which has no more slots; or takes the larger ones.
-    pub(super) fn merge(&mut self, mut other: Self, takes_maximum: bool) {
+    pub(super) fn merge(&mut self, other: &Self, takes_maximum: bool) {
         let slots = other.slots();
         if takes_maximum {
             let mut sums = self.sums.slice_mut(s![.., .., ..slots, ..]);
             sums.zip_mut_with(&other.sums, |sum, &other| *sum = larger(*sum, other));
         } else {
             self.lengthen();
-            other.lengthen();
             let mut sums = self.long.slice_mut(s![.., .., ..slots, ..]);
-            sums += &other.long;
+            sums.zip_mut_with(&other.sums, |sum, other| *sum += other.widen());
+            if other.place == Place::Long {
+                sums += &other.long;
+            }
         }
         let mut row_sums = self.long_row_sums.slice_mut(s![.., .., ..slots]);
         row_sums += &other.long_row_sums;

@@ -6,6 +6,7 @@ use super::super::projection::Projections;
 use super::super::weights::AttentionWeights;
 use super::covered::Covered;
 use super::dense::OwnScratch;
+use super::pending::Pending;
 use super::side::{Side, refill};
 use super::{Compressor, Order};
 use crate::config::{LinformerConfig, ProjectionKind};
@@ -103,6 +104,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             reached: spare.reached,
             sides: spare.sides,
             tokens: spare.tokens,
+            pending: Pending::default(),
             scratch: OwnScratch(None),
         })
     }
