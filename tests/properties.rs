@@ -269,7 +269,8 @@ proptest! {
 #[test]
 fn aligned_chunks_are_bit_equal() {
     let chunk = Compressor::<f64>::CHUNK;
-    let n = 3 * chunk + 17;
+    // More than are added in the element type.
+    let n = 18 * chunk + 17;
     for kind in [ProjectionKind::Learned, ProjectionKind::MeanPooling] {
         for order in [Order::CompressFirst, Order::ProjectFirst] {
             let config = LinformerConfig::new(12, 3, n, 7).with_kind(kind).with_key_value_bias(true, true);
@@ -277,7 +278,7 @@ fn aligned_chunks_are_bit_equal() {
             scramble(&mut layer, 3);
             let x = sequence((1, n, 12), 5);
             let mut results = Vec::new();
-            for cuts in [vec![0, n], vec![0, chunk, 3 * chunk, n], vec![0, 2 * chunk, n]] {
+            for cuts in [vec![0, n], vec![0, chunk, 3 * chunk, 17 * chunk, n], vec![0, 16 * chunk, n]] {
                 let mut compressor = layer.compressor_in_order(1, order).unwrap().with_extent(Extent::Known(n)).unwrap();
                 for range in cuts.windows(2) {
                     compressor.push(&x.slice(s![.., range[0]..range[1], ..]), None).unwrap();
@@ -286,6 +287,58 @@ fn aligned_chunks_are_bit_equal() {
                 results.push((bits(&finished.keys().to_owned()), bits(&finished.values().to_owned())));
             }
             assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{kind:?} {order:?}");
+        }
+    }
+}
+
+/// Rows that come a few at a time wait for their segment, with what their masks say, across segments, merges and edits; whatever stands where
+/// a mask hides it.
+#[test]
+fn rows_that_wait_are_not_lost() {
+    let n = 2 * Compressor::<f64>::CHUNK + 77;
+    for kind in [ProjectionKind::Learned, ProjectionKind::MeanPooling, ProjectionKind::MaxPooling] {
+        for order in [Order::CompressFirst, Order::ProjectFirst] {
+            let config = LinformerConfig::new(4, 2, n, 3).with_kind(kind).with_key_value_bias(true, true);
+            let mut layer = LinformerAttention::<f64>::new(&config, 1).unwrap();
+            scramble(&mut layer, 3);
+            let real = linformer::ndarray::Array2::from_shape_fn((2, n), |(item, t)| t % (5 + item) != 2 && t < n - 40 * item);
+            let mask = PaddingMask::from_bools(&real);
+            let mut x = sequence((2, n, 4), 5);
+            for ((item, t), _) in real.indexed_iter().filter(|&(_, real)| !real) {
+                x.slice_mut(s![item, t, ..]).fill(f64::NAN);
+            }
+            let new = || {
+                layer
+                    .compressor_in_order(2, order)
+                    .map(|new| new.with_extent(Extent::PerItem(mask.lengths().to_vec())).unwrap())
+            };
+            let Ok(mut whole) = new() else { continue };
+            whole.push(&x, Some(&mask)).unwrap();
+            let whole = whole.finish().unwrap();
+            for chunk in [1, 100, 700] {
+                let (mut pushed, mut merged) = (new().unwrap(), new().unwrap());
+                for from in (0..n).step_by(chunk) {
+                    let range = from..n.min(from + chunk);
+                    let rows = x.slice(s![.., range.clone(), ..]);
+                    let mask = PaddingMask::from_bools(&real.slice(s![.., range]).to_owned());
+                    pushed.push(&rows, Some(&mask)).unwrap();
+                    let mut part = new().unwrap().starting_at(from).unwrap();
+                    part.push(&rows, Some(&mask)).unwrap();
+                    merged.merge(part).unwrap();
+                }
+                if kind != ProjectionKind::MaxPooling {
+                    // The last row waits still; twice, back and forth.
+                    let row = x.slice(s![.., n - 41, ..]).to_owned();
+                    let other = row.mapv(|x| x + 1.0);
+                    pushed.replace(n - 41, &row, &other).unwrap();
+                    pushed.replace(n - 41, &other, &row).unwrap();
+                }
+                for found in [pushed, merged] {
+                    let found = found.clone().finish().unwrap();
+                    assert!(difference(found.keys(), whole.keys()) < 1e-12, "{kind:?} {order:?} {chunk}");
+                    assert!(difference(found.values(), whole.values()) < 1e-12, "{kind:?} {order:?} {chunk}");
+                }
+            }
         }
     }
 }

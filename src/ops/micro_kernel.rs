@@ -8,7 +8,7 @@ mod pack;
 
 use super::level::by_level;
 use crate::scalar::Scalar;
-use block::{CHAIN, NEAR, POSITIONS_A_ROW, Place, block, block_of_chains, block_of_panels};
+use block::{CHAIN, NEAR, PARTS, Place, block, block_of_chains, block_of_panels};
 use pack::{pack_column, pack_rows};
 
 /// Positions of the inner dimension that one block of a left operand spans.
@@ -238,9 +238,9 @@ fn panels<
         if width > HALF {
             let has_next = product.inner >= NEAR && first + 2 * NR <= product.cols;
             let next = if has_next { rows_of_panel(product, first + NR) } else { &[] };
-            column::<A, FMA, PAIRED, MR, MID, LOW, NR>(product, (rows_of_panel(product, first), next), first, width, c);
+            column::<A, FMA, PAIRED, MR, MID, LOW, NR>(product, (rows_of_panel(product, first), next), (first, width), c);
         } else {
-            column::<A, FMA, false, MR, MID, LOW, HALF>(product, (rows_of_panel(product, first), &[]), first, width, c);
+            column::<A, FMA, false, MR, MID, LOW, HALF>(product, (rows_of_panel(product, first), &[]), (first, width), c);
         }
     }
 }
@@ -257,10 +257,11 @@ fn rows_of_panel<'p, A, const NR: usize>(product: &Product<'p, A>, first: usize)
 fn column<A: Scalar, const FMA: bool, const PAIRED: bool, const MR: usize, const MID: usize, const LOW: usize, const NR: usize>(
     product: &Product<'_, A>,
     (panel, next): (&[[A; NR]], &[[A; NR]]),
-    first: usize,
-    width: usize,
+    (first, width): (usize, usize),
     c: &mut [A],
 ) {
+    // Each of the first blocks brings a part of the next panel near.
+    let parts = product.rows.div_ceil(MR).min(PARTS);
     for row in (0..product.rows).step_by(MR) {
         let c = &mut c[row * product.stride + first..];
         let rows = MR.min(product.rows - row);
@@ -271,6 +272,7 @@ fn column<A: Scalar, const FMA: bool, const PAIRED: bool, const MR: usize, const
             output: product.output,
             stride: product.stride,
         };
+        let next = next.chunks(next.len().div_ceil(parts).max(1)).nth(row / MR).unwrap_or(&[]);
         match product.left {
             Left::LongRows(left) if product.inner > CHAIN => {
                 let (left, _) = left[row * STRIDE..].as_chunks::<STRIDE>();
@@ -285,20 +287,19 @@ fn column<A: Scalar, const FMA: bool, const PAIRED: bool, const MR: usize, const
             Left::Rows(left) | Left::LongRows(left) => {
                 let (left, _) = left[row * STRIDE..].as_chunks::<STRIDE>();
                 if rows > MID {
-                    let next = next.get(row / MR * panel.len().div_ceil(POSITIONS_A_ROW)..).unwrap_or(&[]);
                     block::<A, FMA, MR, NR, PAIRED>(left, panel, next, place, c);
                 } else if rows > LOW {
-                    block::<A, FMA, MID, NR, false>(left, panel, &[], place, c);
+                    block::<A, FMA, MID, NR, false>(left, panel, next, place, c);
                 } else {
-                    block::<A, FMA, LOW, NR, false>(left, panel, &[], place, c);
+                    block::<A, FMA, LOW, NR, false>(left, panel, next, place, c);
                 }
             }
             Left::Panels(left) => {
                 let (left, _) = left[row * product.inner..][..MR * product.inner].as_chunks::<MR>();
                 if rows > MID {
-                    block_of_panels::<A, FMA, MR, MID, 2, NR>(left, panel, place, c);
+                    block_of_panels::<A, FMA, MR, MID, 2, NR>(left, panel, next, place, c);
                 } else {
-                    block_of_panels::<A, FMA, MR, MID, 1, NR>(left, panel, place, c);
+                    block_of_panels::<A, FMA, MR, MID, 1, NR>(left, panel, next, place, c);
                 }
             }
         }

@@ -13,7 +13,7 @@ mod shared;
 
 use std::ops::Range;
 
-use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::aligned::Aligned;
 use super::micro_kernel::{DEPTH, Kernel, Left, Product, STRIDE};
@@ -203,43 +203,46 @@ impl<A: Scalar> PackedMatrix<A> {
 
     /// The product of the first p columns of `a` with this matrix, into the first n columns of `c`.
     pub(crate) fn multiply(&self, a: Rows<'_, A>, output: Output<'_, A>, c: RowsMut<'_, A>, scratch: &mut Scratch<A>) {
-        self.multiply_rows(a.count, output, c, scratch, |row, start, to| {
+        self.multiply_rows((a.count, false), output, c, scratch, |row, start, to| {
             to.copy_from_slice(&a.data[row * a.stride + start..][..to.len()]);
         });
     }
 
     /// [`PackedMatrix::multiply`] for a left operand (m, p) of any strides.
     pub(crate) fn multiply_view(&self, a: ArrayView2<'_, A>, output: Output<'_, A>, c: RowsMut<'_, A>, scratch: &mut Scratch<A>) {
-        self.multiply_rows(a.nrows(), output, c, scratch, |row, start, to| {
-            let row = a.index_axis(Axis(0), row);
-            match row.to_slice() {
-                Some(from) => to.copy_from_slice(&from[start..start + to.len()]),
-                None => to.iter_mut().zip(row.slice(s![start..])).for_each(|(to, &from)| *to = from),
-            }
+        self.multiply_rows((a.nrows(), false), output, c, scratch, |row, start, to| {
+            copy_columns(a.row(row), start, to);
+        });
+    }
+
+    /// [`multiply_view`](Self::multiply_view) where the inner index may be the positions of a sequence: roundings do not add up.
+    pub(crate) fn multiply_long_view(&self, a: ArrayView2<'_, A>, output: Output<'_, A>, c: RowsMut<'_, A>, scratch: &mut Scratch<A>) {
+        self.multiply_rows((a.nrows(), true), output, c, scratch, |row, start, to| {
+            copy_columns(a.row(row), start, to);
         });
     }
 
     /// The product of a left operand whose rows `copy` copies: it fills its slice from a row and a position on.
     fn multiply_rows(
         &self,
-        rows: usize,
+        (rows, is_long): (usize, bool),
         output: Output<'_, A>,
         c: RowsMut<'_, A>,
         scratch: &mut Scratch<A>,
         copy: impl Fn(usize, usize, &mut [A]) + Sync,
     ) {
         if !shares_columns((rows, self.inner, self.cols)) {
-            return self.blocks(rows, 0..self.cols, output, c, scratch, copy);
+            return self.blocks((rows, is_long), 0..self.cols, output, c, scratch, copy);
         }
         share_columns((rows, self.inner), 0..self.cols, output, c, |columns, output, c| {
-            self.blocks(rows, columns, output, c, &mut Scratch::default(), &copy);
+            self.blocks((rows, is_long), columns, output, c, &mut Scratch::default(), &copy);
         });
     }
 
     /// Some columns of the product, in blocks of rows, and of the inner dimension within them.
     fn blocks(
         &self,
-        rows: usize,
+        (rows, is_long): (usize, bool),
         columns: Range<usize>,
         output: Output<'_, A>,
         c: RowsMut<'_, A>,
@@ -261,7 +264,11 @@ impl<A: Scalar> PackedMatrix<A> {
                     copy(first + row, start, &mut to[..inner]);
                 }
                 let product = Product {
-                    left: Left::Rows(&scratch.left),
+                    left: if is_long {
+                        Left::LongRows(&scratch.left)
+                    } else {
+                        Left::Rows(&scratch.left)
+                    },
                     rows,
                     panels: &self.panels.as_slice()[columns.start * self.inner..],
                     depth: self.inner,
@@ -274,6 +281,14 @@ impl<A: Scalar> PackedMatrix<A> {
                 (self.kernel.run)(&product, &mut c.data[first * c.stride..]);
             }
         }
+    }
+}
+
+/// Fills `to` with the elements of `row` from `start` on.
+fn copy_columns<A: Scalar>(row: ArrayView1<'_, A>, start: usize, to: &mut [A]) {
+    match row.to_slice() {
+        Some(from) => to.copy_from_slice(&from[start..start + to.len()]),
+        None => to.iter_mut().zip(row.slice(s![start..])).for_each(|(to, &from)| *to = from),
     }
 }
 

@@ -6,7 +6,7 @@ mod models;
 use linformer::ndarray::{Array2, Array3, ArrayD, s};
 use linformer::{
     Compressor, Convolution, ConvolutionKernel, Extent, LinformerAttention, LinformerConfig, Order, Parameters, ProjectionKind, Scalar,
-    Sharing, softmax,
+    Sharing, batched_matmul, softmax,
 };
 
 /// What one sum may be off by, relative to that of its terms' magnitudes.
@@ -226,5 +226,26 @@ fn rows_of_softmax() {
         let rest = f64::from((0.3_f32 - 1.7_f32).exp()) * (length - 1) as f64;
         let worst = (f64::from(weights[[0, 0, 0]]) * (1.0 + rest) - 1.0).abs();
         assert!(worst <= BOUND, "{length}: {worst:.1e}");
+    }
+}
+
+/// Products whose inner index runs over positions, in every shape that has loops of its own.
+#[test]
+fn products() {
+    for (rows, inner, cols) in [
+        (1, 1_000_000, 1),
+        (3, 300_000, 64),
+        (64, 300_000, 64),
+        (300, 8_192, 200),
+        (200, 20_000, 300),
+        (600, 1_000, 60),
+    ] {
+        for term in TERMS {
+            let (a, b) = (Array3::from_elem((1, rows, inner), term), Array3::from_elem((1, inner, cols), term));
+            let expected = f64::from(term) * f64::from(term) * inner as f64;
+            let found = batched_matmul(&a, &b).unwrap();
+            let worst = relative(widened(found), vec![expected; rows * cols]);
+            assert!(worst <= BOUND, "{rows}×{inner}×{cols} is off by {worst:.1e}");
+        }
     }
 }

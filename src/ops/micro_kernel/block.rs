@@ -5,11 +5,28 @@ use crate::scalar::Scalar;
 
 /// Blocks with a shorter inner dimension find their place in the nearest cache, or end before it is there.
 pub(super) const NEAR: usize = 192;
-/// Positions after which [`block`] reads [`AHEAD`] rows of the next panel.
+/// Positions after which [`block`] brings some of the next panel near.
 const TURN: usize = 16;
-const AHEAD: usize = 4;
-/// Positions for each of these rows.
-pub(super) const POSITIONS_A_ROW: usize = TURN / AHEAD;
+/// Parts of the next panel, one for each of the first blocks of a panel.
+pub(super) const PARTS: usize = 4;
+
+/// Brings the cache line of a number into the second level, where there is an instruction for that.
+#[inline(always)]
+fn prefetch<A>(number: &A) {
+    #[cfg(target_arch = "x86_64")]
+    safe_arch::prefetch_t1(number);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = number;
+}
+
+/// Brings the cache line of a number into the nearest cache, where there is an instruction for that.
+#[inline(always)]
+fn prefetch_near<A>(number: &A) {
+    #[cfg(target_arch = "x86_64")]
+    safe_arch::prefetch_t0(number);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = number;
+}
 
 /// Which part of a block counts, and where it goes.
 #[derive(Clone, Copy)]
@@ -23,8 +40,8 @@ pub(super) struct Place<'a, A> {
 
 /// The sums of a block of MR rows of the left operand.
 ///
-/// Some rows of the `next` panel are read meanwhile, so that those who multiply it find it in a near cache; what is read is not used. Without
-/// that the first block of every panel waits for the third-level cache: an eighth of the time for 264 rows.
+/// Some rows of the `next` panel are brought near meanwhile. Without that the first block of every panel waits for the third-level cache: an
+/// eighth of the time for 264 rows.
 #[inline(always)]
 pub(super) fn block<A: Scalar, const FMA: bool, const MR: usize, const NR: usize, const PAIRED: bool>(
     left: &[[A; STRIDE]],
@@ -34,25 +51,19 @@ pub(super) fn block<A: Scalar, const FMA: bool, const MR: usize, const NR: usize
     c: &mut [A],
 ) {
     let Some(left) = left.first_chunk::<MR>() else { return };
-    bring_near::<A, MR, NR>(panel.len(), place, c);
+    bring_near::<A, MR, NR>(place, c);
     let mut sums = [[A::zero(); NR]; MR];
     if next.is_empty() {
         add_positions::<A, FMA, MR, NR, PAIRED>(left, 0, panel, &mut sums);
         return write(sums, place, c);
     }
-    let mut largest = [A::zero(); 2];
     // A length that LLVM does not know: it would unroll the loop over a turn, and then sums leave their registers.
     let turn = std::hint::black_box(TURN);
+    let mut next = Next::of(next, turn, panel.len());
     for (index, part) in panel.chunks(turn).enumerate() {
-        for next in next.iter().skip(index * AHEAD).take(AHEAD) {
-            // One number of each line of 64 bytes, or two. A maximum cannot be left out as long as somebody may see it.
-            for (largest, value) in largest.iter_mut().zip([next[0], next[NR / 2]]) {
-                *largest = if value > *largest { value } else { *largest };
-            }
-        }
+        next.bring_near();
         add_positions::<A, FMA, MR, NR, PAIRED>(left, index * turn, part, &mut sums);
     }
-    std::hint::black_box(largest);
     write(sums, place, c);
 }
 
@@ -92,7 +103,7 @@ pub(super) fn block_of_chains<A: Scalar, const FMA: bool, const MR: usize, const
     c: &mut [A],
 ) {
     let Some(left) = left.first_chunk::<MR>() else { return };
-    bring_near::<A, MR, NR>(panel.len(), place, c);
+    bring_near::<A, MR, NR>(place, c);
     let mut totals = [[A::zero(); NR]; MR];
     // A length that LLVM does not know, as in `block`.
     let chain = std::hint::black_box(CHAIN);
@@ -122,14 +133,17 @@ fn add_chain<A: Scalar, const MR: usize, const NR: usize>(sums: [[A; NR]; MR], t
 pub(super) fn block_of_panels<A: Scalar, const FMA: bool, const MR: usize, const ROWS: usize, const PARTS: usize, const NR: usize>(
     left: &[[A; MR]],
     panel: &[[A; NR]],
+    next: &[[A; NR]],
     place: Place<'_, A>,
     c: &mut [A],
 ) {
     debug_assert_eq!(left.len(), panel.len(), "the same positions of both operands");
-    bring_near::<A, MR, NR>(panel.len(), place, c);
+    bring_near::<A, MR, NR>(place, c);
     let mut totals = [[[A::zero(); NR]; ROWS]; PARTS];
     let chain = std::hint::black_box(CHAIN);
+    let mut next = Next::of(next, chain, panel.len());
     for (left, panel) in left.chunks(chain).zip(panel.chunks(chain)) {
+        next.bring_near();
         let mut sums = [[[A::zero(); NR]; ROWS]; PARTS];
         for (a, b) in left.iter().zip(panel) {
             for (part, sums) in sums.iter_mut().enumerate() {
@@ -150,24 +164,34 @@ pub(super) fn block_of_panels<A: Scalar, const FMA: bool, const MR: usize, const
     }
 }
 
-/// Reads where the sums will go, so that it is in the nearest cache when they are there; what is read is not used.
-#[inline(always)]
-fn bring_near<A: Scalar, const MR: usize, const NR: usize>(inner: usize, place: Place<'_, A>, c: &[A]) {
-    // At such a distance all rows fall into the same few places of the cache and drive one another out.
-    let conflicting = (place.stride * size_of::<A>()).is_multiple_of(4096);
-    if inner < NEAR || conflicting || place.rows < MR {
-        return;
+/// The rows of a panel that are brought near while another is multiplied, a few each turn.
+struct Next<'p, A, const NR: usize>(std::slice::Chunks<'p, [A; NR]>);
+
+impl<'p, A: Scalar, const NR: usize> Next<'p, A, NR> {
+    /// All of `rows` while `positions` are gone through, `turn` of them at a time.
+    #[inline(always)]
+    fn of(rows: &'p [[A; NR]], turn: usize, positions: usize) -> Self {
+        Self(rows.chunks((rows.len() * turn).div_ceil(positions.max(1)).max(1)))
     }
-    let mut largest = [A::zero(); NR];
-    for row in 0..MR {
+
+    #[inline(always)]
+    fn bring_near(&mut self) {
+        for row in self.0.next().unwrap_or(&[]) {
+            // One number of each line of 64 bytes.
+            row.chunks(64 / size_of::<A>()).for_each(|line| prefetch(&line[0]));
+        }
+    }
+}
+
+/// Brings near where the sums will go, so that it is in the nearest cache when they are there.
+#[inline(always)]
+fn bring_near<A: Scalar, const MR: usize, const NR: usize>(place: Place<'_, A>, c: &[A]) {
+    for row in 0..MR.min(place.rows) {
         let Some(c) = c.get(row * place.stride..).and_then(|c| c.first_chunk::<NR>()) else {
             return;
         };
-        for j in 0..NR {
-            largest[j] = if c[j] > largest[j] { c[j] } else { largest[j] };
-        }
+        c.chunks(64 / size_of::<A>()).for_each(|line| prefetch_near(&line[0]));
     }
-    std::hint::black_box(largest);
 }
 
 /// `sums` += the products of the elements of a column and those of a row.
