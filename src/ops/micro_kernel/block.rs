@@ -13,18 +13,18 @@ pub(super) const PARTS: usize = 4;
 /// Brings the cache line of a number into the second level, where there is an instruction for that.
 #[inline(always)]
 fn prefetch<A>(number: &A) {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
     safe_arch::prefetch_t1(number);
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(any(not(target_arch = "x86_64"), miri))]
     let _ = number;
 }
 
 /// Brings the cache line of a number into the nearest cache, where there is an instruction for that.
 #[inline(always)]
 fn prefetch_near<A>(number: &A) {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
     safe_arch::prefetch_t0(number);
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(any(not(target_arch = "x86_64"), miri))]
     let _ = number;
 }
 
