@@ -62,7 +62,7 @@ fn check(scores: &[f64]) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::argument("CausalLanguageModel::generate", reason))
+    Err(Error::argument("LanguageModel::generate", reason))
 }
 
 /// The first `most` of `items`, in order.
