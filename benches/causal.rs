@@ -10,7 +10,7 @@ use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_grou
 use linformer::ndarray::{Array2, Axis};
 use linformer::training::{CrossEntropy, Step};
 use linformer::{
-    AttentionConfig, AttentionKind, CausalConfig, CausalLanguageModel, CausalState, EncoderConfig, LanguageModelConfig, PositionKind,
+    AttentionConfig, AttentionKind, CausalConfig, CausalState, EncoderConfig, LanguageModel, LanguageModelConfig, PositionKind,
     SinusoidLayout, TrainingPass,
 };
 
@@ -23,17 +23,17 @@ const CONTEXT: usize = 65_536;
 /// Tokens of a measurement.
 const TOKENS: usize = 64;
 
-fn model(attention: impl Into<AttentionKind>) -> CausalLanguageModel<f32> {
+fn model(attention: impl Into<AttentionKind>) -> LanguageModel<f32> {
     let position = PositionKind::Sinusoidal {
         base: 10_000.0,
         layout: SinusoidLayout::Interleaved,
         stored: false,
     };
     let config = LanguageModelConfig::new(VOCABULARY, EncoderConfig::new(attention, DEPTH)).with_position(position);
-    CausalLanguageModel::new(&config, 0).expect("a valid configuration")
+    LanguageModel::new(&config, 0).expect("a valid configuration")
 }
 
-fn models(seq_len: usize) -> [(&'static str, CausalLanguageModel<f32>); 2] {
+fn models(seq_len: usize) -> [(&'static str, LanguageModel<f32>); 2] {
     [
         ("blockwise", model(CausalConfig::new(DIM, HEADS, seq_len, 4))),
         ("exact", model(AttentionConfig::new(DIM, HEADS).with_causal(true))),
@@ -41,7 +41,7 @@ fn models(seq_len: usize) -> [(&'static str, CausalLanguageModel<f32>); 2] {
 }
 
 /// A state after `context` tokens and one more, so that it has room to grow, and the token that follows.
-fn filled(model: &CausalLanguageModel<f32>, context: usize) -> (CausalState<f32>, usize) {
+fn filled(model: &LanguageModel<f32>, context: usize) -> (CausalState<f32>, usize) {
     let text: Vec<usize> = (0..context).map(|position| (position * 7 + position / 13) % VOCABULARY).collect();
     let (scores, mut state) = model.prefill(&[text]).expect("it fits");
     let scores = model.step(&mut state, &[Some(best(&scores))]).expect("a token of the vocabulary");
@@ -92,10 +92,10 @@ fn training(criterion: &mut Criterion) {
         .measurement_time(Duration::from_secs(3));
     for n in [2048, 8192] {
         let tokens = Array2::from_shape_fn((1, n), |(_, position)| (position * 7 + position / 13) % VOCABULARY);
-        let targets = CausalLanguageModel::<f32>::next_tokens(&tokens, None);
         let pass = TrainingPass::new(Step::new(0, 0));
         group.throughput(Throughput::Elements(n as u64));
         for (name, model) in models(n) {
+            let targets = model.next_tokens(&tokens, None).expect("a causal model");
             group.bench_function(BenchmarkId::new(name, n), |bencher| {
                 bencher.iter(|| {
                     model

@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use linformer::ndarray::Array2;
 use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Schedule, Step};
 use linformer::{
-    AttentionConfig, AttentionKind, CausalConfig, CausalLanguageModel, EncoderConfig, GenerationConfig, LanguageModelConfig, Overflow,
+    AttentionConfig, AttentionKind, CausalConfig, ContextOverflow, EncoderConfig, GenerationConfig, LanguageModel, LanguageModelConfig,
     PositionKind, TrainingPass,
 };
 use rand::{Rng, SeedableRng};
@@ -95,16 +95,11 @@ fn read(options: &Options) -> Result<Text, AnyError> {
 }
 
 /// Trains for the given time; the model and its bits per byte on the test.
-fn train(
-    name: &'static str,
-    attention: AttentionKind,
-    text: &Text,
-    options: &Options,
-) -> Result<(CausalLanguageModel<f32>, f64), AnyError> {
+fn train(name: &'static str, attention: AttentionKind, text: &Text, options: &Options) -> Result<(LanguageModel<f32>, f64), AnyError> {
     let (length, seed) = (options.number("length"), u64::try_from(options.number("seed"))?);
     let config = LanguageModelConfig::new(VOCABULARY, EncoderConfig::new(attention, options.number("depth")))
         .with_position(PositionKind::Learned { max_len: length });
-    let mut model = CausalLanguageModel::<f32>::new(&config, seed)?;
+    let mut model = LanguageModel::<f32>::new(&config, seed)?;
     let mut optimizer = AdamW::new(&model, AdamWConfig::new())?;
     let schedule = Schedule::constant(3e-3).with_warmup(20);
     let time = Duration::from_secs(options.number("seconds") as u64);
@@ -115,7 +110,7 @@ fn train(
     let (start, mut steps, mut average) = (Instant::now(), 0, f64::NAN);
     while start.elapsed() < time {
         let tokens = batch(&text.training, options.number("batch"), length, seed, steps);
-        let targets = CausalLanguageModel::<f32>::next_tokens(&tokens, None);
+        let targets = model.next_tokens(&tokens, None)?;
         let pass = TrainingPass::new(Step::new(seed, steps));
         let (loss, mut gradients) = model.loss_and_gradients(&tokens, None, &targets, &CrossEntropy::new(), None, &pass)?;
         optimizer.clip_gradient_norm(&mut gradients, 1.0)?;
@@ -141,12 +136,12 @@ fn batch(text: &[u8], count: usize, length: usize, seed: u64, index: u64) -> Arr
 }
 
 /// The cross-entropy of the test, sequence after sequence, without the first byte of each.
-fn bits_per_byte(model: &CausalLanguageModel<f32>, test: &[u8], length: usize) -> Result<f64, AnyError> {
+fn bits_per_byte(model: &LanguageModel<f32>, test: &[u8], length: usize) -> Result<f64, AnyError> {
     let (mut sum, mut count) = (0.0, 0.0);
     for part in test.chunks_exact(length) {
         let tokens = Array2::from_shape_fn((1, length), |(_, position)| part[position].into());
         let scores = model.forward(&tokens, None)?.index_axis_move(linformer::ndarray::Axis(0), 0);
-        let targets = CausalLanguageModel::<f32>::next_tokens(&tokens, None);
+        let targets = model.next_tokens(&tokens, None)?;
         let predicted = (length - 1) as f64;
         sum += CrossEntropy::new().loss(&scores, &targets)? * predicted;
         count += predicted;
@@ -166,13 +161,13 @@ fn order_0(text: &Text) -> f64 {
 }
 
 /// Writes on from the prompt, each byte as soon as it is there.
-fn write_on(model: &CausalLanguageModel<f32>, options: &Options) -> Result<(), AnyError> {
+fn write_on(model: &LanguageModel<f32>, options: &Options) -> Result<(), AnyError> {
     let temperature = options.number("temperature") as f64 / 100.0;
     let config = GenerationConfig::new(options.number("tokens"))
         .with_temperature(temperature)
         .with_top_p((temperature > 0.0).then_some(0.95))
         .with_seed(u64::try_from(options.number("seed"))?)
-        .with_overflow(Overflow::Slide);
+        .with_overflow(ContextOverflow::Slide);
     let prompt: Vec<usize> = options.text("prompt").bytes().map(usize::from).collect();
     let mut terminal = std::io::stdout().lock();
     write!(terminal, "{}", options.text("prompt"))?;

@@ -40,8 +40,7 @@
 //! * The [`guide`]: choosing k, sharing and kind; masks, files, streams, training.
 //! * Attention: [`LinformerAttention`], [`ExactAttention`] (the O(n²) reference), [`BlockwiseCausalAttention`], [`Compressor`], [`PaddingMask`].
 //! * Layers: [`Linear`], [`LayerNorm`], [`Embedding`], [`Position`], [`FeedForward`].
-//! * Stacks: [`EncoderBlock`], [`Encoder`], [`DecoderBlock`], [`Decoder`]; models: [`LanguageModel`], [`CausalLanguageModel`], [`Classifier`],
-//!   [`EncoderDecoder`].
+//! * Stacks: [`EncoderBlock`], [`Encoder`], [`DecoderBlock`], [`Decoder`]; models: [`LanguageModel`], [`Classifier`], [`EncoderDecoder`].
 //! * Configurations, each with `new` and `with_…`: [`LinformerConfig`], [`ProjectionConfig`], [`EncoderConfig`], [`LanguageModelConfig`], …
 //! * Every tensor of a model by name: [`Parameters`].
 //! * Training: [`training`] has losses, optimisers, schedules, masking of tokens, and files to resume from.
@@ -51,8 +50,8 @@
 //! # Causal models
 //!
 //! The compressed rows mix all positions, so hiding some of them leaks the future. [`BlockwiseCausalAttention`] is the causal form: exact over a
-//! window, and the compressed rows of those blocks only that are complete. [`CausalConfig`] says what it costs; [`CausalLanguageModel`] trains on next
-//! tokens and writes on, token by token.
+//! window, and the compressed rows of those blocks only that are complete. [`CausalConfig`] says what it costs. With it, or with causal exact attention, a
+//! [`LanguageModel`] trains on next tokens ([`LanguageModel::next_tokens`]) and continues texts token by token ([`LanguageModel::generate`]).
 //!
 //! # From one sequence to another
 //!
@@ -77,8 +76,7 @@
 //!   too), whatever the operating system: outputs, gradients, optimizer steps, generated tokens, and the numbers of a new model. The bits
 //!   of a NaN may differ, as may the singular values of the feature `analysis`. Older processors agree up to rounding.
 //! * No public function panics on bad input: shapes, lengths, ids, configurations and files give an [`Error`] that says what to do. The exceptions
-//!   are a copy of a broadcast view larger than any memory where no error can be returned ([`softmax`], [`PaddingMask::from_bools`],
-//!   [`CausalLanguageModel::next_tokens`]), and memory that runs out, which ends a process as everywhere in Rust.
+//!   are a copy of a broadcast view larger than any memory where no error can be returned ([`softmax`], [`PaddingMask::from_bools`]), and memory that runs out, which ends a process as everywhere in Rust.
 //!
 //! # Features
 //!
@@ -118,17 +116,17 @@ pub use attention::{
 };
 pub use blocks::{Attention, CompressedSource, Decoder, DecoderBlock, DecoderCache, Encoder, EncoderBlock, EncoderCache, FeedForwardBlock};
 pub use config::{
-    AttentionConfig, AttentionKind, BiasPlace, BlockWeights, CausalConfig, ClassifierConfig, ClassifierInput, Convolution,
+    AttentionConfig, AttentionKind, BiasPlace, BlockWeights, CausalConfig, ClassifierConfig, ClassifierInput, ContextOverflow, Convolution,
     ConvolutionKernel, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig, GenerationConfig,
-    HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, Overflow, Pooling, PositionKind, ProjectionConfig, ProjectionKind,
-    Sharing, SinusoidLayout, SummarySoftmax, Tail, TrainingPass, TranslationConfig,
+    HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, Pooling, PositionKind, ProjectionConfig, ProjectionKind, Sharing,
+    SinusoidLayout, SummarySoftmax, Tail, TrainingPass, TranslationConfig,
 };
 pub use error::{Error, Result};
 pub use initialization::Initialization;
 pub use layers::{Embedding, FeedForward, FeedForwardCache, LayerNorm, Linear, Position};
 pub use models::{
-    CausalLanguageModel, CausalState, Classifier, ClassifierCache, DecoderLanguageModel, DecoderLanguageModelCache, EncoderDecoder,
-    EncoderDecoderCache, EncoderDecoderState, Generation, Head, LanguageModel, LanguageModelCache, PairBatch, TokenPairs, Translation,
+    CausalState, Classifier, ClassifierCache, DecoderLanguageModel, DecoderLanguageModelCache, EncoderDecoder, EncoderDecoderCache,
+    EncoderDecoderState, Generation, Head, LanguageModel, LanguageModelCache, PairBatch, TokenPairs, Translation,
 };
 pub use ndarray;
 pub use ops::{Activation, batched_matmul, softmax};

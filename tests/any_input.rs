@@ -17,9 +17,9 @@ use configs::{attention, causal, classifier, encoder, language_model, linformer,
 use linformer::ndarray::{Array2, Array3, Axis, ShapeBuilder};
 use linformer::training::{AdamW, AdamWConfig, CrossEntropy, MeanSquaredError, Optimizer, Schedule, Sgd, SgdConfig, Step, TokenMasking};
 use linformer::{
-    BlockwiseCausalAttention, CausalLanguageModel, Classifier, Embedding, Encoder, EncoderBlock, ExactAttention, Extent, FeedForward,
-    FeedForwardConfig, GenerationConfig, LanguageModel, LayerNorm, Linear, LinformerAttention, Order, Overflow, PaddingMask, Parameters,
-    Position, PositionKind, TrainingPass, Workspace, batched_matmul,
+    BlockwiseCausalAttention, Classifier, ContextOverflow, Embedding, Encoder, EncoderBlock, ExactAttention, Extent, FeedForward,
+    FeedForwardConfig, GenerationConfig, LanguageModel, LayerNorm, Linear, LinformerAttention, Order, PaddingMask, Parameters, Position,
+    PositionKind, TrainingPass, Workspace, batched_matmul,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -275,9 +275,9 @@ proptest! {
         top_k in prop::option::of(size()), context in prop::option::of(size()), slides in any::<bool>(), greedy in any::<bool>(), step in prop::option::of(size()),
         stop in prop_oneof![9 => 0..3_usize, 1 => Just(usize::MAX)],
     ) {
-        let Ok(model) = CausalLanguageModel::<f64>::new(&config, 1) else { return Ok(()) };
+        let Ok(model) = LanguageModel::<f64>::new(&config, 1) else { return Ok(()) };
         let (temperature, top_p, penalty) = numbers;
-        let plain = GenerationConfig::new(usize::MAX).with_max_context(context).with_overflow(if slides { Overflow::Slide } else { Overflow::Error });
+        let plain = GenerationConfig::new(usize::MAX).with_max_context(context).with_overflow(if slides { ContextOverflow::Slide } else { ContextOverflow::Error });
         let generation = if greedy {
             plain
         } else {

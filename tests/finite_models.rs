@@ -3,10 +3,10 @@
 use linformer::distributed::{Communicator, Sharded, Shards, ThreadGroup};
 use linformer::ndarray::Array3;
 use linformer::{
-    AttentionConfig, BlockwiseCausalAttention, CausalConfig, CausalLanguageModel, Classifier, ClassifierConfig, ClassifierInput, Decoder,
-    DecoderConfig, DecoderLanguageModel, DecoderLanguageModelConfig, Encoder, EncoderBlock, EncoderConfig, EncoderDecoder,
-    EncoderDecoderConfig, Error, ExactAttention, Initialization, LanguageModel, LanguageModelConfig, LinformerAttention, LinformerConfig,
-    Parameters, Position, PositionKind, ProjectionConfig, ProjectionKind, Result, Scalar, Sharing, SinusoidLayout,
+    AttentionConfig, BlockwiseCausalAttention, CausalConfig, Classifier, ClassifierConfig, ClassifierInput, Decoder, DecoderConfig,
+    DecoderLanguageModel, DecoderLanguageModelConfig, Encoder, EncoderBlock, EncoderConfig, EncoderDecoder, EncoderDecoderConfig, Error,
+    ExactAttention, Initialization, LanguageModel, LanguageModelConfig, LinformerAttention, LinformerConfig, Parameters, Position,
+    PositionKind, ProjectionConfig, ProjectionKind, Result, Scalar, Sharing, SinusoidLayout,
 };
 
 fn refused<T>(result: Result<T>, expected: &str) {
@@ -73,7 +73,7 @@ fn for_each_model<A: Scalar>(standard_deviation: f64, check: impl Fn(&str, Optio
         );
     }
     let model = LanguageModelConfig::new(9, EncoderConfig::new(causal, 2));
-    check("causal model", CausalLanguageModel::<A>::new(&model, 0).err());
+    check("causal model", LanguageModel::<A>::new(&model, 0).err());
     let exact = ExactAttention::<A>::new(&exact, 0).unwrap();
     let projection = ProjectionConfig::default().with_initialization(Some(initialization));
     check("from exact", LinformerAttention::from_exact(&exact, 16, 4, projection, 0).err());

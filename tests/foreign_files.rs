@@ -8,10 +8,7 @@ use std::collections::BTreeMap;
 use common::small_model;
 use linformer::checkpoint::{Checkpoint, Tensors, fairseq, lucidrains, rifath95, tatp22};
 use linformer::ndarray::{ArrayD, Axis};
-use linformer::{
-    CausalLanguageModel, Classifier, Decoder, DecoderLanguageModel, Encoder, Error, FeedForward, LanguageModel, LinformerAttention,
-    Parameters,
-};
+use linformer::{Classifier, Decoder, DecoderLanguageModel, Encoder, Error, FeedForward, LanguageModel, LinformerAttention, Parameters};
 use serde_json::json;
 
 type Bits = Vec<(String, Vec<u64>)>;
@@ -198,7 +195,7 @@ fn cases() -> Vec<Case> {
         let json = json!({"vocab": 9, "d_hidden": 8, "n_heads": 2, "n_layers": 2, "block_size": 8, "num_global_blocks": 2,
             "share_E_F_across_heads": share});
         let options = rifath95::Options::from_json(&json.to_string()).unwrap();
-        let model = CausalLanguageModel::new(&options.config().unwrap(), 1).unwrap();
+        let model = LanguageModel::new(&options.config().unwrap(), 1).unwrap();
         cases.push(case!("rifath95", rifath95::language_model_state_dict(&model, &options), |t| {
             rifath95::language_model(t, &options)
         }));

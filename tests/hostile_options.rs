@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use linformer::checkpoint::{Tensors, fairseq, lucidrains, rifath95, tatp22};
 use linformer::ndarray::ArrayD;
-use linformer::{CausalLanguageModel, Decoder, DecoderLanguageModel, Encoder, Error, LanguageModel, Result};
+use linformer::{Decoder, DecoderLanguageModel, Encoder, Error, LanguageModel, Result};
 use serde_json::{Map, Value, json};
 
 /// Too much for any memory, or for anybody's patience, and yet few enough that a product of two can be addressed.
@@ -189,7 +189,7 @@ fn written(name: &str, options: &str) -> Option<Tensors<f32>> {
         }
         "rifath95::language_model" => {
             let options = rifath95::Options::from_json(options).unwrap();
-            rifath95::language_model_state_dict(&CausalLanguageModel::new(&options.config().unwrap(), 0).unwrap(), &options).unwrap()
+            rifath95::language_model_state_dict(&LanguageModel::new(&options.config().unwrap(), 0).unwrap(), &options).unwrap()
         }
         _ => return None,
     })

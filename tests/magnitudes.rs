@@ -183,8 +183,8 @@ fn norms_of_gradients() {
 #[test]
 fn eps_below_the_normal_numbers() {
     use linformer::{
-        CausalLanguageModel, Classifier, ClassifierConfig, Decoder, DecoderConfig, DecoderLanguageModel, DecoderLanguageModelConfig,
-        EncoderBlock, EncoderDecoder, EncoderDecoderConfig, Error, LanguageModel, LanguageModelConfig,
+        Classifier, ClassifierConfig, Decoder, DecoderConfig, DecoderLanguageModel, DecoderLanguageModelConfig, EncoderBlock,
+        EncoderDecoder, EncoderDecoderConfig, Error, LanguageModel, LanguageModelConfig,
     };
     fn refused<T>(result: linformer::Result<T>, option: &str) -> bool {
         match result {
@@ -210,7 +210,7 @@ fn eps_below_the_normal_numbers() {
             refused(EncoderBlock::<A>::new(&encoder, 0), "norm_eps"),
             refused(Decoder::<A>::new(&decoder, 0), "norm_eps"),
             refused(LanguageModel::<A>::new(&model, 0), "norm_eps"),
-            refused(CausalLanguageModel::<A>::new(&LanguageModelConfig::new(5, causal), 0), "norm_eps"),
+            refused(LanguageModel::<A>::new(&LanguageModelConfig::new(5, causal), 0), "norm_eps"),
             refused(Classifier::<A>::new(&ClassifierConfig::tokens(model, 3), 0), "norm_eps"),
             refused(Classifier::<A>::new(&ClassifierConfig::features(3, encoder, 3), 0), "norm_eps"),
             refused(DecoderLanguageModel::<A>::new(&target, 0), "norm_eps"),

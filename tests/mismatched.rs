@@ -6,10 +6,10 @@ use common::sequence;
 use linformer::ndarray::{Array2, Array3, array};
 use linformer::training::Step;
 use linformer::{
-    AttentionConfig, BlockwiseCausalAttention, CausalConfig, CausalLanguageModel, Classifier, ClassifierConfig, ClassifierInput,
-    Convolution, ConvolutionKernel, DecoderConfig, DecoderLanguageModelConfig, Encoder, EncoderConfig, EncoderDecoder,
-    EncoderDecoderConfig, ExactAttention, FeedForward, FeedForwardConfig, HeadKind, LanguageModel, LanguageModelConfig, LinformerAttention,
-    LinformerConfig, NormPlacement, PaddingMask, Parameters, PositionKind, ProjectionKind, Result, Sharing, TokenPairs, TrainingPass,
+    AttentionConfig, BlockwiseCausalAttention, CausalConfig, Classifier, ClassifierConfig, ClassifierInput, Convolution, ConvolutionKernel,
+    DecoderConfig, DecoderLanguageModelConfig, Encoder, EncoderConfig, EncoderDecoder, EncoderDecoderConfig, ExactAttention, FeedForward,
+    FeedForwardConfig, HeadKind, LanguageModel, LanguageModelConfig, LinformerAttention, LinformerConfig, NormPlacement, PaddingMask,
+    Parameters, PositionKind, ProjectionKind, Result, Sharing, TokenPairs, TrainingPass,
 };
 
 /// Two models, and the same two the other way round, for every pair of `configs` of which each differs from the others.
@@ -264,8 +264,8 @@ fn a_model_goes_on_from_a_state_of_its_own_shape() {
         .map(|encoder| LanguageModelConfig::new(9, encoder))
         .collect();
     for (config, other) in pairs(&models) {
-        let model = CausalLanguageModel::<f64>::new(config, 1).unwrap();
-        let strange = CausalLanguageModel::<f64>::new(other, 1).unwrap();
+        let model = LanguageModel::<f64>::new(config, 1).unwrap();
+        let strange = LanguageModel::<f64>::new(other, 1).unwrap();
         let (_, mut state) = model.prefill(&[vec![1, 2, 3], vec![4]]).unwrap();
         let before = state.clone();
         if strange.step(&mut state, &[Some(1), None]).is_err() {

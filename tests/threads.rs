@@ -11,14 +11,14 @@ use linformer::distributed::{Shards, SingleProcess};
 use linformer::ndarray::{Array2, Array3};
 use linformer::training::{Accumulation, AdamW, AdamWConfig, CrossEntropy, MaskedTokens, MeanSquaredError, Schedule, Sgd, SgdConfig, Step};
 use linformer::{
-    Attention, AttentionCache, AttentionConfig, AttentionKind, BlockwiseCausalAttention, CausalConfig, CausalLanguageModel, CausalState,
-    Classifier, ClassifierCache, ClassifierConfig, Compressed, CompressedSource, Compressor, Decoder, DecoderBlock, DecoderCache,
-    DecoderConfig, DecoderLanguageModel, DecoderLanguageModelCache, DecoderLanguageModelConfig, Embedding, Encoder, EncoderBlock,
-    EncoderCache, EncoderConfig, EncoderDecoder, EncoderDecoderCache, EncoderDecoderConfig, EncoderDecoderState, Error, ExactAttention,
-    Extent, FeedForward, FeedForwardBlock, FeedForwardCache, FeedForwardConfig, Generation, GenerationConfig, Head, Initialization,
-    LanguageModel, LanguageModelCache, LanguageModelConfig, LayerNorm, Linear, LinformerAttention, LinformerConfig, Order, PaddingMask,
-    PairBatch, Parameters, Position, PositionKind, Projection, ProjectionConfig, Projections, Sharing, TokenPairs, TrainingPass,
-    Translation, TranslationConfig, Workspace,
+    Attention, AttentionCache, AttentionConfig, AttentionKind, BlockwiseCausalAttention, CausalConfig, CausalState, Classifier,
+    ClassifierCache, ClassifierConfig, Compressed, CompressedSource, Compressor, Decoder, DecoderBlock, DecoderCache, DecoderConfig,
+    DecoderLanguageModel, DecoderLanguageModelCache, DecoderLanguageModelConfig, Embedding, Encoder, EncoderBlock, EncoderCache,
+    EncoderConfig, EncoderDecoder, EncoderDecoderCache, EncoderDecoderConfig, EncoderDecoderState, Error, ExactAttention, Extent,
+    FeedForward, FeedForwardBlock, FeedForwardCache, FeedForwardConfig, Generation, GenerationConfig, Head, Initialization, LanguageModel,
+    LanguageModelCache, LanguageModelConfig, LayerNorm, Linear, LinformerAttention, LinformerConfig, Order, PaddingMask, PairBatch,
+    Parameters, Position, PositionKind, Projection, ProjectionConfig, Projections, Sharing, TokenPairs, TrainingPass, Translation,
+    TranslationConfig, Workspace,
 };
 
 fn crosses<T: Send + Sync + Unpin + std::fmt::Debug>() {}
@@ -43,7 +43,7 @@ fn public_types_cross_threads_and_can_be_shown() {
         Projection,
         Projections
     );
-    check!(Encoder, EncoderBlock, LanguageModel, CausalLanguageModel, Classifier);
+    check!(Encoder, EncoderBlock, LanguageModel, Classifier);
     check!(Compressed, Compressor<'static>, PaddingMask, CausalState, Order, Extent);
     check!(AttentionCache, EncoderCache, FeedForwardCache, LanguageModelCache, ClassifierCache);
     check!(
@@ -105,7 +105,7 @@ fn decoders_choices_and_ranks_cross_threads() {
         linformer::ConvolutionKernel,
         linformer::HeadKind,
         linformer::NormPlacement,
-        linformer::Overflow,
+        linformer::ContextOverflow,
         linformer::Pooling,
         linformer::ProjectionKind,
         linformer::Role,

@@ -5,10 +5,9 @@ use std::path::Path;
 
 use linformer::checkpoint::{Checkpoint, fairseq, lucidrains, rifath95, tatp22};
 use linformer::{
-    AttentionConfig, AttentionKind, BlockwiseCausalAttention, CausalConfig, CausalLanguageModel, Classifier, ClassifierConfig, Decoder,
-    DecoderConfig, DecoderLanguageModel, DecoderLanguageModelConfig, Encoder, EncoderConfig, EncoderDecoder, EncoderDecoderConfig,
-    ExactAttention, FeedForward, FeedForwardConfig, HeadKind, LanguageModel, LanguageModelConfig, LinformerAttention, LinformerConfig,
-    Result,
+    AttentionConfig, AttentionKind, BlockwiseCausalAttention, CausalConfig, Classifier, ClassifierConfig, Decoder, DecoderConfig,
+    DecoderLanguageModel, DecoderLanguageModelConfig, Encoder, EncoderConfig, EncoderDecoder, EncoderDecoderConfig, ExactAttention,
+    FeedForward, FeedForwardConfig, HeadKind, LanguageModel, LanguageModelConfig, LinformerAttention, LinformerConfig, Result,
 };
 use linformer_fuzz::join;
 
@@ -58,7 +57,7 @@ fn native() -> Result<()> {
     write(
         "native",
         "causal_language_model",
-        CausalLanguageModel::<f32>::new(&LanguageModelConfig::new(5, causal()), 0)?.to_bytes()?,
+        LanguageModel::<f32>::new(&LanguageModelConfig::new(5, causal()), 0)?.to_bytes()?,
     );
     write(
         "native",
@@ -208,7 +207,7 @@ fn rifath95_seeds() -> Result<()> {
     for (name, more) in [("plain", ""), ("shared", r#", "share_E_F_across_heads": true, "local_window": 3"#)] {
         let json = format!(r#"{{"vocab": 5, "d_hidden": 4, "n_heads": 2, "n_layers": 1, "block_size": 4, "num_global_blocks": 2{more}}}"#);
         let options = rifath95::Options::from_json(&json)?;
-        let model = CausalLanguageModel::<f32>::new(&options.config()?, 0)?;
+        let model = LanguageModel::<f32>::new(&options.config()?, 0)?;
         write(
             "rifath95",
             name,

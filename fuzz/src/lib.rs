@@ -2,7 +2,7 @@
 
 use linformer::checkpoint::Tensors;
 use linformer::ndarray::{Array2, Array3};
-use linformer::{Convolution, ConvolutionKernel, Encoder, LanguageModel, LinformerConfig, ProjectionKind, Sharing, Tail};
+use linformer::{Convolution, ConvolutionKernel, Encoder, GenerationConfig, LanguageModel, LinformerConfig, ProjectionKind, Sharing, Tail};
 use serde_json::Value;
 
 /// The largest number in options or a configuration that a model is made of: what describes a large model is right to take its memory.
@@ -47,10 +47,13 @@ pub fn run_encoder(encoder: &Encoder<f32>) {
     }
 }
 
-/// Runs a loaded language model on a few tokens.
+/// Runs a loaded language model on a few tokens, and continues them where it is causal.
 pub fn run_language_model(model: &LanguageModel<f32>) {
     for length in [0, 1, 3] {
         let _ = model.forward(&Array2::zeros((2, length)), None);
+    }
+    if let Ok(steps) = model.generate_one(&[0], &GenerationConfig::new(4)) {
+        steps.for_each(drop);
     }
 }
 

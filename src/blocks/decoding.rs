@@ -144,7 +144,7 @@ impl<A: Scalar> Encoder<A> {
             return Ok(());
         }
         Err(Error::argument(
-            "CausalLanguageModel::step",
+            "LanguageModel::step",
             "the state is of a model of another configuration; run the texts through this one with prefill",
         ))
     }

@@ -20,7 +20,7 @@ use crate::config::{
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::FeedForward;
-use crate::models::{CausalLanguageModel, Classifier, DecoderLanguageModel, EncoderDecoder, LanguageModel, check_causal};
+use crate::models::{Classifier, DecoderLanguageModel, EncoderDecoder, LanguageModel};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
 
@@ -113,6 +113,9 @@ pub(crate) trait Stored<A: Scalar>: Parameters<A> + Sized {
     /// The name of the kind.
     const KIND: &'static str;
 
+    /// Other names that files may give it.
+    const OTHER_KINDS: &'static [&'static str] = &[];
+
     type Config: StoredConfig;
 
     fn stored_config(&self) -> Self::Config;
@@ -128,10 +131,12 @@ pub(crate) trait Stored<A: Scalar>: Parameters<A> + Sized {
 
 /// Implements [`Checkpoint`] for types that keep their configuration.
 macro_rules! checkpoint {
-    ($($model:ident: $config:ty $(=> $check:ident)?),* $(,)?) => {
+    ($($model:ident $(| $other:ident)*: $config:ty $(=> $check:ident)?),* $(,)?) => {
         $(
             impl<A: Scalar> Stored<A> for $model<A> {
                 const KIND: &'static str = stringify!($model);
+
+                const OTHER_KINDS: &'static [&'static str] = &[$(stringify!($other)),*];
 
                 type Config = $config;
 
@@ -160,33 +165,13 @@ checkpoint! {
     ExactAttention: AttentionConfig,
     BlockwiseCausalAttention: CausalConfig,
     Encoder: EncoderConfig => check_for,
-    LanguageModel: LanguageModelConfig => check_for,
+    // Causal ones were a kind of their own.
+    LanguageModel | CausalLanguageModel: LanguageModelConfig => check_for,
     Classifier: ClassifierConfig => check_for,
     Decoder: DecoderConfig => check_for,
     DecoderLanguageModel: DecoderLanguageModelConfig => check_for,
     EncoderDecoder: EncoderDecoderConfig => check_for,
 }
-
-impl<A: Scalar> Stored<A> for CausalLanguageModel<A> {
-    const KIND: &'static str = "CausalLanguageModel";
-
-    type Config = LanguageModelConfig;
-
-    fn stored_config(&self) -> LanguageModelConfig {
-        self.config().clone()
-    }
-
-    fn check(config: &LanguageModelConfig) -> Result<()> {
-        check_causal(config)?;
-        config.check_for::<A>()
-    }
-
-    fn build(config: &LanguageModelConfig) -> Self {
-        Self::draw(config, &mut Streams::zeros())
-    }
-}
-
-impl<A: Scalar> Checkpoint<A> for CausalLanguageModel<A> {}
 
 impl<A: Scalar> Stored<A> for FeedForward<A> {
     const KIND: &'static str = "FeedForward";
@@ -276,7 +261,7 @@ fn read_config<A: Scalar, M: Stored<A>>(metadata: &BTreeMap<String, String>) -> 
             kind.format
         )));
     }
-    if kind.model != M::KIND {
+    if kind.model != M::KIND && !M::OTHER_KINDS.contains(&kind.model.as_str()) {
         let problem = format!("the file holds `{}`, expected `{}`", kind.model, M::KIND);
         return Err(Error::Checkpoint { problems: vec![problem] });
     }

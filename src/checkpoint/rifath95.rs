@@ -6,9 +6,9 @@
 //!
 //! ```
 //! use linformer::checkpoint::{Tensors, rifath95};
-//! use linformer::CausalLanguageModel;
+//! use linformer::LanguageModel;
 //!
-//! fn load(state_dict: &Tensors<f32>) -> linformer::Result<CausalLanguageModel> {
+//! fn load(state_dict: &Tensors<f32>) -> linformer::Result<LanguageModel> {
 //!     let options = rifath95::Options::from_json(
 //!         r#"{"vocab": 256, "d_hidden": 64, "n_heads": 4, "n_layers": 2, "block_size": 512, "num_global_blocks": 16}"#,
 //!     )?;
@@ -24,7 +24,7 @@ use ndarray::{ArrayViewD, Axis, concatenate};
 use serde::{Deserialize, Serialize};
 
 use super::foreign::{Entry, Translation, check_same, fill, parse, write};
-use super::size::check_extent;
+use super::size::{StoredConfig, check_extent};
 use super::source::{SharedArray, reshaped, rows_of};
 use super::tensors::Tensors;
 use crate::config::{
@@ -33,7 +33,7 @@ use crate::config::{
 };
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
-use crate::models::{CausalLanguageModel, check_causal};
+use crate::models::LanguageModel;
 use crate::ops::Activation;
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
@@ -108,7 +108,7 @@ impl Options {
         let encoder = EncoderConfig::new(attention, self.n_layers).with_feed_forward(Some(feed_forward));
         let position = PositionKind::Learned { max_len: self.block_size };
         let config = LanguageModelConfig::new(self.vocab, encoder).with_position(position);
-        check_causal(&config)?;
+        config.check()?;
         Ok(config)
     }
 
@@ -165,16 +165,16 @@ fn projections(layer: usize) -> [(String, String); 2] {
 ///
 /// # Errors
 /// As [`Options::config`]; a tensor that is missing, left over or of another shape.
-pub fn language_model<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &Options) -> Result<CausalLanguageModel<A>> {
+pub fn language_model<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &Options) -> Result<LanguageModel<A>> {
     let config = options.config()?;
     let tensors = tensors.into();
-    check_extent(&config, &tensors, check_causal)?;
+    check_extent(&config, &tensors, StoredConfig::check)?;
     let mut translation = Translation::new(tensors);
     translation.place(&options.entries());
     for layer in 0..options.n_layers {
         take_attention(&mut translation, layer, options);
     }
-    fill(CausalLanguageModel::draw(&config, &mut Streams::zeros()), translation.finish()?)
+    fill(LanguageModel::draw(&config, &mut Streams::zeros()), translation.finish()?)
 }
 
 /// What a layer has in another shape than ours.
@@ -207,7 +207,7 @@ fn take_attention<A: Scalar>(translation: &mut Translation<'_, A>, layer: usize,
 ///
 /// # Errors
 /// As [`Options::config`]; a model of other options, by the name of the first that differs.
-pub fn language_model_state_dict<A: Scalar>(model: &CausalLanguageModel<A>, options: &Options) -> Result<Tensors<A>> {
+pub fn language_model_state_dict<A: Scalar>(model: &LanguageModel<A>, options: &Options) -> Result<Tensors<A>> {
     let config = options.config()?;
     check_same(PEER, model.config(), &config)?;
     let mut foreign = write(model, &options.entries())?;
@@ -261,7 +261,7 @@ mod tests {
     fn what_is_written_loads_as_the_same_model() {
         for more in ["", r#", "share_E_F_across_heads": true"#, r#", "local_window": 5"#] {
             let options = options(more).expect("known options");
-            let model = CausalLanguageModel::<f64>::new(&options.config().expect("a model"), 3).expect("a model");
+            let model = LanguageModel::<f64>::new(&options.config().expect("a model"), 3).expect("a model");
             let written = language_model_state_dict(&model, &options).expect("the same configuration");
             let again = language_model(&written, &options).expect("all tensors");
             assert_eq!(again.named(), model.named());
@@ -278,7 +278,7 @@ mod tests {
             );
         }
         let mut odd = options("").expect("known options");
-        let model = CausalLanguageModel::<f64>::new(&odd.config().expect("a model"), 3).expect("a model");
+        let model = LanguageModel::<f64>::new(&odd.config().expect("a model"), 3).expect("a model");
         let written = language_model_state_dict(&model, &odd).expect("the same configuration");
         let mut less = Tensors::new();
         for name in written.names().filter(|name| !name.contains("qkv") && !name.contains("attn.F")) {

@@ -103,6 +103,15 @@ impl AttentionKind {
         }
     }
 
+    /// Returns the longest sequence that is possible, if there is one.
+    pub(crate) fn longest(&self) -> Option<usize> {
+        match self {
+            Self::Linformer(config) => (!config.projection.any_length()).then_some(config.seq_len),
+            Self::Exact(_) => None,
+            Self::Causal(config) => config.longest(),
+        }
+    }
+
     /// The mode in which E and F are shared, where there are any and the mode is given.
     fn sharing(&self) -> Option<Sharing> {
         match self {

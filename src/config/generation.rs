@@ -1,17 +1,17 @@
-//! How a causal language model goes on with a text.
+//! How a causal language model continues a text.
 
 use super::setters;
 use crate::error::{Error, Result};
 
-/// What happens where a text is longer than the model's context.
+/// What to do with a text that is longer than the model's context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Overflow {
-    /// An error. The default.
+pub enum ContextOverflow {
+    /// Returns an error. The default.
     #[default]
     Error,
-    /// The oldest tokens are forgotten: of a longer prompt the last tokens that fit stay, and whenever the context is full it starts anew with its
-    /// last half, positions counted from 0. That costs a run over half a context every half a context.
+    /// Drops the oldest tokens: of a longer prompt the last tokens that fit are kept, and whenever the context is full it starts anew with its
+    /// last half, positions counted from 0. This costs a run over half a context every half a context.
     Slide,
 }
 
@@ -21,10 +21,10 @@ pub enum Overflow {
 /// its own seed, where [`seeds`](Self::seeds) has one for each, and the stream with the text's number of the one [`seed`](Self::seed) otherwise.
 ///
 /// ```
-/// use linformer::{CausalConfig, CausalLanguageModel, EncoderConfig, GenerationConfig, LanguageModelConfig};
+/// use linformer::{CausalConfig, EncoderConfig, GenerationConfig, LanguageModel, LanguageModelConfig};
 ///
 /// let model = LanguageModelConfig::new(9, EncoderConfig::new(CausalConfig::new(16, 2, 32, 2), 1));
-/// let model = CausalLanguageModel::<f32>::new(&model, 0)?;
+/// let model = LanguageModel::<f32>::new(&model, 0)?;
 /// let config = GenerationConfig::new(5).with_temperature(0.8).with_top_k(Some(3)).with_seed(1);
 /// let write = || model.generate_one(&[1, 2], &config)?.collect::<Result<Vec<usize>, _>>();
 /// assert_eq!(write()?.len(), 5);
@@ -66,7 +66,7 @@ pub struct GenerationConfig {
     /// The most tokens of context, where it is less than the model's own limit.
     pub max_context: Option<usize>,
     /// What happens to longer ones.
-    pub overflow: Overflow,
+    pub overflow: ContextOverflow,
 }
 
 impl GenerationConfig {
@@ -82,7 +82,7 @@ impl GenerationConfig {
             seed: 0,
             seeds: Vec::new(),
             max_context: None,
-            overflow: Overflow::default(),
+            overflow: ContextOverflow::default(),
         }
     }
 
@@ -104,7 +104,7 @@ impl GenerationConfig {
         /// Sets [`GenerationConfig::max_context`].
         with_max_context => max_context: Option<usize>,
         /// Sets [`GenerationConfig::overflow`].
-        with_overflow => overflow: Overflow,
+        with_overflow => overflow: ContextOverflow,
     }
 
     /// Checks that tokens can be chosen so.

@@ -17,13 +17,13 @@ pub use causal::{BlockWeights, CausalConfig, SummarySoftmax};
 pub use classifier::{ClassifierConfig, ClassifierInput, Pooling};
 pub use decoder::{DecoderConfig, DecoderLanguageModelConfig, EncoderDecoderConfig};
 pub use encoder::{AttentionKind, EncoderConfig, FeedForwardConfig, NormPlacement};
-pub use generation::{GenerationConfig, Overflow};
+pub use generation::{ContextOverflow, GenerationConfig};
 pub use model::{HeadKind, LanguageModelConfig, PositionKind, SinusoidLayout};
 pub use projection::{Convolution, ConvolutionKernel, ProjectionConfig, ProjectionKind, Sharing, Tail};
 pub use training::TrainingPass;
 pub use translation::TranslationConfig;
 
-pub(crate) use model::{check_position, default_position};
+pub(crate) use model::{check_position, default_position, longest};
 pub(crate) use norms::{HasNorms, check_eps};
 
 use crate::error::{Error, Result};

@@ -145,6 +145,49 @@ impl LanguageModelConfig {
         }
         Ok(())
     }
+
+    /// Checks that every position is scored by what came before it: what training on next tokens needs.
+    pub(crate) fn check_next_tokens(&self) -> Result<()> {
+        let kind = match &self.encoder.attention {
+            AttentionKind::Linformer(_) => "Linformer",
+            AttentionKind::Exact(_) => "Exact, not causal",
+            AttentionKind::Causal(_) => "Causal",
+        };
+        if !self.encoder.attention.is_causal() {
+            let reason = "a next token is to be predicted from the tokens before it, but every position of this attention sees the later ones, too; \
+                          build the model with CausalConfig, or with AttentionConfig::with_causal(true)";
+            return Err(Error::config("attention", kind, reason));
+        }
+        if self.head == HeadKind::None {
+            let reason = "without a head there are no scores of next tokens; build the model with another, such as HeadKind::Plain";
+            return Err(Error::config("head", "None", reason));
+        }
+        Ok(())
+    }
+
+    /// Checks that a model of this configuration can continue texts.
+    pub(crate) fn check_generation(&self) -> Result<()> {
+        self.check_next_tokens()?;
+        if let Some(token) = self.zeroed_token {
+            let reason = "a model that generates treats no token as padding, since texts of different lengths are masked; set it to None";
+            return Err(Error::config("zeroed_token", token, reason));
+        }
+        if let PositionKind::LearnedAfterPadding { .. } = self.position {
+            let reason = "a model that generates counts positions from 0, without padding; use PositionKind::Learned";
+            return Err(Error::config("position", "LearnedAfterPadding", reason));
+        }
+        Ok(())
+    }
+}
+
+/// Returns the longest sequence without padding that `depth` blocks with this attention and these positions take, if there is one.
+pub(crate) fn longest(position: PositionKind, attention: &AttentionKind, depth: usize) -> Option<usize> {
+    let positions = match position {
+        PositionKind::Learned { max_len } | PositionKind::LearnedAfterPadding { max_len, .. } => Some(max_len),
+        PositionKind::None | PositionKind::Sinusoidal { .. } => None,
+    };
+    let blocks = attention.longest().filter(|_| depth > 0);
+    positions.into_iter().chain(blocks).min()
 }
 
 /// Learned positions up to the `seq_len` of the attention, or sinusoidal ones where it has none.

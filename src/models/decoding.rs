@@ -3,14 +3,14 @@
 use ndarray::{Array2, Array3, ArrayRef2, Axis};
 
 use super::body::{Body, select};
-use super::causal_language_model::CausalLanguageModel;
+use super::language_model::LanguageModel;
 use crate::attention::PaddingMask;
 use crate::blocks::EncoderState;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, checked_len};
 use crate::layers::Start;
 use crate::scalar::Scalar;
 
-/// What a [`CausalLanguageModel`] keeps of a batch of texts to go on with them: for each layer the keys and values of the window, the sums of the
+/// What a causal [`LanguageModel`] keeps of a batch of texts to continue them: for each layer the keys and values of the window, the sums of the
 /// unfinished block and the summaries; with exact attention all keys and values.
 #[derive(Clone, Debug)]
 pub struct CausalState<A = f32> {
@@ -34,11 +34,9 @@ impl<A> CausalState<A> {
 }
 
 impl<A: Scalar> Body<A> {
-    fn prefill(&self, tokens: &ArrayRef2<usize>, lengths: &[usize]) -> Result<(Array3<A>, Vec<EncoderState<A>>)> {
-        let mask = PaddingMask::from_lengths(lengths, tokens.ncols())?;
-        let (x, states) = self
-            .encoder
-            .prefill(self.ends.lead_in(Start::default(), tokens, Some(&mask))?, lengths, &mask)?;
+    fn prefill(&self, tokens: &ArrayRef2<usize>, lengths: &[usize], mask: &PaddingMask) -> Result<(Array3<A>, Vec<EncoderState<A>>)> {
+        let x = self.ends.lead_in(Start::default(), tokens, Some(mask))?;
+        let (x, states) = self.encoder.prefill(x, lengths, mask)?;
         Ok((self.ends.lead_out(x)?, states))
     }
 
@@ -48,64 +46,123 @@ impl<A: Scalar> Body<A> {
     }
 }
 
-impl<A: Scalar> CausalLanguageModel<A> {
-    /// Runs whole texts: the scores of what follows each, (texts, `vocab_size`), and the state to go on from.
+/// Sequences in one array, padded on the right with 0, and which of its places are real.
+pub(super) fn padded(operation: &'static str, sequences: &[impl AsRef<[usize]>]) -> Result<(Array2<usize>, PaddingMask)> {
+    let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.as_ref().len()).collect();
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    checked_len(operation, &[sequences.len(), longest], size_of::<usize>())?;
+    let mask = PaddingMask::from_lengths(&lengths, longest)?;
+    let tokens = Array2::from_shape_fn((sequences.len(), longest), |(item, position)| {
+        sequences[item].as_ref().get(position).copied().unwrap_or(0)
+    });
+    Ok((tokens, mask))
+}
+
+/// The sequences of a batch that a step continues, and the token of each.
+pub(super) struct Continued<S> {
+    pub(super) sequences: Vec<S>,
+    /// (sequences, 1).
+    pub(super) tokens: Array2<usize>,
+    /// The place of each in the batch.
+    items: Vec<usize>,
+}
+
+impl<S> Continued<S> {
+    /// Selects those of a batch that are given a token. `each` names one of them in the error.
+    pub(super) fn new(
+        operation: &'static str,
+        each: &str,
+        batch: impl IntoIterator<Item = S, IntoIter: ExactSizeIterator>,
+        tokens: &[Option<usize>],
+    ) -> Result<Self> {
+        let batch = batch.into_iter();
+        if tokens.len() != batch.len() {
+            let expected = format!("({}), one for each {each}", batch.len());
+            return Err(Error::shape(operation, "tokens", expected, &[tokens.len()]));
+        }
+        let given = batch.zip(tokens).filter(|(_, token)| token.is_some());
+        let (items, column): (Vec<usize>, Vec<usize>) = tokens
+            .iter()
+            .enumerate()
+            .filter_map(|(item, token)| Some((item, (*token)?)))
+            .unzip();
+        Ok(Self {
+            sequences: given.map(|(sequence, _)| sequence).collect(),
+            tokens: Array2::from_shape_fn((column.len(), 1), |(row, _)| column[row]),
+            items,
+        })
+    }
+
+    /// Returns the scores of a batch of `count`, given those of the continued sequences, (sequences, 1, `vocab_size`); 0 for the others.
+    pub(super) fn spread<A: Scalar>(&self, found: &Array3<A>, count: usize) -> Array2<A> {
+        let mut scores = Array2::zeros((count, found.dim().2));
+        for (&item, found) in self.items.iter().zip(found.outer_iter()) {
+            scores.row_mut(item).assign(&found.row(0));
+        }
+        scores
+    }
+}
+
+impl<A: Scalar> LanguageModel<A> {
+    /// Returns an error where a text of `length` tokens is too long.
+    fn check_length(&self, operation: &'static str, length: usize) -> Result<()> {
+        match self.max_context() {
+            Some(most) if length > most => Err(Error::argument(
+                operation,
+                format!(
+                    "the text has {length} tokens, but the model reads at most {most}; shorten it, or generate with ContextOverflow::Slide"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs whole texts; returns the scores of the token after each, (texts, `vocab_size`), and the state to continue from.
     ///
     /// The texts may differ in length; each has its own positions and blocks.
     ///
     /// # Errors
-    /// No text or an empty one; a token outside the vocabulary; a text longer than [`max_context`](Self::max_context).
+    /// Returns an error if the model cannot generate: if its attention is not causal, if it has no head, or if it treats a token as padding
+    /// ([`zeroed_token`](crate::LanguageModelConfig::zeroed_token), [`PositionKind::LearnedAfterPadding`](crate::PositionKind::LearnedAfterPadding)).
+    /// Returns an error if there is no text or an empty one, if a token is outside the vocabulary, or if a text is longer than
+    /// [`max_context`](Self::max_context).
     pub fn prefill(&self, texts: &[impl AsRef<[usize]>]) -> Result<(Array2<A>, CausalState<A>)> {
-        const OPERATION: &str = "CausalLanguageModel::prefill";
+        const OPERATION: &str = "LanguageModel::prefill";
+        self.config().check_generation()?;
         let lengths: Vec<usize> = texts.iter().map(|text| text.as_ref().len()).collect();
         if lengths.is_empty() || lengths.contains(&0) {
             return Err(Error::argument(OPERATION, "every text needs a token to begin with"));
         }
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        self.check_length(OPERATION, longest)?;
-        let tokens = Array2::from_shape_fn((texts.len(), longest), |(item, position)| {
-            texts[item].as_ref().get(position).copied().unwrap_or(0)
-        });
-        let (features, items) = self.body().prefill(&tokens, &lengths)?;
+        self.check_length(OPERATION, lengths.iter().copied().max().unwrap_or(0))?;
+        let (tokens, mask) = padded(OPERATION, texts)?;
+        let (features, items) = self.body().prefill(&tokens, &lengths, &mask)?;
         let last: Vec<Vec<usize>> = lengths.iter().map(|length| vec![length - 1]).collect();
         let scores = self.scores(select(&features, &last)?)?;
         Ok((scores.index_axis_move(Axis(0), 0), CausalState { items, lengths }))
     }
 
-    /// The scores of what follows one more token of each text, (texts, `vocab_size`). A text whose token is `None` rests; its scores are 0.
+    /// Appends one token to each text; returns the scores of the token after it, (texts, `vocab_size`). Texts whose token is `None` are skipped
+    /// and get zero scores.
     ///
-    /// They are those that [`forward`](Self::forward) has at the same places of the whole texts, to rounding.
+    /// The scores are those of [`forward`](Self::forward) at the same positions of the whole texts, up to rounding.
     ///
     /// # Errors
-    /// Another number of tokens than texts; a token outside the vocabulary; a text that is [`max_context`](Self::max_context) long already.
-    /// The state is then as it was.
+    /// Returns an error if the model cannot generate (see [`prefill`](Self::prefill)), if there are more or fewer tokens than texts, if a token is
+    /// outside the vocabulary, if a text is [`max_context`](Self::max_context) long already, or if the state is of another model. The state is
+    /// then unchanged.
     pub fn step(&self, state: &mut CausalState<A>, tokens: &[Option<usize>]) -> Result<Array2<A>> {
-        const OPERATION: &str = "CausalLanguageModel::step";
-        if tokens.len() != state.lengths.len() {
-            let expected = format!("({}), one for each text", state.lengths.len());
-            return Err(Error::shape(OPERATION, "tokens", expected, &[tokens.len()]));
-        }
-        let mut scores = Array2::zeros((tokens.len(), self.config().vocab_size));
-        let going: Vec<(usize, usize)> = tokens
-            .iter()
-            .enumerate()
-            .filter_map(|(item, token)| Some((item, (*token)?)))
-            .collect();
-        let positions: Vec<usize> = going.iter().map(|&(item, _)| state.lengths[item]).collect();
+        const OPERATION: &str = "LanguageModel::step";
+        self.config().check_generation()?;
+        let batch = state.items.iter_mut().zip(&mut state.lengths);
+        let mut continued = Continued::new(OPERATION, "text", batch, tokens)?;
+        let positions: Vec<usize> = continued.sequences.iter().map(|(_, length)| **length).collect();
         self.check_length(OPERATION, positions.iter().map(|position| position + 1).max().unwrap_or(0))?;
-        let column = Array2::from_shape_fn((going.len(), 1), |(row, _)| going[row].1);
-        let mut items: Vec<&mut EncoderState<A>> = state
-            .items
-            .iter_mut()
-            .zip(tokens)
-            .filter_map(|(item, token)| token.map(|_| item))
-            .collect();
-        let features = self.body().step(&column, &positions, &mut items)?;
+        let mut items: Vec<&mut EncoderState<A>> = continued.sequences.iter_mut().map(|(item, _)| &mut **item).collect();
+        let features = self.body().step(&continued.tokens, &positions, &mut items)?;
         let found = self.scores(features)?;
-        for (&(item, _), found) in going.iter().zip(found.outer_iter()) {
-            scores.row_mut(item).assign(&found.row(0));
-            state.lengths[item] += 1;
+        for (_, length) in &mut continued.sequences {
+            **length += 1;
         }
-        Ok(scores)
+        Ok(continued.spread(&found, tokens.len()))
     }
 }

@@ -2,13 +2,13 @@
 
 use ndarray::{Array2, Array3, ArrayRef2};
 
-use super::causal_language_model::max_context;
 use super::decoder_language_model::DecoderLanguageModel;
+use super::decoding::padded;
 use super::language_model::LanguageModel;
 use crate::attention::PaddingMask;
 use crate::blocks::CompressedSource;
-use crate::config::{EncoderDecoderConfig, HasNorms};
-use crate::error::{Error, Result, checked_len};
+use crate::config::{EncoderDecoderConfig, HasNorms, longest};
+use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
@@ -109,9 +109,10 @@ impl PairBatch {
     /// # Errors
     /// Sizes that overflow.
     pub fn new<S: AsRef<[usize]>, T: AsRef<[usize]>>(pairs: &[(S, T)], start_token: usize, end_token: usize) -> Result<Self> {
+        const OPERATION: &str = "PairBatch::new";
         let sources: Vec<&[usize]> = pairs.iter().map(|(source, _)| source.as_ref()).collect();
         let started: Vec<Vec<usize>> = pairs.iter().map(|(_, target)| [&[start_token], target.as_ref()].concat()).collect();
-        let ((source, source_mask), (target, target_mask)) = (padded(&sources)?, padded(&started)?);
+        let ((source, source_mask), (target, target_mask)) = (padded(OPERATION, &sources)?, padded(OPERATION, &started)?);
         let targets = pairs.iter().flat_map(|(_, target)| {
             let own = target.as_ref().iter().copied().chain([end_token]).map(Some);
             own.chain(std::iter::repeat(None)).take(target_mask.dim().1)
@@ -131,18 +132,6 @@ impl PairBatch {
             .with_source_mask(Some(&self.source_mask))
             .with_target_mask(Some(&self.target_mask))
     }
-}
-
-/// Sequences in one array, padded on the right with 0, and which of its places are real.
-pub(super) fn padded(sequences: &[impl AsRef<[usize]>]) -> Result<(Array2<usize>, PaddingMask)> {
-    let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.as_ref().len()).collect();
-    let longest = lengths.iter().copied().max().unwrap_or(0);
-    checked_len("EncoderDecoder", &[sequences.len(), longest], size_of::<usize>())?;
-    let mask = PaddingMask::from_lengths(&lengths, longest)?;
-    let tokens = Array2::from_shape_fn((sequences.len(), longest), |(item, position)| {
-        sequences[item].as_ref().get(position).copied().unwrap_or(0)
-    });
-    Ok((tokens, mask))
 }
 
 impl<A: Scalar> EncoderDecoder<A> {
@@ -185,7 +174,8 @@ impl<A: Scalar> EncoderDecoder<A> {
     /// The longest target that the model can write, its start token included: that of its learned positions, or of blocks with weights of their
     /// own; `None` where any is possible.
     pub fn max_target(&self) -> Option<usize> {
-        max_context(self.config.target.position, &self.config.target.decoder.self_attention)
+        let EncoderDecoderConfig { target, .. } = &self.config;
+        longest(target.position, &target.decoder.self_attention, target.decoder.depth)
     }
 
     /// An error where a target of `length` tokens is too long.

@@ -2,7 +2,8 @@
 
 use ndarray::Array2;
 
-use super::encoder_decoder::{EncoderDecoder, padded};
+use super::decoding::{Continued, padded};
+use super::encoder_decoder::EncoderDecoder;
 use crate::blocks::{CompressedSource, EncoderState};
 use crate::error::{Error, Result};
 use crate::scalar::Scalar;
@@ -69,7 +70,7 @@ impl<A: Scalar> EncoderDecoder<A> {
     /// # Errors
     /// A token outside the vocabulary; a source longer than the positions or projections allow.
     pub fn begin(&self, sources: &[impl AsRef<[usize]>]) -> Result<EncoderDecoderState<A>> {
-        let (tokens, mask) = padded(sources)?;
+        let (tokens, mask) = padded("EncoderDecoder::begin", sources)?;
         let targets = (0..sources.len()).map(|source| {
             Ok(Target {
                 state: self.target().decoder().begin()?,
@@ -94,27 +95,15 @@ impl<A: Scalar> EncoderDecoder<A> {
     pub fn step(&self, state: &mut EncoderDecoderState<A>, tokens: &[Option<usize>]) -> Result<Array2<A>> {
         const OPERATION: &str = "EncoderDecoder::step";
         let EncoderDecoderState { source, targets } = state;
-        if tokens.len() != targets.len() {
-            let expected = format!("({}), one for each target", targets.len());
-            return Err(Error::shape(OPERATION, "tokens", expected, &[tokens.len()]));
-        }
-        let mut scores = Array2::zeros((tokens.len(), self.config().target.vocab_size));
-        let mut going: Vec<(usize, usize, &mut Target<A>)> = targets
-            .iter_mut()
-            .zip(tokens)
-            .enumerate()
-            .filter_map(|(item, (target, token))| Some((item, (*token)?, target)))
-            .collect();
-        let positions: Vec<usize> = going.iter().map(|(.., target)| target.length).collect();
-        let of: Vec<usize> = going.iter().map(|(.., target)| target.source).collect();
+        let mut continued = Continued::new(OPERATION, "target", targets, tokens)?;
+        let positions: Vec<usize> = continued.sequences.iter().map(|target| target.length).collect();
+        let of: Vec<usize> = continued.sequences.iter().map(|target| target.source).collect();
         self.check_length(OPERATION, positions.iter().map(|position| position + 1).max().unwrap_or(0))?;
-        let column = Array2::from_shape_fn((going.len(), 1), |(row, _)| going[row].1);
-        let mut states: Vec<&mut EncoderState<A>> = going.iter_mut().map(|(.., target)| &mut target.state).collect();
-        let found = self.target().step((&column, &positions), &mut states, source, &of)?;
-        for ((item, _, target), found) in going.into_iter().zip(found.outer_iter()) {
-            scores.row_mut(item).assign(&found.row(0));
+        let mut states: Vec<&mut EncoderState<A>> = continued.sequences.iter_mut().map(|target| &mut target.state).collect();
+        let found = self.target().step((&continued.tokens, &positions), &mut states, source, &of)?;
+        for target in &mut continued.sequences {
             target.length += 1;
         }
-        Ok(scores)
+        Ok(continued.spread(&found, tokens.len()))
     }
 }

@@ -1,11 +1,11 @@
-//! Going on with texts, token by token.
+//! Continuing texts, token by token.
 
 use ndarray::Array2;
 
-use super::causal_language_model::CausalLanguageModel;
 use super::decoding::CausalState;
+use super::language_model::LanguageModel;
 use super::sampling::choose;
-use crate::config::{GenerationConfig, Overflow};
+use crate::config::{ContextOverflow, GenerationConfig};
 use crate::error::{Error, Result};
 use crate::initialization::{Draws, Step, unit};
 use crate::scalar::Scalar;
@@ -15,7 +15,7 @@ use crate::scalar::Scalar;
 /// It ends when all texts have, and after the first error.
 #[derive(Debug)]
 pub struct Generation<'m, A: Scalar = f32> {
-    model: &'m CausalLanguageModel<A>,
+    model: &'m LanguageModel<A>,
     config: GenerationConfig,
     limit: Option<usize>,
     state: CausalState<A>,
@@ -34,14 +34,18 @@ struct Text {
     draws: Draws,
 }
 
-impl<A: Scalar> CausalLanguageModel<A> {
-    /// Continues each of `prompts`, token by token. No text depends on the others of the batch, and one with a seed of its own
-    /// ([`GenerationConfig::with_seeds`]) gets what it gets alone. Of one seed for all, every text draws from another stream.
+impl<A: Scalar> LanguageModel<A> {
+    /// Continues each prompt token by token. Prompts do not affect each other.
+    ///
+    /// A text with a seed of its own ([`GenerationConfig::with_seeds`]) gets what it gets alone; with one seed for all, each text draws from another
+    /// stream of it.
     ///
     /// # Errors
-    /// Options that are out of range; another number of seeds than prompts; no prompt or an empty one; a token, to go on from or to stop at, outside the vocabulary; with
-    /// [`Overflow::Error`] a prompt longer than the context.
+    /// Returns an error if the model cannot generate (see [`prefill`](Self::prefill)), if an option is out of range, if there are more or fewer
+    /// seeds than prompts, if there is no prompt or an empty one, if a token of a prompt or to stop at is outside the vocabulary, or, with
+    /// [`ContextOverflow::Error`], if a prompt is longer than the context.
     pub fn generate(&self, prompts: &[impl AsRef<[usize]>], config: &GenerationConfig) -> Result<Generation<'_, A>> {
+        self.config().check_generation()?;
         config.check()?;
         let vocab_size = self.config().vocab_size;
         if let Some(token) = config.stop_tokens.iter().find(|&&token| token >= vocab_size) {
@@ -82,10 +86,10 @@ impl<A: Scalar> CausalLanguageModel<A> {
         })
     }
 
-    /// The tokens that follow one prompt, one by one.
+    /// Continues one prompt token by token.
     ///
     /// # Errors
-    /// As [`generate`](Self::generate).
+    /// Returns an error in the same cases as [`generate`](Self::generate).
     pub fn generate_one<'m>(&'m self, prompt: &[usize], config: &GenerationConfig) -> Result<impl Iterator<Item = Result<usize>> + 'm> {
         let steps = self.generate(&[prompt], config)?;
         Ok(steps.filter_map(|step| step.map(|tokens| tokens.first().copied().flatten()).transpose()))
@@ -101,18 +105,18 @@ fn draws(config: &GenerationConfig, item: usize) -> Draws {
 }
 
 /// Where the context of a text of `length` tokens begins.
-fn first_kept(length: usize, limit: Option<usize>, overflow: Overflow) -> Result<usize> {
+fn first_kept(length: usize, limit: Option<usize>, overflow: ContextOverflow) -> Result<usize> {
     match (limit, overflow) {
-        (Some(limit), Overflow::Slide) => Ok(length.saturating_sub(limit)),
-        (Some(limit), Overflow::Error) if length > limit => Err(too_long(length, limit)),
+        (Some(limit), ContextOverflow::Slide) => Ok(length.saturating_sub(limit)),
+        (Some(limit), ContextOverflow::Error) if length > limit => Err(too_long(length, limit)),
         _ => Ok(0),
     }
 }
 
 fn too_long(length: usize, limit: usize) -> Error {
     Error::argument(
-        "CausalLanguageModel::generate",
-        format!("the text has {length} tokens, but the context holds {limit}; shorten it, or set Overflow::Slide"),
+        "LanguageModel::generate",
+        format!("the text has {length} tokens, but the context holds {limit}; shorten it, or set ContextOverflow::Slide"),
     )
 }
 
@@ -134,7 +138,7 @@ impl<A: Scalar> Generation<'_, A> {
             .iter()
             .map(|&length| self.limit.is_some_and(|limit| length >= limit))
             .collect();
-        if let (Some(limit), Overflow::Error) = (self.limit, self.config.overflow)
+        if let (Some(limit), ContextOverflow::Error) = (self.limit, self.config.overflow)
             && self.texts.iter().zip(&full).any(|(text, &full)| full && !text.ended)
         {
             return Err(too_long(limit + 1, limit));

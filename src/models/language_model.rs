@@ -6,14 +6,17 @@ use super::body::{Body, select};
 use super::head::Head;
 use crate::attention::PaddingMask;
 use crate::blocks::Encoder;
-use crate::config::{HasNorms, LanguageModelConfig, ProjectionConfig};
-use crate::error::{Error, Result};
+use crate::config::{HasNorms, LanguageModelConfig, ProjectionConfig, longest};
+use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
 use crate::layers::Embedding;
 use crate::parameters::{copy_namesakes, parameters};
 use crate::scalar::Scalar;
 
-/// Tokens in; features, or a score for each token of the vocabulary, out. Bidirectional: for masked language models and encoders of text.
+/// Tokens in; features, or a score for each token of the vocabulary, out.
+///
+/// With [`LinformerConfig`](crate::LinformerConfig), or exact attention, every position sees the whole sequence: for masked language models and
+/// encoders of text.
 ///
 /// ```
 /// use linformer::{EncoderConfig, LanguageModel, LanguageModelConfig, LinformerConfig};
@@ -24,6 +27,23 @@ use crate::scalar::Scalar;
 /// let tokens = array![[104, 101, 108, 108, 111]];
 /// assert_eq!(model.forward(&tokens, None)?.dim(), (1, 5, 256));
 /// assert_eq!(model.logits_at(&tokens, &[vec![1, 3]], None)?.dim(), (2, 256));
+/// # Ok::<(), linformer::Error>(())
+/// ```
+///
+/// With [`CausalConfig`](crate::CausalConfig), or [`AttentionConfig::with_causal`](crate::AttentionConfig::with_causal), a position sees only what
+/// came before it: the model trains on [`next_tokens`](Self::next_tokens) and continues texts with [`generate`](Self::generate).
+///
+/// ```
+/// use linformer::{CausalConfig, EncoderConfig, GenerationConfig, LanguageModel, LanguageModelConfig};
+///
+/// let encoder = EncoderConfig::new(CausalConfig::new(32, 4, 128, 2), 2);
+/// let model = LanguageModel::<f32>::new(&LanguageModelConfig::new(256, encoder), 0)?;
+///
+/// // Two prompts of different lengths, token by token.
+/// let config = GenerationConfig::new(5).with_temperature(0.8).with_top_k(Some(40)).with_seed(7);
+/// for tokens in model.generate(&[&b"Once upon"[..], b"In"].map(|text| text.iter().map(|&byte| byte.into()).collect::<Vec<usize>>()), &config)? {
+///     assert_eq!(tokens?.len(), 2);
+/// }
 /// # Ok::<(), linformer::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -104,12 +124,42 @@ impl<A: Scalar> LanguageModel<A> {
         &self.body.ends.embedding
     }
 
+    /// Returns the longest sequence without padding that the model can read: that of its learned positions, of learned or random projections,
+    /// or of blocks with weights of their own; `None` where any length is possible.
+    pub fn max_context(&self) -> Option<usize> {
+        longest(self.config.position, &self.config.encoder.attention, self.config.encoder.depth)
+    }
+
+    /// Returns the target of each position of `tokens`, for training on next tokens: the token after it, and `None` at the end of a sequence and
+    /// where either of the two is padding.
+    ///
+    /// # Errors
+    /// Returns an error if the model's attention sees later tokens, which would make them known before they are predicted, if it has no head,
+    /// or if the mask has another shape than `tokens`.
+    pub fn next_tokens(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Vec<Option<usize>>> {
+        const OPERATION: &str = "LanguageModel::next_tokens";
+        self.config.check_next_tokens()?;
+        let (batch, length) = tokens.dim();
+        PaddingMask::check(mask, OPERATION, batch, length)?;
+        checked_len(OPERATION, &[batch, length], size_of::<Option<usize>>())?;
+        let is_real = |item, position| mask.is_none_or(|mask| mask.is_real(item, position));
+        let target = |((item, position), _)| {
+            let next = tokens.get((item, position + 1)).copied()?;
+            (is_real(item, position) && is_real(item, position + 1)).then_some(next)
+        };
+        Ok(tokens.indexed_iter().map(target).collect())
+    }
+
     /// (batch, n) token ids → (batch, n, `vocab_size`) scores, or (batch, n, embedding width) features where the model has no head.
     ///
     /// # Errors
     /// A token outside the vocabulary, a mask of another shape, a sequence longer than the positions or projections allow.
     pub fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
-        let features = self.features(tokens, mask)?;
+        self.scores(self.features(tokens, mask)?)
+    }
+
+    /// Returns the scores of features, or these where the model has no head.
+    pub(super) fn scores(&self, features: Array3<A>) -> Result<Array3<A>> {
         match &self.head {
             Some(head) => head.forward(features, self.body.ends.embedding.weight()),
             None => Ok(features),
@@ -130,15 +180,13 @@ impl<A: Scalar> LanguageModel<A> {
     /// # Errors
     /// As [`forward`](Self::forward); a model without a head; another number of lists than items; a position outside the sequence.
     pub fn logits_at(&self, tokens: &ArrayRef2<usize>, positions: &[Vec<usize>], mask: Option<&PaddingMask>) -> Result<Array2<A>> {
-        let Some(head) = &self.head else {
+        if self.head.is_none() {
             return Err(Error::argument(
                 "LanguageModel::logits_at",
                 "the model has no head (HeadKind::None); use features",
             ));
-        };
+        }
         let selected = select(&self.features(tokens, mask)?, positions)?;
-        Ok(head
-            .forward(selected, self.body.ends.embedding.weight())?
-            .index_axis_move(Axis(0), 0))
+        Ok(self.scores(selected)?.index_axis_move(Axis(0), 0))
     }
 }

@@ -1,7 +1,6 @@
 //! Whole models: tokens or features in, scores out.
 
 mod body;
-mod causal_language_model;
 mod classifier;
 mod classifier_training;
 mod decoder_language_model;
@@ -18,7 +17,6 @@ mod sampling;
 mod training;
 mod translation;
 
-pub use causal_language_model::CausalLanguageModel;
 pub use classifier::Classifier;
 pub use classifier_training::ClassifierCache;
 pub use decoder_language_model::DecoderLanguageModel;
@@ -35,6 +33,3 @@ pub use translation::Translation;
 pub(crate) use body::{Body, select, start};
 pub(crate) use classifier::Input;
 pub(crate) use part_pooling::pool_part;
-
-#[cfg(feature = "checkpoint")]
-pub(crate) use causal_language_model::check_causal;

@@ -12,6 +12,10 @@ use crate::scalar::Scalar;
 /// in binary.
 const SLACK: f64 = 4.0;
 
+/// Why nothing is chosen by such scores.
+pub(super) const NOT_FINITE: &str =
+    "a score is NaN or infinite; look for bad numbers in the model, such as a training that diverged leaves";
+
 /// A token, given the tokens that the text already has and a number in [0, 1).
 pub(super) fn choose<A: Scalar>(
     scores: ArrayView1<'_, A>,
@@ -56,13 +60,13 @@ pub(super) fn choose<A: Scalar>(
 /// An error where nothing can be chosen by these scores.
 fn check(scores: &[f64]) -> Result<()> {
     let reason = if scores.iter().any(|score| score.is_nan() || *score == f64::INFINITY) {
-        "a score is NaN or infinite; look for bad numbers in the model, such as a training that diverged leaves"
+        NOT_FINITE
     } else if scores.iter().all(|&score| score == f64::NEG_INFINITY) {
         "every score is −∞, so that no token is better than another; look for bad numbers in the model, such as a training that diverged leaves"
     } else {
         return Ok(());
     };
-    Err(Error::argument("CausalLanguageModel::generate", reason))
+    Err(Error::argument("LanguageModel::generate", reason))
 }
 
 /// The first `most` of `items`, in order.

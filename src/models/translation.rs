@@ -3,7 +3,7 @@
 use ndarray::{Array2, ArrayView1};
 
 use super::encoder_decoder::EncoderDecoder;
-use super::sampling::first_of;
+use super::sampling::{NOT_FINITE, first_of};
 use crate::config::TranslationConfig;
 use crate::error::{Error, Result};
 use crate::ops::exp_rows;
@@ -179,10 +179,7 @@ fn log_probabilities<A: Scalar>(scores: &Array2<A>) -> Result<Array2<f64>> {
     for mut row in scores.rows_mut() {
         let total = log_sum(row.view());
         if !total.is_finite() {
-            return Err(Error::argument(
-                "EncoderDecoder::translate",
-                "a score is NaN or infinite; look for bad numbers in the model, such as a training that diverged leaves",
-            ));
+            return Err(Error::argument("EncoderDecoder::translate", NOT_FINITE));
         }
         row -= total;
     }

@@ -7,13 +7,14 @@ use crate::attention::PaddingMask;
 use crate::config::TrainingPass;
 use crate::error::Result;
 use crate::layers::{flat, sequence};
-use crate::models::{CausalLanguageModel, Classifier, ClassifierCache, EncoderDecoder, LanguageModel, TokenPairs};
+use crate::models::{Classifier, ClassifierCache, EncoderDecoder, LanguageModel, TokenPairs};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
 
 impl<A: Scalar> LanguageModel<A> {
     /// The cross-entropy of the scores at `positions`, one list for each batch item (everywhere if `None`), against `targets`, one for each
-    /// score in the same order; and the gradients of all parameters, a value of the model's own type.
+    /// score in the same order; and the gradients of all parameters, a value of the model's own type. A causal model's targets are its
+    /// [`next_tokens`](Self::next_tokens).
     ///
     /// ```
     /// use linformer::ndarray::array;
@@ -51,26 +52,6 @@ impl<A: Scalar> LanguageModel<A> {
         let mut gradients = self.zeros_like();
         self.backward(cache, &gradient, &mut gradients)?;
         Ok((loss, gradients))
-    }
-}
-
-impl<A: Scalar> CausalLanguageModel<A> {
-    /// The cross-entropy of the scores against `targets`, such as [`next_tokens`](Self::next_tokens), and the gradients of all parameters; see
-    /// [`LanguageModel::loss_and_gradients`].
-    ///
-    /// # Errors
-    /// As [`LanguageModel::loss_and_gradients`].
-    pub fn loss_and_gradients(
-        &self,
-        tokens: &ArrayRef2<usize>,
-        positions: Option<&[Vec<usize>]>,
-        targets: &[Option<usize>],
-        loss: &CrossEntropy,
-        mask: Option<&PaddingMask>,
-        pass: &TrainingPass,
-    ) -> Result<(f64, Self)> {
-        let (loss, model) = self.model().loss_and_gradients(tokens, positions, targets, loss, mask, pass)?;
-        Ok((loss, Self::from_model(model)))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::common;
 use linformer::checkpoint::{Checkpoint, Tensors, fairseq, lucidrains, rifath95, tatp22};
 use linformer::ndarray::ArrayD;
-use linformer::{CausalLanguageModel, LanguageModel, Parameters};
+use linformer::{LanguageModel, Parameters};
 use proptest::prelude::*;
 
 proptest! {
@@ -51,7 +51,7 @@ proptest! {
         let _ = fairseq::classifier(&dict, &options, "head");
 
         let options = rifath95::Options::from_json(r#"{"vocab": 5, "d_hidden": 4, "n_heads": 2, "n_layers": 1, "block_size": 4, "num_global_blocks": 2}"#).unwrap();
-        let model = CausalLanguageModel::<f32>::new(&options.config().unwrap(), 1).unwrap();
+        let model = LanguageModel::<f32>::new(&options.config().unwrap(), 1).unwrap();
         let dict = changed(&shapes(&rifath95::language_model_state_dict(&model, &options).unwrap()));
         let _ = rifath95::language_model(&dict, &options);
     }

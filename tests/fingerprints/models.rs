@@ -3,10 +3,9 @@
 use linformer::ndarray::{Array2, Array3, Axis};
 use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step, TokenMasking};
 use linformer::{
-    Activation, AttentionConfig, CausalConfig, CausalLanguageModel, Classifier, ClassifierConfig, DecoderConfig,
-    DecoderLanguageModelConfig, EncoderConfig, EncoderDecoder, EncoderDecoderConfig, FeedForwardConfig, GenerationConfig, HeadKind,
-    LanguageModel, LanguageModelConfig, LinformerConfig, PaddingMask, PairBatch, Pooling, PositionKind, Scalar, SinusoidLayout,
-    TranslationConfig,
+    Activation, AttentionConfig, CausalConfig, Classifier, ClassifierConfig, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig,
+    EncoderDecoder, EncoderDecoderConfig, FeedForwardConfig, GenerationConfig, HeadKind, LanguageModel, LanguageModelConfig,
+    LinformerConfig, PaddingMask, PairBatch, Pooling, PositionKind, Scalar, SinusoidLayout, TranslationConfig,
 };
 
 use super::attention::trained;
@@ -98,7 +97,7 @@ fn classifiers<A: Scalar>(record: &mut Record) {
     }
 }
 
-fn generated<A: Scalar>(record: &mut Record, name: &str, model: &CausalLanguageModel<A>) {
+fn generated<A: Scalar>(record: &mut Record, name: &str, model: &LanguageModel<A>) {
     let drawn = GenerationConfig::new(30).with_temperature(0.9).with_seed(7);
     let configs = [
         ("likeliest", GenerationConfig::new(30).with_repetition_penalty(1.3)),
@@ -123,9 +122,9 @@ fn written<A: Scalar>(record: &mut Record) {
     ];
     for (name, encoder) in kinds {
         let config = LanguageModelConfig::new(VOCABULARY, encoder).with_position(sinusoids());
-        let mut model = CausalLanguageModel::<A>::new(&config, 23).unwrap();
+        let mut model = LanguageModel::<A>::new(&config, 23).unwrap();
         let tokens = tokens();
-        let targets = CausalLanguageModel::<A>::next_tokens(&tokens, None);
+        let targets = model.next_tokens(&tokens, None).unwrap();
         trained(record, name, model.clone(), |model, pass| {
             let (loss, gradients) = model
                 .loss_and_gradients(&tokens, None, &targets, &CrossEntropy::new(), None, pass)
