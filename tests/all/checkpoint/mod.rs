@@ -1,0 +1,8 @@
+//! Files.
+
+mod crash;
+mod foreign;
+mod models;
+mod other_files;
+mod safetensors;
+mod saving;

@@ -1,0 +1,4 @@
+//! Texts that are written token by token.
+
+mod language_models;
+mod translation;

@@ -1,0 +1,3 @@
+//! Threads share models, and their number changes no bit.
+
+mod types;
