@@ -7,7 +7,7 @@ use linformer::{
     NormPlacement, PaddingMask, Sharing,
 };
 
-fn sequences(batch: usize, length: usize, dim: usize) -> Array3<f64> {
+pub fn sequences(batch: usize, length: usize, dim: usize) -> Array3<f64> {
     Array3::from_shape_fn((batch, length, dim), |(b, t, i)| ((b * 97 + t * dim + i) as f64 * 0.37).sin())
 }
 
@@ -104,21 +104,6 @@ fn maps_are_their_definitions() -> Result<(), Error> {
 }
 
 #[test]
-fn maps_that_a_layer_does_not_have_are_errors() -> Result<(), Error> {
-    let encoder = Encoder::<f64>::new(&EncoderConfig::new(AttentionConfig::new(8, 2), 1), 1)?;
-    let x = sequences(1, 5, 8);
-    assert!(attention_map(&encoder, 0, Map::Exact, &x, None).is_ok());
-    for (layer, map) in [(0, Map::Compressed), (0, Map::Effective), (1, Map::Exact)] {
-        assert!(matches!(attention_map(&encoder, layer, map, &x, None), Err(Error::Argument { .. })));
-    }
-    assert!(matches!(
-        attention_map(&encoder, 0, Map::Exact, &sequences(1, 5, 7), None),
-        Err(Error::Shape { .. })
-    ));
-    Ok(())
-}
-
-#[test]
 fn singular_values_are_those_of_known_matrices() -> Result<(), Error> {
     let diagonal = array![[0.0, -3.0, 0.0], [1.0, 0.0, 0.0]];
     let spectrum = Spectrum::of(diagonal.view())?;
@@ -146,20 +131,5 @@ fn singular_values_are_those_of_known_matrices() -> Result<(), Error> {
     assert_eq!(spectrum.rank_for(1.0)?, 4);
     let squares: f64 = spectrum.values().iter().map(|value| value * value).sum();
     assert!((squares / product.iter().map(|value| value * value).sum::<f64>() - 1.0).abs() < 1e-12);
-    Ok(())
-}
-
-#[test]
-fn bad_maps_and_shares_are_errors() -> Result<(), Error> {
-    assert!(matches!(
-        Spectrum::of(Array2::<f64>::zeros((0, 3)).view()),
-        Err(Error::Shape { .. })
-    ));
-    assert!(matches!(Spectrum::of(array![[1.0, f64::NAN]].view()), Err(Error::Argument { .. })));
-    let spectrum = Spectrum::of(Array2::<f32>::zeros((2, 2)).view())?;
-    assert_eq!(spectrum.rank_for(0.9)?, 1);
-    for share in [-0.1, 1.1, f64::NAN] {
-        assert!(spectrum.rank_for(share).is_err());
-    }
     Ok(())
 }

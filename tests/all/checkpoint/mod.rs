@@ -3,6 +3,6 @@
 mod crash;
 mod foreign;
 mod models;
-mod other_files;
-mod safetensors;
+pub mod parts;
+pub mod safetensors;
 mod saving;

@@ -3,6 +3,8 @@
 
 pub mod causal;
 pub mod decoder;
+#[cfg(feature = "checkpoint")]
+pub mod directory;
 pub mod gradients;
 
 use linformer::ndarray::{Array, Array3, ArrayD, ArrayView, Dimension};

@@ -71,8 +71,8 @@ impl Record {
 
     pub fn write(&self) {
         let mut text = String::from(
-            "# Hashes (FNV-1a, 64 bits) and norms of results; see tests/fingerprints.rs. Written by\n\
-             #   LINFORMER_BLESS=1 cargo test --release --test fingerprints\n",
+            "# Hashes (FNV-1a, 64 bits) and norms of results; see tests/all/fingerprints. Written by\n\
+             #   LINFORMER_BLESS=1 cargo test --release --test all fingerprints::\n",
         );
         for (name, Fingerprint { hash, norm }) in &self.found {
             writeln!(text, "{hash:016x} {norm:<19.12e} {name}").expect("a string takes all");

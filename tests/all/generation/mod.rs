@@ -1,4 +1,4 @@
 //! Texts that are written token by token.
 
-mod language_models;
-mod translation;
+pub mod language_models;
+pub mod translation;

@@ -16,7 +16,7 @@ fn model(config: &EncoderDecoderConfig, seed: u64) -> EncoderDecoder<f64> {
 }
 
 /// A small model whose targets have three tokens to choose from.
-fn small(max_len: usize, seed: u64) -> EncoderDecoder<f64> {
+pub fn small(max_len: usize, seed: u64) -> EncoderDecoder<f64> {
     let attention = LinformerConfig::new(6, 2, SOURCE, 3);
     let source = LanguageModelConfig::new(VOCABULARIES.0, EncoderConfig::new(attention.clone(), 1));
     let decoder = DecoderConfig::new(CausalConfig::new(6, 2, 8, 1).with_block(Some(2)), attention, 2);
@@ -24,7 +24,7 @@ fn small(max_len: usize, seed: u64) -> EncoderDecoder<f64> {
     model(&EncoderDecoderConfig::new(source, target), seed)
 }
 
-fn row(tokens: &[usize]) -> Array2<usize> {
+pub fn row(tokens: &[usize]) -> Array2<usize> {
     Array2::from_shape_vec((1, tokens.len()), tokens.to_vec()).unwrap()
 }
 
@@ -179,49 +179,6 @@ fn a_resting_target_stays_as_it_is() {
     let mut state = other.begin(&[vec![1]]).unwrap();
     assert!(matches!(model.step(&mut state, &[Some(0)]), Err(Error::Argument { .. })));
     assert!(other.step(&mut state, &[Some(0)]).is_ok());
-}
-
-#[test]
-fn bad_input_is_an_error() {
-    let model = small(4, 3);
-    let plain = || TranslationConfig::new(0, 1, 3);
-    for bad in [
-        TranslationConfig::new(3, 1, 3),
-        TranslationConfig::new(0, 3, 3),
-        plain().with_beams(0),
-        plain().with_length_penalty(0.5),
-        plain().with_beams(2).with_length_penalty(-0.5),
-        plain().with_beams(2).with_length_penalty(f64::NAN),
-    ] {
-        assert!(matches!(model.translate(&[[1]], &bad), Err(Error::Config { .. })), "{bad:?}");
-    }
-    let too_long = TranslationConfig::new(0, 1, 5);
-    assert!(matches!(model.translate(&[[1]], &too_long), Err(Error::Argument { .. })));
-    assert!(matches!(model.translate(&[[9]], &plain()), Err(Error::Token { .. })));
-    let error = model.translate(&[text(SOURCE + 1, VOCABULARIES.0, 1)], &plain()).unwrap_err();
-    assert!(matches!(error, Error::Argument { .. }), "{error}");
-    // More beams than there are targets.
-    let many = model.translate(&[[1]], &plain().with_beams(usize::MAX)).unwrap();
-    assert_eq!(many[0].len(), 15, "1 + 2 + 4 that end, and 8 that do not");
-    let none: [Vec<usize>; 0] = [];
-    assert!(model.translate(&none, &plain()).unwrap().is_empty());
-    let mut spoilt = model.clone();
-    linformer::Parameters::visit_mut(&mut spoilt, "", &mut |_, _, mut tensor| tensor.fill(f64::NAN));
-    assert!(matches!(spoilt.translate(&[[1]], &plain()), Err(Error::Argument { .. })));
-    let (source, target) = (row(&[1, 2]), row(&[0]));
-    let two = Array2::zeros((2, 1));
-    assert!(matches!(model.forward(&TokenPairs::new(&source, &two)), Err(Error::Shape { .. })));
-    let wrong = PaddingMask::all_real(1, 5).unwrap();
-    assert!(
-        model
-            .forward(&TokenPairs::new(&source, &target).with_target_mask(Some(&wrong)))
-            .is_err()
-    );
-    assert!(
-        model
-            .forward(&TokenPairs::new(&source, &target).with_source_mask(Some(&wrong)))
-            .is_err()
-    );
 }
 
 /// Tokens that the head makes impossible are in no target, and fewer targets come back than there are beams.

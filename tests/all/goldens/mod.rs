@@ -2,7 +2,7 @@
 //! same inputs and compared with the outputs.
 //!
 //! The files are those of `tests/fixtures/goldens`, and of the folder that the environment variable `LINFORMER_GOLDENS` names, if it is
-//! set. `cargo test --test all goldens -- --nocapture` prints a line for each.
+//! set. `cargo test --test all goldens:: -- --nocapture` prints a line for each.
 
 mod case;
 mod expected;

@@ -288,27 +288,6 @@ fn aligned_chunks_are_bit_equal() {
     }
 }
 
-/// The number of threads changes no bit, and neither does the caller's pool.
-#[cfg(feature = "rayon")]
-#[test]
-fn thread_counts_are_bit_equal() {
-    use linformer::{EncoderConfig, Sharing};
-    for sharing in [Sharing::None, Sharing::Headwise, Sharing::KeyValue, Sharing::Layerwise] {
-        let attention = LinformerConfig::new(48, 4, 1200, 24).with_sharing(sharing);
-        let encoder = Encoder::<f64>::new(&EncoderConfig::new(attention, 2), 0).unwrap();
-        let x = sequence((2, 1100, 48), 3);
-        let mask = PaddingMask::from_lengths(&[1100, 700], 1100).unwrap();
-        let results: Vec<_> = [1, 2, 5]
-            .into_iter()
-            .map(|threads| {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                bits(&pool.install(|| encoder.forward(&x, Some(&mask)).unwrap()))
-            })
-            .collect();
-        assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{sharing:?}");
-    }
-}
-
 /// A learned projection stretched to its own length is itself; stretched further it still compresses a constant to the same rows.
 #[test]
 fn a_stretched_projection_keeps_row_sums() {

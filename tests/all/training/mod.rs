@@ -2,11 +2,11 @@
 #![allow(clippy::float_cmp)] // what is compared so is exact
 
 mod losses;
-mod masking;
-mod optimizers;
+pub mod masking;
+pub mod optimizers;
 mod range;
 #[cfg(feature = "checkpoint")]
-mod resume;
+pub mod resume;
 
 use linformer::ndarray::{Array1, Array2};
 use serde_json::Value;

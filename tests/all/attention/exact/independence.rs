@@ -111,24 +111,3 @@ fn strides_do_not_matter() {
         assert!(difference(layer.forward_materialised(&strided, mask).unwrap().view(), expected.view()) < CLOSE);
     }
 }
-
-#[cfg(feature = "rayon")]
-#[test]
-fn any_number_of_threads_gives_the_same_bits() {
-    let layer = layer(&AttentionConfig::new(6, 2).with_key_value_bias(true, true));
-    let x = sequence((2, 600, 6), 1);
-    let holes = PaddingMask::from_bools(&Array2::from_shape_fn((2, 600), |(item, t)| t % 9 != item));
-    for mask in [None, Some(&holes)] {
-        let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| {
-                let forward = layer.forward(&x, mask).unwrap();
-                let stored = layer.forward_materialised(&x, mask).unwrap();
-                let map = layer.attention_map(&x, &x, mask).unwrap();
-                [bits(&forward), bits(&stored), bits(&map)]
-            })
-        };
-        let one = run(1);
-        assert!(one == run(2) && one == run(5));
-    }
-}

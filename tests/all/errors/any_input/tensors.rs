@@ -1,4 +1,4 @@
-//! Tensors of any shape. Files and options of any bytes are covered by `safetensors.rs`, `checkpoint_refusals.rs` and `fuzz/`.
+//! Tensors of any shape. Files and options of any bytes are covered by `checkpoint/safetensors.rs`, `checkpoint_refusals.rs` and `fuzz/`.
 
 use linformer::checkpoint::{Checkpoint, Tensors, fairseq, lucidrains, rifath95, tatp22};
 use linformer::ndarray::ArrayD;

@@ -1,37 +1,15 @@
-//! What is given as safetensors and is none, and models in several files.
+//! What is given as safetensors and is none, and indexes of parts that are not there.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::common::{model_bits, small_model};
+use crate::checkpoint::parts::{INDEX, PARTS, parts};
+use crate::common::directory::Directory;
+use crate::common::small_model;
 use linformer::checkpoint::{Checkpoint, Tensors};
 use linformer::ndarray::ArrayD;
 use linformer::{Error, LanguageModel};
 use serde_json::{Value, json};
-
-/// A directory that is empty now and gone afterwards.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.0.join(name);
-        fs::write(&path, bytes).unwrap();
-        path
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 /// The local header of a zip archive's first file.
 fn zip(name: &str) -> Vec<u8> {
@@ -143,59 +121,14 @@ fn directories_and_missing_files_are_named_with_what_is_there() {
         Err(error @ Error::Io { .. }) => error.to_string(),
         other => panic!("{other:?}"),
     };
-    let model = directory.0.join("model.safetensors");
-    assert!(message(&directory.0).contains("directory: give the path of a file"));
+    let model = directory.join("model.safetensors");
+    assert!(message(directory.path()).contains("directory: give the path of a file"));
     assert!(!message(&model).contains("index"));
     directory.file("other.safetensors", "");
-    assert!(message(&directory.0).contains("`other.safetensors` perhaps"));
+    assert!(message(directory.path()).contains("`other.safetensors` perhaps"));
     directory.file("model.safetensors.index.json", "");
-    assert!(message(&directory.0).contains("`model.safetensors.index.json` perhaps"));
+    assert!(message(directory.path()).contains("`model.safetensors.index.json` perhaps"));
     assert!(message(&model).contains("`model.safetensors.index.json` perhaps"));
-}
-
-const PARTS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
-const INDEX: &str = "model.safetensors.index.json";
-
-/// A model's tensors in two parts, and their index.
-fn parts(directory: &Directory) -> (Tensors<f64>, Value) {
-    let whole = Tensors::<f64>::from_bytes(&small_model().to_bytes().unwrap()).unwrap();
-    let mut files = [Tensors::<f64>::new(), Tensors::new()];
-    let mut map = serde_json::Map::new();
-    for (index, name) in whole.names().enumerate() {
-        files[index % 2].insert(name, whole.get(name).unwrap().to_owned()).unwrap();
-        map.insert(name.to_owned(), json!(PARTS[index % 2]));
-    }
-    files[1].set_metadata("linformer", whole.metadata()["linformer"].clone());
-    for (file, part) in files.iter_mut().zip(PARTS) {
-        file.set_metadata("format", "pt");
-        file.set_metadata("part", part);
-        file.write(directory.0.join(part)).unwrap();
-    }
-    let index = json!({"metadata": {"total_size": 1}, "weight_map": map});
-    directory.file(INDEX, index.to_string());
-    (whole, index)
-}
-
-#[test]
-fn parts_load_as_one() {
-    let directory = Directory::new("parts");
-    let (whole, _) = parts(&directory);
-    let read = Tensors::<f64>::read(directory.0.join(INDEX)).unwrap();
-    assert!(read.names().eq(whole.names()));
-    for name in whole.names() {
-        assert_eq!(read.get(name), whole.get(name), "{name}");
-    }
-    assert_eq!(
-        (read.metadata()["format"].as_str(), read.metadata()["part"].as_str()),
-        ("pt", PARTS[0])
-    );
-    let model = LanguageModel::<f64>::load(directory.0.join(INDEX)).unwrap();
-    assert_eq!(model_bits(&model), model_bits(&small_model()));
-    // As people save them: in another place, and under a name that says nothing.
-    fs::rename(directory.0.join(INDEX), directory.0.join("x")).unwrap();
-    assert_eq!(Tensors::<f32>::read(directory.0.join("x")).unwrap().len(), whole.len());
-    let empty = directory.file("empty.json", r#"{"weight_map": {}}"#);
-    assert!(Tensors::<f32>::read(empty).unwrap().is_empty());
 }
 
 /// What is wrong with an index after a change.
@@ -229,9 +162,9 @@ fn an_index_that_its_parts_contradict_is_refused() {
         assert!(error.contains(&problem), "{problem}: {error}");
     }
     // One tensor in both parts.
-    let mut second = Tensors::<f64>::read(directory.0.join(PARTS[1])).unwrap();
+    let mut second = Tensors::<f64>::read(directory.join(PARTS[1])).unwrap();
     second.insert(names[0], ArrayD::zeros(vec![1])).unwrap();
-    second.write(directory.0.join(PARTS[1])).unwrap();
+    second.write(directory.join(PARTS[1])).unwrap();
     assert!(refused(&directory, &index).contains(&format!("`{}` is in part `{}`", names[0], PARTS[1])));
 }
 
@@ -239,12 +172,12 @@ fn an_index_that_its_parts_contradict_is_refused() {
 fn missing_and_broken_parts_are_all_named() {
     let directory = Directory::new("broken");
     let (_, mut index) = parts(&directory);
-    fs::remove_file(directory.0.join(PARTS[0])).unwrap();
+    fs::remove_file(directory.join(PARTS[0])).unwrap();
     directory.file(PARTS[1], zip("archive/data.pkl"));
     let error = refused(&directory, &index);
     assert!(error.contains(&format!("part `{}`: cannot open", PARTS[0])), "{error}");
     assert!(error.contains(&format!("part `{}`: this is a zip archive", PARTS[1])), "{error}");
-    fs::create_dir(directory.0.join("folder")).unwrap();
+    fs::create_dir(directory.join("folder")).unwrap();
     index["weight_map"] = json!({"a": "folder", "b": INDEX});
     let error = refused(&directory, &index);
     assert!(error.contains("part `folder`: ") && error.contains("directory"), "{error}");
@@ -255,9 +188,9 @@ fn missing_and_broken_parts_are_all_named() {
 fn parts_outside_the_folder_are_refused() {
     let directory = Directory::new("outside");
     let (_, mut index) = parts(&directory);
-    fs::create_dir(directory.0.join("sub")).unwrap();
-    fs::copy(directory.0.join(PARTS[0]), directory.0.join("sub").join(PARTS[0])).unwrap();
-    let absolute = directory.0.join(PARTS[0]).to_str().unwrap().to_owned();
+    fs::create_dir(directory.join("sub")).unwrap();
+    fs::copy(directory.join(PARTS[0]), directory.join("sub").join(PARTS[0])).unwrap();
+    let absolute = directory.join(PARTS[0]).to_str().unwrap().to_owned();
     for part in [
         "",
         ".",
@@ -281,14 +214,15 @@ fn parts_outside_the_folder_are_refused() {
 }
 
 #[test]
-fn names_besides_are_those_of_their_part() {
-    let directory = Directory::new("aliases");
-    let mut part = Tensors::<f64>::new();
-    part.insert("embedding.weight", ArrayD::ones(vec![2])).unwrap();
-    part.set_metadata("head.weight", "embedding.weight");
-    part.write(directory.0.join("part")).unwrap();
-    let map = json!({"weight_map": {"embedding.weight": "part", "head.weight": "part"}});
-    let read = Tensors::<f64>::read(directory.file(INDEX, map.to_string())).unwrap();
-    assert_eq!(read.get("head.weight"), read.get("embedding.weight"));
-    assert_eq!(read.len(), 1);
+fn truncated_files() {
+    let directory = Directory::new("truncated");
+    let path = directory.join("model");
+    let mut bytes = small_model().to_bytes().unwrap();
+    for len in (0..bytes.len()).step_by(61).chain([bytes.len() - 1]) {
+        fs::write(&path, &bytes[..len]).unwrap();
+        assert!(matches!(LanguageModel::<f64>::load(&path), Err(Error::Malformed { .. })), "{len}");
+    }
+    bytes[..8].copy_from_slice(&(1_u64 << 60).to_le_bytes());
+    fs::write(&path, &bytes).unwrap();
+    assert!(matches!(LanguageModel::<f64>::load(&path), Err(Error::Malformed { .. })));
 }
