@@ -4,10 +4,10 @@ use crate::common::causal::{LONGEST, causal_config, encoder_config};
 use crate::common::{bits, difference, scramble, sequence, tensors};
 #[cfg(feature = "checkpoint")]
 use linformer::Attention;
-use linformer::ndarray::{Array1, Array2, Array3, Axis, Ix1, Ix2, array, s};
+use linformer::ndarray::{Array1, Array2, Array3, Axis, Ix1, Ix2, s};
 use linformer::{
-    AttentionConfig, BlockWeights, BlockwiseCausalAttention, CausalConfig, Encoder, EncoderConfig, Error, ExactAttention, LinformerConfig,
-    PaddingMask, Sharing, SummarySoftmax,
+    AttentionConfig, BlockWeights, BlockwiseCausalAttention, CausalConfig, Encoder, EncoderConfig, ExactAttention, PaddingMask, Sharing,
+    SummarySoftmax,
 };
 use proptest::prelude::*;
 use proptest::sample::select;

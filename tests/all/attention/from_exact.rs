@@ -3,9 +3,9 @@
 use crate::common::{bits, difference, scramble, sequence};
 use linformer::ndarray::array;
 use linformer::{
-    AttentionConfig, AttentionKind, CausalConfig, Classifier, ClassifierConfig, Encoder, EncoderConfig, Error, ExactAttention,
-    FeedForwardConfig, Initialization, LanguageModel, LanguageModelConfig, LinformerAttention, LinformerConfig, NormPlacement, PaddingMask,
-    Parameters, PositionKind, ProjectionConfig, ProjectionKind, Sharing,
+    AttentionConfig, Classifier, ClassifierConfig, Encoder, EncoderConfig, ExactAttention, FeedForwardConfig, Initialization,
+    LanguageModel, LanguageModelConfig, LinformerAttention, LinformerConfig, NormPlacement, PaddingMask, Parameters, PositionKind,
+    ProjectionConfig, ProjectionKind, Sharing,
 };
 
 const LENGTH: usize = 6;

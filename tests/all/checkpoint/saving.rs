@@ -73,11 +73,11 @@ fn an_unwritable_directory_keeps_its_file() {
     let directory = Directory::new("unwritable");
     let path = directory.join("model");
     fs::write(&path, b"old").unwrap();
-    fs::set_permissions(&directory.path(), fs::Permissions::from_mode(0o555)).unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o555)).unwrap();
     // The superuser may write anyway; then there is nothing to see here.
     let may_write = fs::write(directory.join("probe"), b"").is_ok();
     let result = small_model().save(&path);
-    fs::set_permissions(&directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     if !may_write {
         assert!(matches!(
             result,

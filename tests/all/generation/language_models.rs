@@ -7,8 +7,8 @@ use crate::common::{difference, scramble};
 use linformer::ndarray::{Array2, array, s};
 use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step};
 use linformer::{
-    AttentionConfig, BlockWeights, CausalConfig, CausalLanguageModel, EncoderConfig, Error, GenerationConfig, HeadKind,
-    LanguageModelConfig, LinformerConfig, Overflow, Parameters, PositionKind, SinusoidLayout, TrainingPass,
+    AttentionConfig, CausalConfig, CausalLanguageModel, EncoderConfig, Error, GenerationConfig, HeadKind, LanguageModelConfig, Overflow,
+    PositionKind, SinusoidLayout, TrainingPass,
 };
 use proptest::prelude::*;
 use proptest::sample::select;

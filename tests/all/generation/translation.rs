@@ -5,7 +5,7 @@ use crate::common::{difference, scramble};
 use linformer::ndarray::{Array2, s};
 use linformer::{
     AttentionConfig, CausalConfig, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoder, EncoderDecoderConfig, Error,
-    LanguageModelConfig, LinformerConfig, PaddingMask, PairBatch, Parameters, PositionKind, TokenPairs, TranslationConfig,
+    LanguageModelConfig, LinformerConfig, PairBatch, Parameters, PositionKind, TokenPairs, TranslationConfig,
 };
 use proptest::prelude::*;
 

@@ -5,8 +5,7 @@ use crate::common::gradients::mask;
 use crate::common::{bits, difference, scramble, sequence};
 use linformer::ndarray::{Array2, Array3, Axis, s};
 use linformer::{
-    AttentionConfig, CausalConfig, Decoder, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, Error,
-    ExactAttention, HeadKind, LanguageModelConfig, LinformerAttention, LinformerConfig, PaddingMask, Parameters, PositionKind, Sharing,
+    CausalConfig, Decoder, DecoderConfig, Error, ExactAttention, LinformerAttention, LinformerConfig, PaddingMask, Parameters, Sharing,
 };
 use proptest::prelude::*;
 use proptest::sample::select;

@@ -12,7 +12,6 @@ fn in_pool<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
 }
 
-#[cfg(feature = "rayon")]
 #[test]
 fn causal_encoders() {
     let config = CausalConfig::new(24, 4, 700, 4).with_sharing(Sharing::None);
@@ -30,7 +29,6 @@ fn causal_encoders() {
 }
 
 /// The number of threads changes no bit, and neither does the caller's pool.
-#[cfg(feature = "rayon")]
 #[test]
 fn encoders() {
     use linformer::{EncoderConfig, Sharing};
@@ -50,7 +48,6 @@ fn encoders() {
     }
 }
 
-#[cfg(feature = "rayon")]
 #[test]
 fn decoders() {
     let config = DecoderConfig::new(CausalConfig::new(32, 4, 512, 2), LinformerConfig::new(32, 4, 400, 16), 2);
@@ -74,7 +71,6 @@ fn decoders() {
     assert!(one == run(2) && one == run(3));
 }
 
-#[cfg(feature = "rayon")]
 #[test]
 fn exact_attention() {
     let mut layer = ExactAttention::<f64>::new(&AttentionConfig::new(6, 2).with_key_value_bias(true, true), 1).unwrap();

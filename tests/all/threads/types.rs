@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::thread;
 
-use crate::common::{bits, model_bits, scramble, sequence, small_encoder, small_model};
+use crate::common::{bits, scramble, sequence, small_encoder, small_model};
 use linformer::distributed::{Shards, SingleProcess};
 use linformer::ndarray::{Array2, Array3};
 use linformer::training::{Accumulation, AdamW, AdamWConfig, CrossEntropy, MaskedTokens, MeanSquaredError, Schedule, Sgd, SgdConfig, Step};
@@ -15,8 +15,8 @@ use linformer::{
     EncoderCache, EncoderConfig, EncoderDecoder, EncoderDecoderCache, EncoderDecoderConfig, EncoderDecoderState, Error, ExactAttention,
     Extent, FeedForward, FeedForwardBlock, FeedForwardCache, FeedForwardConfig, Generation, GenerationConfig, Head, Initialization,
     LanguageModel, LanguageModelCache, LanguageModelConfig, LayerNorm, Linear, LinformerAttention, LinformerConfig, Order, PaddingMask,
-    PairBatch, Parameters, Position, PositionKind, Projection, ProjectionConfig, Projections, Sharing, TokenPairs, TrainingPass,
-    Translation, TranslationConfig, Workspace,
+    PairBatch, Position, PositionKind, Projection, ProjectionConfig, Projections, TokenPairs, TrainingPass, Translation, TranslationConfig,
+    Workspace,
 };
 
 fn crosses<T: Send + Sync + Unpin + std::fmt::Debug>() {}

@@ -1,8 +1,8 @@
 //! Losses and their gradients.
 
-use linformer::ndarray::{Array2, array, s};
-use linformer::training::{CrossEntropy, MeanSquaredError, Reduction, Step};
-use linformer::{Error, Scalar};
+use linformer::Scalar;
+use linformer::ndarray::{Array2, s};
+use linformer::training::{CrossEntropy, MeanSquaredError, Reduction};
 use serde_json::Value;
 
 use super::{close, fixtures, matrix};

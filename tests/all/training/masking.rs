@@ -1,6 +1,6 @@
 //! Corrupted tokens.
 
-use linformer::ndarray::{Array2, array, s};
+use linformer::ndarray::{Array2, s};
 use linformer::training::{Step, TokenMasking};
 use linformer::{Error, PaddingMask};
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use linformer::checkpoint::Tensors;
-use linformer::ndarray::{Array2, Array3, Axis, array, s};
+use linformer::ndarray::{Array2, Array3, Axis, array};
 use linformer::training::{
     AdamW, AdamWConfig, CrossEntropy, Optimizer, Schedule, Sgd, SgdConfig, Step, TokenMasking, WeightDecay, load_training, save_training,
 };

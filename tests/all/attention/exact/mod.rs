@@ -7,9 +7,7 @@ mod wide;
 
 use crate::common::{bits, difference, scramble, sequence, tensors};
 use linformer::ndarray::{Array1, Array2, Array3, Array4, ArrayD, Axis, Ix1, Ix2, array, concatenate, s};
-use linformer::{
-    AttentionConfig, BiasPlace, Error, ExactAttention, LinformerAttention, LinformerConfig, Order, PaddingMask, Parameters, Sharing,
-};
+use linformer::{AttentionConfig, BiasPlace, ExactAttention, LinformerAttention, LinformerConfig, Order, PaddingMask, Parameters, Sharing};
 
 /// What rounding may change.
 const CLOSE: f64 = 1e-12;
