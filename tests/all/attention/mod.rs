@@ -1,0 +1,5 @@
+//! Exact and causal attention against their definitions.
+
+mod causal;
+mod exact;
+mod from_exact;

@@ -1,0 +1,4 @@
+//! Backward passes against central differences.
+
+mod decoders;
+mod encoders;

@@ -1,0 +1,27 @@
+//! The tests of the public interface, by subject: one crate, so that the generic functions of the library are compiled for the tests once.
+//!
+//! `cargo test --release --test all errors::` runs one subject; `tests/workspace.rs`, which counts allocations, is a crate of its own.
+
+#![allow(unreachable_pub)] // a test's modules have no users outside
+
+#[cfg(feature = "analysis")]
+mod analysis;
+mod attention;
+#[cfg(feature = "checkpoint")]
+mod checkpoint;
+mod common;
+mod distributed;
+mod errors;
+mod fingerprints;
+mod generation;
+#[cfg(feature = "checkpoint")]
+mod goldens;
+mod gradients;
+mod layers;
+mod long_sums;
+mod numbers;
+mod padding;
+mod properties;
+mod public_names;
+mod threads;
+mod training;

@@ -1,0 +1,4 @@
+//! Padding is what the mask says, and reaches nothing.
+
+mod gradients;
+mod positions;

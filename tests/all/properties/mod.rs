@@ -1,0 +1,4 @@
+//! What holds for every configuration.
+
+mod decoders;
+mod encoders;
