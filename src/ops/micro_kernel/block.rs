@@ -51,7 +51,7 @@ pub(super) fn block<A: Scalar, const FMA: bool, const MR: usize, const NR: usize
     c: &mut [A],
 ) {
     let Some(left) = left.first_chunk::<MR>() else { return };
-    bring_near::<A, MR, NR>(place, c);
+    bring_near::<A, MR, NR>(panel.len(), place, c);
     let mut sums = [[A::zero(); NR]; MR];
     if next.is_empty() {
         add_positions::<A, FMA, MR, NR, PAIRED>(left, 0, panel, &mut sums);
@@ -103,7 +103,7 @@ pub(super) fn block_of_chains<A: Scalar, const FMA: bool, const MR: usize, const
     c: &mut [A],
 ) {
     let Some(left) = left.first_chunk::<MR>() else { return };
-    bring_near::<A, MR, NR>(place, c);
+    bring_near::<A, MR, NR>(panel.len(), place, c);
     let mut totals = [[A::zero(); NR]; MR];
     // A length that LLVM does not know, as in `block`.
     let chain = std::hint::black_box(CHAIN);
@@ -138,7 +138,7 @@ pub(super) fn block_of_panels<A: Scalar, const FMA: bool, const MR: usize, const
     c: &mut [A],
 ) {
     debug_assert_eq!(left.len(), panel.len(), "the same positions of both operands");
-    bring_near::<A, MR, NR>(place, c);
+    bring_near::<A, MR, NR>(panel.len(), place, c);
     let mut totals = [[[A::zero(); NR]; ROWS]; PARTS];
     let chain = std::hint::black_box(CHAIN);
     let mut next = Next::of(next, chain, panel.len());
@@ -185,7 +185,10 @@ impl<'p, A: Scalar, const NR: usize> Next<'p, A, NR> {
 
 /// Brings near where the sums will go, so that it is in the nearest cache when they are there.
 #[inline(always)]
-fn bring_near<A: Scalar, const MR: usize, const NR: usize>(place: Place<'_, A>, c: &[A]) {
+fn bring_near<A: Scalar, const MR: usize, const NR: usize>(inner: usize, place: Place<'_, A>, c: &[A]) {
+    if inner < NEAR {
+        return;
+    }
     for row in 0..MR.min(place.rows) {
         let Some(c) = c.get(row * place.stride..).and_then(|c| c.first_chunk::<NR>()) else {
             return;
