@@ -44,7 +44,8 @@ pub(crate) const SEGMENT: usize = crate::ops::SEGMENT;
 /// A sequence can be pushed chunk by chunk, or in parts that start elsewhere ([`starting_at`](Self::starting_at)) and are added up
 /// ([`merge`](Self::merge)). Chunks cut at multiples of [`Compressor::CHUNK`] give bit for bit what one call gives; any others the same up to rounding.
 ///
-/// Rows that are pushed a few at a time are kept until there are `CHUNK` of them, and then added together.
+/// Where rows are multiplied by matrices, those that are pushed a few at a time are kept until a multiple of `CHUNK` positions is complete, and then
+/// added together.
 ///
 /// ```
 /// use linformer::{LinformerAttention, LinformerConfig};

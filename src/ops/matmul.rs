@@ -364,11 +364,6 @@ fn split_items<A: Scalar>(a: &ArrayRef3<A>, b: &ArrayRef3<A>, c: &mut Array3<A>,
     scratch.prepare();
     let packs = n <= m && n.min(inner) >= PACKED && inner <= ROUNDED_ROWS;
     let mut packed = PackedMatrix::default();
-    let multiply = if inner > SHORT {
-        PackedMatrix::multiply_long_view
-    } else {
-        PackedMatrix::multiply_view
-    };
     for ((a, b), c) in a.outer_iter().zip(b.outer_iter()).zip(c.outer_iter_mut()) {
         if packs {
             // Once for all blocks of rows.
@@ -380,7 +375,7 @@ fn split_items<A: Scalar>(a: &ArrayRef3<A>, b: &ArrayRef3<A>, c: &mut Array3<A>,
             let (rows, cols) = part.view.dim();
             if packs {
                 let a = a.slice(s![start..start + rows, ..]);
-                scratch.with(|scratch| multiply(&packed, a, Output::Set, RowsMut::of(part.view), scratch));
+                scratch.with(|scratch| packed.multiply_long_view(a, Output::Set, RowsMut::of(part.view), scratch));
             } else if axis == 0 {
                 gemm(A::one(), a.slice(s![start..start + rows, ..]), b, A::zero(), &mut part.view);
             } else {

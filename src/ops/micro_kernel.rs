@@ -8,7 +8,7 @@ mod pack;
 
 use super::level::by_level;
 use crate::scalar::Scalar;
-use block::{CHAIN, NEAR, PARTS, Place, block, block_of_chains, block_of_panels};
+use block::{CHAIN, NEAR, NEXT_PARTS, Place, block, block_of_chains, block_of_panels};
 use pack::{pack_column, pack_rows};
 
 /// Positions of the inner dimension that one block of a left operand spans.
@@ -252,7 +252,7 @@ fn rows_of_panel<'p, A, const NR: usize>(product: &Product<'p, A>, first: usize)
     panel[..product.inner * NR].as_chunks::<NR>().0
 }
 
-/// One panel against all rows: the panel stays in the nearest cache. Where `next` is not empty, it is read meanwhile.
+/// One panel against all rows: the panel stays in the nearest cache. `next` is brought near meanwhile, but in long chains, whose panels were packed a moment ago.
 #[inline(always)]
 fn column<A: Scalar, const FMA: bool, const PAIRED: bool, const MR: usize, const MID: usize, const LOW: usize, const NR: usize>(
     product: &Product<'_, A>,
@@ -261,7 +261,7 @@ fn column<A: Scalar, const FMA: bool, const PAIRED: bool, const MR: usize, const
     c: &mut [A],
 ) {
     // Each of the first blocks brings a part of the next panel near.
-    let parts = product.rows.div_ceil(MR).min(PARTS);
+    let parts = product.rows.div_ceil(MR).min(NEXT_PARTS);
     for row in (0..product.rows).step_by(MR) {
         let c = &mut c[row * product.stride + first..];
         let rows = MR.min(product.rows - row);

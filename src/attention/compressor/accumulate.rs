@@ -85,6 +85,9 @@ impl<A: Scalar> Compressor<'_, A> {
         is_new: bool,
         scratch: &mut CompressionScratch<A>,
     ) {
+        if self.order == Order::CompressFirst && matches!(self.projections.key().form, Form::Dense { .. }) {
+            return self.compress_dense(chunk, start, rows, scratch);
+        }
         let (one, many);
         let windows: &[Windows] = if self.batch == 1 {
             one = [self.windows(0)];
@@ -93,9 +96,6 @@ impl<A: Scalar> Compressor<'_, A> {
             many = (0..self.batch).map(|item| self.windows(item)).collect::<Vec<_>>();
             &many
         };
-        if self.order == Order::CompressFirst && matches!(self.projections.key().form, Form::Dense { .. }) {
-            return self.compress_dense(chunk, start, rows, scratch);
-        }
         if self.config.projection.kind != ProjectionKind::MaxPooling {
             self.sides.iter_mut().for_each(Side::lengthen);
         }

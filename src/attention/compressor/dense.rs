@@ -20,7 +20,7 @@ const PACKED_NUMBERS: usize = 1 << 20;
 const TASK_ROWS: usize = 24;
 /// Segments of a sequence whose sums are added in the element type, before they are moved to those in `f64`. A power of two, since rounds
 /// do not straddle them.
-const FOLDED: usize = 16;
+const FOLDED: usize = 8;
 
 /// Scratch space of a compression, kept from chunk to chunk.
 #[derive(Debug)]
@@ -95,8 +95,8 @@ impl<A: Scalar> Chunk<'_, '_, A> {
         let (batch, length, dim) = self.x.dim();
         let size = panels_len::<A>(length.min(SEGMENT), dim).max(1);
         let (before, segments) = (self.before(), self.segments());
-        let items = (PACKED_NUMBERS / size / segments.max(1)).max(1);
         let together = 1 << (PACKED_NUMBERS / size).clamp(1, FOLDED).ilog2();
+        let items = (PACKED_NUMBERS / size / segments.clamp(1, together)).max(1);
         (0..batch).step_by(items).flat_map(move |item| {
             let groups = before / together..(before + segments).div_ceil(together);
             groups.map(move |group| Round {

@@ -61,6 +61,7 @@ impl<A: Scalar> Compressor<'_, A> {
         let mut sums = Vec::new();
         for compressor in compressors.iter_mut() {
             let with_row_sums: Vec<bool> = (0..compressor.sides.len()).map(|side| compressor.needs_row_sums(side)).collect();
+            compressor.settle_pending();
             for (side, with_row_sums) in compressor.sides.iter_mut().zip(with_row_sums) {
                 side.round();
                 sums.extend(side.slices(with_row_sums));

@@ -10,7 +10,7 @@ use crate::parallel::{self, Chunks, for_each_part};
 use crate::scalar::Scalar;
 
 /// Sums that one task moves.
-const FOLDED: usize = 1 << 14;
+const TASK_SUMS: usize = 1 << 14;
 
 /// Where the sums are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +82,16 @@ impl<A: Scalar> Side<A> {
             return;
         };
         let cost = parallel::cost(&[sums.len(), 8]);
-        let parts = (Chunks { slice: long, size: FOLDED }, Chunks { slice: sums, size: FOLDED });
+        let parts = (
+            Chunks {
+                slice: long,
+                size: TASK_SUMS,
+            },
+            Chunks {
+                slice: sums,
+                size: TASK_SUMS,
+            },
+        );
         for_each_part(parts, cost, |_, (long, sums)| {
             add_widened(long.slice, sums.slice);
             sums.slice.fill(A::zero());
@@ -137,6 +146,8 @@ impl<A: Scalar> Side<A> {
             sums.zip_mut_with(&other.sums, |sum, &other| *sum = larger(*sum, other));
         } else {
             self.lengthen();
+            // Pushes that go on behind the other part may never reach the place where they would do so.
+            self.fold(0..self.sums.dim().0);
             let mut sums = self.long.slice_mut(s![.., .., ..slots, ..]);
             sums.zip_mut_with(&other.sums, |sum, other| *sum += other.widen());
             if other.place == Place::Long {
