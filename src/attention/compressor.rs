@@ -69,9 +69,9 @@ pub struct Compressor<'a, A = f32> {
     projections: &'a Projections<A>,
     order: Order,
     batch: usize,
-    /// Each item's length, where it was told.
+    /// Each item's length, where it is known.
     extent: Option<Vec<usize>>,
-    /// The length of all items, where one was told for all.
+    /// The length of all items, where one was set for all.
     limit: Option<usize>,
     /// The position of the next row pushed.
     next: usize,
@@ -102,11 +102,12 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         Self::from_spare(config, weights, projections, (batch, 0), order, Spare::default())
     }
 
-    /// Tells how long the sequences will be. Pooling must be told; the other kinds take what comes after as padding, or as an error
-    /// where one length was told for all.
+    /// Sets how long the sequences will be. Pooling needs it. The other kinds take rows beyond an item's length as padding, and rows beyond a length
+    /// that was set for all items as an error.
     ///
     /// # Errors
-    /// Something was pushed already, a list of another length than the batch, or a length that the projection has no columns for.
+    /// Returns an error if something was pushed already, if the lengths are not one for each item of the batch, or if the projection has no columns
+    /// for one of them.
     pub fn with_extent(mut self, extent: Extent) -> Result<Self> {
         self.check_untouched("Compressor::with_extent")?;
         let lengths = match extent {
@@ -127,10 +128,10 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         Ok(self)
     }
 
-    /// Makes the first pushed row stand at position `offset`, for a part of a sequence that is merged with others later.
+    /// Gives the first pushed row the position `offset`, for a part of a sequence that is merged with others later.
     ///
     /// # Errors
-    /// Something was pushed already, or the projection has no columns for that position.
+    /// Returns an error if something was pushed already, or if the projection has no columns for that position.
     pub fn starting_at(mut self, offset: usize) -> Result<Self> {
         self.check_untouched("Compressor::starting_at")?;
         self.check_reach("Compressor::starting_at", offset)?;
@@ -143,23 +144,18 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     /// `chunk` is (batch, any length, dim).
     ///
     /// # Errors
-    /// Another batch or width, a mask of another shape, more positions than the projection has columns for or than
-    /// [`with_extent`](Self::with_extent) told, or pooling that was told no extent. The sums are then as they were.
+    /// Returns an error if the chunk has another batch or width, if the mask has another shape than the chunk, if the chunk ends beyond the columns
+    /// of the projection or the length that [`with_extent`](Self::with_extent) set, or if pooling has no extent. The sums are then unchanged.
     pub fn push(&mut self, chunk: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<()> {
-        self.push_with(chunk, mask, Self::add_or_keep)
+        self.push_chunk(chunk, mask, true)
     }
 
-    /// [`push`](Self::push) for all rows that are left.
+    /// [`push`](Self::push) for all rows that are left: none of them waits for more.
     pub(crate) fn push_last(&mut self, chunk: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<()> {
-        self.push_with(chunk, mask, Self::add_next)
+        self.push_chunk(chunk, mask, false)
     }
 
-    fn push_with(
-        &mut self,
-        chunk: &ArrayRef3<A>,
-        mask: Option<&PaddingMask>,
-        add: fn(&mut Self, ArrayView3<'_, A>, &[RealRows<'_>], &mut CompressionScratch<A>),
-    ) -> Result<()> {
+    fn push_chunk(&mut self, chunk: &ArrayRef3<A>, mask: Option<&PaddingMask>, waits: bool) -> Result<()> {
         const OPERATION: &str = "Compressor::push";
         let (batch, length, _) = chunk.dim();
         check_width(OPERATION, "chunk", chunk, self.config.attention.dim)?;
@@ -170,7 +166,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         PaddingMask::check(mask, OPERATION, batch, length)?;
         let rows = self.real_rows(length, mask)?;
         let mut scratch = self.scratch.0.take().unwrap_or_default();
-        let pushed = self.push_rows(chunk.view(), &rows, &mut scratch, add);
+        let pushed = self.push_rows(chunk.view(), &rows, &mut scratch, waits);
         self.scratch.0 = Some(scratch);
         pushed
     }
@@ -183,7 +179,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         scratch: &mut CompressionScratch<A>,
     ) -> Result<()> {
         let rows = [self.real_rows_of(0, chunk.dim().1, real)?];
-        self.push_rows(chunk, &rows, scratch, Self::add_next)
+        self.push_rows(chunk, &rows, scratch, false)
     }
 
     fn push_rows(
@@ -191,7 +187,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         chunk: ArrayView3<'_, A>,
         rows: &[RealRows<'_>],
         scratch: &mut CompressionScratch<A>,
-        add: impl FnOnce(&mut Self, ArrayView3<'_, A>, &[RealRows<'_>], &mut CompressionScratch<A>),
+        waits: bool,
     ) -> Result<()> {
         const OPERATION: &str = "Compressor::push";
         let length = chunk.dim().1;
@@ -205,7 +201,9 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         {
             return Err(Error::argument(
                 OPERATION,
-                format!("the chunk ends at position {end}, but the extent that was told is {limit}"),
+                format!(
+                    "the chunk ends at position {end}, but with_extent set the length to {limit}; push fewer rows, or set a larger extent"
+                ),
             ));
         }
         if self.extent.is_none() && self.tokens.ncols() > 0 {
@@ -216,7 +214,11 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         }
         self.covered.check_apart((self.next, end), OPERATION)?;
         self.count(self.next, rows)?;
-        add(self, chunk, rows, scratch);
+        if waits {
+            self.add_or_keep(chunk, rows, scratch);
+        } else {
+            self.add(chunk, self.next, rows, true, scratch);
+        }
         for (reached, rows) in self.reached.iter_mut().zip(rows) {
             if rows.end > 0 {
                 *reached = (*reached).max(self.next + rows.end);
@@ -230,7 +232,8 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     /// Adds the sums of another part of the same sequences, which must cover other positions.
     ///
     /// # Errors
-    /// A part of another layer, batch, order or extent, or one that covers positions that are covered already. The sums are then as they were.
+    /// Returns an error if the part comes from another layer, if it differs in batch, order or extent, or if it covers positions that are covered
+    /// already. The sums are then unchanged.
     pub fn merge(&mut self, mut other: Self) -> Result<()> {
         const OPERATION: &str = "Compressor::merge";
         let same_layer = std::ptr::eq(self.weights, other.weights) && std::ptr::eq(self.projections, other.projections);
@@ -263,7 +266,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     /// Both are (batch, dim).
     ///
     /// # Errors
-    /// Max pooling, which is no sum; a position that was not pushed; another shape.
+    /// Returns an error for max pooling, which is no sum, if the position was not pushed, or if a row has another shape.
     pub fn replace(&mut self, position: usize, old: &ArrayRef2<A>, new: &ArrayRef2<A>) -> Result<()> {
         const OPERATION: &str = "Compressor::replace";
         let expected = (self.batch, self.config.attention.dim);
@@ -305,10 +308,10 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         self.order
     }
 
-    /// The compressed keys and values of all that was pushed. Nothing at all gives the empty sum: 0, and the constant biases.
+    /// Returns the compressed keys and values of everything that was pushed. Without any rows they are the empty sum: 0, and the constant biases.
     ///
     /// # Errors
-    /// Sizes that overflow.
+    /// Returns an error if the result is larger than memory can address.
     pub fn finish(mut self) -> Result<Compressed<A>> {
         let mut compressed = Compressed::empty();
         self.finish_into(&mut compressed, &mut CompressionScratch::default())?;

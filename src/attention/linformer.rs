@@ -217,7 +217,7 @@ impl<A: Scalar> LinformerAttention<A> {
         Compressor::new(&self.config, &self.weights, self.own_or(None)?, batch, order)
     }
 
-    /// A compressor that has been told the lengths of a batch at hand.
+    /// A compressor with the lengths of a batch at hand.
     pub(crate) fn compressor_for<'a>(
         &'a self,
         projections: &'a Projections<A>,
@@ -225,11 +225,11 @@ impl<A: Scalar> LinformerAttention<A> {
         length: usize,
         mask: Option<&PaddingMask>,
     ) -> Result<Compressor<'a, A>> {
-        self.told_lengths(self.compressor_with(projections, batch)?, length, mask)
+        self.with_lengths(self.compressor_with(projections, batch)?, length, mask)
     }
 
-    /// `compressor`, told the lengths of a batch at hand where its windows depend on them.
-    pub(crate) fn told_lengths<'a>(
+    /// `compressor` with the lengths of a batch at hand, where its windows depend on them.
+    pub(crate) fn with_lengths<'a>(
         &self,
         compressor: Compressor<'a, A>,
         length: usize,

@@ -147,7 +147,7 @@ impl<A: Scalar> LinformerAttention<A> {
         let compressor = Compressor::new(self.config(), self.weights(), self.own_or(lent.projections)?, batch, order)?;
         match lent.part {
             Some(part) => compressor.of_part(part, part.lengths()),
-            None => self.told_lengths(compressor, length, mask),
+            None => self.with_lengths(compressor, length, mask),
         }
     }
 

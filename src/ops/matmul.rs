@@ -358,7 +358,12 @@ fn whole_items<A: Scalar>(a: &ArrayRef3<A>, b: &ArrayRef3<A>, c: &mut Array3<A>,
 fn split_items<A: Scalar>(a: &ArrayRef3<A>, b: &ArrayRef3<A>, c: &mut Array3<A>, pieces: usize) {
     let (_, m, n) = c.dim();
     let inner = a.dim().2;
-    let block = m.max(n).div_ceil(pieces).next_multiple_of(16).max(MIN_BLOCK);
+    let longer = m.max(n);
+    let mut block = longer.div_ceil(pieces).next_multiple_of(16).max(MIN_BLOCK);
+    // A last block of a few rows would be summed in an order of its own.
+    while (1..FEW_ROWS).contains(&(longer % block)) {
+        block += 16;
+    }
     let cost = parallel::cost(&[a.len(), n]);
     let mut scratch = Pool::<Scratch<A>>::default();
     scratch.prepare();

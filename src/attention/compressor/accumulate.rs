@@ -47,7 +47,7 @@ impl<A: Scalar> Compressor<'_, A> {
             return Ok(());
         };
         let end = rows.iter().map(|rows| rows.end).max().unwrap_or(0);
-        // Padding and nothing at all need no windows, however far behind they stand.
+        // Padding and nothing at all need no windows, however far behind they are.
         if end == 0 {
             return Ok(());
         }
@@ -69,11 +69,6 @@ impl<A: Scalar> Compressor<'_, A> {
             }
         }
         Ok(())
-    }
-
-    /// [`add`](Self::add) for new rows after all others.
-    pub(super) fn add_next(&mut self, chunk: ArrayView3<'_, A>, rows: &[RealRows<'_>], scratch: &mut CompressionScratch<A>) {
-        self.add(chunk, self.next, rows, true, scratch);
     }
 
     /// Adds `chunk`, which starts at `start`, to the sums; `is_new` where these positions were not counted before.

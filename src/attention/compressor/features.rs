@@ -100,7 +100,7 @@ impl<A: Scalar> Compressor<'_, A> {
     }
 }
 
-/// Calls `work` for the groups of heads that share a key/value head, told the item and that head.
+/// Calls `work` with an item and a key/value head for each group of heads that share one.
 fn for_each_group<T: Send + Sync>(
     sums: ArrayViewMut4<'_, T>,
     group: usize,

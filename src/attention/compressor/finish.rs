@@ -61,9 +61,9 @@ impl<A: Scalar> Compressor<'_, A> {
 
     /// How many slots an item has.
     fn item_slots(&self, item: usize) -> usize {
-        let told = self.extent.as_ref().map(|lengths| lengths[item]);
+        let extent = self.extent.as_ref().map(|lengths| lengths[item]);
         let pools = self.tokens.ncols() > 0;
-        self.config.slots_of(if pools { told.unwrap_or(0) } else { self.reached[item] })
+        self.config.slots_of(if pools { extent.unwrap_or(0) } else { self.reached[item] })
     }
 
     /// Turns sums into means, empty maxima into 0, and drops windows that stayed incomplete.

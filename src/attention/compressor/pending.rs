@@ -25,10 +25,15 @@ impl<A> Default for Pending<A> {
 }
 
 impl<A: Scalar> Pending<A> {
-    /// Adds the rows of a chunk (batch, positions, dim), whose first is row `first` of what `rows` tells of.
+    /// Adds the rows of a chunk (batch, positions, dim), whose first is row `first` of `rows`.
     fn extend(&mut self, chunk: ArrayView3<'_, A>, first: usize, rows: &[RealRows<'_>]) {
-        for (row, values) in chunk.axis_iter(Axis(1)).enumerate() {
-            self.rows.extend(values);
+        for (row, items) in chunk.axis_iter(Axis(1)).enumerate() {
+            for values in items.rows() {
+                match values.to_slice() {
+                    Some(values) => self.rows.extend_from_slice(values),
+                    None => self.rows.extend(values),
+                }
+            }
             self.real.extend(rows.iter().map(|rows| rows.is_real(first + row)));
         }
     }

@@ -61,7 +61,7 @@ impl<A: Scalar> Compressor<'_, A> {
         if known.is_some_and(|known| rows.end > known) {
             return Err(Error::argument(
                 "Compressor::push",
-                format!("item {item} has a real position after the extent that was told"),
+                format!("item {item} has a real position beyond its extent; mask that position, or set a larger extent"),
             ));
         }
         Ok(rows)

@@ -36,7 +36,7 @@ impl<A> Default for Spare<A> {
 }
 
 impl<'a, A: Scalar> Compressor<'a, A> {
-    /// A compressor of one sequence of `length` positions, in the memory of an earlier one; told its length where its windows depend on it.
+    /// A compressor of one sequence of `length` positions, in the memory of an earlier one, with its length where its windows depend on it.
     pub(crate) fn of_item(
         config: &'a LinformerConfig,
         weights: &'a AttentionWeights<A>,

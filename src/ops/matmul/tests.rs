@@ -234,3 +234,29 @@ fn any_number_of_threads_gives_the_same_bits() {
         }
     }
 }
+
+/// An item's product is the same bits alone, cut into blocks, and in a batch, where it is not.
+#[test]
+#[cfg_attr(miri, ignore = "products too large to interpret")]
+fn an_item_is_the_same_alone_and_in_a_batch() {
+    fn check<A: Scalar>() {
+        for (m, inner, n) in [
+            (512, 128, 128),
+            (300, 1000, 60),
+            (60, 700, 400),
+            (257, 9000, 65),
+            (65, 300, 259),
+            (1025, 49, 50),
+        ] {
+            let (a, b) = (matrix::<A>(m, inner, 1), matrix::<A>(inner, n, 2));
+            let batch = |count: usize, x: &Array2<A>| x.broadcast((count, x.nrows(), x.ncols())).unwrap().to_owned();
+            let alone = batched_matmul(&batch(1, &a), &batch(1, &b)).unwrap();
+            let together = batched_matmul(&batch(MAX_TASKS, &a), &batch(MAX_TASKS, &b)).unwrap();
+            for item in together.outer_iter() {
+                assert!(item == alone.index_axis(Axis(0), 0), "{m}×{inner}×{n}");
+            }
+        }
+    }
+    check::<f32>();
+    check::<f64>();
+}

@@ -1,5 +1,8 @@
 //! One block of a result: its sums stay in vector registers until all products are added.
 
+#[cfg(all(target_arch = "x86_64", target_feature = "sse", not(miri)))]
+use safe_arch::{prefetch_t0 as prefetch_nearest, prefetch_t1 as prefetch_second_level};
+
 use super::{Output, STRIDE};
 use crate::scalar::Scalar;
 
@@ -10,23 +13,14 @@ const TURN: usize = 16;
 /// Parts of the next panel, one for each of the first blocks of a panel.
 pub(super) const NEXT_PARTS: usize = 4;
 
-/// Brings the cache line of a number into the second level, where there is an instruction for that.
+/// Where there is no safe instruction for it, nothing is brought near.
+#[cfg(not(all(target_arch = "x86_64", target_feature = "sse", not(miri))))]
 #[inline(always)]
-fn prefetch_second_level<A>(number: &A) {
-    #[cfg(all(target_arch = "x86_64", target_feature = "sse", not(miri)))]
-    safe_arch::prefetch_t1(number);
-    #[cfg(not(all(target_arch = "x86_64", target_feature = "sse", not(miri))))]
-    let _ = number;
-}
-
-/// Brings the cache line of a number into the nearest cache, where there is an instruction for that.
-#[inline(always)]
-fn prefetch_nearest<A>(number: &A) {
-    #[cfg(all(target_arch = "x86_64", target_feature = "sse", not(miri)))]
-    safe_arch::prefetch_t0(number);
-    #[cfg(not(all(target_arch = "x86_64", target_feature = "sse", not(miri))))]
-    let _ = number;
-}
+fn no_prefetch<A>(_: &A) {}
+#[cfg(not(all(target_arch = "x86_64", target_feature = "sse", not(miri))))]
+use no_prefetch as prefetch_nearest;
+#[cfg(not(all(target_arch = "x86_64", target_feature = "sse", not(miri))))]
+use no_prefetch as prefetch_second_level;
 
 /// Which part of a block counts, and where it goes.
 #[derive(Clone, Copy)]
@@ -127,10 +121,10 @@ fn add_chain<A: Scalar, const MR: usize, const NR: usize>(sums: [[A; NR]; MR], t
     write(sums, place, std::hint::black_box(totals.as_flattened_mut()));
 }
 
-/// The sums of one panel of the left operand, chain by chain, in `PARTS` blocks of ROWS rows: LLVM keeps one block of 12 rows of 16 numbers in memory, but not
+/// The sums of one panel of the left operand, chain by chain, in `HALVES` blocks of ROWS rows: LLVM keeps one block of 12 rows of 16 numbers in memory, but not
 /// two of 6.
 #[inline(always)]
-pub(super) fn block_of_panels<A: Scalar, const FMA: bool, const MR: usize, const ROWS: usize, const PARTS: usize, const NR: usize>(
+pub(super) fn block_of_panels<A: Scalar, const FMA: bool, const MR: usize, const ROWS: usize, const HALVES: usize, const NR: usize>(
     left: &[[A; MR]],
     panel: &[[A; NR]],
     next: &[[A; NR]],
@@ -139,12 +133,12 @@ pub(super) fn block_of_panels<A: Scalar, const FMA: bool, const MR: usize, const
 ) {
     debug_assert_eq!(left.len(), panel.len(), "the same positions of both operands");
     bring_near::<A, MR, NR>(panel.len(), place, c);
-    let mut totals = [[[A::zero(); NR]; ROWS]; PARTS];
+    let mut totals = [[[A::zero(); NR]; ROWS]; HALVES];
     let chain = std::hint::black_box(CHAIN);
     let mut next = Next::of(next, chain, panel.len());
     for (left, panel) in left.chunks(chain).zip(panel.chunks(chain)) {
         next.bring_near();
-        let mut sums = [[[A::zero(); NR]; ROWS]; PARTS];
+        let mut sums = [[[A::zero(); NR]; ROWS]; HALVES];
         for (a, b) in left.iter().zip(panel) {
             for (part, sums) in sums.iter_mut().enumerate() {
                 add_products::<A, FMA, ROWS, NR>(|i| a[part * ROWS + i], b, sums);

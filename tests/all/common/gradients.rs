@@ -32,7 +32,8 @@ fn error(gradient: &ArrayD<f64>, mut loss: impl FnMut(usize, f64) -> f64) -> f64
         let first = wrong(STEPS[0]);
         if first < BOUND { first } else { first.min(wrong(STEPS[1])) }
     });
-    errors.fold(0.0, f64::max)
+    // `f64::max` would drop NaN.
+    errors.fold(0.0, |most: f64, error| if error > most || error.is_nan() { error } else { most })
 }
 
 /// Checks the gradients of all parameters of `model` and of `x`.

@@ -152,10 +152,10 @@ fn compressed_keys_and_values() {
     }
 }
 
-/// Two million equal positions in one slot or two.
+/// Four million equal positions in one slot or two.
 #[test]
 fn compressed_millions() {
-    let length = 2_000_000;
+    let length = 4_000_000;
     for (kind, sharing) in kinds() {
         let layers = (layer::<f32>(kind, sharing, length, 1), layer::<f64>(kind, sharing, length, 1));
         let x = Array3::from_elem((1, length, 2), TERMS[0]);

@@ -11,8 +11,8 @@ fn layer(config: &LinformerConfig, seed: u64) -> LinformerAttention<f64> {
     layer
 }
 
-/// The compressor, told the lengths where it must know them.
-fn told<'a>(compressor: Compressor<'a, f64>, config: &LinformerConfig, lengths: &[usize]) -> Compressor<'a, f64> {
+/// The compressor, with the lengths where it needs them.
+fn with_lengths<'a>(compressor: Compressor<'a, f64>, config: &LinformerConfig, lengths: &[usize]) -> Compressor<'a, f64> {
     match config.projection.kind {
         ProjectionKind::MeanPooling | ProjectionKind::MaxPooling => compressor.with_extent(Extent::PerItem(lengths.to_vec())).unwrap(),
         _ => compressor,
@@ -39,7 +39,7 @@ proptest! {
         let second = layer.compressor_in_order(2, Order::ProjectFirst).unwrap();
         let mut results = Vec::new();
         for compressor in [first, second] {
-            let mut compressor = told(compressor, &config, mask.lengths());
+            let mut compressor = with_lengths(compressor, &config, mask.lengths());
             compressor.push(&x, Some(&mask)).unwrap();
             results.push(compressor.finish().unwrap());
         }
@@ -75,7 +75,7 @@ proptest! {
             let real = linformer::ndarray::Array2::from_shape_fn((2, to - from), |(item, position)| mask.is_real(item, from + position));
             (x.slice(s![.., from..to, ..]), PaddingMask::from_bools(&real))
         };
-        let new = || told(layer.compressor(2).unwrap(), &config, mask.lengths());
+        let new = || with_lengths(layer.compressor(2).unwrap(), &config, mask.lengths());
         let mut streamed = new();
         let mut merged = new();
         for range in cuts.windows(2).rev() {
@@ -105,7 +105,7 @@ proptest! {
         let mut new = old.clone();
         new.slice_mut(s![.., position, ..]).mapv_inplace(|x| 3.0 - x);
         let lengths = [config.seq_len; 2];
-        let mut edited = told(layer.compressor(2).unwrap(), &config, &lengths);
+        let mut edited = with_lengths(layer.compressor(2).unwrap(), &config, &lengths);
         edited.push(&old, None).unwrap();
         edited.replace(position, &old.slice(s![.., position, ..]), &new.slice(s![.., position, ..])).unwrap();
         let (edited, anew) = (edited.finish().unwrap(), layer.compress(&new, None).unwrap());
@@ -338,27 +338,6 @@ fn rows_that_wait_are_not_lost() {
                 }
             }
         }
-    }
-}
-
-/// The number of threads changes no bit, and neither does the caller's pool.
-#[cfg(feature = "rayon")]
-#[test]
-fn thread_counts_are_bit_equal() {
-    use linformer::{EncoderConfig, Sharing};
-    for sharing in [Sharing::None, Sharing::Headwise, Sharing::KeyValue, Sharing::Layerwise] {
-        let attention = LinformerConfig::new(48, 4, 1200, 24).with_sharing(sharing);
-        let encoder = Encoder::<f64>::new(&EncoderConfig::new(attention, 2), 0).unwrap();
-        let x = sequence((2, 1100, 48), 3);
-        let mask = PaddingMask::from_lengths(&[1100, 700], 1100).unwrap();
-        let results: Vec<_> = [1, 2, 5]
-            .into_iter()
-            .map(|threads| {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                bits(&pool.install(|| encoder.forward(&x, Some(&mask)).unwrap()))
-            })
-            .collect();
-        assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{sharing:?}");
     }
 }
 
