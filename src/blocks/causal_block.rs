@@ -3,7 +3,7 @@
 
 use ndarray::{Array3, ArrayRef3};
 
-use super::encoder_block::{EncoderBlock, FeedForwardBlock};
+use super::encoder::{EncoderBlock, FeedForwardBlock};
 use crate::config::NormPlacement;
 use crate::error::Result;
 use crate::scalar::Scalar;

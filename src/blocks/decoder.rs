@@ -1,10 +1,16 @@
 //! A stack of blocks with cross-attention.
 
+mod block;
+mod decoding;
+mod training;
+
+pub use block::DecoderBlock;
+pub use training::DecoderCache;
+
 use ndarray::{Array3, ArrayRef3};
 
-use super::DecoderBlock;
+use super::encoder::contiguous;
 use super::encoder::shared_projections;
-use super::training::contiguous;
 use crate::attention::{Compressed, PaddingMask, Projections, Workspace};
 use crate::config::{DecoderConfig, HasNorms};
 use crate::error::{Error, Result};

@@ -1,10 +1,19 @@
 //! A stack of blocks.
 
+mod block;
+mod block_training;
+mod decoding;
+mod training;
+
+pub use block::{EncoderBlock, FeedForwardBlock};
+pub use training::EncoderCache;
+
+pub(crate) use decoding::EncoderState;
+
+pub(super) use block_training::{BlockCache, contiguous, dropped, norm_backward, normed};
+
 use ndarray::{Array3, ArrayRef3, ArrayViewMut2};
 
-use super::EncoderBlock;
-use super::encoder_block::rows_of_items;
-use super::training::contiguous;
 use crate::attention::{PaddingMask, Projections, Workspace, draw_projections};
 use crate::config::{AttentionKind, EncoderConfig, HasNorms, ProjectionConfig};
 use crate::error::{Error, Result};
@@ -14,6 +23,7 @@ use crate::parallel;
 use crate::parameters::{copy_namesakes, parameters};
 use crate::room::Reserve;
 use crate::scalar::Scalar;
+use block::rows_of_items;
 
 /// A stack of blocks on a residual stream, in place and tile by tile.
 ///

@@ -16,9 +16,9 @@ use crate::room::Room;
 use crate::scalar::Scalar;
 use crate::views::split;
 
-mod gradients;
+mod training;
 
-pub(crate) use gradients::{LongGradients, bias_gradient, weight_gradient};
+pub(crate) use training::{LongGradients, bias_gradient, weight_gradient};
 
 /// Fewer rows are multiplied without packing the weight.
 const PACKED_ROWS: usize = 4;

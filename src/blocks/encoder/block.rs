@@ -4,8 +4,8 @@ use std::mem;
 
 use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
 
-use super::Attention;
 use crate::attention::{PackedKeyValues, PaddingMask, Projections, TileSpace, Workspace, tile};
+use crate::blocks::Attention;
 use crate::config::{EncoderConfig, HasNorms, NormPlacement, Sharing};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
@@ -319,7 +319,7 @@ impl<A: Scalar> EncoderBlock<A> {
 }
 
 /// The rows of items that lie one after another.
-pub(super) fn rows_of_items<A>(items: ArrayViewMut3<'_, A>) -> ArrayViewMut2<'_, A> {
+pub(in crate::blocks) fn rows_of_items<A>(items: ArrayViewMut3<'_, A>) -> ArrayViewMut2<'_, A> {
     let (count, length, width) = items.dim();
     items
         .into_shape_with_order((count * length, width))

@@ -2,8 +2,8 @@
 
 use ndarray::{Array2, Array3};
 
-use super::encoder_block::FeedForwardBlock;
-use super::training::{dropped, norm_backward, normed};
+use super::encoder::FeedForwardBlock;
+use super::encoder::{dropped, norm_backward, normed};
 use crate::config::{NormPlacement, TrainingPass};
 use crate::initialization::Place;
 use crate::layers::{add, drop_out, rows, sequence};

@@ -3,9 +3,9 @@
 use ndarray::Array3;
 
 use super::Encoder;
-use super::kept::{KeptBlock, train_blocks};
-use super::training::{BlockCache, contiguous, norm_backward, normed};
+use super::block_training::{BlockCache, contiguous, norm_backward, normed};
 use crate::attention::{Lent, PaddingMask, Part};
+use crate::blocks::stack::{KeptBlock, train_blocks};
 use crate::config::{EncoderConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
 use crate::parallel;

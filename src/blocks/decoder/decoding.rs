@@ -2,9 +2,9 @@
 
 use ndarray::{Array3, s};
 
-use super::decoding::EncoderState;
 use super::{CompressedSource, Decoder};
 use crate::attention::LayerState;
+use crate::blocks::EncoderState;
 use crate::error::{Error, Result};
 use crate::layers::check_width;
 use crate::scalar::Scalar;

@@ -2,8 +2,8 @@
 
 use ndarray::{Array3, ArrayRef3};
 
-use super::{Attention, Encoder, EncoderBlock};
 use crate::attention::{CausalContext, LayerState, PaddingMask, Projections, StateShape, Summarised, step};
+use crate::blocks::{Attention, Encoder, EncoderBlock};
 use crate::error::{Error, Result};
 use crate::layers::check_width;
 use crate::scalar::Scalar;
@@ -13,16 +13,16 @@ use crate::scalar::Scalar;
 pub(crate) struct EncoderState<A>(Vec<LayerState<A>>);
 
 impl<A: Scalar> EncoderState<A> {
-    pub(super) fn of(layers: Vec<LayerState<A>>) -> Self {
+    pub(in crate::blocks) fn of(layers: Vec<LayerState<A>>) -> Self {
         Self(layers)
     }
 
     /// Whether it belongs to a stack of such layers.
-    pub(super) fn fits(&self, shapes: &[StateShape]) -> bool {
+    pub(in crate::blocks) fn fits(&self, shapes: &[StateShape]) -> bool {
         self.0.len() == shapes.len() && self.0.iter().zip(shapes).all(|(layer, &shape)| layer.fits(shape))
     }
 
-    pub(super) fn layer_mut(&mut self, layer: usize) -> Option<&mut LayerState<A>> {
+    pub(in crate::blocks) fn layer_mut(&mut self, layer: usize) -> Option<&mut LayerState<A>> {
         self.0.get_mut(layer)
     }
 }
@@ -58,7 +58,12 @@ impl<A: Scalar> Attention<A> {
     }
 
     /// One more row of each sequence.
-    pub(super) fn step(&self, shared: Option<&Projections<A>>, x: &Array3<A>, states: &mut [&mut LayerState<A>]) -> Result<Array3<A>> {
+    pub(in crate::blocks) fn step(
+        &self,
+        shared: Option<&Projections<A>>,
+        x: &Array3<A>,
+        states: &mut [&mut LayerState<A>],
+    ) -> Result<Array3<A>> {
         let summarised = self.summarised(shared)?;
         let (weights, config) = match self {
             Self::Exact(attention) => (attention.weights(), attention.config()),
@@ -70,7 +75,7 @@ impl<A: Scalar> Attention<A> {
     }
 
     /// What its states are like.
-    pub(super) fn state_shape(&self) -> Result<StateShape> {
+    pub(in crate::blocks) fn state_shape(&self) -> Result<StateShape> {
         match self {
             Self::Exact(attention) if attention.config().causal => Ok(StateShape::new(attention.config(), usize::MAX, None)),
             Self::Causal(attention) => {

@@ -2,11 +2,11 @@
 
 use ndarray::Array3;
 
-use super::decoder_block::not_of_another;
-use super::kept::{KeptBlock, train_blocks};
-use super::training::{BlockCache, contiguous, norm_backward, normed};
-use super::{Attention, Decoder, DecoderBlock};
+use super::block::not_of_another;
 use crate::attention::{AttentionCache, Lent, PaddingMask, Projections};
+use crate::blocks::encoder::{BlockCache, contiguous, norm_backward, normed};
+use crate::blocks::stack::{KeptBlock, train_blocks};
+use crate::blocks::{Attention, Decoder, DecoderBlock};
 use crate::config::{DecoderConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
 use crate::layers::{add, check_width};

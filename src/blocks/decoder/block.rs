@@ -2,8 +2,8 @@
 
 use ndarray::{Array3, ArrayRef3};
 
-use super::{Attention, EncoderBlock, FeedForwardBlock};
 use crate::attention::{Compressed, PaddingMask, Projections, Workspace};
+use crate::blocks::{Attention, EncoderBlock, FeedForwardBlock};
 use crate::config::EncoderConfig;
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
@@ -22,7 +22,7 @@ pub struct DecoderBlock<A = f32> {
 parameters!(DecoderBlock { target, source });
 
 impl<A: Scalar> DecoderBlock<A> {
-    pub(super) fn draw(target: &EncoderConfig, source: &EncoderConfig, layer: usize, streams: &mut Streams) -> Self {
+    pub(in crate::blocks) fn draw(target: &EncoderConfig, source: &EncoderConfig, layer: usize, streams: &mut Streams) -> Self {
         Self {
             target: EncoderBlock::draw(target, layer, streams),
             source: EncoderBlock::draw(source, layer, streams),
@@ -49,16 +49,16 @@ impl<A: Scalar> DecoderBlock<A> {
         self.source.feed_forward()
     }
 
-    pub(super) fn halves(&self) -> (&EncoderBlock<A>, &EncoderBlock<A>) {
+    pub(in crate::blocks) fn halves(&self) -> (&EncoderBlock<A>, &EncoderBlock<A>) {
         (&self.target, &self.source)
     }
 
-    pub(super) fn halves_mut(&mut self) -> (&mut EncoderBlock<A>, &mut EncoderBlock<A>) {
+    pub(in crate::blocks) fn halves_mut(&mut self) -> (&mut EncoderBlock<A>, &mut EncoderBlock<A>) {
         (&mut self.target, &mut self.source)
     }
 
     /// The block on the residual stream; `mask` is the target's.
-    pub(super) fn apply(
+    pub(in crate::blocks) fn apply(
         &self,
         stream: Array3<A>,
         (own, context): (Option<&Projections<A>>, &Compressed<A>),
@@ -70,7 +70,7 @@ impl<A: Scalar> DecoderBlock<A> {
     }
 
     /// The second half.
-    pub(super) fn attend(&self, stream: Array3<A>, context: &Compressed<A>) -> Result<Array3<A>> {
+    pub(in crate::blocks) fn attend(&self, stream: Array3<A>, context: &Compressed<A>) -> Result<Array3<A>> {
         self.source
             .apply_around(stream, |queries| self.cross_attention().attend(queries, context))
     }
@@ -78,7 +78,7 @@ impl<A: Scalar> DecoderBlock<A> {
 
 impl<A: Scalar> Attention<A> {
     /// The keys and values of another sequence.
-    pub(super) fn compress(
+    pub(in crate::blocks) fn compress(
         &self,
         shared: Option<&Projections<A>>,
         context: &ArrayRef3<A>,
@@ -92,7 +92,7 @@ impl<A: Scalar> Attention<A> {
     }
 
     /// An error unless these are keys and values of the heads that it makes.
-    pub(super) fn check_context(&self, operation: &'static str, context: &Compressed<A>) -> Result<()> {
+    pub(in crate::blocks) fn check_context(&self, operation: &'static str, context: &Compressed<A>) -> Result<()> {
         let heads = match self {
             Self::Linformer(attention) => attention.config().compressed_heads(),
             Self::Exact(attention) => attention.config().kv_heads,
@@ -111,6 +111,6 @@ impl<A: Scalar> Attention<A> {
     }
 }
 
-pub(super) fn not_of_another() -> Error {
+pub(in crate::blocks) fn not_of_another() -> Error {
     Error::argument("Decoder", "causal attention has no other sequence to attend to")
 }

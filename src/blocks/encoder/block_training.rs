@@ -4,10 +4,10 @@ use std::borrow::Cow;
 
 use ndarray::{Array3, s};
 
-use super::Attention;
-use super::encoder_block::EncoderBlock;
-use super::feed_forward_training::FeedForwardBlockCache;
+use super::block::EncoderBlock;
 use crate::attention::{AttentionCache, Lent, PaddingMask, Projections};
+use crate::blocks::Attention;
+use crate::blocks::feed_forward::FeedForwardBlockCache;
 use crate::config::{NormPlacement, TrainingPass};
 use crate::error::{Error, Result};
 use crate::initialization::Place;
@@ -38,7 +38,7 @@ impl<A: Scalar> BlockCache<A> {
 }
 
 /// The gradient of what was dropped out of, given that of what came out.
-pub(super) fn dropped<A: Scalar>(dy: &Array3<A>, dropout: Option<Dropout<A>>) -> Cow<'_, Array3<A>> {
+pub(in crate::blocks) fn dropped<A: Scalar>(dy: &Array3<A>, dropout: Option<Dropout<A>>) -> Cow<'_, Array3<A>> {
     let mut dy = Cow::Borrowed(dy);
     if dropout.is_some() {
         drop_out(dy.to_mut(), dropout);
@@ -47,7 +47,7 @@ pub(super) fn dropped<A: Scalar>(dy: &Array3<A>, dropout: Option<Dropout<A>>) ->
 }
 
 /// `x`, row after row in memory.
-pub(super) fn contiguous<A: Scalar>(x: Array3<A>) -> Array3<A> {
+pub(in crate::blocks) fn contiguous<A: Scalar>(x: Array3<A>) -> Array3<A> {
     if x.is_standard_layout() {
         x
     } else {
@@ -55,7 +55,7 @@ pub(super) fn contiguous<A: Scalar>(x: Array3<A>) -> Array3<A> {
     }
 }
 
-pub(super) fn normed<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>, room: Room<'_, A>) -> Array3<A> {
+pub(in crate::blocks) fn normed<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>, room: Room<'_, A>) -> Array3<A> {
     let mut normed = room.array3(x.dim());
     let cost = parallel::cost(&[x.len(), 4]);
     for_each_tile(normed.view_mut(), TILE, cost, |item, range, mut rows| {
@@ -65,7 +65,7 @@ pub(super) fn normed<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>, room: Room<'
 }
 
 /// The gradient of what a norm was given, in the place of that of its output.
-pub(super) fn norm_backward<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>, dy: &mut Array3<A>, gradients: &mut LayerNorm<A>) {
+pub(in crate::blocks) fn norm_backward<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>, dy: &mut Array3<A>, gradients: &mut LayerNorm<A>) {
     let (batch, length, dim) = x.dim();
     let mut dy = dy
         .view_mut()
@@ -102,7 +102,7 @@ impl<A: Scalar> Attention<A> {
     }
 
     /// The gradient of the rows that attend, and of the sequence that they attend to where it is another.
-    pub(super) fn backward_both(
+    pub(in crate::blocks) fn backward_both(
         &self,
         lent: Lent<'_, A>,
         cache: &AttentionCache<A>,
@@ -144,7 +144,7 @@ impl<A: Scalar> EncoderBlock<A> {
     }
 
     /// [`train`](Self::train) with `attend` for the block's attention, given its input and the dropout of its weights.
-    pub(super) fn train_around(
+    pub(in crate::blocks) fn train_around(
         &self,
         x: Array3<A>,
         pass: &TrainingPass,
@@ -205,7 +205,7 @@ impl<A: Scalar> EncoderBlock<A> {
     /// [`backward`](Self::backward) with `attend` for the attention's: given its cache, the gradient of its output, the dropout of its
     /// weights and the place of its own gradients.
     #[allow(clippy::too_many_arguments)] // all of them vary independently
-    pub(super) fn backward_around(
+    pub(in crate::blocks) fn backward_around(
         &self,
         mut cache: BlockCache<A>,
         mut dy: Array3<A>,
