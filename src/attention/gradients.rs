@@ -109,10 +109,10 @@ impl<A: Scalar> AttentionWeights<A> {
     ) -> Array2<A> {
         match (&self.output_factor, &cache.factored, &mut gradients.output_factor) {
             (Some(factor), Some(factored), Some(own)) => {
-                let dfactored = self.output.backward(factored.view(), dy, &mut gradients.output);
-                factor.backward(cache.merged.view(), dfactored.view(), own)
+                let dfactored = self.output.backward_rows(factored.view(), dy, &mut gradients.output);
+                factor.backward_rows(cache.merged.view(), dfactored.view(), own)
             }
-            _ => self.output.backward_in(room, cache.merged.view(), dy, &mut gradients.output),
+            _ => self.output.backward_rows_in(room, cache.merged.view(), dy, &mut gradients.output),
         }
     }
 
@@ -147,7 +147,7 @@ impl<A: Scalar> AttentionWeights<A> {
             &mut grads,
         );
         room.give(dmerged);
-        let dx = self.query.backward_in(room, rows(x), dqueries.view(), &mut gradients.query);
+        let dx = self.query.backward_rows_in(room, rows(x), dqueries.view(), &mut gradients.query);
         room.give(dqueries);
         (sequence(dx, batch, length), grads)
     }

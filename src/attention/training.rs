@@ -314,7 +314,7 @@ impl<A: Scalar> ExactAttention<A> {
         for (is_value, grad) in [(false, &grads.keys), (true, &grads.values)] {
             let dfeatures = self.position_gradients(grad, length, mask);
             let linear = if is_value { self.weights().value() } else { &self.weights().key };
-            let through = linear.backward(rows(input), dfeatures.view(), own.source_mut(is_value));
+            let through = linear.backward_rows(rows(input), dfeatures.view(), own.source_mut(is_value));
             dcontext += &sequence(through, batch, length);
         }
         dcontext

@@ -1,15 +1,16 @@
-//! The attention of a block, of any kind, behind one face.
+//! The attention of a block, of any kind: all that depends on the kind is here.
 
 use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2};
 
 use crate::attention::{
-    AttendScratch, BlockwiseCausalAttention, ContextSpace, ExactAttention, LinformerAttention, PackedKeyValues, PaddingMask, Projections,
+    AttendScratch, AttentionCache, BlockwiseCausalAttention, CausalContext, Compressed, ContextSpace, ExactAttention, LayerState, Lent,
+    LinformerAttention, PackedKeyValues, PaddingMask, Projections, StateShape, Summarised, step,
 };
 use crate::config::{AttentionConfig, AttentionKind};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
-use crate::layers::LayerNorm;
-use crate::ops::{RowsMut, TileRows};
+use crate::layers::{LayerNorm, check_width};
+use crate::ops::{Dropout, RowsMut, TileRows};
 use crate::parameters::{Parameters, Visitor, VisitorMut};
 use crate::scalar::Scalar;
 
@@ -114,4 +115,171 @@ impl<A: Scalar> Attention<A> {
             Self::Causal(attention) => 2 * attention.config().attention.query_dim().saturating_mul(length),
         }
     }
+}
+
+// Token by token.
+impl<A: Scalar> Attention<A> {
+    /// Causal self-attention, and what its rows saw.
+    pub(super) fn forward_causal(
+        &self,
+        shared: Option<&Projections<A>>,
+        x: &ArrayRef3<A>,
+        mask: Option<&PaddingMask>,
+    ) -> Result<(Array3<A>, CausalContext<A>)> {
+        match self {
+            Self::Exact(attention) if attention.config().causal => attention.forward_past(x, mask),
+            Self::Causal(attention) => attention.forward_with(shared, x, mask),
+            _ => Err(not_causal()),
+        }
+    }
+
+    /// How its summaries are made, where it has any.
+    pub(super) fn summarised<'l>(&'l self, shared: Option<&'l Projections<A>>) -> Result<Option<Summarised<'l, A>>> {
+        match self {
+            Self::Causal(attention) => Ok(Some(Summarised {
+                config: attention.config(),
+                projections: attention.own_or(shared)?,
+            })),
+            _ => Ok(None),
+        }
+    }
+
+    /// One more row of each sequence.
+    pub(super) fn step(&self, shared: Option<&Projections<A>>, x: &Array3<A>, states: &mut [&mut LayerState<A>]) -> Result<Array3<A>> {
+        let summarised = self.summarised(shared)?;
+        let (weights, config) = match self {
+            Self::Exact(attention) => (attention.weights(), attention.config()),
+            Self::Causal(attention) => (attention.weights(), &attention.config().attention),
+            Self::Linformer(_) => return Err(not_causal()),
+        };
+        check_width("Encoder::step", "x", x, config.dim)?;
+        Ok(step(weights, config, summarised, x, states))
+    }
+
+    /// What its states are like.
+    pub(super) fn state_shape(&self) -> Result<StateShape> {
+        match self {
+            Self::Exact(attention) if attention.config().causal => Ok(StateShape::new(attention.config(), usize::MAX, None)),
+            Self::Causal(attention) => {
+                let config = attention.config();
+                Ok(StateShape::new(&config.attention, config.effective_window(), Some(config)))
+            }
+            _ => Err(not_causal()),
+        }
+    }
+}
+
+// To another sequence.
+impl<A: Scalar> Attention<A> {
+    /// The keys and values of another sequence.
+    pub(super) fn compress(
+        &self,
+        shared: Option<&Projections<A>>,
+        context: &ArrayRef3<A>,
+        mask: Option<&PaddingMask>,
+    ) -> Result<Compressed<A>> {
+        match self {
+            Self::Linformer(attention) => attention.compress_with(attention.own_or(shared)?, context, mask),
+            Self::Exact(attention) => attention.keys_of("Decoder::compress", context, mask),
+            Self::Causal(_) => Err(not_of_another()),
+        }
+    }
+
+    /// An error unless these are keys and values of the heads that it makes.
+    pub(super) fn check_context(&self, operation: &'static str, context: &Compressed<A>) -> Result<()> {
+        let heads = match self {
+            Self::Linformer(attention) => attention.config().compressed_heads(),
+            Self::Exact(attention) => attention.config().kv_heads,
+            Self::Causal(_) => return Err(not_of_another()),
+        };
+        context.check_heads(operation, (heads, self.config().effective_head_dim()))
+    }
+
+    /// Attention to the keys and values of another sequence.
+    pub(super) fn attend(&self, queries: &ArrayRef3<A>, context: &Compressed<A>) -> Result<Array3<A>> {
+        match self {
+            Self::Linformer(attention) => attention.attend(queries, context),
+            Self::Exact(attention) => attention.attend_to("Decoder::attend", queries, context),
+            Self::Causal(_) => Err(not_of_another()),
+        }
+    }
+}
+
+// Training.
+impl<A: Scalar> Attention<A> {
+    /// Cross-attention of `queries` to the source, and what the backward pass needs.
+    pub(super) fn train_cross(
+        &self,
+        lent: Lent<'_, A>,
+        queries: Array3<A>,
+        (source, mask): (&Array3<A>, Option<&PaddingMask>),
+        dropout: Option<Dropout<A>>,
+    ) -> Result<(Array3<A>, AttentionCache<A>)> {
+        let source = Some(source.clone());
+        match self {
+            Self::Linformer(attention) => attention.train_with(lent, queries, source, mask, dropout),
+            Self::Exact(attention) => attention.train(queries, source, mask, dropout),
+            Self::Causal(_) => Err(not_of_another()),
+        }
+    }
+
+    pub(super) fn train(
+        &self,
+        lent: Lent<'_, A>,
+        x: Array3<A>,
+        mask: Option<&PaddingMask>,
+        dropout: Option<Dropout<A>>,
+    ) -> Result<(Array3<A>, AttentionCache<A>)> {
+        match self {
+            Self::Linformer(attention) => attention.train_with(lent, x, None, mask, dropout),
+            Self::Exact(attention) => attention.train(x, None, mask, dropout),
+            Self::Causal(attention) => attention.train_with(lent.projections, x, mask, dropout),
+        }
+    }
+
+    pub(super) fn backward(
+        &self,
+        lent: Lent<'_, A>,
+        cache: &AttentionCache<A>,
+        dy: &Array3<A>,
+        dropout: Option<Dropout<A>>,
+        gradients: &mut Self,
+        shared_gradients: Option<&mut Projections<A>>,
+    ) -> Result<Array3<A>> {
+        Ok(self.backward_both(lent, cache, dy, dropout, gradients, shared_gradients)?.0)
+    }
+
+    /// The gradient of the rows that attend, and of the sequence that they attend to where it is another.
+    pub(super) fn backward_both(
+        &self,
+        lent: Lent<'_, A>,
+        cache: &AttentionCache<A>,
+        dy: &Array3<A>,
+        dropout: Option<Dropout<A>>,
+        gradients: &mut Self,
+        shared_gradients: Option<&mut Projections<A>>,
+    ) -> Result<(Array3<A>, Option<Array3<A>>)> {
+        match (self, gradients) {
+            (Self::Linformer(attention), Self::Linformer(own)) => {
+                attention.backward_dropped(lent, cache, dy, dropout, own, shared_gradients)
+            }
+            (Self::Exact(attention), Self::Exact(own)) => attention.backward_dropped(cache, dy, dropout, own),
+            (Self::Causal(attention), Self::Causal(own)) => {
+                let dx = attention.backward_dropped(lent.projections, cache, dy, dropout, own, shared_gradients)?;
+                Ok((dx, None))
+            }
+            _ => Err(Error::argument(
+                "Encoder::backward",
+                "the gradients are of a model with another attention",
+            )),
+        }
+    }
+}
+
+fn not_causal() -> Error {
+    Error::argument("Encoder", "only causal attention can go on token by token")
+}
+
+fn not_of_another() -> Error {
+    Error::argument("Decoder", "causal attention has no other sequence to attend to")
 }

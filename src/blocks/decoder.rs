@@ -9,13 +9,12 @@ pub use training::DecoderCache;
 
 use ndarray::{Array3, ArrayRef3};
 
-use super::encoder::contiguous;
 use super::encoder::shared_projections;
 use crate::attention::{Compressed, PaddingMask, Projections, Workspace};
 use crate::config::{DecoderConfig, HasNorms};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
-use crate::layers::{LayerNorm, check_width};
+use crate::layers::{LayerNorm, check_width, contiguous};
 use crate::parameters::parameters;
 use crate::room::Reserve;
 use crate::scalar::Scalar;
@@ -99,7 +98,7 @@ impl<A: Scalar> Decoder<A> {
             blocks: (0..config.depth)
                 .map(|layer| DecoderBlock::draw(&target, &source, layer, streams))
                 .collect(),
-            final_norm: config.final_norm.then(|| LayerNorm::start(config.dim(), config.norm_eps)),
+            final_norm: config.final_norm.then(|| LayerNorm::init(config.dim(), config.norm_eps)),
             reserve: Reserve::default(),
         }
     }

@@ -5,12 +5,12 @@ mod block_training;
 mod decoding;
 mod training;
 
-pub use block::{EncoderBlock, FeedForwardBlock};
+pub use block::EncoderBlock;
 pub use training::EncoderCache;
 
 pub(crate) use decoding::EncoderState;
 
-pub(super) use block_training::{BlockCache, contiguous, dropped, norm_backward, normed};
+pub(super) use block_training::BlockCache;
 
 use ndarray::{Array3, ArrayRef3, ArrayViewMut2};
 
@@ -18,7 +18,7 @@ use crate::attention::{PaddingMask, Projections, Workspace, draw_projections};
 use crate::config::{AttentionKind, EncoderConfig, HasNorms, ProjectionConfig};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
-use crate::layers::{LayerNorm, TILE, check_width};
+use crate::layers::{LayerNorm, TILE, check_width, contiguous};
 use crate::parallel;
 use crate::parameters::{copy_namesakes, parameters};
 use crate::room::Reserve;
@@ -108,7 +108,7 @@ impl<A: Scalar> Encoder<A> {
             config: config.clone(),
             projections: shared_projections(config, streams),
             blocks: (0..config.depth).map(|layer| EncoderBlock::draw(config, layer, streams)).collect(),
-            final_norm: config.final_norm.then(|| LayerNorm::start(config.dim(), config.norm_eps)),
+            final_norm: config.final_norm.then(|| LayerNorm::init(config.dim(), config.norm_eps)),
             reserve: Reserve::default(),
         }
     }

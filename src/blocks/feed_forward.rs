@@ -1,15 +1,112 @@
-//! Training of a block's feed-forward with its norm and its residual.
+//! The feed-forward of a block, with its norm and its residual.
 
-use ndarray::{Array2, Array3};
+use ndarray::{Array2, Array3, ArrayView2, ArrayViewMut2};
 
-use super::encoder::FeedForwardBlock;
-use super::encoder::{dropped, norm_backward, normed};
-use crate::config::{NormPlacement, TrainingPass};
-use crate::initialization::Place;
-use crate::layers::{add, drop_out, rows, sequence};
+use crate::attention::TileSpace;
+use crate::config::{EncoderConfig, NormPlacement, TrainingPass};
+use crate::error::Result;
+use crate::initialization::{Place, Streams};
+use crate::layers::{FeedForward, LayerNorm, Linear, add, drop_out, dropped, rows, sequence};
+use crate::ops::RowsMut;
+use crate::parameters::parameters;
 use crate::room::Room;
 use crate::scalar::Scalar;
 
+/// A feed-forward with its norm and, where it changes the width, its residual weight.
+#[derive(Clone, Debug)]
+pub struct FeedForwardBlock<A = f32> {
+    norm: LayerNorm<A>,
+    layer: FeedForward<A>,
+    residual: Option<Linear<A>>,
+}
+
+parameters!(FeedForwardBlock { norm, residual } flat { layer });
+
+impl<A: Scalar> FeedForwardBlock<A> {
+    /// The feed-forward of a block of these widths, before and after, if there is one.
+    pub(super) fn init(config: &EncoderConfig, (before, after): (usize, usize), streams: &mut Streams) -> Option<Self> {
+        let norm_width = match config.norm {
+            NormPlacement::Pre => before,
+            NormPlacement::Post => after,
+        };
+        config.feed_forward.as_ref().map(|feed_forward| Self {
+            norm: LayerNorm::init(norm_width, config.norm_eps),
+            layer: FeedForward::draw(before, after, feed_forward, streams),
+            residual: (before != after).then(|| Linear::draw(before, after, true, streams)),
+        })
+    }
+
+    pub(crate) fn norm(&self) -> &LayerNorm<A> {
+        &self.norm
+    }
+
+    pub(crate) fn residual(&self) -> Option<&Linear<A>> {
+        self.residual.as_ref()
+    }
+
+    pub(crate) fn parts_mut(&mut self) -> (&mut LayerNorm<A>, &mut FeedForward<A>, Option<&mut Linear<A>>) {
+        (&mut self.norm, &mut self.layer, self.residual.as_mut())
+    }
+
+    /// The feed-forward itself.
+    pub fn layer(&self) -> &FeedForward<A> {
+        &self.layer
+    }
+
+    /// `out` ← or += f of the rows that were taken.
+    pub(super) fn apply(&self, space: &mut TileSpace<A>, adds: bool, out: &mut ArrayViewMut2<'_, A>) {
+        let TileSpace { x, feed_forward, .. } = space;
+        self.layer.apply_tile(x.rows(), adds, RowsMut::of(out.view_mut()), feed_forward);
+    }
+
+    /// rows ← rows + f(norm(rows)), or norm(rows + f(rows)).
+    pub(super) fn add_in_place(&self, placement: NormPlacement, rows: &mut ArrayViewMut2<'_, A>, space: &mut TileSpace<A>) {
+        space.take(rows.view(), placement.first(&self.norm));
+        self.apply(space, true, rows);
+        if placement == NormPlacement::Post {
+            self.norm.apply_in_place(rows);
+        }
+    }
+
+    /// The same into rows of another width: the residual goes through a weight of its own.
+    pub(super) fn write(
+        &self,
+        placement: NormPlacement,
+        rows: ArrayView2<'_, A>,
+        out: &mut ArrayViewMut2<'_, A>,
+        space: &mut TileSpace<A>,
+    ) {
+        space.take(rows, placement.first(&self.norm));
+        self.apply(space, false, out);
+        if let Some(residual) = &self.residual {
+            space.take(rows, None);
+            residual.apply_tile(space.x.rows(), true, RowsMut::of(out.view_mut()));
+        }
+        if placement == NormPlacement::Post {
+            self.norm.apply_in_place(out);
+        }
+    }
+}
+
+impl<A: Scalar> FeedForwardBlock<A> {
+    /// x + f(norm(x)), or norm(x + f(x)); the residual goes through a weight of its own where the width changes.
+    pub(super) fn apply_whole(&self, placement: NormPlacement, stream: Array3<A>) -> Result<Array3<A>> {
+        let mut sum = match placement {
+            NormPlacement::Pre => self.layer().forward(&self.norm().forward(&stream)?)?,
+            NormPlacement::Post => self.layer().forward(&stream)?,
+        };
+        match self.residual() {
+            None => sum += &stream,
+            Some(residual) => sum += &residual.forward(&stream)?,
+        }
+        match placement {
+            NormPlacement::Pre => Ok(sum),
+            NormPlacement::Post => self.norm().forward(&sum),
+        }
+    }
+}
+
+// Training.
 #[derive(Clone, Debug)]
 pub(super) struct FeedForwardBlockCache<A> {
     /// What the feed-forward and the residual weight were given.
@@ -40,7 +137,7 @@ impl<A: Scalar> FeedForwardBlock<A> {
         room: Room<'_, A>,
     ) -> (Array3<A>, FeedForwardBlockCache<A>) {
         let (batch, length, _) = x.dim();
-        let normed = (placement == NormPlacement::Pre).then(|| normed(self.norm(), &x, room));
+        let normed = (placement == NormPlacement::Pre).then(|| self.norm().forward_in(room, &x));
         let activation = pass.dropout(layer, Place::Activation);
         let (added, hidden) = self.layer().train_rows(rows(normed.as_ref().unwrap_or(&x)), activation, room);
         let mut added = sequence(added, batch, length);
@@ -67,7 +164,7 @@ impl<A: Scalar> FeedForwardBlock<A> {
         let (batch, length, _) = cache.x.dim();
         let dadded = dropped(dadded, pass.dropout(layer, Place::FeedForwardOutput));
         let (own_norm, own_layer, _) = gradients.parts_mut();
-        let normed = (placement == NormPlacement::Pre).then(|| normed(self.norm(), &cache.x, room));
+        let normed = (placement == NormPlacement::Pre).then(|| self.norm().forward_in(room, &cache.x));
         let activation = pass.dropout(layer, Place::Activation);
         let dinput = self.layer().backward_rows(
             rows(normed.as_ref().unwrap_or(&cache.x)),
@@ -82,7 +179,7 @@ impl<A: Scalar> FeedForwardBlock<A> {
         }
         let mut dinput = sequence(dinput, batch, length);
         if placement == NormPlacement::Pre {
-            norm_backward(self.norm(), &cache.x, &mut dinput, own_norm);
+            self.norm().backward_in_place(&cache.x, &mut dinput, own_norm);
         }
         dinput
     }
@@ -104,7 +201,7 @@ impl<A: Scalar> FeedForwardBlock<A> {
             }
         }
         if placement == NormPlacement::Post {
-            let normed = normed(self.norm(), &stream, room);
+            let normed = self.norm().forward_in(room, &stream);
             cache.norm_input = Some(std::mem::replace(&mut stream, normed));
         }
         (stream, cache)
@@ -122,13 +219,16 @@ impl<A: Scalar> FeedForwardBlock<A> {
         room: Room<'_, A>,
     ) -> Array3<A> {
         if let Some(input) = &cache.norm_input {
-            norm_backward(self.norm(), input, &mut dy, gradients.parts_mut().0);
+            self.norm().backward_in_place(input, &mut dy, gradients.parts_mut().0);
         }
         let mut dx = self.added_backward(placement, cache, &dy, pass, layer, gradients, room);
         match (self.residual(), gradients.parts_mut().2) {
             (Some(residual), Some(own)) => {
                 let (batch, length, _) = cache.x.dim();
-                add(&mut dx, &sequence(residual.backward(rows(&cache.x), rows(&dy), own), batch, length));
+                add(
+                    &mut dx,
+                    &sequence(residual.backward_rows(rows(&cache.x), rows(&dy), own), batch, length),
+                );
             }
             _ => add(&mut dx, &dy),
         }

@@ -1,7 +1,6 @@
 //! Attention and feed-forward on a residual stream.
 
 mod attention;
-mod causal_block;
 mod decoder;
 mod encoder;
 mod feed_forward;
@@ -9,6 +8,7 @@ mod stack;
 
 pub use attention::Attention;
 pub use decoder::{CompressedSource, Decoder, DecoderBlock, DecoderCache};
-pub use encoder::{Encoder, EncoderBlock, EncoderCache, FeedForwardBlock};
+pub use encoder::{Encoder, EncoderBlock, EncoderCache};
+pub use feed_forward::FeedForwardBlock;
 
 pub(crate) use encoder::EncoderState;

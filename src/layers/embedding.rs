@@ -88,7 +88,7 @@ impl<A: Scalar> Embedding<A> {
     }
 
     /// Adds the gradient of every vector `dy` to that of its token, token by token in their order.
-    pub(crate) fn backward(tokens: &ArrayRef2<usize>, dy: &Array3<A>, gradients: &mut Self) {
+    pub(crate) fn backward_tokens(tokens: &ArrayRef2<usize>, dy: &Array3<A>, gradients: &mut Self) {
         let dy = rows(dy);
         scatter_rows(tokens.iter().copied(), |index| dy.slice_move(s![index, ..]), &mut gradients.weight);
     }

@@ -1,24 +1,24 @@
 //! y = x·Wᵀ + b.
 
+mod training;
+
 use std::ops::Range;
 
 use ndarray::{Array1, Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 
-use super::{TILE, check_width, map_tiles, tile_rows};
+use super::{TILE, check_width, map_tiles};
 use crate::config::at_least_one;
 use crate::derived::Derived;
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
 use crate::ops::{Output, PackedMatrix, Rows, RowsMut, Runs, Scratch, Tile, TileRows, add_bias, gemm};
-use crate::parallel::{self, Parts, Pool, for_each_part};
+use crate::parallel;
 use crate::parameters::parameters;
 use crate::room::Room;
 use crate::scalar::Scalar;
 use crate::views::split;
 
-mod training;
-
-pub(crate) use training::{LongGradients, bias_gradient, weight_gradient};
+pub(crate) use training::{LongGradients, bias_gradient, input_gradient, weight_gradient};
 
 /// Fewer rows are multiplied without packing the weight.
 const PACKED_ROWS: usize = 4;
@@ -162,28 +162,6 @@ impl<A: Scalar> Linear<A> {
         y
     }
 
-    /// The gradient of x, given that of y: dx = dy·W. Those of W and b are added to `gradients`: W += dyᵀ·x, b += Σ dy.
-    ///
-    /// `x` is (rows, in), `dy` (rows, out).
-    pub(crate) fn backward(&self, x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>, gradients: &mut Self) -> Array2<A> {
-        self.backward_in(Room::new(), x, dy, gradients)
-    }
-
-    /// [`backward`](Self::backward) in memory of `room`.
-    pub(crate) fn backward_in(&self, room: Room<'_, A>, x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>, gradients: &mut Self) -> Array2<A> {
-        let mut dx = room.array2((dy.nrows(), self.in_dim()));
-        let cost = parallel::cost(&[dy.nrows(), self.weight.len()]);
-        parallel::both(
-            cost,
-            || gradients.add_gradients(x, dy),
-            || {
-                self.prepare_back();
-                multiply_spread(self.packed_back(), dy, dx.view_mut());
-            },
-        );
-        dx
-    }
-
     fn packed_back(&self) -> &PackedMatrix<A> {
         self.back.get_or_make(|forgotten| repacked(forgotten, self.weight.view()))
     }
@@ -318,26 +296,6 @@ fn repacked_spread<A: Scalar>(forgotten: Option<PackedMatrix<A>>, weight: ArrayV
     let mut packed = forgotten.unwrap_or_default();
     packed.repack_spread(weight);
     packed
-}
-
-/// dx ← dy·W, for contiguous dx.
-pub(crate) fn input_gradient<A: Scalar>(dy: ArrayView2<'_, A>, weight: ArrayView2<'_, A>, dx: ArrayViewMut2<'_, A>) {
-    multiply_spread(&PackedMatrix::new(weight, A::one()), dy, dx);
-}
-
-/// The product of the rows of `a` and a packed matrix, into contiguous rows, spread over threads.
-fn multiply_spread<A: Scalar>(packed: &PackedMatrix<A>, a: ArrayView2<'_, A>, c: ArrayViewMut2<'_, A>) {
-    let (inner, cols) = packed.dim();
-    let cost = parallel::cost(&[a.nrows(), inner, cols]);
-    let mut pool = Pool::<Scratch<A>>::default();
-    pool.prepare();
-    let size = tile_rows(a.nrows());
-    let parts = Parts { view: c, axis: 0, size };
-    for_each_part(parts, cost, |tile, part| {
-        let first = tile * size;
-        let a = a.slice(s![first..first + part.view.nrows(), ..]);
-        pool.with(|scratch| packed.multiply_view(a, Output::Set, RowsMut::of(part.view), scratch));
-    });
 }
 
 #[cfg(test)]

@@ -266,7 +266,7 @@ fn after_padding<A>(weight: &Array2<A>, index: usize, max_len: usize, item: usiz
 
 impl<A: Scalar> Position<A> {
     /// Adds the gradients `dy` of a sequence to those of the learned vectors that were added to it.
-    pub(crate) fn backward(&self, start: Start<'_>, padding: Padding<'_>, dy: &Array3<A>, gradients: &mut Self) {
+    pub(crate) fn backward_from(&self, start: Start<'_>, padding: Padding<'_>, dy: &Array3<A>, gradients: &mut Self) {
         let Some(weight) = &mut gradients.weight else {
             return;
         };

@@ -204,7 +204,7 @@ impl<A: Scalar> Classifier<A> {
                 let pass = *cache.pass();
                 let mut dx = encoder.backward_part(cache, dfeatures, own_encoder, part)?;
                 drop_out(&mut dx, pass.dropout(0, Place::Embedding));
-                position.backward(start(part), Padding::None, &dx, own_position);
+                position.backward_from(start(part), Padding::None, &dx, own_position);
                 Ok(Some(linear_rows(input, &x, &dx, own_input)))
             }
             _ => Err(Error::argument(OPERATION, "the cache or the gradients are of another model")),

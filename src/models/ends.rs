@@ -93,7 +93,7 @@ impl<A: Scalar> Ends<A> {
         let EndsConfig { width, dim, .. } = config;
         let embedding = Embedding::draw(config.vocab_size, width, streams);
         let position = Position::draw(config.position, width, streams);
-        let embedding_norm = config.norm.map(|eps| LayerNorm::start(width, eps));
+        let embedding_norm = config.norm.map(|eps| LayerNorm::init(width, eps));
         let project_in = (width != dim).then(|| Linear::draw(width, dim, true, streams));
         let blocks = blocks(streams);
         let ends = Self {
@@ -215,8 +215,8 @@ impl<A: Scalar> Ends<A> {
             dy = norm_rows(norm, x, dy, own);
         }
         let padding = padding(&cache.tokens, cache.mask.as_ref());
-        self.position.backward(start, padding, &dy, &mut gradients.position);
-        Embedding::backward(&cache.tokens, &dy, &mut gradients.embedding);
+        self.position.backward_from(start, padding, &dy, &mut gradients.position);
+        Embedding::backward_tokens(&cache.tokens, &dy, &mut gradients.embedding);
     }
 }
 

@@ -37,7 +37,7 @@ impl<A: Scalar> Head<A> {
         };
         Some(Self {
             dense: roberta.map(|_| Linear::draw(width, width, true, streams)),
-            norm: roberta.map(|_| LayerNorm::start(width, norm_eps)),
+            norm: roberta.map(|_| LayerNorm::init(width, norm_eps)),
             weight: (!tied).then(|| streams.uniform((vocab_size, width), 1.0 / (width as f64).sqrt())),
             bias: Array1::zeros(vocab_size),
             activation: roberta.unwrap_or_default(),

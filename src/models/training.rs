@@ -26,13 +26,13 @@ pub(super) struct BodyCache<A> {
 pub(super) fn norm_rows<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>, dy: Array3<A>, gradients: &mut LayerNorm<A>) -> Array3<A> {
     let (batch, length, _) = x.dim();
     let mut dy = flat(dy);
-    norm.backward(rows(x), &mut dy.view_mut(), gradients);
+    norm.backward_rows(rows(x), &mut dy.view_mut(), gradients);
     sequence(dy, batch, length)
 }
 
 pub(super) fn linear_rows<A: Scalar>(linear: &Linear<A>, x: &Array3<A>, dy: &Array3<A>, gradients: &mut Linear<A>) -> Array3<A> {
     let (batch, length, _) = x.dim();
-    sequence(linear.backward(rows(x), rows(dy), gradients), batch, length)
+    sequence(linear.backward_rows(rows(x), rows(dy), gradients), batch, length)
 }
 
 impl<A: Scalar> Body<A> {

@@ -126,7 +126,7 @@ impl<A: Scalar> AttentionWeights<A> {
         let mut grads = CausalGradients::zeros(context);
         let mut dqueries = Array2::zeros(cache.queries.dim());
         heads_backward(config, context, cache, &dmerged, dropout, length, &mut dqueries, &mut grads);
-        let dx = self.query.backward(rows(x), dqueries.view(), &mut gradients.query);
+        let dx = self.query.backward_rows(rows(x), dqueries.view(), &mut gradients.query);
         (sequence(dx, batch, length), grads)
     }
 }

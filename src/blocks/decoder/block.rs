@@ -1,11 +1,11 @@
 //! One block of a decoder.
 
-use ndarray::{Array3, ArrayRef3};
+use ndarray::Array3;
 
 use crate::attention::{Compressed, PaddingMask, Projections, Workspace};
 use crate::blocks::{Attention, EncoderBlock, FeedForwardBlock};
 use crate::config::EncoderConfig;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::initialization::Streams;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
@@ -74,43 +74,4 @@ impl<A: Scalar> DecoderBlock<A> {
         self.source
             .apply_around(stream, |queries| self.cross_attention().attend(queries, context))
     }
-}
-
-impl<A: Scalar> Attention<A> {
-    /// The keys and values of another sequence.
-    pub(in crate::blocks) fn compress(
-        &self,
-        shared: Option<&Projections<A>>,
-        context: &ArrayRef3<A>,
-        mask: Option<&PaddingMask>,
-    ) -> Result<Compressed<A>> {
-        match self {
-            Self::Linformer(attention) => attention.compress_with(attention.own_or(shared)?, context, mask),
-            Self::Exact(attention) => attention.keys_of("Decoder::compress", context, mask),
-            Self::Causal(_) => Err(not_of_another()),
-        }
-    }
-
-    /// An error unless these are keys and values of the heads that it makes.
-    pub(in crate::blocks) fn check_context(&self, operation: &'static str, context: &Compressed<A>) -> Result<()> {
-        let heads = match self {
-            Self::Linformer(attention) => attention.config().compressed_heads(),
-            Self::Exact(attention) => attention.config().kv_heads,
-            Self::Causal(_) => return Err(not_of_another()),
-        };
-        context.check_heads(operation, (heads, self.config().effective_head_dim()))
-    }
-
-    /// Attention to the keys and values of another sequence.
-    fn attend(&self, queries: &ArrayRef3<A>, context: &Compressed<A>) -> Result<Array3<A>> {
-        match self {
-            Self::Linformer(attention) => attention.attend(queries, context),
-            Self::Exact(attention) => attention.attend_to("Decoder::attend", queries, context),
-            Self::Causal(_) => Err(not_of_another()),
-        }
-    }
-}
-
-pub(in crate::blocks) fn not_of_another() -> Error {
-    Error::argument("Decoder", "causal attention has no other sequence to attend to")
 }

@@ -2,15 +2,13 @@
 
 use ndarray::Array3;
 
-use super::block::not_of_another;
-use crate::attention::{AttentionCache, Lent, PaddingMask, Projections};
-use crate::blocks::encoder::{BlockCache, contiguous, norm_backward, normed};
-use crate::blocks::stack::{KeptBlock, train_blocks};
-use crate::blocks::{Attention, Decoder, DecoderBlock};
+use crate::attention::{Lent, PaddingMask, Projections};
+use crate::blocks::encoder::BlockCache;
+use crate::blocks::stack::{SavedBlock, train_blocks};
+use crate::blocks::{Decoder, DecoderBlock};
 use crate::config::{DecoderConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
-use crate::layers::{add, check_width};
-use crate::ops::Dropout;
+use crate::layers::{add, check_width, contiguous};
 use crate::room::Room;
 use crate::scalar::Scalar;
 
@@ -22,7 +20,7 @@ pub struct DecoderCache<A = f32> {
     first_layer: usize,
     inputs: Inputs<A>,
     /// With the caches of both halves of a block.
-    kept: Vec<KeptBlock<A, [BlockCache<A>; 2]>>,
+    saved: Vec<SavedBlock<A, [BlockCache<A>; 2]>>,
     /// What the final norm was given.
     last: Option<Array3<A>>,
     dim: (usize, usize, usize),
@@ -90,7 +88,7 @@ impl<A: Scalar> Decoder<A> {
         PaddingMask::check(inputs.source_mask.as_ref(), OPERATION, sources, length)?;
         let dim = stream.dim();
         self.reserve().begin();
-        let (mut stream, kept) = train_blocks(
+        let (mut stream, saved) = train_blocks(
             self.blocks(),
             stream,
             pass.gradient_checkpointing,
@@ -98,7 +96,7 @@ impl<A: Scalar> Decoder<A> {
             |block, own, stream| own.train(stream, self.lent(), &inputs, pass, places(first_layer, block)),
         )?;
         let last = self.final_norm().map(|norm| {
-            let normed = normed(norm, &stream, Room::of(self.reserve()));
+            let normed = norm.forward_in(Room::of(self.reserve()), &stream);
             std::mem::replace(&mut stream, normed)
         });
         let cache = DecoderCache {
@@ -106,7 +104,7 @@ impl<A: Scalar> Decoder<A> {
             pass: *pass,
             first_layer,
             inputs,
-            kept,
+            saved,
             last,
             dim,
         };
@@ -138,19 +136,19 @@ impl<A: Scalar> Decoder<A> {
             pass,
             first_layer,
             inputs,
-            kept,
+            saved,
             last,
             ..
         } = cache;
         let (mut shared, own_blocks, own_norm) = gradients.parts_mut();
         if let (Some(norm), Some(last), Some(own)) = (self.final_norm(), &last, own_norm) {
-            norm_backward(norm, last, &mut dy, own);
+            norm.backward_in_place(last, &mut dy, own);
         }
         let mut dsource = Array3::zeros(inputs.source.dim());
         let blocks = self.blocks().iter().zip(own_blocks).enumerate().rev();
-        for ((block, (own, gradients)), kept) in blocks.zip(kept.into_iter().rev()) {
+        for ((block, (own, gradients)), saved) in blocks.zip(saved.into_iter().rev()) {
             let layers = places(first_layer, block);
-            let Some(caches) = kept.cache(|input| own.train(input, self.lent(), &inputs, &pass, layers))? else {
+            let Some(caches) = saved.cache(|input| own.train(input, self.lent(), &inputs, &pass, layers))? else {
                 continue;
             };
             dy = own.backward(caches, dy, self.lent(), &pass, layers, gradients, (&mut shared, &mut dsource))?;
@@ -171,7 +169,8 @@ impl<A: Scalar> DecoderBlock<A> {
         let (target, source) = self.halves();
         let (stream, first) = target.train(stream, own, inputs.mask.as_ref(), pass, layers[0])?;
         let (stream, second) = source.train_around(stream, pass, layers[1], cross.room, |queries, dropout| {
-            self.cross_attention().train_cross(cross, queries, inputs, dropout)
+            let source = (&inputs.source, inputs.source_mask.as_ref());
+            self.cross_attention().train_cross(cross, queries, source, dropout)
         })?;
         Ok((stream, [first, second]))
     }
@@ -210,24 +209,6 @@ impl<A: Scalar> DecoderBlock<A> {
             },
         )?;
         target.backward(first, dy, own, pass, layers[0], own_target, of_own.as_deref_mut())
-    }
-}
-
-impl<A: Scalar> Attention<A> {
-    /// Cross-attention of `queries` to the source, and what the backward pass needs.
-    fn train_cross(
-        &self,
-        lent: Lent<'_, A>,
-        queries: Array3<A>,
-        inputs: &Inputs<A>,
-        dropout: Option<Dropout<A>>,
-    ) -> Result<(Array3<A>, AttentionCache<A>)> {
-        let (source, mask) = (Some(inputs.source.clone()), inputs.source_mask.as_ref());
-        match self {
-            Self::Linformer(attention) => attention.train_with(lent, queries, source, mask, dropout),
-            Self::Exact(attention) => attention.train(queries, source, mask, dropout),
-            Self::Causal(_) => Err(not_of_another()),
-        }
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::mem;
 
-use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
+use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayViewMut2, ArrayViewMut3, Axis, s};
 
 use crate::attention::{PackedKeyValues, PaddingMask, Projections, TileSpace, Workspace, tile};
-use crate::blocks::Attention;
+use crate::blocks::{Attention, FeedForwardBlock};
 use crate::config::{EncoderConfig, HasNorms, NormPlacement, Sharing};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
-use crate::layers::{FeedForward, LayerNorm, Linear, check_width};
+use crate::layers::{LayerNorm, check_width};
 use crate::ops::RowsMut;
 use crate::parallel;
 use crate::parameters::parameters;
@@ -42,19 +42,9 @@ parameters!(EncoderBlock {
     feed_forward
 });
 
-/// A feed-forward with its norm and, where it changes the width, its residual weight.
-#[derive(Clone, Debug)]
-pub struct FeedForwardBlock<A = f32> {
-    norm: LayerNorm<A>,
-    layer: FeedForward<A>,
-    residual: Option<Linear<A>>,
-}
-
-parameters!(FeedForwardBlock { norm, residual } flat { layer });
-
 impl NormPlacement {
     /// `norm`, where it comes before what it belongs to.
-    fn first<N>(self, norm: &N) -> Option<&N> {
+    pub(in crate::blocks) fn first<N>(self, norm: &N) -> Option<&N> {
         (self == Self::Pre).then_some(norm)
     }
 }
@@ -86,18 +76,10 @@ impl<A: Scalar> EncoderBlock<A> {
 
     pub(crate) fn draw(config: &EncoderConfig, layer: usize, streams: &mut Streams) -> Self {
         let (before, after) = config.widths(layer);
-        let norm_width = |placement| match placement {
-            NormPlacement::Pre => before,
-            NormPlacement::Post => after,
-        };
         Self {
-            attention_norm: LayerNorm::start(before, config.norm_eps),
+            attention_norm: LayerNorm::init(before, config.norm_eps),
             attention: Attention::draw(&config.layer_attention(layer), streams),
-            feed_forward: config.feed_forward.as_ref().map(|feed_forward| FeedForwardBlock {
-                norm: LayerNorm::start(norm_width(config.norm), config.norm_eps),
-                layer: FeedForward::draw(before, after, feed_forward, streams),
-                residual: (before != after).then(|| Linear::draw(before, after, true, streams)),
-            }),
+            feed_forward: FeedForwardBlock::init(config, (before, after), streams),
             placement: config.norm,
         }
     }
@@ -133,7 +115,7 @@ impl<A: Scalar> EncoderBlock<A> {
     pub fn out_dim(&self) -> usize {
         self.feed_forward
             .as_ref()
-            .map_or(self.in_dim(), |feed_forward| feed_forward.layer.output().out_dim())
+            .map_or(self.in_dim(), |feed_forward| feed_forward.layer().output().out_dim())
     }
 
     /// (batch, n, `in_dim`) → (batch, n, `out_dim`).
@@ -283,7 +265,7 @@ impl<A: Scalar> EncoderBlock<A> {
             let TileSpace { x, attention, .. } = &mut *space;
             self.attention.add_tile(x.rows(), context, RowsMut::of(first.view_mut()), attention);
             if let Some(feed_forward) = &self.feed_forward {
-                space.take(first.view(), Some(&feed_forward.norm));
+                space.take(first.view(), Some(feed_forward.norm()));
                 feed_forward.apply(space, true, &mut second);
             }
         });
@@ -312,9 +294,60 @@ impl<A: Scalar> EncoderBlock<A> {
     /// Multiplications of the block's second, tile-wise half on an item of `length` rows.
     pub(crate) fn cost(&self, length: usize) -> usize {
         let feed_forward = self.feed_forward.as_ref().map_or(0, |feed_forward| {
-            feed_forward.layer.input().weight().len() + feed_forward.layer.output().weight().len()
+            feed_forward.layer().input().weight().len() + feed_forward.layer().output().weight().len()
         });
         parallel::cost(&[length, self.attention.attend_cost(length).saturating_add(feed_forward)])
+    }
+}
+
+/// Whole sequences instead of tiles, with the attention that the caller gives: causal attention, where a row's place decides what it sees,
+/// and attention to another sequence.
+impl<A: Scalar> EncoderBlock<A> {
+    /// The block on the residual stream, with `attend` for its attention.
+    pub(crate) fn apply_around(&self, stream: Array3<A>, attend: impl FnOnce(&ArrayRef3<A>) -> Result<Array3<A>>) -> Result<Array3<A>> {
+        let placement = self.placement();
+        let mut sum = match placement {
+            NormPlacement::Pre => attend(&self.attention_norm().forward(&stream)?)?,
+            NormPlacement::Post => attend(&stream)?,
+        };
+        sum += &stream;
+        drop(stream);
+        if placement == NormPlacement::Post {
+            sum = self.attention_norm().forward(&sum)?;
+        }
+        match self.feed_forward() {
+            Some(feed_forward) => feed_forward.apply_whole(placement, sum),
+            None => Ok(sum),
+        }
+    }
+
+    /// The reversible form on two streams: first += attention(norm(second)), then second += feed-forward(norm(first)).
+    pub(crate) fn apply_reversible_around(
+        &self,
+        first: &mut Array3<A>,
+        second: &mut Array3<A>,
+        attend: impl FnOnce(&ArrayRef3<A>) -> Result<Array3<A>>,
+    ) -> Result<()> {
+        *first += &attend(&self.attention_norm().forward(second)?)?;
+        if let Some(feed_forward) = self.feed_forward() {
+            *second += &feed_forward.layer().forward(&feed_forward.norm().forward(first)?)?;
+        }
+        Ok(())
+    }
+
+    /// The block on one stream, or on two where it is reversible.
+    pub(in crate::blocks) fn around(
+        &self,
+        streams: (Array3<A>, Option<Array3<A>>),
+        attend: impl FnOnce(&ArrayRef3<A>) -> Result<Array3<A>>,
+    ) -> Result<(Array3<A>, Option<Array3<A>>)> {
+        match streams {
+            (stream, None) => Ok((self.apply_around(stream, attend)?, None)),
+            (mut first, Some(mut second)) => {
+                self.apply_reversible_around(&mut first, &mut second, attend)?;
+                Ok((first, Some(second)))
+            }
+        }
     }
 }
 
@@ -324,51 +357,4 @@ pub(in crate::blocks) fn rows_of_items<A>(items: ArrayViewMut3<'_, A>) -> ArrayV
     items
         .into_shape_with_order((count * length, width))
         .expect("a stream lies in order")
-}
-
-impl<A: Scalar> FeedForwardBlock<A> {
-    pub(crate) fn norm(&self) -> &LayerNorm<A> {
-        &self.norm
-    }
-
-    pub(crate) fn residual(&self) -> Option<&Linear<A>> {
-        self.residual.as_ref()
-    }
-
-    pub(crate) fn parts_mut(&mut self) -> (&mut LayerNorm<A>, &mut FeedForward<A>, Option<&mut Linear<A>>) {
-        (&mut self.norm, &mut self.layer, self.residual.as_mut())
-    }
-
-    /// The feed-forward itself.
-    pub fn layer(&self) -> &FeedForward<A> {
-        &self.layer
-    }
-
-    /// `out` ← or += f of the rows that were taken.
-    fn apply(&self, space: &mut TileSpace<A>, adds: bool, out: &mut ArrayViewMut2<'_, A>) {
-        let TileSpace { x, feed_forward, .. } = space;
-        self.layer.apply_tile(x.rows(), adds, RowsMut::of(out.view_mut()), feed_forward);
-    }
-
-    /// rows ← rows + f(norm(rows)), or norm(rows + f(rows)).
-    fn add_in_place(&self, placement: NormPlacement, rows: &mut ArrayViewMut2<'_, A>, space: &mut TileSpace<A>) {
-        space.take(rows.view(), placement.first(&self.norm));
-        self.apply(space, true, rows);
-        if placement == NormPlacement::Post {
-            self.norm.apply_in_place(rows);
-        }
-    }
-
-    /// The same into rows of another width: the residual goes through a weight of its own.
-    fn write(&self, placement: NormPlacement, rows: ArrayView2<'_, A>, out: &mut ArrayViewMut2<'_, A>, space: &mut TileSpace<A>) {
-        space.take(rows, placement.first(&self.norm));
-        self.apply(space, false, out);
-        if let Some(residual) = &self.residual {
-            space.take(rows, None);
-            residual.apply_tile(space.x.rows(), true, RowsMut::of(out.view_mut()));
-        }
-        if placement == NormPlacement::Post {
-            self.norm.apply_in_place(out);
-        }
-    }
 }

@@ -1,19 +1,16 @@
 //! Training of blocks: forward with a cache of O(n·d), and backward.
 
-use std::borrow::Cow;
-
-use ndarray::{Array3, s};
+use ndarray::Array3;
 
 use super::block::EncoderBlock;
 use crate::attention::{AttentionCache, Lent, PaddingMask, Projections};
 use crate::blocks::Attention;
 use crate::blocks::feed_forward::FeedForwardBlockCache;
 use crate::config::{NormPlacement, TrainingPass};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::initialization::Place;
-use crate::layers::{LayerNorm, TILE, add, drop_out, for_each_tile, rows};
+use crate::layers::{add, drop_out, dropped};
 use crate::ops::Dropout;
-use crate::parallel;
 use crate::room::Room;
 use crate::scalar::Scalar;
 
@@ -33,97 +30,6 @@ impl<A: Scalar> BlockCache<A> {
         room.give(self.attention_normed);
         if let Some(feed_forward) = self.feed_forward {
             feed_forward.give(room);
-        }
-    }
-}
-
-/// The gradient of what was dropped out of, given that of what came out.
-pub(in crate::blocks) fn dropped<A: Scalar>(dy: &Array3<A>, dropout: Option<Dropout<A>>) -> Cow<'_, Array3<A>> {
-    let mut dy = Cow::Borrowed(dy);
-    if dropout.is_some() {
-        drop_out(dy.to_mut(), dropout);
-    }
-    dy
-}
-
-/// `x`, row after row in memory.
-pub(in crate::blocks) fn contiguous<A: Scalar>(x: Array3<A>) -> Array3<A> {
-    if x.is_standard_layout() {
-        x
-    } else {
-        x.as_standard_layout().into_owned()
-    }
-}
-
-pub(in crate::blocks) fn normed<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>, room: Room<'_, A>) -> Array3<A> {
-    let mut normed = room.array3(x.dim());
-    let cost = parallel::cost(&[x.len(), 4]);
-    for_each_tile(normed.view_mut(), TILE, cost, |item, range, mut rows| {
-        norm.apply(x.slice(s![item, range, ..]), &mut rows);
-    });
-    normed
-}
-
-/// The gradient of what a norm was given, in the place of that of its output.
-pub(in crate::blocks) fn norm_backward<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>, dy: &mut Array3<A>, gradients: &mut LayerNorm<A>) {
-    let (batch, length, dim) = x.dim();
-    let mut dy = dy
-        .view_mut()
-        .into_shape_with_order((batch * length, dim))
-        .expect("training keeps its sequences contiguous");
-    norm.backward(rows(x), &mut dy, gradients);
-}
-
-impl<A: Scalar> Attention<A> {
-    fn train(
-        &self,
-        lent: Lent<'_, A>,
-        x: Array3<A>,
-        mask: Option<&PaddingMask>,
-        dropout: Option<Dropout<A>>,
-    ) -> Result<(Array3<A>, AttentionCache<A>)> {
-        match self {
-            Self::Linformer(attention) => attention.train_with(lent, x, None, mask, dropout),
-            Self::Exact(attention) => attention.train(x, None, mask, dropout),
-            Self::Causal(attention) => attention.train_with(lent.projections, x, mask, dropout),
-        }
-    }
-
-    fn backward(
-        &self,
-        lent: Lent<'_, A>,
-        cache: &AttentionCache<A>,
-        dy: &Array3<A>,
-        dropout: Option<Dropout<A>>,
-        gradients: &mut Self,
-        shared_gradients: Option<&mut Projections<A>>,
-    ) -> Result<Array3<A>> {
-        Ok(self.backward_both(lent, cache, dy, dropout, gradients, shared_gradients)?.0)
-    }
-
-    /// The gradient of the rows that attend, and of the sequence that they attend to where it is another.
-    pub(in crate::blocks) fn backward_both(
-        &self,
-        lent: Lent<'_, A>,
-        cache: &AttentionCache<A>,
-        dy: &Array3<A>,
-        dropout: Option<Dropout<A>>,
-        gradients: &mut Self,
-        shared_gradients: Option<&mut Projections<A>>,
-    ) -> Result<(Array3<A>, Option<Array3<A>>)> {
-        match (self, gradients) {
-            (Self::Linformer(attention), Self::Linformer(own)) => {
-                attention.backward_dropped(lent, cache, dy, dropout, own, shared_gradients)
-            }
-            (Self::Exact(attention), Self::Exact(own)) => attention.backward_dropped(cache, dy, dropout, own),
-            (Self::Causal(attention), Self::Causal(own)) => {
-                let dx = attention.backward_dropped(lent.projections, cache, dy, dropout, own, shared_gradients)?;
-                Ok((dx, None))
-            }
-            _ => Err(Error::argument(
-                "Encoder::backward",
-                "the gradients are of a model with another attention",
-            )),
         }
     }
 }
@@ -154,7 +60,7 @@ impl<A: Scalar> EncoderBlock<A> {
     ) -> Result<(Array3<A>, BlockCache<A>)> {
         let weights = pass.dropout(layer, Place::AttentionWeights);
         let input = match self.placement() {
-            NormPlacement::Pre => normed(self.attention_norm(), &x, room),
+            NormPlacement::Pre => self.attention_norm().forward_in(room, &x),
             NormPlacement::Post => x.clone(),
         };
         let (mut stream, mut attention) = attend(input, weights)?;
@@ -166,7 +72,7 @@ impl<A: Scalar> EncoderBlock<A> {
         let attention_normed = match self.placement() {
             NormPlacement::Pre => x,
             NormPlacement::Post => {
-                let normed = normed(self.attention_norm(), &stream, room);
+                let normed = self.attention_norm().forward_in(room, &stream);
                 std::mem::replace(&mut stream, normed)
             }
         };
@@ -221,18 +127,19 @@ impl<A: Scalar> EncoderBlock<A> {
             dy = feed_forward.backward(placement, cache, dy, pass, layer, own, room);
         }
         if placement == NormPlacement::Post {
-            norm_backward(self.attention_norm(), &cache.attention_normed, &mut dy, own_norm);
+            self.attention_norm().backward_in_place(&cache.attention_normed, &mut dy, own_norm);
         }
         let dattention = dropped(&dy, pass.dropout(layer, Place::AttentionOutput));
         let weights = pass.dropout(layer, Place::AttentionWeights);
         if placement == NormPlacement::Pre {
             cache
                 .attention
-                .restore_x(normed(self.attention_norm(), &cache.attention_normed, room));
+                .restore_x(self.attention_norm().forward_in(room, &cache.attention_normed));
         }
         let mut dinput = attend(&cache.attention, &dattention, weights, own_attention)?;
         if placement == NormPlacement::Pre {
-            norm_backward(self.attention_norm(), &cache.attention_normed, &mut dinput, own_norm);
+            self.attention_norm()
+                .backward_in_place(&cache.attention_normed, &mut dinput, own_norm);
         }
         add(&mut dinput, &dy);
         drop(dattention);
@@ -269,7 +176,7 @@ impl<A: Scalar> EncoderBlock<A> {
         }
         // first += attention(norm(second))
         let weights = pass.dropout(layer, Place::AttentionWeights);
-        let input = normed(self.attention_norm(), second, lent.room);
+        let input = self.attention_norm().forward_in(lent.room, second);
         let (mut added, cache) = self.attention().train(lent, input, mask, weights)?;
         drop_out(&mut added, pass.dropout(layer, Place::AttentionOutput));
         *first -= &added;
@@ -278,7 +185,7 @@ impl<A: Scalar> EncoderBlock<A> {
         let mut dinput = self
             .attention()
             .backward(lent, &cache, &dattention, weights, own_attention, shared_gradients)?;
-        norm_backward(self.attention_norm(), second, &mut dinput, own_norm);
+        self.attention_norm().backward_in_place(second, &mut dinput, own_norm);
         add(dsecond, &dinput);
         lent.room.give(dinput);
         cache.give(lent.room);
@@ -295,7 +202,7 @@ impl<A: Scalar> EncoderBlock<A> {
         layer: usize,
     ) -> Result<()> {
         let [first, second] = streams;
-        let input = normed(self.attention_norm(), second, lent.room);
+        let input = self.attention_norm().forward_in(lent.room, second);
         let (mut added, _) = self
             .attention()
             .train(lent, input, mask, pass.dropout(layer, Place::AttentionWeights))?;

@@ -1,11 +1,10 @@
 //! Token by token: one more row of sequences whose past each block has kept.
 
-use ndarray::{Array3, ArrayRef3};
+use ndarray::Array3;
 
-use crate::attention::{CausalContext, LayerState, PaddingMask, Projections, StateShape, Summarised, step};
-use crate::blocks::{Attention, Encoder, EncoderBlock};
+use super::Encoder;
+use crate::attention::{LayerState, PaddingMask, StateShape};
 use crate::error::{Error, Result};
-use crate::layers::check_width;
 use crate::scalar::Scalar;
 
 /// What an encoder keeps of one sequence, layer by layer.
@@ -24,83 +23,6 @@ impl<A: Scalar> EncoderState<A> {
 
     pub(in crate::blocks) fn layer_mut(&mut self, layer: usize) -> Option<&mut LayerState<A>> {
         self.0.get_mut(layer)
-    }
-}
-
-fn not_causal() -> Error {
-    Error::argument("Encoder", "only causal attention can go on token by token")
-}
-
-impl<A: Scalar> Attention<A> {
-    /// Causal self-attention, and what its rows saw.
-    fn forward_causal(
-        &self,
-        shared: Option<&Projections<A>>,
-        x: &ArrayRef3<A>,
-        mask: Option<&PaddingMask>,
-    ) -> Result<(Array3<A>, CausalContext<A>)> {
-        match self {
-            Self::Exact(attention) if attention.config().causal => attention.forward_past(x, mask),
-            Self::Causal(attention) => attention.forward_with(shared, x, mask),
-            _ => Err(not_causal()),
-        }
-    }
-
-    /// How its summaries are made, where it has any.
-    fn summarised<'l>(&'l self, shared: Option<&'l Projections<A>>) -> Result<Option<Summarised<'l, A>>> {
-        match self {
-            Self::Causal(attention) => Ok(Some(Summarised {
-                config: attention.config(),
-                projections: attention.own_or(shared)?,
-            })),
-            _ => Ok(None),
-        }
-    }
-
-    /// One more row of each sequence.
-    pub(in crate::blocks) fn step(
-        &self,
-        shared: Option<&Projections<A>>,
-        x: &Array3<A>,
-        states: &mut [&mut LayerState<A>],
-    ) -> Result<Array3<A>> {
-        let summarised = self.summarised(shared)?;
-        let (weights, config) = match self {
-            Self::Exact(attention) => (attention.weights(), attention.config()),
-            Self::Causal(attention) => (attention.weights(), &attention.config().attention),
-            Self::Linformer(_) => return Err(not_causal()),
-        };
-        check_width("Encoder::step", "x", x, config.dim)?;
-        Ok(step(weights, config, summarised, x, states))
-    }
-
-    /// What its states are like.
-    pub(in crate::blocks) fn state_shape(&self) -> Result<StateShape> {
-        match self {
-            Self::Exact(attention) if attention.config().causal => Ok(StateShape::new(attention.config(), usize::MAX, None)),
-            Self::Causal(attention) => {
-                let config = attention.config();
-                Ok(StateShape::new(&config.attention, config.effective_window(), Some(config)))
-            }
-            _ => Err(not_causal()),
-        }
-    }
-}
-
-impl<A: Scalar> EncoderBlock<A> {
-    /// The block on one stream, or on two where it is reversible.
-    fn around(
-        &self,
-        streams: (Array3<A>, Option<Array3<A>>),
-        attend: impl FnOnce(&ArrayRef3<A>) -> Result<Array3<A>>,
-    ) -> Result<(Array3<A>, Option<Array3<A>>)> {
-        match streams {
-            (stream, None) => Ok((self.apply_around(stream, attend)?, None)),
-            (mut first, Some(mut second)) => {
-                self.apply_reversible_around(&mut first, &mut second, attend)?;
-                Ok((first, Some(second)))
-            }
-        }
     }
 }
 

@@ -1,13 +1,14 @@
-//! Training of encoders: what is kept of each block, and the way back through them.
+//! Training of encoders: what is saved of each block, and the way back through them.
 
 use ndarray::Array3;
 
 use super::Encoder;
-use super::block_training::{BlockCache, contiguous, norm_backward, normed};
+use super::block_training::BlockCache;
 use crate::attention::{Lent, PaddingMask, Part};
-use crate::blocks::stack::{KeptBlock, train_blocks};
+use crate::blocks::stack::{SavedBlock, train_blocks};
 use crate::config::{EncoderConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
+use crate::layers::contiguous;
 use crate::parallel;
 use crate::room::Room;
 use crate::scalar::Scalar;
@@ -18,7 +19,7 @@ pub struct EncoderCache<A = f32> {
     config: EncoderConfig,
     pass: TrainingPass,
     mask: Option<PaddingMask>,
-    kept: Kept<A>,
+    saved: Saved<A>,
     /// What the final norm was given.
     last: Option<Array3<A>>,
     dim: (usize, usize, usize),
@@ -32,8 +33,8 @@ impl<A> EncoderCache<A> {
 }
 
 #[derive(Clone, Debug)]
-enum Kept<A> {
-    Blocks(Vec<KeptBlock<A, BlockCache<A>>>),
+enum Saved<A> {
+    Blocks(Vec<SavedBlock<A, BlockCache<A>>>),
     /// The two streams after the last block: those before it are computed from them.
     Reversible(Box<[Array3<A>; 2]>),
 }
@@ -75,31 +76,31 @@ impl<A: Scalar> Encoder<A> {
         let dim = x.dim();
         self.reserve().begin();
         let lent = self.lent(part);
-        let (mut stream, kept) = if self.config().reversible {
+        let (mut stream, saved) = if self.config().reversible {
             let mut streams = Box::new([x.clone(), x]);
             for (layer, block) in self.blocks().iter().enumerate().filter(|&(layer, _)| !pass.drops_layer(layer)) {
                 block.train_reversible(&mut streams, mask, lent, pass, layer)?;
             }
-            (&streams[0] + &streams[1], Kept::Reversible(streams))
+            (&streams[0] + &streams[1], Saved::Reversible(streams))
         } else {
-            let (stream, kept) = train_blocks(
+            let (stream, saved) = train_blocks(
                 self.blocks(),
                 x,
                 pass.gradient_checkpointing,
                 |layer, block| pass.drops_layer(layer) && block.in_dim() == block.out_dim(),
                 |layer, block, stream| block.train(stream, lent, mask, pass, layer),
             )?;
-            (stream, Kept::Blocks(kept))
+            (stream, Saved::Blocks(saved))
         };
         let last = self.final_norm().map(|norm| {
-            let normed = normed(norm, &stream, lent.room);
+            let normed = norm.forward_in(lent.room, &stream);
             std::mem::replace(&mut stream, normed)
         });
         let cache = EncoderCache {
             config: self.config().clone(),
             pass: *pass,
             mask: mask.cloned(),
-            kept,
+            saved,
             last,
             dim,
         };
@@ -150,12 +151,12 @@ impl<A: Scalar> Encoder<A> {
         let (mut shared_gradients, own_blocks, own_norm) = gradients.parts_mut();
         let (pass, mask, lent) = (&cache.pass, cache.mask.as_ref(), self.lent(part));
         if let (Some(norm), Some(last), Some(own)) = (self.final_norm(), cache.last, own_norm) {
-            norm_backward(norm, &last, &mut dy, own);
+            norm.backward_in_place(&last, &mut dy, own);
             lent.room.give(last);
         }
         let layers = self.blocks().iter().zip(own_blocks).enumerate().rev();
-        match cache.kept {
-            Kept::Reversible(mut streams) => {
+        match cache.saved {
+            Saved::Reversible(mut streams) => {
                 let mut grads = [dy.clone(), dy];
                 for (layer, (block, own)) in layers.filter(|&(layer, _)| !pass.drops_layer(layer)) {
                     let shared_gradients = shared_gradients.as_deref_mut();
@@ -164,9 +165,9 @@ impl<A: Scalar> Encoder<A> {
                 let [first, second] = grads;
                 Ok(first + second)
             }
-            Kept::Blocks(kept) => {
-                for ((layer, (block, own)), kept) in layers.zip(kept.into_iter().rev()) {
-                    let Some(cache) = kept.cache(|input| block.train(input, lent, mask, pass, layer))? else {
+            Saved::Blocks(saved) => {
+                for ((layer, (block, own)), saved) in layers.zip(saved.into_iter().rev()) {
+                    let Some(cache) = saved.cache(|input| block.train(input, lent, mask, pass, layer))? else {
                         continue;
                     };
                     dy = block.backward(cache, dy, lent, pass, layer, own, shared_gradients.as_deref_mut())?;

@@ -1,9 +1,12 @@
-//! The gradients of a weight and its bias: sums over all rows.
+//! Training of a product: the gradient of its input, row by row, and those of its weight and bias, which are sums over all rows.
 
-use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2};
+use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, s};
 
 use super::Linear;
-use crate::ops::{LongSum, add_long_product, add_product_to_long, add_rounded};
+use crate::layers::tile_rows;
+use crate::ops::{LongSum, Output, PackedMatrix, RowsMut, Scratch, add_long_product, add_product_to_long, add_rounded};
+use crate::parallel::{self, Parts, Pool, for_each_part};
+use crate::room::Room;
 use crate::scalar::Scalar;
 
 /// Gradients of a layer whose rows come group by group, in `f64`.
@@ -23,6 +26,34 @@ impl LongGradients {
 }
 
 impl<A: Scalar> Linear<A> {
+    /// The gradient of x, given that of y: dx = dy·W. Those of W and b are added to `gradients`: W += dyᵀ·x, b += Σ dy.
+    ///
+    /// `x` is (rows, in), `dy` (rows, out).
+    pub(crate) fn backward_rows(&self, x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>, gradients: &mut Self) -> Array2<A> {
+        self.backward_rows_in(Room::new(), x, dy, gradients)
+    }
+
+    /// [`backward_rows`](Self::backward_rows) in memory of `room`.
+    pub(crate) fn backward_rows_in(
+        &self,
+        room: Room<'_, A>,
+        x: ArrayView2<'_, A>,
+        dy: ArrayView2<'_, A>,
+        gradients: &mut Self,
+    ) -> Array2<A> {
+        let mut dx = room.array2((dy.nrows(), self.in_dim()));
+        let cost = parallel::cost(&[dy.nrows(), self.weight.len()]);
+        parallel::both(
+            cost,
+            || gradients.add_gradients(x, dy),
+            || {
+                self.prepare_back();
+                multiply_spread(self.packed_back(), dy, dx.view_mut());
+            },
+        );
+        dx
+    }
+
     /// Of gradients: W += dyᵀ·x, b += Σ dy.
     pub(crate) fn add_gradients(&mut self, x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>) {
         weight_gradient(x, dy, self.weight_mut());
@@ -56,4 +87,24 @@ pub(crate) fn bias_gradient<A: Scalar>(dy: ArrayView2<'_, A>, bias: &mut Array1<
 /// W += dyᵀ·x, given contiguous rows of both.
 pub(crate) fn weight_gradient<A: Scalar>(x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>, weight: ArrayViewMut2<'_, A>) {
     add_long_product(dy, x, weight);
+}
+
+/// dx ← dy·W, for contiguous dx.
+pub(crate) fn input_gradient<A: Scalar>(dy: ArrayView2<'_, A>, weight: ArrayView2<'_, A>, dx: ArrayViewMut2<'_, A>) {
+    multiply_spread(&PackedMatrix::new(weight, A::one()), dy, dx);
+}
+
+/// The product of the rows of `a` and a packed matrix, into contiguous rows, spread over threads.
+fn multiply_spread<A: Scalar>(packed: &PackedMatrix<A>, a: ArrayView2<'_, A>, c: ArrayViewMut2<'_, A>) {
+    let (inner, cols) = packed.dim();
+    let cost = parallel::cost(&[a.nrows(), inner, cols]);
+    let mut pool = Pool::<Scratch<A>>::default();
+    pool.prepare();
+    let size = tile_rows(a.nrows());
+    let parts = Parts { view: c, axis: 0, size };
+    for_each_part(parts, cost, |tile, part| {
+        let first = tile * size;
+        let a = a.slice(s![first..first + part.view.nrows(), ..]);
+        pool.with(|scratch| packed.multiply_view(a, Output::Set, RowsMut::of(part.view), scratch));
+    });
 }

@@ -1,0 +1,73 @@
+//! Training of a layer norm.
+
+use ndarray::{Array2, Array3, ArrayView2, ArrayViewMut2, Axis, s};
+
+use super::LayerNorm;
+use crate::layers::{TILE, for_each_tile, rows};
+use crate::ops::{LongSum, add_widened, layer_norm_backward_rows};
+use crate::parallel;
+use crate::room::Room;
+use crate::scalar::Scalar;
+use crate::views::{outer, split};
+
+/// Rows whose gradients of weight and bias one task sums up.
+const GRADIENT_ROWS: usize = 512;
+/// Rows of these that are summed in the element type.
+const CHAIN_ROWS: usize = 32;
+
+impl<A: Scalar> LayerNorm<A> {
+    /// [`forward`](Self::forward) in memory of `room`.
+    pub(crate) fn forward_in(&self, room: Room<'_, A>, x: &Array3<A>) -> Array3<A> {
+        let mut normed = room.array3(x.dim());
+        let cost = parallel::cost(&[x.len(), 4]);
+        for_each_tile(normed.view_mut(), TILE, cost, |item, range, mut rows| {
+            self.apply(x.slice(s![item, range, ..]), &mut rows);
+        });
+        normed
+    }
+
+    /// Replaces `dy`, the gradient of the output, by that of `x`; adds those of weight and bias to `gradients`. Both are contiguous.
+    pub(crate) fn backward_in_place(&self, x: &Array3<A>, dy: &mut Array3<A>, gradients: &mut Self) {
+        let (batch, length, dim) = x.dim();
+        let mut dy = dy
+            .view_mut()
+            .into_shape_with_order((batch * length, dim))
+            .expect("training keeps its sequences contiguous");
+        self.backward_rows(rows(x), &mut dy, gradients);
+    }
+
+    /// Replaces `dy`, the gradient of the normalized rows, by that of `x`; adds those of weight and bias to `gradients`.
+    ///
+    /// Both are (rows, dim) and contiguous. Weights' gradients are summed chain by chain, and block by block, then the blocks in order.
+    pub(crate) fn backward_rows(&self, x: ArrayView2<'_, A>, dy: &mut ArrayViewMut2<'_, A>, gradients: &mut Self) {
+        let dim = self.weight.len();
+        let blocks = x.nrows().div_ceil(GRADIENT_ROWS);
+        let mut sums = Array2::<f64>::zeros((blocks, 2 * dim));
+        let tasks = split(dy.view_mut(), Axis(0), GRADIENT_ROWS)
+            .into_iter()
+            .zip(outer(sums.view_mut()))
+            .enumerate()
+            .collect();
+        let cost = parallel::cost(&[x.len(), 8]);
+        parallel::for_each_with(tasks, cost, |chain: &mut Vec<A>, (block, (mut dy, mut sums))| {
+            let first = block * GRADIENT_ROWS;
+            let x = x.slice(s![first..first + dy.nrows(), ..]);
+            let parts = (x.as_slice(), self.weight.as_slice(), dy.as_slice_mut(), sums.as_slice_mut());
+            let (Some(x), Some(weight), Some(dy), Some(sums)) = parts else {
+                unreachable!("training keeps its rows contiguous");
+            };
+            for (x, dy) in x.chunks(CHAIN_ROWS * dim).zip(dy.chunks_mut(CHAIN_ROWS * dim)) {
+                chain.clear();
+                chain.resize(2 * dim, A::zero());
+                let (for_weight, for_bias) = chain.split_at_mut(dim);
+                layer_norm_backward_rows(x, weight, A::cast(self.eps), dy, for_weight, for_bias);
+                add_widened(sums, chain);
+            }
+        });
+        let (mut for_weight, mut for_bias) = (LongSum::zeros(dim), LongSum::zeros(dim));
+        for_weight.add_rows(sums.slice(s![.., ..dim]));
+        for_bias.add_rows(sums.slice(s![.., dim..]));
+        for_weight.add_to(gradients.weight.view_mut());
+        for_bias.add_to(gradients.bias.view_mut());
+    }
+}
