@@ -123,7 +123,9 @@ pub use config::{
 };
 pub use error::{Error, Result};
 pub use initialization::Initialization;
-pub use layers::{Embedding, FeedForward, FeedForwardCache, LayerNorm, Linear, Position};
+pub use layers::{
+    Embedding, EmbeddingCache, FeedForward, FeedForwardCache, LayerNorm, LayerNormCache, Linear, LinearCache, Position, PositionCache,
+};
 pub use models::{
     CausalState, Classifier, ClassifierCache, DecoderLanguageModel, DecoderLanguageModelCache, EncoderDecoder, EncoderDecoderCache,
     EncoderDecoderState, Generation, Head, LanguageModel, LanguageModelCache, PairBatch, TokenPairs, Translation,
@@ -133,6 +135,8 @@ pub use ops::{Activation, batched_matmul, softmax};
 #[cfg(feature = "_levels")]
 #[doc(hidden)]
 pub use ops::{KernelProbe, Level, ProbeLeft};
+#[doc(hidden)]
+pub use parameters::join as __join;
 pub use parameters::{Parameters, Role, Visitor, VisitorMut};
 pub use scalar::Scalar;
 

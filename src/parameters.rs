@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use ndarray::{Array, ArrayViewD, ArrayViewMutD, Dimension};
 
+use crate::error::{Error, Result};
 use crate::parallel;
 use crate::scalar::Scalar;
 
@@ -25,9 +26,11 @@ pub type Visitor<'f, 'a, A> = dyn FnMut(&str, Role, ArrayViewD<'a, A>) + 'f;
 /// What [`Parameters::visit_mut`] calls for each tensor: its name, its role, and a view of it that may be written.
 pub type VisitorMut<'f, 'a, A> = dyn FnMut(&str, Role, ArrayViewMutD<'a, A>) + 'f;
 
-/// A tree of named tensors in a fixed order.
+/// A tree of named tensors in a fixed order: a layer, a model, or gradients of one.
 ///
 /// Names are the paths of the fields: `blocks.3.attention.query.weight`. A tensor that several places share is visited once, at its owner.
+/// The macro [`parameters!`](crate::parameters!) implements the trait for structs of one's own; optimizers, files, clipping, accumulation and ranks
+/// then take them like the models of this crate.
 ///
 /// ```
 /// use linformer::{Linear, Parameters};
@@ -49,6 +52,27 @@ pub trait Parameters<A: Scalar> {
     fn named(&self) -> Vec<(String, ArrayViewD<'_, A>)> {
         let mut all = Vec::new();
         self.visit("", &mut |name, _, tensor| all.push((name.to_owned(), tensor)));
+        all
+    }
+
+    /// Returns all tensors with their names, in order, to be written. Shapes cannot be changed this way.
+    ///
+    /// Whatever a layer has computed from its tensors, such as packed weights, it computes anew after this.
+    ///
+    /// ```
+    /// use linformer::ndarray::array;
+    /// use linformer::{Linear, Parameters};
+    ///
+    /// let mut layer = Linear::<f32>::new(2, 1, true, 0)?;
+    /// for (name, mut tensor) in layer.named_mut() {
+    ///     tensor.fill(if name == "bias" { 5.0 } else { 1.0 });
+    /// }
+    /// assert_eq!(layer.forward(&array![[[2.0, 3.0]]])?, array![[[10.0]]]);
+    /// # Ok::<(), linformer::Error>(())
+    /// ```
+    fn named_mut(&mut self) -> Vec<(String, ArrayViewMutD<'_, A>)> {
+        let mut all = Vec::new();
+        self.visit_mut("", &mut |name, _, tensor| all.push((name.to_owned(), tensor)));
         all
     }
 
@@ -82,20 +106,49 @@ pub trait Parameters<A: Scalar> {
         parallel::for_each(tensors, elements, |mut tensor| tensor.fill(A::zero()));
     }
 
-    /// Adds `factor` · `other` to every trainable tensor. Tensors are matched by order; both values must come from one configuration.
-    fn scaled_add(&mut self, factor: A, other: &Self) {
+    /// Adds `factor` · `other` to every trainable tensor.
+    ///
+    /// # Errors
+    /// Returns an error, and changes nothing, unless both values have the same tensors: names, roles and shapes.
+    fn scaled_add(&mut self, factor: A, other: &Self) -> Result<()>
+    where
+        Self: Sized,
+    {
+        if let Some(difference) = difference(self, other) {
+            return Err(Error::argument("Parameters::scaled_add", difference));
+        }
         let mut others = Vec::new();
         other.visit("", &mut |_, _, tensor| others.push(tensor));
         let mut others = others.into_iter();
         self.visit_mut("", &mut |_, role, mut tensor| {
-            if let Some(other) = others.next()
-                && role == Role::Trainable
-                && other.shape() == tensor.shape()
-            {
+            if let (Some(other), Role::Trainable) = (others.next(), role) {
                 tensor.scaled_add(factor, &other);
             }
         });
+        Ok(())
     }
+}
+
+/// Says what the first tensor of `other` that is not like its counterpart should be; `None` if all have the same names, roles and shapes.
+pub(crate) fn difference<A: Scalar>(own: &impl Parameters<A>, other: &impl Parameters<A>) -> Option<String> {
+    let mut expected = Vec::new();
+    own.visit("", &mut |name, role, tensor| {
+        expected.push((name.to_owned(), role, tensor.shape().to_vec()))
+    });
+    let mut expected = expected.into_iter();
+    let mut problem = None;
+    other.visit("", &mut |name, role, tensor| {
+        if problem.is_some() {
+            return;
+        }
+        let found = format!("`{name}` {:?} ({role:?})", tensor.shape());
+        problem = match expected.next() {
+            Some((own, own_role, shape)) if own == name && own_role == role && shape == tensor.shape() => None,
+            Some((own, role, shape)) => Some(format!("the next tensor must be `{own}` {shape:?} ({role:?}), but is {found}")),
+            None => Some(format!("there must be no more tensors, but there is {found}")),
+        };
+    });
+    problem.or_else(|| expected.next().map(|(name, ..)| format!("the tensor `{name}` is missing")))
 }
 
 /// Copies every tensor of `from` to the one in `to` that has its name and its shape; the others stay.
@@ -109,7 +162,8 @@ pub(crate) fn copy_namesakes<A: Scalar>(from: &impl Parameters<A>, to: &mut impl
 }
 
 /// `path` and `field`, joined by a dot.
-pub(crate) fn join(path: &str, field: &str) -> String {
+#[doc(hidden)] // for `parameters!`
+pub fn join(path: &str, field: &str) -> String {
     if path.is_empty() {
         field.to_owned()
     } else {
@@ -155,24 +209,86 @@ impl<A: Scalar, T: Parameters<A>> Parameters<A> for Vec<T> {
     }
 }
 
-/// Implements [`Parameters`] for a struct generic over its element type, from the list of its fields that hold tensors.
+/// Implements [`Parameters`] for a struct, from the list of its fields that hold tensors: arrays, layers, models, or an `Option` or `Vec` of them.
 ///
-/// Fields after `flat` are visited under the struct's own path; those after `derived` are forgotten when the others may be written.
+/// The other fields, such as configurations, are left out of the list. Tensors are visited in the order of the list, and named after the fields.
+///
+/// ```
+/// use linformer::ndarray::Array1;
+/// use linformer::{Encoder, EncoderConfig, LinformerConfig, Linear, Parameters, parameters};
+///
+/// /// Generic over its element type.
+/// #[derive(Clone)]
+/// struct Tagger<A> {
+///     encoder: Encoder<A>,
+///     heads: Vec<Linear<A>>,
+///     scale: Option<Array1<A>>,
+///     name: String,
+/// }
+///
+/// parameters!(Tagger { encoder, heads, scale });
+///
+/// /// Of one element type.
+/// #[derive(Clone)]
+/// struct Probe {
+///     tagger: Tagger<f64>,
+///     output: Linear<f64>,
+/// }
+///
+/// parameters!(Probe: f64 { tagger, output });
+///
+/// let encoder = Encoder::new(&EncoderConfig::new(LinformerConfig::new(8, 2, 16, 4), 1), 0)?;
+/// let heads = vec![Linear::new(8, 3, false, 1)?, Linear::new(8, 3, false, 2)?];
+/// let tagger = Tagger { encoder, heads, scale: Some(Array1::ones(3)), name: "mine".into() };
+/// let probe = Probe { tagger, output: Linear::new(3, 1, true, 3)? };
+/// let names: Vec<String> = probe.named().into_iter().map(|(name, _)| name).collect();
+/// assert!(names.contains(&"tagger.heads.1.weight".to_owned()));
+/// assert_eq!(names.last().unwrap(), "output.bias");
+/// # Ok::<(), linformer::Error>(())
+/// ```
+///
+/// Fields in a second list, `flat { … }`, are visited under the path of the struct itself, so that their tensors' names lack the name of the field;
+/// they must not be those of other tensors. Fields in a third, `derived { … }`, are no tensors: their method `forget(&mut self)` is called before
+/// the tensors are handed out to be written, so that what was computed from them cannot be stale.
+///
+/// An enum whose variants hold one value each is visited as the value that it holds: `parameters!(enum Mine { First, Second })`.
+#[macro_export]
 macro_rules! parameters {
-    ($type:ident { $($field:ident),* $(,)? } $(flat { $($flat:ident),* })? $(derived { $($derived:ident),* })?) => {
-        impl<A: $crate::scalar::Scalar> $crate::parameters::Parameters<A> for $type<A> {
-            fn visit<'a>(&'a self, path: &str, visitor: &mut $crate::parameters::Visitor<'_, 'a, A>) {
-                $($($crate::parameters::Parameters::visit(&self.$flat, path, visitor);)*)?
-                $($crate::parameters::Parameters::visit(
-                    &self.$field, &$crate::parameters::join(path, stringify!($field)), visitor);)*
+    (enum $type:ident { $($variant:ident),+ $(,)? }) => {
+        impl<A: $crate::Scalar> $crate::Parameters<A> for $type<A> {
+            fn visit<'a>(&'a self, path: &str, visitor: &mut $crate::Visitor<'_, 'a, A>) {
+                match self {
+                    $(Self::$variant(inner) => $crate::Parameters::visit(inner, path, visitor),)+
+                }
             }
 
-            fn visit_mut<'a>(&'a mut self, path: &str, visitor: &mut $crate::parameters::VisitorMut<'_, 'a, A>) {
-                $($(self.$derived.forget();)*)?
-                $($($crate::parameters::Parameters::visit_mut(&mut self.$flat, path, visitor);)*)?
-                $($crate::parameters::Parameters::visit_mut(
-                    &mut self.$field, &$crate::parameters::join(path, stringify!($field)), visitor);)*
+            fn visit_mut<'a>(&'a mut self, path: &str, visitor: &mut $crate::VisitorMut<'_, 'a, A>) {
+                match self {
+                    $(Self::$variant(inner) => $crate::Parameters::visit_mut(inner, path, visitor),)+
+                }
             }
+        }
+    };
+    ($type:ident { $($fields:tt)* } $($lists:tt)*) => {
+        impl<A: $crate::Scalar> $crate::Parameters<A> for $type<A> {
+            $crate::parameters!(@body A { $($fields)* } $($lists)*);
+        }
+    };
+    ($type:ty: $scalar:ident { $($fields:tt)* } $($lists:tt)*) => {
+        impl $crate::Parameters<$scalar> for $type {
+            $crate::parameters!(@body $scalar { $($fields)* } $($lists)*);
+        }
+    };
+    (@body $scalar:ident { $($field:ident),* $(,)? } $(flat { $($flat:ident),* $(,)? })? $(derived { $($derived:ident),* $(,)? })?) => {
+        fn visit<'a>(&'a self, path: &str, visitor: &mut $crate::Visitor<'_, 'a, $scalar>) {
+            $($($crate::Parameters::visit(&self.$flat, path, visitor);)*)?
+            $($crate::Parameters::visit(&self.$field, &$crate::__join(path, stringify!($field)), visitor);)*
+        }
+
+        fn visit_mut<'a>(&'a mut self, path: &str, visitor: &mut $crate::VisitorMut<'_, 'a, $scalar>) {
+            $($(self.$derived.forget();)*)?
+            $($($crate::Parameters::visit_mut(&mut self.$flat, path, visitor);)*)?
+            $($crate::Parameters::visit_mut(&mut self.$field, &$crate::__join(path, stringify!($field)), visitor);)*
         }
     };
 }

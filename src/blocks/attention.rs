@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{LayerNorm, check_width};
 use crate::ops::{Dropout, RowsMut, TileRows};
-use crate::parameters::{Parameters, Visitor, VisitorMut};
+use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
 /// The attention of a block.
@@ -29,23 +29,13 @@ pub enum Attention<A = f32> {
     Causal(BlockwiseCausalAttention<A>),
 }
 
-impl<A: Scalar> Parameters<A> for Attention<A> {
-    fn visit<'a>(&'a self, path: &str, visitor: &mut Visitor<'_, 'a, A>) {
-        match self {
-            Self::Linformer(attention) => attention.visit(path, visitor),
-            Self::Exact(attention) => attention.visit(path, visitor),
-            Self::Causal(attention) => attention.visit(path, visitor),
-        }
+parameters!(
+    enum Attention {
+        Linformer,
+        Exact,
+        Causal,
     }
-
-    fn visit_mut<'a>(&'a mut self, path: &str, visitor: &mut VisitorMut<'_, 'a, A>) {
-        match self {
-            Self::Linformer(attention) => attention.visit_mut(path, visitor),
-            Self::Exact(attention) => attention.visit_mut(path, visitor),
-            Self::Causal(attention) => attention.visit_mut(path, visitor),
-        }
-    }
-}
+);
 
 impl<A: Scalar> Attention<A> {
     pub(crate) fn draw(kind: &AttentionKind, streams: &mut Streams) -> Self {

@@ -1,12 +1,14 @@
 //! Token vectors.
 
-use ndarray::{Array2, Array3, ArrayRef2, ArrayView2, s};
+mod training;
 
-use super::rows;
+pub use training::EmbeddingCache;
+
+use ndarray::{Array2, Array3, ArrayRef2, ArrayView2, ArrayViewMut2, s};
+
 use crate::config::at_least_one;
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
-use crate::ops::scatter_rows;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
@@ -55,7 +57,8 @@ impl<A: Scalar> Embedding<A> {
         self.weight.view()
     }
 
-    pub(crate) fn weight_mut(&mut self) -> ndarray::ArrayViewMut2<'_, A> {
+    /// Returns the vectors, (`vocab_size`, dim), to be written.
+    pub fn weight_mut(&mut self) -> ArrayViewMut2<'_, A> {
         self.weight.view_mut()
     }
 
@@ -85,11 +88,5 @@ impl<A: Scalar> Embedding<A> {
             vectors.slice_mut(s![item, position, ..]).assign(&self.weight.row(token));
         }
         Ok(vectors)
-    }
-
-    /// Adds the gradient of every vector `dy` to that of its token, token by token in their order.
-    pub(crate) fn backward_tokens(tokens: &ArrayRef2<usize>, dy: &Array3<A>, gradients: &mut Self) {
-        let dy = rows(dy);
-        scatter_rows(tokens.iter().copied(), |index| dy.slice_move(s![index, ..]), &mut gradients.weight);
     }
 }

@@ -2,17 +2,18 @@
 
 mod training;
 
+pub use training::FeedForwardCache;
+
 use std::ops::Range;
 
-use ndarray::{Array2, Array3, ArrayRef3};
+use ndarray::{Array3, ArrayRef3};
 
-use super::{Linear, check_width, map_tiles, rows, sequence};
-use crate::config::{FeedForwardConfig, check_alike};
-use crate::error::{Error, Result};
+use super::{Linear, check_width, map_tiles};
+use crate::config::FeedForwardConfig;
+use crate::error::Result;
 use crate::initialization::Streams;
 use crate::ops::{Activation, RowsMut, Runs, Tile, TileRows};
 use crate::parameters::parameters;
-use crate::room::Room;
 use crate::scalar::Scalar;
 
 /// Multiplications that an activation costs, roughly.
@@ -52,13 +53,6 @@ impl<A: Scalar> Default for FeedForwardScratch<A> {
             gate: Tile::default(),
         }
     }
-}
-
-/// What a feed-forward layer's backward pass needs: its input, and the first product.
-#[derive(Clone, Debug)]
-pub struct FeedForwardCache<A = f32> {
-    x: Array3<A>,
-    hidden: Array2<A>,
 }
 
 impl<A: Scalar> FeedForward<A> {
@@ -127,39 +121,6 @@ impl<A: Scalar> FeedForward<A> {
                 self.apply_tile(tile.rows(), false, RowsMut::of(out), scratch);
             },
         )
-    }
-
-    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    pub fn forward_train(&self, x: &ArrayRef3<A>) -> Result<(Array3<A>, FeedForwardCache<A>)> {
-        check_width("FeedForward::forward_train", "x", x, self.input.in_dim())?;
-        let x = x.as_standard_layout().into_owned();
-        let (batch, length, _) = x.dim();
-        let (y, hidden) = self.train_rows(rows(&x), None, Room::new());
-        Ok((sequence(y, batch, length), FeedForwardCache { x, hidden }))
-    }
-
-    /// The gradient of x, given `dy` of y, both (batch, length, width). Those of the weights are added to `gradients`, a value like the layer's
-    /// own [`zeros_like`](crate::Parameters::zeros_like).
-    ///
-    /// # Errors
-    /// `dy` of another shape than y; a cache or gradients of a layer of another configuration.
-    pub fn backward(&self, cache: FeedForwardCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
-        const OPERATION: &str = "FeedForward::backward";
-        let shape = |layer: &Self| (layer.input.in_dim(), layer.input.out_dim(), layer.output.out_dim(), layer.config());
-        // The cache tells widths only, and they are all that it needs to have.
-        let cached = (cache.x.dim().2, cache.hidden.ncols(), self.output.out_dim(), self.config());
-        check_alike(OPERATION, &shape(self), &cached, &shape(gradients))?;
-        let (batch, length, _) = cache.x.dim();
-        let expected = (batch, length, self.output.out_dim());
-        if dy.dim() != expected {
-            return Err(Error::shape(OPERATION, "dy", format!("{expected:?}"), dy.shape()));
-        }
-        let dy = dy.as_standard_layout().into_owned();
-        let dx = self.backward_rows(rows(&cache.x), cache.hidden, rows(&dy), None, gradients, Room::new());
-        Ok(sequence(dx, batch, length))
     }
 
     /// `out` ← or += the layer of a tile, some hidden features at a time.

@@ -2,7 +2,9 @@
 
 mod training;
 
-use ndarray::{Array1, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2};
+pub use training::LayerNormCache;
+
+use ndarray::{Array1, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2};
 
 use super::{check_width, map_tiles, tile_rows};
 use crate::config::{at_least_one, check_eps};
@@ -63,6 +65,16 @@ impl<A: Scalar> LayerNorm<A> {
     /// The bias, of shape (dim).
     pub fn bias(&self) -> ArrayView1<'_, A> {
         self.bias.view()
+    }
+
+    /// Returns the weight, of shape (dim), to be written.
+    pub fn weight_mut(&mut self) -> ArrayViewMut1<'_, A> {
+        self.weight.view_mut()
+    }
+
+    /// Returns the bias, of shape (dim), to be written.
+    pub fn bias_mut(&mut self) -> ArrayViewMut1<'_, A> {
+        self.bias.view_mut()
     }
 
     /// What is added to the variance.

@@ -2,9 +2,11 @@
 
 mod training;
 
+pub use training::LinearCache;
+
 use std::ops::Range;
 
-use ndarray::{Array1, Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array1, Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, s};
 
 use super::{TILE, check_width, map_tiles};
 use crate::config::at_least_one;
@@ -110,15 +112,17 @@ impl<A: Scalar> Linear<A> {
         self.bias.as_ref().map(|bias| bias.view())
     }
 
-    pub(crate) fn weight_mut(&mut self) -> ArrayViewMut2<'_, A> {
+    /// Returns W, of shape (out, in), to be written. Products after that are with what was written.
+    pub fn weight_mut(&mut self) -> ArrayViewMut2<'_, A> {
         self.packed.forget();
         self.by_runs.forget();
         self.back.forget();
         self.weight.view_mut()
     }
 
-    pub(crate) fn bias_mut(&mut self) -> Option<&mut Array1<A>> {
-        self.bias.as_mut()
+    /// Returns b, of shape (out), to be written, if there is one.
+    pub fn bias_mut(&mut self) -> Option<ArrayViewMut1<'_, A>> {
+        self.bias.as_mut().map(|bias| bias.view_mut())
     }
 
     /// Input features.

@@ -1,12 +1,15 @@
-//! What tells a model where a token stands.
+//! Positions of tokens.
 
-use ndarray::{Array1, Array2, Array3, ArrayRef2, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut3, s};
+mod training;
 
-use super::{check_width, rows};
+pub use training::PositionCache;
+
+use ndarray::{Array1, Array2, Array3, ArrayRef2, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, ArrayViewMut3, s};
+
+use super::check_width;
 use crate::config::{PositionKind, SinusoidLayout, at_least_one, check_position};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
-use crate::ops::scatter_rows;
 use crate::parameters::{Parameters, Role, Visitor, VisitorMut, join, parameters};
 use crate::scalar::Scalar;
 
@@ -143,28 +146,38 @@ impl<A: Scalar> Position<A> {
         Streams::drawn(seed, |streams| Self::draw(kind, dim, streams))
     }
 
+    /// Returns the learned vectors, (positions, dim), if there are any.
+    pub fn weight(&self) -> Option<ArrayView2<'_, A>> {
+        self.weight.as_ref().map(|weight| weight.view())
+    }
+
+    /// Returns the learned vectors, (positions, dim), to be written, if there are any.
+    pub fn weight_mut(&mut self) -> Option<ArrayViewMut2<'_, A>> {
+        self.weight.as_mut().map(|weight| weight.view_mut())
+    }
+
     /// `x` (batch, length, dim) with its vector added to every position. `tokens` (batch, length) are the ids that `x` was made of;
     /// only [`PositionKind::LearnedAfterPadding`] looks at them, and takes everything for real without.
     ///
     /// # Errors
     /// Another width, tokens of another shape, more positions than there are vectors.
     pub fn forward(&self, x: &ArrayRef3<A>, tokens: Option<&ArrayRef2<usize>>) -> Result<Array3<A>> {
-        check_width("Position::forward", "x", x, self.dim)?;
-        let (batch, length, _) = x.dim();
-        if let Some(tokens) = tokens
-            && tokens.dim() != (batch, length)
-        {
-            return Err(Error::shape(
-                "Position::forward",
-                "tokens",
-                format!("({batch}, {length})"),
-                tokens.shape(),
-            ));
-        }
+        self.check("Position::forward", x, tokens)?;
         let mut placed = x.to_owned();
         let padding = tokens.map_or(Padding::None, Padding::Ids);
         self.add_from(Start::default(), &mut placed.view_mut(), padding)?;
         Ok(placed)
+    }
+
+    fn check(&self, operation: &'static str, x: &ArrayRef3<A>, tokens: Option<&ArrayRef2<usize>>) -> Result<()> {
+        check_width(operation, "x", x, self.dim)?;
+        let (batch, length, _) = x.dim();
+        if let Some(tokens) = tokens
+            && tokens.dim() != (batch, length)
+        {
+            return Err(Error::shape(operation, "tokens", format!("({batch}, {length})"), tokens.shape()));
+        }
+        Ok(())
     }
 
     /// Adds its vector to every position of `x`, whose rows begin at `start` in their sequences.
@@ -262,24 +275,6 @@ fn after_padding<A>(weight: &Array2<A>, index: usize, max_len: usize, item: usiz
             "batch item {item} has more than {max_len} tokens that are no padding, and the later ones have no vector: cut it, or make a model with a larger max_len"
         ),
     ))
-}
-
-impl<A: Scalar> Position<A> {
-    /// Adds the gradients `dy` of a sequence to those of the learned vectors that were added to it.
-    pub(crate) fn backward_from(&self, start: Start<'_>, padding: Padding<'_>, dy: &Array3<A>, gradients: &mut Self) {
-        let Some(weight) = &mut gradients.weight else {
-            return;
-        };
-        let (batch, length, _) = dy.dim();
-        let indices: Vec<usize> = match self.kind {
-            PositionKind::LearnedAfterPadding { padding_token, .. } => (0..batch)
-                .flat_map(|item| rows_after_padding(padding, item, start.tokens_of(item), padding_token).take(length))
-                .collect(),
-            _ => (0..batch).flat_map(|_| start.position..start.position + length).collect(),
-        };
-        let dy = rows(dy);
-        scatter_rows(indices.into_iter(), |index| dy.slice_move(s![index, ..]), weight);
-    }
 }
 
 fn add<A: Scalar>(mut row: ArrayViewMut1<'_, A>, vector: ArrayView1<'_, A>) {

@@ -22,6 +22,19 @@ pub(crate) fn check_width<A>(operation: &'static str, argument: &'static str, x:
     ))
 }
 
+/// An error unless `dy` is of the `expected` shape, that of the output.
+pub(crate) fn check_gradient<A>(operation: &'static str, dy: &ArrayRef3<A>, expected: (usize, usize, usize)) -> Result<()> {
+    if dy.dim() == expected {
+        return Ok(());
+    }
+    Err(Error::shape(
+        operation,
+        "dy",
+        format!("{expected:?}, that of the output"),
+        dy.shape(),
+    ))
+}
+
 /// (batch, length, width) as rows.
 pub(crate) fn rows<A: Scalar>(x: &ArrayRef3<A>) -> ArrayView2<'_, A> {
     let (batch, length, width) = x.dim();

@@ -151,7 +151,7 @@ impl<A: Scalar> Compressor<'_, A> {
 
     /// b += Σ dK̄ where the bias was added once, after the compression.
     fn constant_bias_backward(&self, grad: &Array4<A>, linear: &mut Linear<A>) {
-        let Some(bias) = linear.bias_mut() else {
+        let Some(mut bias) = linear.bias_mut() else {
             return;
         };
         let mut sum = LongSum::default();
@@ -186,7 +186,7 @@ impl<A: Scalar> Compressor<'_, A> {
             staged.finish(part.view.as_slice_mut().expect("rows of a weight are contiguous"));
         });
         let before = self.config.bias_place == BiasPlace::BeforeCompression;
-        let Some(bias) = linear.bias_mut().filter(|_| before) else { return };
+        let Some(mut bias) = linear.bias_mut().filter(|_| before) else { return };
         let mut sum = LongSum::default();
         for head in 0..heads {
             sum.reset(head_dim);

@@ -2,11 +2,13 @@
 
 use std::ops::Range;
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array2, Array3, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::{ACTIVATION_COST, FeedForward, FeedForwardScratch};
+use crate::config::check_alike;
+use crate::error::Result;
 use crate::layers::linear::{Linear, LongGradients};
-use crate::layers::tile_rows;
+use crate::layers::{check_gradient, check_width, rows, sequence, tile_rows};
 use crate::ops::{Dropout, Output, ROUNDED_ROWS, RowsMut, Runs, Tile, idle_rows};
 use crate::parallel::{self, Pool, along, for_each_part};
 use crate::room::Room;
@@ -45,7 +47,58 @@ struct BackwardTile<'t, A> {
     first: usize,
 }
 
+/// What a feed-forward layer's backward pass needs: its input, and the first product.
+#[derive(Clone, Debug)]
+pub struct FeedForwardCache<A = f32> {
+    x: Array3<A>,
+    hidden: Array2<A>,
+}
+
 impl<A: Scalar> FeedForward<A> {
+    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
+    ///
+    /// # Errors
+    /// Returns an error if `x` has another width than the layer.
+    pub fn forward_train(&self, x: &ArrayRef3<A>) -> Result<(Array3<A>, FeedForwardCache<A>)> {
+        check_width("FeedForward::forward_train", "x", x, self.input.in_dim())?;
+        let x = x.as_standard_layout().into_owned();
+        let (batch, length, _) = x.dim();
+        let (y, hidden) = self.train_rows(rows(&x), None, Room::new());
+        Ok((sequence(y, batch, length), FeedForwardCache { x, hidden }))
+    }
+
+    /// Returns the gradient of x, (batch, length, dim), given `dy` of y, (batch, length, `out_dim`). Those of the weights are added to `gradients`, a
+    /// value like the layer's own [`zeros_like`](crate::Parameters::zeros_like).
+    ///
+    /// ```
+    /// use linformer::ndarray::Array3;
+    /// use linformer::{FeedForward, FeedForwardConfig, Parameters};
+    ///
+    /// let layer = FeedForward::<f32>::new(8, 4, &FeedForwardConfig::new(32), 0)?;
+    /// let mut gradients = layer.zeros_like();
+    /// let (y, cache) = layer.forward_train(&Array3::ones((2, 5, 8)))?;
+    /// let dx = layer.backward(cache, &Array3::ones(y.dim()), &mut gradients)?;
+    /// assert_eq!(dx.dim(), (2, 5, 8));
+    /// assert_eq!(gradients.output().bias().unwrap()[0], 10.0); // one for each row
+    /// # Ok::<(), linformer::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns an error if `dy` is not of the shape of y, or the cache or the gradients are of a layer of another configuration. The gradients are
+    /// then as they were.
+    pub fn backward(&self, cache: FeedForwardCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+        const OPERATION: &str = "FeedForward::backward";
+        let shape = |layer: &Self| (layer.input.in_dim(), layer.input.out_dim(), layer.output.out_dim(), layer.config());
+        // The cache says widths only, and nothing else of the layer matters.
+        let cached = (cache.x.dim().2, cache.hidden.ncols(), self.output.out_dim(), self.config());
+        check_alike(OPERATION, &shape(self), &cached, &shape(gradients))?;
+        let (batch, length, _) = cache.x.dim();
+        check_gradient(OPERATION, dy, (batch, length, self.output.out_dim()))?;
+        let dy = dy.as_standard_layout();
+        let dx = self.backward_rows(rows(&cache.x), cache.hidden, rows(&dy), None, gradients, Room::new());
+        Ok(sequence(dx, batch, length))
+    }
+
     /// y of the rows of `x`, and what [`backward_rows`](Self::backward_rows) needs besides `x`: W₁·x + b₁.
     pub(crate) fn train_rows(&self, x: ArrayView2<'_, A>, dropout: Option<Dropout<A>>, room: Room<'_, A>) -> (Array2<A>, Array2<A>) {
         if self.hidden_runs().start_with_panels() {

@@ -1,9 +1,11 @@
 //! Training of a layer norm.
 
-use ndarray::{Array2, Array3, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array2, Array3, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::LayerNorm;
-use crate::layers::{TILE, for_each_tile, rows};
+use crate::config::check_alike;
+use crate::error::Result;
+use crate::layers::{TILE, check_gradient, for_each_tile, rows};
 use crate::ops::{LongSum, add_widened, layer_norm_backward_rows};
 use crate::parallel;
 use crate::room::Room;
@@ -15,7 +17,56 @@ const GRADIENT_ROWS: usize = 512;
 /// Rows of these that are summed in the element type.
 const CHAIN_ROWS: usize = 32;
 
+/// What the backward pass of a [`LayerNorm`] needs: its input.
+#[derive(Clone, Debug)]
+pub struct LayerNormCache<A = f32> {
+    x: Array3<A>,
+}
+
 impl<A: Scalar> LayerNorm<A> {
+    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
+    ///
+    /// # Errors
+    /// Returns an error if `x` has another width than the layer.
+    pub fn forward_train(&self, x: &ArrayRef3<A>) -> Result<(Array3<A>, LayerNormCache<A>)> {
+        let y = self.forward(x)?;
+        let x = x.as_standard_layout().into_owned();
+        Ok((y, LayerNormCache { x }))
+    }
+
+    /// Returns the gradient of x, given `dy` of y, both (batch, length, dim). Those of weight and bias are added to `gradients`, a value like the
+    /// layer's own [`zeros_like`](crate::Parameters::zeros_like).
+    ///
+    /// ```
+    /// use linformer::ndarray::array;
+    /// use linformer::{LayerNorm, Parameters};
+    ///
+    /// let norm = LayerNorm::<f64>::new(2, 0.0)?;
+    /// let mut gradients = norm.zeros_like();
+    /// let (y, cache) = norm.forward_train(&array![[[1.0, 3.0]]])?;
+    /// assert_eq!(y, array![[[-1.0, 1.0]]]);
+    ///
+    /// // Two numbers are normalized to -1 and 1 wherever they are: the gradient of x is 0.
+    /// let dx = norm.backward(cache, &array![[[5.0, 7.0]]], &mut gradients)?;
+    /// assert_eq!(dx, array![[[0.0, 0.0]]]);
+    /// assert_eq!(gradients.weight(), array![-5.0, 7.0]);
+    /// assert_eq!(gradients.bias(), array![5.0, 7.0]);
+    /// # Ok::<(), linformer::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns an error if `dy` is not of the shape of y, or the cache or the gradients are of a layer of another width. The gradients are then as
+    /// they were.
+    pub fn backward(&self, cache: LayerNormCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+        const OPERATION: &str = "LayerNorm::backward";
+        let (width, cached, own) = (self.weight.len(), cache.x.dim().2, gradients.weight.len());
+        check_alike(OPERATION, &width, &cached, &own)?;
+        check_gradient(OPERATION, dy, cache.x.dim())?;
+        let mut dy = dy.as_standard_layout().into_owned();
+        self.backward_in_place(&cache.x, &mut dy, gradients);
+        Ok(dy)
+    }
+
     /// [`forward`](Self::forward) in memory of `room`.
     pub(crate) fn forward_in(&self, room: Room<'_, A>, x: &Array3<A>) -> Array3<A> {
         let mut normed = room.array3(x.dim());

@@ -1,13 +1,67 @@
 //! Training of a product: the gradient of its input, row by row, and those of its weight and bias, which are sums over all rows.
 
-use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, s};
+use ndarray::{Array1, Array2, Array3, ArrayRef3, ArrayView2, ArrayViewMut2, s};
 
 use super::Linear;
-use crate::layers::tile_rows;
+use crate::config::check_alike;
+use crate::error::Result;
+use crate::layers::{check_gradient, rows, sequence, tile_rows};
 use crate::ops::{LongSum, Output, PackedMatrix, RowsMut, Scratch, add_long_product, add_product_to_long, add_rounded};
 use crate::parallel::{self, Parts, Pool, for_each_part};
 use crate::room::Room;
 use crate::scalar::Scalar;
+
+/// What the backward pass of a [`Linear`] needs: its input.
+#[derive(Clone, Debug)]
+pub struct LinearCache<A = f32> {
+    x: Array3<A>,
+}
+
+impl<A: Scalar> Linear<A> {
+    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
+    ///
+    /// # Errors
+    /// Returns an error if `x` is not `in_dim` wide.
+    pub fn forward_train(&self, x: &ArrayRef3<A>) -> Result<(Array3<A>, LinearCache<A>)> {
+        let y = self.forward(x)?;
+        let x = x.as_standard_layout().into_owned();
+        Ok((y, LinearCache { x }))
+    }
+
+    /// Returns the gradient of x, (batch, length, in), given `dy` of y, (batch, length, out): dx = dy·W. Those of W and b are added to
+    /// `gradients`, a value like the layer's own [`zeros_like`](crate::Parameters::zeros_like): dW += dyᵀ·x, db += Σ dy.
+    ///
+    /// ```
+    /// use linformer::ndarray::array;
+    /// use linformer::{Linear, Parameters};
+    ///
+    /// let layer = Linear::from_parts(array![[1.0, 2.0]], Some(array![0.5]))?;
+    /// let mut gradients = layer.zeros_like();
+    /// let (y, cache) = layer.forward_train(&array![[[3.0, 4.0]]])?;
+    /// assert_eq!(y, array![[[11.5]]]);
+    ///
+    /// let dx = layer.backward(cache, &array![[[10.0]]], &mut gradients)?;
+    /// assert_eq!(dx, array![[[10.0, 20.0]]]);
+    /// assert_eq!(gradients.weight(), array![[30.0, 40.0]]);
+    /// assert_eq!(gradients.bias().unwrap(), array![10.0]);
+    /// # Ok::<(), linformer::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns an error if `dy` is not of the shape of y, or the cache or the gradients are of a layer of another shape. The gradients are then
+    /// as they were.
+    pub fn backward(&self, cache: LinearCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+        const OPERATION: &str = "Linear::backward";
+        let shape = |layer: &Self| (layer.in_dim(), layer.out_dim(), layer.bias.is_some());
+        let (batch, length, width) = cache.x.dim();
+        // The cache says the width of the input only, and nothing else of the layer matters.
+        let cached = (width, self.out_dim(), self.bias.is_some());
+        check_alike(OPERATION, &shape(self), &cached, &shape(gradients))?;
+        check_gradient(OPERATION, dy, (batch, length, self.out_dim()))?;
+        let dy = dy.as_standard_layout();
+        Ok(sequence(self.backward_rows(rows(&cache.x), rows(&dy), gradients), batch, length))
+    }
+}
 
 /// Gradients of a layer whose rows come group by group, in `f64`.
 #[derive(Debug)]

@@ -68,7 +68,7 @@ impl<A: Scalar> Compressor<'_, A> {
                 let mut dweight = own.weight_mut();
                 let mut dweight = dweight.slice_mut(s![features_of.clone(), ..]);
                 staged.finish(dweight.as_slice_mut().expect("rows of a weight are contiguous"));
-                if let (Some(own), Some(_)) = (own.bias_mut(), &bias) {
+                if let (Some(mut own), Some(_)) = (own.bias_mut(), &bias) {
                     dbias.add_to(own.slice_mut(s![features_of]));
                 }
             }
