@@ -114,7 +114,10 @@ pub use attention::{
     AttentionCache, BlockwiseCausalAttention, Compressed, Compressor, ExactAttention, Extent, LinformerAttention, Order, PaddingMask,
     Projection, Projections, Workspace,
 };
-pub use blocks::{Attention, CompressedSource, Decoder, DecoderBlock, DecoderCache, Encoder, EncoderBlock, EncoderCache, FeedForwardBlock};
+pub use blocks::{
+    Attention, CompressedSource, Decoder, DecoderBlock, DecoderCache, Encoder, EncoderBlock, EncoderBlockCache, EncoderCache,
+    FeedForwardBlock,
+};
 pub use config::{
     AttentionConfig, AttentionKind, BiasPlace, BlockWeights, CausalConfig, ClassifierConfig, ClassifierInput, ContextOverflow, Convolution,
     ConvolutionKernel, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig, GenerationConfig,

@@ -46,6 +46,15 @@ impl<A: Scalar> Attention<A> {
         }
     }
 
+    /// The kind with its configuration.
+    pub(super) fn kind(&self) -> AttentionKind {
+        match self {
+            Self::Linformer(attention) => AttentionKind::Linformer(attention.config().clone()),
+            Self::Exact(attention) => AttentionKind::Exact(attention.config().clone()),
+            Self::Causal(attention) => AttentionKind::Causal(attention.config().clone()),
+        }
+    }
+
     pub(super) fn config(&self) -> &AttentionConfig {
         match self {
             Self::Linformer(attention) => &attention.config().attention,

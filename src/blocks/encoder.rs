@@ -6,6 +6,7 @@ mod decoding;
 mod training;
 
 pub use block::EncoderBlock;
+pub use block_training::EncoderBlockCache;
 pub use training::EncoderCache;
 
 pub(crate) use decoding::EncoderState;

@@ -8,7 +8,7 @@ mod stack;
 
 pub use attention::Attention;
 pub use decoder::{CompressedSource, Decoder, DecoderBlock, DecoderCache};
-pub use encoder::{Encoder, EncoderBlock, EncoderCache};
+pub use encoder::{Encoder, EncoderBlock, EncoderBlockCache, EncoderCache};
 pub use feed_forward::FeedForwardBlock;
 
 pub(crate) use encoder::EncoderState;

@@ -25,6 +25,9 @@ pub struct TrainingPass {
     pub embedding_dropout: f64,
     /// Of whole blocks, where they keep the width (LayerDrop, Fan et al., arXiv 1909.11556).
     pub layer_drop: f64,
+    /// The number of the first block that the pass goes through, 0 as a rule. Blocks of different numbers drop different elements: a model of
+    /// one's own that has several encoders, or several blocks one after another, gives each of them a pass with a number of its own.
+    pub first_layer: usize,
     /// Whether only the inputs of the blocks are kept and each block is computed again in the backward pass.
     pub gradient_checkpointing: bool,
     /// Which of several parts of the batch the pass is for: each drops elements of its own.
@@ -41,6 +44,7 @@ impl TrainingPass {
             activation_dropout: 0.0,
             embedding_dropout: 0.0,
             layer_drop: 0.0,
+            first_layer: 0,
             gradient_checkpointing: false,
             part: 0,
         }
@@ -57,6 +61,8 @@ impl TrainingPass {
         with_embedding_dropout => embedding_dropout: f64,
         /// Sets [`TrainingPass::layer_drop`].
         with_layer_drop => layer_drop: f64,
+        /// Sets [`TrainingPass::first_layer`].
+        with_first_layer => first_layer: usize,
         /// Sets [`TrainingPass::gradient_checkpointing`].
         with_gradient_checkpointing => gradient_checkpointing: bool,
     }
@@ -97,11 +103,15 @@ impl TrainingPass {
         if rate == 0.0 {
             return None;
         }
-        Dropout::new(rate, self.step.key_of_part(self.part, layer, place))
+        Dropout::new(rate, self.step.key_of_part(self.part, self.numbered(layer), place))
     }
 
     /// Whether a whole layer is left out.
     pub(crate) fn drops_layer(&self, layer: usize) -> bool {
-        self.layer_drop > 0.0 && self.step.chance(self.layer_drop, layer, Place::Layer)
+        self.layer_drop > 0.0 && self.step.chance(self.layer_drop, self.numbered(layer), Place::Layer)
+    }
+
+    fn numbered(&self, layer: usize) -> usize {
+        self.first_layer.saturating_add(layer)
     }
 }

@@ -186,7 +186,9 @@ impl<A: Scalar> Compressor<'_, A> {
             staged.finish(part.view.as_slice_mut().expect("rows of a weight are contiguous"));
         });
         let before = self.config.bias_place == BiasPlace::BeforeCompression;
-        let Some(mut bias) = linear.bias_mut().filter(|_| before) else { return };
+        let Some(mut bias) = linear.bias_mut().filter(|_| before) else {
+            return;
+        };
         let mut sum = LongSum::default();
         for head in 0..heads {
             sum.reset(head_dim);

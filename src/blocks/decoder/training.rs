@@ -1,14 +1,14 @@
 //! Training of decoders.
 
-use ndarray::Array3;
+use ndarray::{Array3, ArrayRef3};
 
 use crate::attention::{Lent, PaddingMask, Projections};
 use crate::blocks::encoder::BlockCache;
 use crate::blocks::stack::{SavedBlock, train_blocks};
 use crate::blocks::{Decoder, DecoderBlock};
 use crate::config::{DecoderConfig, TrainingPass, check_alike};
-use crate::error::{Error, Result};
-use crate::layers::{add, check_width, contiguous};
+use crate::error::Result;
+use crate::layers::{add, check_gradient, check_width};
 use crate::room::Room;
 use crate::scalar::Scalar;
 
@@ -51,15 +51,19 @@ impl<A: Scalar> Decoder<A> {
     /// gradient checkpointing one target a layer and one source altogether. Layer drop leaves out whole blocks.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); a rate below 0, or of 1 or more.
+    /// Returns an error as [`forward`](Self::forward) does, or if a rate of the pass is below 0, or 1 or more.
     pub fn forward_train(
         &self,
-        target: Array3<A>,
+        target: &ArrayRef3<A>,
         mask: Option<&PaddingMask>,
-        source: Array3<A>,
+        source: &ArrayRef3<A>,
         source_mask: Option<&PaddingMask>,
         pass: &TrainingPass,
     ) -> Result<(Array3<A>, DecoderCache<A>)> {
+        for (argument, x) in [("target", target), ("source", source)] {
+            check_width("Decoder::forward_train", argument, x, self.config().dim())?;
+        }
+        let [target, source] = [target, source].map(|x| x.as_standard_layout().into_owned());
         self.train_after(0, (target, mask), (source, source_mask), pass)
     }
 
@@ -73,7 +77,7 @@ impl<A: Scalar> Decoder<A> {
     ) -> Result<(Array3<A>, DecoderCache<A>)> {
         let inputs = Inputs {
             mask: mask.cloned(),
-            source: contiguous(source),
+            source,
             source_mask: source_mask.cloned(),
         };
         self.train(target, inputs, pass, first_layer)
@@ -120,18 +124,16 @@ impl<A: Scalar> Decoder<A> {
         })
     }
 
-    /// The gradients of the target and of the source, given `dy` of the output. Those of the parameters are added to `gradients`, a value like
-    /// the decoder's own [`zeros_like`](crate::Parameters::zeros_like).
+    /// Returns the gradients of the target and of the source, given `dy` of the output. Those of the parameters are added to `gradients`, a value
+    /// like the decoder's own [`zeros_like`](crate::Parameters::zeros_like).
     ///
     /// # Errors
-    /// `dy` of another shape than the output, a cache or gradients of a model of another configuration.
-    pub fn backward(&self, cache: DecoderCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<(Array3<A>, Array3<A>)> {
+    /// Returns an error if `dy` is not of the shape of the output, or the cache or the gradients are of a model of another configuration.
+    pub fn backward(&self, cache: DecoderCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<(Array3<A>, Array3<A>)> {
         const OPERATION: &str = "Decoder::backward";
         check_alike(OPERATION, self.config(), &cache.config, gradients.config())?;
-        if dy.dim() != cache.dim {
-            return Err(Error::shape(OPERATION, "dy", format!("{:?}", cache.dim), dy.shape()));
-        }
-        let mut dy = contiguous(dy);
+        check_gradient(OPERATION, dy, cache.dim)?;
+        let mut dy = dy.as_standard_layout().into_owned();
         let DecoderCache {
             pass,
             first_layer,
@@ -208,7 +210,7 @@ impl<A: Scalar> DecoderBlock<A> {
                 Ok(dqueries)
             },
         )?;
-        target.backward(first, dy, own, pass, layers[0], own_target, of_own.as_deref_mut())
+        target.backward_through(first, dy, own, pass, layers[0], own_target, of_own.as_deref_mut())
     }
 }
 
@@ -235,13 +237,11 @@ mod tests {
             let step = |between: bool| {
                 let mut gradients = decoder.zeros_like();
                 let pass = TrainingPass::new(Step::new(1, 0));
-                let (y, cache) = decoder
-                    .forward_train(target.clone(), None, source.clone(), Some(&mask), &pass)
-                    .expect("it fits");
+                let (y, cache) = decoder.forward_train(&target, None, &source, Some(&mask), &pass).expect("it fits");
                 if between {
                     decoder.reserve().fill(f64::NAN);
                 }
-                let inputs = decoder.backward(cache, y.clone(), &mut gradients).expect("it fits");
+                let inputs = decoder.backward(cache, &y, &mut gradients).expect("it fits");
                 let mut numbers = Vec::new();
                 gradients.visit("", &mut |_, _, values| numbers.extend(values.iter().copied()));
                 (y, inputs, numbers)

@@ -1,20 +1,135 @@
 //! Training of blocks: forward with a cache of O(n·d), and backward.
 
-use ndarray::Array3;
+use std::slice;
+
+use ndarray::{Array3, ArrayRef3};
 
 use super::block::EncoderBlock;
 use crate::attention::{AttentionCache, Lent, PaddingMask, Projections};
 use crate::blocks::Attention;
 use crate::blocks::feed_forward::FeedForwardBlockCache;
-use crate::config::{NormPlacement, TrainingPass};
+use crate::blocks::stack::{SavedBlock, train_blocks};
+use crate::config::{AttentionKind, FeedForwardConfig, NormPlacement, TrainingPass, check_alike};
 use crate::error::Result;
 use crate::initialization::Place;
-use crate::layers::{add, drop_out, dropped};
+use crate::layers::{add, check_gradient, check_width, drop_out, dropped};
 use crate::ops::Dropout;
+use crate::parallel;
 use crate::room::Room;
 use crate::scalar::Scalar;
 
-/// What a block's backward pass needs.
+/// What the backward pass of an [`EncoderBlock`] needs.
+#[derive(Clone, Debug)]
+pub struct EncoderBlockCache<A = f32> {
+    kind: BlockKind,
+    pass: TrainingPass,
+    mask: Option<PaddingMask>,
+    saved: SavedBlock<A, BlockCache<A>>,
+    dim: (usize, usize, usize),
+}
+
+/// What blocks, gradients and caches of one another have in common.
+#[derive(Clone, Debug, PartialEq)]
+struct BlockKind {
+    attention: AttentionKind,
+    feed_forward: Option<FeedForwardConfig>,
+    widths: [usize; 2],
+    placement: NormPlacement,
+}
+
+impl<A: Scalar> EncoderBlock<A> {
+    /// [`forward`](Self::forward) with the dropout of the `pass`, and what [`backward`](Self::backward) needs: O(n·d) numbers, or the input alone
+    /// with gradient checkpointing. Several blocks one after another drop different elements where each has a pass with a
+    /// [`first_layer`](TrainingPass::first_layer) of its own.
+    ///
+    /// # Errors
+    /// Returns an error as [`forward`](Self::forward) does, or if a rate of the pass is below 0, or 1 or more.
+    pub fn forward_train(
+        &self,
+        x: &ArrayRef3<A>,
+        mask: Option<&PaddingMask>,
+        pass: &TrainingPass,
+    ) -> Result<(Array3<A>, EncoderBlockCache<A>)> {
+        const OPERATION: &str = "EncoderBlock::forward_train";
+        pass.check()?;
+        check_width(OPERATION, "x", x, self.in_dim())?;
+        PaddingMask::check(mask, OPERATION, x.dim().0, x.dim().1)?;
+        let x = x.as_standard_layout().into_owned();
+        let (y, mut saved) = parallel::within(self.training_cost(&x), || {
+            train_blocks(
+                slice::from_ref(self),
+                x,
+                pass.gradient_checkpointing,
+                |layer, block| block.is_dropped(pass, layer),
+                |layer, block, x| block.train(x, Lent::whole(None), mask, pass, layer),
+            )
+        })?;
+        let cache = EncoderBlockCache {
+            kind: self.kind(),
+            pass: *pass,
+            mask: mask.cloned(),
+            saved: saved.pop().unwrap_or(SavedBlock::Dropped),
+            dim: y.dim(),
+        };
+        Ok((y, cache))
+    }
+
+    /// Returns the gradient of the input, (batch, n, `in_dim`), given `dy` of the output, (batch, n, `out_dim`). Those of the parameters are added to
+    /// `gradients`, a value like the block's own [`zeros_like`](crate::Parameters::zeros_like).
+    ///
+    /// ```
+    /// use linformer::ndarray::Array3;
+    /// use linformer::training::Step;
+    /// use linformer::{EncoderBlock, EncoderConfig, LinformerConfig, Parameters, TrainingPass};
+    ///
+    /// let block = EncoderBlock::<f32>::new(&EncoderConfig::new(LinformerConfig::new(16, 2, 64, 8), 1), 0)?;
+    /// let pass = TrainingPass::new(Step::new(7, 0)).with_residual_dropout(0.1);
+    /// let (y, cache) = block.forward_train(&Array3::ones((2, 50, 16)), None, &pass)?;
+    ///
+    /// let mut gradients = block.zeros_like();
+    /// let dx = block.backward(cache, &Array3::ones(y.dim()), &mut gradients)?;
+    /// assert_eq!(dx.dim(), (2, 50, 16));
+    /// # Ok::<(), linformer::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns an error if `dy` is not of the shape of the output, or the cache or the gradients are of a block of another configuration.
+    pub fn backward(&self, cache: EncoderBlockCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+        const OPERATION: &str = "EncoderBlock::backward";
+        check_alike(OPERATION, &self.kind(), &cache.kind, &gradients.kind())?;
+        check_gradient(OPERATION, dy, cache.dim)?;
+        let dy = dy.as_standard_layout().into_owned();
+        let (pass, mask) = (&cache.pass, cache.mask.as_ref());
+        parallel::within(self.training_cost(&dy), || {
+            let lent = Lent::whole(None);
+            match cache.saved.cache(|input| self.train(input, lent, mask, pass, 0))? {
+                Some(cache) => self.backward_through(cache, dy, lent, pass, 0, gradients, None),
+                None => Ok(dy),
+            }
+        })
+    }
+
+    /// Whether the pass leaves the block out, which it can where the block keeps the width.
+    pub(super) fn is_dropped(&self, pass: &TrainingPass, layer: usize) -> bool {
+        pass.drops_layer(layer) && self.in_dim() == self.out_dim()
+    }
+
+    /// Multiplications of a pass over the sequences, at least.
+    fn training_cost(&self, x: &Array3<A>) -> usize {
+        parallel::cost(&[x.len(), x.dim().2])
+    }
+
+    fn kind(&self) -> BlockKind {
+        BlockKind {
+            attention: self.attention().kind(),
+            feed_forward: self.feed_forward().map(|feed_forward| feed_forward.layer().config()),
+            widths: [self.in_dim(), self.out_dim()],
+            placement: self.placement(),
+        }
+    }
+}
+
+/// What is saved of one block.
 #[derive(Clone, Debug)]
 pub(crate) struct BlockCache<A> {
     attention: AttentionCache<A>,
@@ -93,7 +208,7 @@ impl<A: Scalar> EncoderBlock<A> {
 
     /// The gradient of the stream before the block, given that after it.
     #[allow(clippy::too_many_arguments)] // all of them vary independently
-    pub(crate) fn backward(
+    pub(crate) fn backward_through(
         &self,
         cache: BlockCache<A>,
         dy: Array3<A>,
@@ -108,7 +223,7 @@ impl<A: Scalar> EncoderBlock<A> {
         })
     }
 
-    /// [`backward`](Self::backward) with `attend` for the attention's: given its cache, the gradient of its output, the dropout of its
+    /// [`backward_through`](Self::backward_through) with `attend` for the attention's: given its cache, the gradient of its output, the dropout of its
     /// weights and the place of its own gradients.
     #[allow(clippy::too_many_arguments)] // all of them vary independently
     pub(in crate::blocks) fn backward_around(

@@ -1,14 +1,14 @@
 //! Training of encoders: what is saved of each block, and the way back through them.
 
-use ndarray::Array3;
+use ndarray::{Array3, ArrayRef3};
 
 use super::Encoder;
 use super::block_training::BlockCache;
 use crate::attention::{Lent, PaddingMask, Part};
 use crate::blocks::stack::{SavedBlock, train_blocks};
 use crate::config::{EncoderConfig, TrainingPass, check_alike};
-use crate::error::{Error, Result};
-use crate::layers::contiguous;
+use crate::error::Result;
+use crate::layers::{check_gradient, check_width, contiguous};
 use crate::parallel;
 use crate::room::Room;
 use crate::scalar::Scalar;
@@ -44,9 +44,10 @@ impl<A: Scalar> Encoder<A> {
     /// checkpointing one sequence a layer, in the reversible form two altogether.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); a rate below 0, or of 1 or more.
-    pub fn forward_train(&self, x: Array3<A>, mask: Option<&PaddingMask>, pass: &TrainingPass) -> Result<(Array3<A>, EncoderCache<A>)> {
-        self.forward_train_part(x, mask, pass, None)
+    /// Returns an error as [`forward`](Self::forward) does, or if a rate of the pass is below 0, or 1 or more.
+    pub fn forward_train(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>, pass: &TrainingPass) -> Result<(Array3<A>, EncoderCache<A>)> {
+        check_width("Encoder::forward_train", "x", x, self.config().dim())?;
+        self.forward_train_part(x.as_standard_layout().into_owned(), mask, pass, None)
     }
 
     /// [`forward_train`](Self::forward_train) of a part of sequences, if it is one.
@@ -87,7 +88,7 @@ impl<A: Scalar> Encoder<A> {
                 self.blocks(),
                 x,
                 pass.gradient_checkpointing,
-                |layer, block| pass.drops_layer(layer) && block.in_dim() == block.out_dim(),
+                |layer, block| block.is_dropped(pass, layer),
                 |layer, block, stream| block.train(stream, lent, mask, pass, layer),
             )?;
             (stream, Saved::Blocks(saved))
@@ -107,13 +108,30 @@ impl<A: Scalar> Encoder<A> {
         Ok((stream, cache))
     }
 
-    /// The gradient of the input, given `dy` of the output. Those of the parameters are added to `gradients`, a value like the encoder's own
-    /// [`zeros_like`](crate::Parameters::zeros_like).
+    /// Returns the gradient of the input, given `dy` of the output, both (batch, n, width). Those of the parameters are added to `gradients`, a value
+    /// like the encoder's own [`zeros_like`](crate::Parameters::zeros_like).
+    ///
+    /// ```
+    /// use linformer::ndarray::Array3;
+    /// use linformer::training::{MeanSquaredError, Step};
+    /// use linformer::{Encoder, EncoderConfig, LinformerConfig, Parameters, TrainingPass};
+    ///
+    /// let encoder = Encoder::<f32>::new(&EncoderConfig::new(LinformerConfig::new(16, 2, 64, 8), 2), 0)?;
+    /// let pass = TrainingPass::new(Step::new(7, 0)).with_residual_dropout(0.1);
+    /// let (y, cache) = encoder.forward_train(&Array3::ones((2, 50, 16)), None, &pass)?;
+    /// let (_, dy) = MeanSquaredError::new().loss_and_gradient(&y, &Array3::zeros(y.dim()))?;
+    ///
+    /// let mut gradients = encoder.zeros_like();
+    /// let dx = encoder.backward(cache, &dy, &mut gradients)?;
+    /// assert_eq!(dx.dim(), (2, 50, 16));
+    /// # Ok::<(), linformer::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// `dy` of another shape than the output, a cache or gradients of a model of another configuration.
-    pub fn backward(&self, cache: EncoderCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {
-        self.backward_part(cache, dy, gradients, None)
+    /// Returns an error if `dy` is not of the shape of the output, or the cache or the gradients are of a model of another configuration.
+    pub fn backward(&self, cache: EncoderCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+        check_gradient("Encoder::backward", dy, cache.dim)?;
+        self.backward_part(cache, dy.as_standard_layout().into_owned(), gradients, None)
     }
 
     fn lent<'l>(&'l self, part: Option<&'l dyn Part<A>>) -> Lent<'l, A> {
@@ -132,9 +150,7 @@ impl<A: Scalar> Encoder<A> {
     ) -> Result<Array3<A>> {
         const OPERATION: &str = "Encoder::backward";
         check_alike(OPERATION, self.config(), &cache.config, gradients.config())?;
-        if dy.dim() != cache.dim {
-            return Err(Error::shape(OPERATION, "dy", format!("{:?}", cache.dim), dy.shape()));
-        }
+        check_gradient(OPERATION, &dy, cache.dim)?;
         let dy = contiguous(dy);
         match part {
             None => parallel::within(self.training_cost(&dy), || self.lead_back(cache, dy, gradients, None)),
@@ -170,7 +186,7 @@ impl<A: Scalar> Encoder<A> {
                     let Some(cache) = saved.cache(|input| block.train(input, lent, mask, pass, layer))? else {
                         continue;
                     };
-                    dy = block.backward(cache, dy, lent, pass, layer, own, shared_gradients.as_deref_mut())?;
+                    dy = block.backward_through(cache, dy, lent, pass, layer, own, shared_gradients.as_deref_mut())?;
                 }
                 Ok(dy)
             }
@@ -199,11 +215,11 @@ mod tests {
             let step = |between: bool| {
                 let mut gradients = encoder.zeros_like();
                 let pass = TrainingPass::new(Step::new(1, 0));
-                let (y, cache) = encoder.forward_train(x.clone(), Some(&mask), &pass).expect("it fits");
+                let (y, cache) = encoder.forward_train(&x, Some(&mask), &pass).expect("it fits");
                 if between {
                     encoder.reserve().fill(f64::NAN);
                 }
-                let dx = encoder.backward(cache, y.clone(), &mut gradients).expect("it fits");
+                let dx = encoder.backward(cache, &y, &mut gradients).expect("it fits");
                 let mut numbers = Vec::new();
                 gradients.visit("", &mut |_, _, values| numbers.extend(values.iter().copied()));
                 (y, dx, numbers)
