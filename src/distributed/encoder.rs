@@ -37,17 +37,20 @@ impl<A: Scalar> Sharded<'_, Encoder<A>> {
     /// As [`forward`](Self::forward); a rate below 0, or of 1 or more; passes that differ.
     pub fn forward_train(
         &self,
-        x: Array3<A>,
+        x: &ArrayRef3<A>,
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
     ) -> Result<(Array3<A>, ShardedCache<EncoderCache<A>>)> {
         let (batch, length, _) = x.dim();
-        let header = self.training_header(batch, length, mask, pass);
+        let header = self.training_header(batch, length, mask, pass).and_then(|header| {
+            check_width("Sharded::forward_train", "x", x, self.model().config().dim())?;
+            Ok(header)
+        });
         let mask = mask.cloned();
         self.together("Sharded::forward_train of an Encoder", header, |team| {
             let part = SequencePart::new(team, self.shards(), batch, mask.as_ref())?;
             let pass = &self.own_pass(pass);
-            let (y, cache) = self.model().forward_train_part(x, mask.as_ref(), pass, Some(&part))?;
+            let (y, cache) = self.model().forward_train_part(x.to_owned(), mask.as_ref(), pass, Some(&part))?;
             check_output(team.rank(), real_rows(&y, mask.as_ref()))?;
             let cache = ShardedCache {
                 cache,
@@ -66,14 +69,14 @@ impl<A: Scalar> Sharded<'_, Encoder<A>> {
     /// As [`Encoder::backward`]; what failed on another rank. This rank may have added to `gradients` before it learnt of that, so that they are a sum of
     /// neither: begin them anew with [`zeros_like`](crate::Parameters::zeros_like), and repeat from [`forward_train`](Self::forward_train) on, with
     /// every batch that they were a sum of.
-    pub fn backward(&self, cache: ShardedCache<EncoderCache<A>>, dy: Array3<A>, gradients: &mut Encoder<A>) -> Result<Array3<A>> {
+    pub fn backward(&self, cache: ShardedCache<EncoderCache<A>>, dy: &ArrayRef3<A>, gradients: &mut Encoder<A>) -> Result<Array3<A>> {
         let (batch, length) = cache.dim;
         let pass = cache.cache.pass().for_part(0);
         let header = self.sequence_header(batch, length, cache.mask.as_ref());
         let header = header.map(|header| header.and(pass_words(&pass)));
         self.together("Sharded::backward of an Encoder", header, |team| {
             let part = SequencePart::new(team, self.shards(), batch, cache.mask.as_ref())?;
-            let dx = self.model().backward_part(cache.cache, dy, gradients, Some(&part))?;
+            let dx = self.model().backward_part(cache.cache, dy.to_owned(), gradients, Some(&part))?;
             check_output(team.rank(), real_rows(&dx, cache.mask.as_ref()))?;
             Ok(dx)
         })

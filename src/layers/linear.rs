@@ -325,7 +325,7 @@ mod tests {
         assert!(doubled(&layer, &before));
         before = layer.forward(&x).expect("it fits");
         let copy = layer.clone();
-        layer.scaled_add(1.0, &copy);
+        layer.scaled_add(1.0, &copy).expect("one shape");
         assert!(doubled(&layer, &before));
         let mut other = copy.clone();
         other.visit_mut("", &mut |_, _, mut weight| weight.mapv_inplace(|value| 2.0 * value));

@@ -88,7 +88,7 @@ fn batches_that_differ_are_found_before_any_work() {
         let length = encoder.range().len();
         if odd(rank) {
             encoder
-                .forward_train(x(length), None, &TrainingPass::new(Step::new(0, 0)))
+                .forward_train(&x(length), None, &TrainingPass::new(Step::new(0, 0)))
                 .map(|_| ())
         } else {
             encoder.forward(&x(length), None).map(|_| ())
@@ -101,7 +101,7 @@ fn batches_that_differ_are_found_before_any_work() {
     let passes = errors(3, |rank| {
         let encoder = encoder(rank)?;
         let pass = TrainingPass::new(Step::new(0, u64::from(odd(rank))));
-        encoder.forward_train(x(encoder.range().len()), None, &pass).map(|_| ())
+        encoder.forward_train(&x(encoder.range().len()), None, &pass).map(|_| ())
     });
     assert_disagree(&passes, 2, "pass");
 }
@@ -111,11 +111,11 @@ fn caches_of_different_passes_are_found_before_any_work() {
     let caches = errors(3, |rank| {
         let encoder = encoder(rank)?;
         let x = Array3::ones((1, encoder.range().len(), 4));
-        let train = |index| encoder.forward_train(x.clone(), None, &TrainingPass::new(Step::new(0, index)));
+        let train = |index| encoder.forward_train(&x, None, &TrainingPass::new(Step::new(0, index)));
         let (first, second) = (train(0)?.1, train(1)?.1);
         let cache = if rank.rank() == 2 { second } else { first };
         let mut gradients = linformer::Parameters::zeros_like(encoder.model());
-        encoder.backward(cache, x.clone(), &mut gradients)
+        encoder.backward(cache, &x, &mut gradients)
     });
     assert_disagree(&caches, 2, "pass");
 }
@@ -178,12 +178,12 @@ fn bad_numbers_on_one_rank_are_reported_on_all() {
         let gradients = errors(3, |rank| {
             let encoder = encoder(rank)?;
             let x = Array3::ones((1, encoder.range().len(), 4));
-            let (mut dy, cache) = encoder.forward_train(x, None, &TrainingPass::new(Step::new(0, 0)))?;
+            let (mut dy, cache) = encoder.forward_train(&x, None, &TrainingPass::new(Step::new(0, 0)))?;
             if rank.rank() == 2 {
                 dy[[0, 0, 0]] = bad;
             }
             let mut gradients = linformer::Parameters::zeros_like(encoder.model());
-            encoder.backward(cache, dy, &mut gradients)
+            encoder.backward(cache, &dy, &mut gradients)
         });
         assert_named(&gradients, 2, "not finite");
         let parallel = errors(3, |rank| {

@@ -52,7 +52,7 @@ fn parameters_of_encoders() -> Result<()> {
         };
         each_tensor(&whole, &config, |encoder| encoder.forward(&x(encoder), None).map(|_| ()));
         each_tensor(&whole, &config, |encoder| {
-            encoder.forward_train(x(encoder), None, &pass()).map(|_| ())
+            encoder.forward_train(&x(encoder), None, &pass()).map(|_| ())
         });
     }
     Ok(())
@@ -133,9 +133,9 @@ fn gradients_of_columns() -> Result<()> {
                 (1, length, 4),
                 |(_, _, feature)| if rank.rank() == 1 { feature as f64 } else { 0.0 },
             );
-            let (_, cache) = encoder.forward_train(x, None, &pass())?;
+            let (_, cache) = encoder.forward_train(&x, None, &pass())?;
             let mut gradients = encoder.model().zeros_like();
-            encoder.backward(cache, Array3::from_elem((1, length, 4), 1e200), &mut gradients)?;
+            encoder.backward(cache, &Array3::from_elem((1, length, 4), 1e200), &mut gradients)?;
             let mut bad = Vec::new();
             gradients.visit("", &mut |name, _, tensor| {
                 if tensor.iter().any(|number| !number.is_finite()) {

@@ -74,14 +74,14 @@ fn foreign_caches_and_gradients_are_refused() {
     let pass = linformer::TrainingPass::new(linformer::training::Step::new(0, 0));
     for (i, one) in configs.iter().enumerate() {
         let decoder = Decoder::<f64>::new(one, 1).unwrap();
-        let (y, cache) = decoder.forward_train(x.clone(), None, source.clone(), None, &pass).unwrap();
-        assert!(decoder.backward(cache.clone(), y.clone(), &mut decoder.zeros_like()).is_ok());
+        let (y, cache) = decoder.forward_train(&x, None, &source, None, &pass).unwrap();
+        assert!(decoder.backward(cache.clone(), &y, &mut decoder.zeros_like()).is_ok());
         for (_, other) in configs.iter().enumerate().filter(|&(j, _)| j != i) {
             let other = Decoder::<f64>::new(other, 1).unwrap();
             let mut foreign = other.zeros_like();
             for gradients in [
-                decoder.backward(cache.clone(), y.clone(), &mut foreign),
-                other.backward(cache.clone(), y.clone(), &mut foreign),
+                decoder.backward(cache.clone(), &y, &mut foreign),
+                other.backward(cache.clone(), &y, &mut foreign),
             ] {
                 assert!(matches!(gradients, Err(Error::Argument { .. })));
             }

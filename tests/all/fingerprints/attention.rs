@@ -48,9 +48,9 @@ fn encoder<A: Scalar>(record: &mut Record, name: &str, config: &EncoderConfig, l
     let mask = holes(length);
     record.array(&format!("{name}: forward"), &model.forward(&x, Some(&mask)).unwrap());
     trained(record, name, model, |model, pass| {
-        let (y, cache) = model.forward_train(x.clone(), Some(&mask), pass).unwrap();
+        let (y, cache) = model.forward_train(&x, Some(&mask), pass).unwrap();
         let mut gradients = model.zeros_like();
-        let dx = model.backward(cache, sequence(y.dim(), 2), &mut gradients).unwrap();
+        let dx = model.backward(cache, &sequence(y.dim(), 2), &mut gradients).unwrap();
         (vec![y, dx], gradients)
     });
 }
@@ -194,11 +194,9 @@ fn decoders<A: Scalar>(record: &mut Record) {
         let (x, source) = (sequence((2, 41, DIM), 3), sequence((2, 77, DIM), 4));
         let (own, other) = (holes(41), holes(77));
         trained(record, name, model, |model, pass| {
-            let (y, cache) = model
-                .forward_train(x.clone(), Some(&own), source.clone(), Some(&other), pass)
-                .unwrap();
+            let (y, cache) = model.forward_train(&x, Some(&own), &source, Some(&other), pass).unwrap();
             let mut gradients = model.zeros_like();
-            let (dx, dsource) = model.backward(cache, sequence(y.dim(), 5), &mut gradients).unwrap();
+            let (dx, dsource) = model.backward(cache, &sequence(y.dim(), 5), &mut gradients).unwrap();
             (vec![y, dx, dsource], gradients)
         });
     }

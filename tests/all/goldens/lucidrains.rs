@@ -54,8 +54,8 @@ fn output<A: Scalar>(case: &Case, tensors: &Tensors<A>) -> Result<Array3<A>> {
         let encoder = lucidrains::linformer(tensors, &options)?;
         written(&lucidrains::linformer_state_dict(&encoder)?);
         if trains {
-            let (mut gradients, (_, cache)) = (encoder.zeros_like(), encoder.forward_train(x.clone(), None, &pass)?);
-            let dx = encoder.backward(cache, case.output_gradient(), &mut gradients)?;
+            let (mut gradients, (_, cache)) = (encoder.zeros_like(), encoder.forward_train(&x, None, &pass)?);
+            let dx = encoder.backward(cache, &case.output_gradient(), &mut gradients)?;
             case.trained(&lucidrains::linformer_state_dict(&gradients)?, &[("input_gradient", &dx)]);
         }
         return encoder.forward(&x, None);

@@ -33,7 +33,7 @@ proptest! {
         let (own, other) = (masked.then_some(&own), masked.then_some(&other));
         let pass = pass(seed, dropout).with_gradient_checkpointing(checkpointing);
         let forward = |decoder: &Decoder<f64>, x: &Array3<f64>, source: &Array3<f64>| {
-            decoder.forward_train(x.clone(), own, source.clone(), other, &pass).unwrap()
+            decoder.forward_train(x, own, source, other, &pass).unwrap()
         };
         let (y, cache) = forward(&decoder, &x, &source);
         if !dropout {
@@ -41,7 +41,7 @@ proptest! {
             prop_assert!((&y - &plain).iter().all(|difference| difference.abs() < 1e-10));
         }
         let mut gradients = decoder.zeros_like();
-        let (dx, dsource) = decoder.backward(cache, weights(y.dim()), &mut gradients).unwrap();
+        let (dx, dsource) = decoder.backward(cache, &weights(y.dim()), &mut gradients).unwrap();
         check(&decoder, &x, &dx, &gradients, |decoder, x| forward(decoder, x, &source).0);
         // Of the source alone: the parameters have been looked at.
         check(&Nothing, &source, &dsource, &Nothing, |_, source| forward(&decoder, &x, source).0);

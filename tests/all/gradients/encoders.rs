@@ -67,13 +67,13 @@ proptest! {
         let (x, mask) = (sequence((2, n, 5), seed), mask(pattern, n));
         let mask = masked.then_some(&mask);
         let pass = pass(seed, dropout).with_gradient_checkpointing(checkpointing);
-        let (y, cache) = encoder.forward_train(x.clone(), mask, &pass).unwrap();
+        let (y, cache) = encoder.forward_train(&x, mask, &pass).unwrap();
         if !dropout {
             prop_assert!((&y - &encoder.forward(&x, mask).unwrap()).iter().all(|difference| difference.abs() < 1e-10));
         }
         let mut gradients = encoder.zeros_like();
-        let dx = encoder.backward(cache, weights(y.dim()), &mut gradients).unwrap();
-        check(&encoder, &x, &dx, &gradients, |encoder, x| encoder.forward_train(x.clone(), mask, &pass).unwrap().0);
+        let dx = encoder.backward(cache, &weights(y.dim()), &mut gradients).unwrap();
+        check(&encoder, &x, &dx, &gradients, |encoder, x| encoder.forward_train(x, mask, &pass).unwrap().0);
     }
 
     #[test]
@@ -86,13 +86,13 @@ proptest! {
         let mask = mask(pattern, attention.seq_len);
         let mask = masked.then_some(&mask);
         let pass = pass(seed, dropout).with_gradient_checkpointing(checkpointing);
-        let (y, cache) = encoder.forward_train(x.clone(), mask, &pass).unwrap();
+        let (y, cache) = encoder.forward_train(&x, mask, &pass).unwrap();
         if !dropout {
             prop_assert!((&y - &encoder.forward(&x, mask).unwrap()).iter().all(|difference| difference.abs() < 1e-10));
         }
         let mut gradients = encoder.zeros_like();
-        let dx = encoder.backward(cache, weights(y.dim()), &mut gradients).unwrap();
-        check(&encoder, &x, &dx, &gradients, |encoder, x| encoder.forward_train(x.clone(), mask, &pass).unwrap().0);
+        let dx = encoder.backward(cache, &weights(y.dim()), &mut gradients).unwrap();
+        check(&encoder, &x, &dx, &gradients, |encoder, x| encoder.forward_train(x, mask, &pass).unwrap().0);
     }
 
     #[test]
@@ -189,10 +189,10 @@ fn long_sequences() {
         let x = sequence((2, 600, 8), 1);
         let mask = PaddingMask::from_bools(&Array2::from_shape_fn((2, 600), |(item, t)| item == 0 || (t % 5 > 0 && t < 577)));
         let pass = pass(1, true).with_layer_drop(0.0);
-        let forward = |encoder: &Encoder<f64>, x: &Array3<f64>| encoder.forward_train(x.clone(), Some(&mask), &pass).unwrap();
+        let forward = |encoder: &Encoder<f64>, x: &Array3<f64>| encoder.forward_train(x, Some(&mask), &pass).unwrap();
         let (y, cache) = forward(&encoder, &x);
         let mut gradients = encoder.zeros_like();
-        let dx = encoder.backward(cache, weights(y.dim()), &mut gradients).unwrap();
+        let dx = encoder.backward(cache, &weights(y.dim()), &mut gradients).unwrap();
         let along = |place: usize| ((place * 37 % 101) as f64 - 50.0) / 50.0;
         let mut expected = dx.iter().enumerate().map(|(place, value)| value * along(place)).sum::<f64>();
         for (_, gradient) in gradients.named() {

@@ -116,10 +116,10 @@ fn encoder<A: Scalar>(config: &linformer::EncoderConfig, mask: &PaddingMask, pas
     let encoder = Encoder::<A>::new(config, seed).unwrap();
     let x = numbers::<A>((2, mask.dim().1, 5), seed);
     check::<A>(|value| {
-        let (y, cache) = encoder.forward_train(padded(&x, mask, value), Some(mask), pass).unwrap();
+        let (y, cache) = encoder.forward_train(&padded(&x, mask, value), Some(mask), pass).unwrap();
         let mut gradients = encoder.zeros_like();
         let dy = padded(&numbers(y.dim(), 77), mask, A::zero());
-        let dx = encoder.backward(cache, dy, &mut gradients).unwrap();
+        let dx = encoder.backward(cache, &dy, &mut gradients).unwrap();
         let mut all = tensors(&gradients);
         all.push(("x".to_owned(), dx.into_dyn()));
         all
@@ -136,9 +136,9 @@ fn decoder<A: Scalar>(config: &linformer::DecoderConfig, masks: &[PaddingMask; 2
     let dy = padded(&numbers(x.dim(), 77), own, A::zero());
     check::<A>(|value| {
         let (x, source) = (padded(&x, own, value), padded(&source, other, value));
-        let (_, cache) = decoder.forward_train(x, Some(own), source, Some(other), pass).unwrap();
+        let (_, cache) = decoder.forward_train(&x, Some(own), &source, Some(other), pass).unwrap();
         let mut gradients = decoder.zeros_like();
-        let (dx, dsource) = decoder.backward(cache, dy.clone(), &mut gradients).unwrap();
+        let (dx, dsource) = decoder.backward(cache, &dy, &mut gradients).unwrap();
         let mut all = tensors(&gradients);
         all.extend([("x".to_owned(), dx.into_dyn()), ("source".to_owned(), dsource.into_dyn())]);
         all
@@ -356,9 +356,9 @@ fn long_sequences() {
         let dy = padded(&numbers(x.dim(), 77), &mask, 0.0);
         check::<f32>(|value| {
             let pass = pass(1, true).with_layer_drop(0.0);
-            let (_, cache) = encoder.forward_train(padded(&x, &mask, value), Some(&mask), &pass).unwrap();
+            let (_, cache) = encoder.forward_train(&padded(&x, &mask, value), Some(&mask), &pass).unwrap();
             let mut gradients = encoder.zeros_like();
-            let dx = encoder.backward(cache, dy.clone(), &mut gradients).unwrap();
+            let dx = encoder.backward(cache, &dy, &mut gradients).unwrap();
             let mut all = tensors(&gradients);
             all.push(("x".to_owned(), dx.into_dyn()));
             all

@@ -258,7 +258,7 @@ proptest! {
         }
         let mut sum = encoder.zeros_like();
         prop_assert!(tensors(&sum).iter().all(|(_, tensor)| tensor.iter().all(|&value| value == 0.0)));
-        sum.scaled_add(2.0, &encoder);
+        sum.scaled_add(2.0, &encoder).unwrap();
         prop_assert_eq!(names(&sum), names(&encoder));
     }
 }

@@ -47,8 +47,8 @@ proptest! {
             prop_assert_eq!((kept.batch(), kept.layers().len()), (other.batch, config.depth));
             let _ = model.attend(&x, None, &kept);
         }
-        if let Ok((y, cache)) = model.forward_train(x.clone(), own_mask, source.clone(), other_mask, &pass) {
-            prop_assert!(model.backward(cache, y, &mut model.zeros_like()).is_ok());
+        if let Ok((y, cache)) = model.forward_train(&x, own_mask, &source, other_mask, &pass) {
+            prop_assert!(model.backward(cache, &y, &mut model.zeros_like()).is_ok());
         }
     }
 
