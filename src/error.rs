@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-/// A result of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+/// A result of this crate. With a second parameter it is the standard library's, so that `use linformer::*` takes nothing away.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Every way in which a call of this crate can fail.
 ///

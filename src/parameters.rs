@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::parallel;
 use crate::scalar::Scalar;
 
-/// What training may do with a tensor.
+/// Whether training changes a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Learned: it has a gradient.
@@ -20,10 +20,10 @@ pub enum Role {
     Buffer,
 }
 
-/// What [`Parameters::visit`] calls for each tensor: its name, its role, and a view of it.
+/// The function that [`Parameters::visit`] calls for each tensor, with its name, its role, and a view of it.
 pub type Visitor<'f, 'a, A> = dyn FnMut(&str, Role, ArrayViewD<'a, A>) + 'f;
 
-/// What [`Parameters::visit_mut`] calls for each tensor: its name, its role, and a view of it that may be written.
+/// The function that [`Parameters::visit_mut`] calls for each tensor, with its name, its role, and a view that may be written.
 pub type VisitorMut<'f, 'a, A> = dyn FnMut(&str, Role, ArrayViewMutD<'a, A>) + 'f;
 
 /// A tree of named tensors in a fixed order: a layer, a model, or gradients of one.
@@ -48,7 +48,7 @@ pub trait Parameters<A: Scalar> {
     /// [`visit`](Self::visit) with the right to write. Shapes cannot be changed this way.
     fn visit_mut<'a>(&'a mut self, path: &str, visitor: &mut VisitorMut<'_, 'a, A>);
 
-    /// All tensors with their names, in order.
+    /// Returns all tensors with their names, in order.
     fn named(&self) -> Vec<(String, ArrayViewD<'_, A>)> {
         let mut all = Vec::new();
         self.visit("", &mut |name, _, tensor| all.push((name.to_owned(), tensor)));
@@ -76,7 +76,7 @@ pub trait Parameters<A: Scalar> {
         all
     }
 
-    /// The number of trainable elements; shared tensors count once, buffers not at all.
+    /// Returns the number of trainable elements; shared tensors count once, buffers not at all.
     fn parameter_count(&self) -> usize {
         let mut count = 0;
         self.visit("", &mut |_, role, tensor| {
@@ -87,7 +87,7 @@ pub trait Parameters<A: Scalar> {
         count
     }
 
-    /// A value of the same shape with 0 everywhere: where gradients and moments are kept.
+    /// Returns a value of the same shape with 0 everywhere, to which gradients can be added.
     #[must_use]
     fn zeros_like(&self) -> Self
     where
@@ -98,7 +98,7 @@ pub trait Parameters<A: Scalar> {
         zeros
     }
 
-    /// Makes every tensor 0 everywhere, buffers too: gradients before the next step. The tensors are spread over the caller's rayon pool.
+    /// Sets every tensor to 0, buffers too: gradients before the next step. The tensors are spread over the caller's rayon pool.
     fn set_zero(&mut self) {
         let mut tensors = Vec::new();
         self.visit_mut("", &mut |_, _, tensor| tensors.push(tensor));

@@ -276,7 +276,7 @@ impl<A: Scalar> Attention<A> {
 }
 
 fn not_causal() -> Error {
-    Error::argument("Encoder", "only causal attention can go on token by token")
+    Error::argument("Encoder", "only causal attention continues token by token")
 }
 
 fn not_of_another() -> Error {

@@ -37,7 +37,7 @@ use crate::scalar::Scalar;
 /// # Ok::<(), linformer::Error>(())
 /// ```
 ///
-/// Training keeps the memory of a step for the next one, as long as the value lives; a clone has none of it.
+/// Buffers of a training step are reused by the next. Clones start without them.
 #[derive(Clone, Debug)]
 pub struct Decoder<A = f32> {
     config: DecoderConfig,
@@ -47,7 +47,7 @@ pub struct Decoder<A = f32> {
     cross_projections: Option<Projections<A>>,
     blocks: Vec<DecoderBlock<A>>,
     final_norm: Option<LayerNorm<A>>,
-    /// Of the training passes.
+    /// Buffers of the training passes.
     reserve: Reserve<A>,
 }
 
@@ -66,22 +66,22 @@ pub struct CompressedSource<A = f32> {
 }
 
 impl<A> CompressedSource<A> {
-    /// The number of sequences.
+    /// Returns the number of sequences.
     pub fn batch(&self) -> usize {
         self.batch
     }
 
-    /// The keys and values that each block reads.
+    /// Returns the keys and values that each block reads.
     pub fn layers(&self) -> &[Compressed<A>] {
         &self.layers
     }
 }
 
 impl<A: Scalar> Decoder<A> {
-    /// A decoder with drawn weights.
+    /// Makes a decoder with random weights.
     ///
     /// # Errors
-    /// A configuration that describes no decoder.
+    /// Returns an error if the configuration describes no decoder.
     pub fn new(config: &DecoderConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
         Streams::drawn(seed, |streams| Self::draw(config, streams))
@@ -107,22 +107,22 @@ impl<A: Scalar> Decoder<A> {
         &self.reserve
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
     }
 
-    /// The blocks.
+    /// Returns the blocks.
     pub fn blocks(&self) -> &[DecoderBlock<A>] {
         &self.blocks
     }
 
-    /// The projection of all self-attentions, where they share one.
+    /// Returns the projection of all self-attentions, if they share one.
     pub fn projections(&self) -> Option<&Projections<A>> {
         self.projections.as_ref()
     }
 
-    /// The projection of all cross-attentions, where they share one: that of the self-attentions where both compress.
+    /// Returns the projection of all cross-attentions, if they share one: that of the self-attentions where both compress.
     pub fn cross_projections(&self) -> Option<&Projections<A>> {
         self.cross_projections
             .as_ref()
@@ -139,10 +139,11 @@ impl<A: Scalar> Decoder<A> {
         (projections, &mut self.blocks, self.final_norm.as_mut())
     }
 
-    /// `source` (batch, n, dim), compressed once for each block; `mask` says which of its positions are real.
+    /// Compresses `source`, (batch, n, dim), once for each block; `mask` says which of its positions are real.
     ///
     /// # Errors
-    /// Another width, a mask of another shape, n > `seq_len` where the projections have no more columns.
+    /// Returns an error if `source` has the wrong width, `mask` the wrong shape, or the sequences are longer than `seq_len` where the projections
+    /// have no more columns.
     pub fn compress(&self, source: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<CompressedSource<A>> {
         const OPERATION: &str = "Decoder::compress";
         let (batch, length, _) = source.dim();
@@ -159,10 +160,11 @@ impl<A: Scalar> Decoder<A> {
         })
     }
 
-    /// (batch, m, dim) → (batch, m, dim): a target and the source it belongs to, (batch, n, dim), each with the mask of its own padding.
+    /// Applies the blocks: (batch, m, dim) → (batch, m, dim), given the sources of the targets, (batch, n, dim), each with the mask of its own padding.
     ///
     /// # Errors
-    /// Another width, another batch on one side, a mask of another shape than its sequence; a sequence longer than the projections allow.
+    /// Returns an error if a width is wrong, the two batches differ in size, a mask has another shape than its sequence, or a sequence is longer
+    /// than the projections allow.
     pub fn forward(
         &self,
         target: &ArrayRef3<A>,
@@ -176,7 +178,7 @@ impl<A: Scalar> Decoder<A> {
     /// [`forward`](Self::forward) with a source that was compressed before.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); a source that another decoder compressed.
+    /// Returns an error as [`forward`](Self::forward) does, or if another decoder compressed the source.
     pub fn attend(&self, target: &ArrayRef3<A>, mask: Option<&PaddingMask>, source: &CompressedSource<A>) -> Result<Array3<A>> {
         check_width("Decoder::attend", "target", target, self.config.dim())?;
         let mut stream = self.checked("Decoder::attend", target.to_owned(), mask, source.batch)?;

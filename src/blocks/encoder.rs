@@ -38,7 +38,7 @@ use block::rows_of_items;
 /// # Ok::<(), linformer::Error>(())
 /// ```
 ///
-/// Training keeps the memory of a step for the next one, as long as the value lives; a clone has none of it.
+/// Buffers of a training step are reused by the next. Clones start without them.
 #[derive(Clone, Debug)]
 pub struct Encoder<A = f32> {
     config: EncoderConfig,
@@ -46,7 +46,7 @@ pub struct Encoder<A = f32> {
     projections: Option<Projections<A>>,
     blocks: Vec<EncoderBlock<A>>,
     final_norm: Option<LayerNorm<A>>,
-    /// Of the training passes.
+    /// Buffers of the training passes.
     reserve: Reserve<A>,
 }
 
@@ -72,16 +72,16 @@ pub(super) fn shared_projections<A: Scalar>(config: &EncoderConfig, streams: &mu
 }
 
 impl<A: Scalar> Encoder<A> {
-    /// An encoder with drawn weights.
+    /// Makes an encoder with random weights.
     ///
     /// # Errors
-    /// A configuration that describes no encoder.
+    /// Returns an error if the configuration describes no encoder.
     pub fn new(config: &EncoderConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
         Streams::drawn(seed, |streams| Self::draw(config, streams))
     }
 
-    /// The encoder with the weights of one with exact attention and with the projections of a new one, which compress up to `seq_len` positions to
+    /// Makes an encoder with the weights of one with exact attention and with new projections, which compress up to `seq_len` positions to
     /// `k` rows: one for each layer, or one for all with [`Sharing::Layerwise`](crate::Sharing::Layerwise). See [`LinformerAttention::from_exact`](crate::LinformerAttention::from_exact).
     ///
     /// ```
@@ -114,25 +114,26 @@ impl<A: Scalar> Encoder<A> {
         }
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &EncoderConfig {
         &self.config
     }
 
-    /// The blocks.
+    /// Returns the blocks.
     pub fn blocks(&self) -> &[EncoderBlock<A>] {
         &self.blocks
     }
 
-    /// The projection of all layers, where they share one.
+    /// Returns the projection of all layers, if they share one.
     pub fn projections(&self) -> Option<&Projections<A>> {
         self.projections.as_ref()
     }
 
-    /// (batch, n, dim) → (batch, n, dim).
+    /// Applies the blocks: (batch, n, dim) → (batch, n, dim).
     ///
     /// # Errors
-    /// Another width, a mask of another shape, n > `seq_len` where the projections have no more columns.
+    /// Returns an error if `x` has the wrong width, `mask` the wrong shape, or the sequences are longer than `seq_len` where the projections have
+    /// no more columns.
     pub fn forward(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         check_width("Encoder::forward", "x", x, self.config.dim())?;
         self.forward_owned(x.to_owned(), mask)
@@ -161,7 +162,7 @@ impl<A: Scalar> Encoder<A> {
     /// [`forward`](Self::forward) in the memory of its input.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// Returns an error as [`forward`](Self::forward) does.
     pub fn forward_owned(&self, x: Array3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         let mut stream = self.checked(x, mask)?;
         let workspace = &mut Workspace::new();
@@ -183,11 +184,11 @@ impl<A: Scalar> Encoder<A> {
         Ok(stream)
     }
 
-    /// [`forward`](Self::forward) in place, in memory that is kept from call to call. After an error `x` is as it was.
+    /// [`forward`](Self::forward) in place, with buffers that are reused from call to call. After an error `x` is as it was.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); an `x` whose elements do not lie in order; an encoder whose width changes, a causal or a reversible one,
-    /// which needs a second stream: use [`forward_owned`](Self::forward_owned).
+    /// Returns an error as [`forward`](Self::forward) does, if `x` is not in standard layout, or if the encoder changes its width, is causal, or is
+    /// reversible, which needs a second stream: use [`forward_owned`](Self::forward_owned) for these.
     pub fn forward_in_place(&self, x: &mut Array3<A>, mask: Option<&PaddingMask>, workspace: &mut Workspace<A>) -> Result<()> {
         const OPERATION: &str = "Encoder::forward_in_place";
         let (batch, length, dim) = x.dim();

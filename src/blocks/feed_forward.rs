@@ -48,7 +48,7 @@ impl<A: Scalar> FeedForwardBlock<A> {
         (&mut self.norm, &mut self.layer, self.residual.as_mut())
     }
 
-    /// The feed-forward itself.
+    /// Returns the feed-forward itself.
     pub fn layer(&self) -> &FeedForward<A> {
         &self.layer
     }

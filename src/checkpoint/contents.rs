@@ -28,6 +28,9 @@ pub(crate) struct Contents<'a, A> {
 impl<'a, A: Scalar> Contents<'a, A> {
     pub(crate) fn new(mut tensors: Vec<(String, ArrayViewD<'a, A>)>, metadata: BTreeMap<String, String>) -> Result<Self> {
         tensors.sort_by(|(first, _), (second, _)| first.cmp(second));
+        if let Some([(name, _), _]) = tensors.array_windows().find(|[(first, _), (second, _)]| first == second) {
+            return Err(malformed(format!("two tensors are named `{name}`")));
+        }
         let mut header = Header {
             metadata,
             tensors: Vec::with_capacity(tensors.len()),

@@ -13,6 +13,7 @@ mod header;
 mod index;
 mod kind;
 mod native;
+mod parameters;
 mod prefix;
 mod size;
 mod source;
@@ -25,6 +26,7 @@ pub mod rifath95;
 pub mod tatp22;
 
 pub use native::Checkpoint;
+pub use parameters::{load_parameters, save_parameters};
 pub use tensors::Tensors;
 
 // What training saves and loads goes the same way.

@@ -30,10 +30,10 @@ pub struct Embedding<A = f32> {
 parameters!(Embedding { weight });
 
 impl<A: Scalar> Embedding<A> {
-    /// `vocab_size` vectors of `dim` numbers, normal with standard deviation 0.02.
+    /// Makes `vocab_size` vectors of `dim` numbers, normal with standard deviation 0.02.
     ///
     /// # Errors
-    /// A size of 0, or sizes that overflow.
+    /// Returns an error if a size is 0, or the sizes overflow.
     pub fn new(vocab_size: usize, dim: usize, seed: u64) -> Result<Self> {
         at_least_one("vocab_size", vocab_size)?;
         at_least_one("dim", dim)?;
@@ -47,12 +47,12 @@ impl<A: Scalar> Embedding<A> {
         }
     }
 
-    /// The vectors as the rows of `weight`: (`vocab_size`, dim).
+    /// Makes a layer whose vectors are the rows of `weight`, (`vocab_size`, dim).
     pub fn from_weight(weight: Array2<A>) -> Self {
         Self { weight }
     }
 
-    /// The vectors, (`vocab_size`, dim).
+    /// Returns the vectors, (`vocab_size`, dim).
     pub fn weight(&self) -> ArrayView2<'_, A> {
         self.weight.view()
     }
@@ -62,15 +62,15 @@ impl<A: Scalar> Embedding<A> {
         self.weight.view_mut()
     }
 
-    /// The number of token ids.
+    /// Returns the number of token ids.
     pub fn vocab_size(&self) -> usize {
         self.weight.nrows()
     }
 
-    /// (batch, length) token ids → (batch, length, dim).
+    /// Returns the vectors of token ids: (batch, length) → (batch, length, dim).
     ///
     /// # Errors
-    /// A token id outside the vocabulary.
+    /// Returns an error if a token id is outside the vocabulary.
     pub fn forward(&self, tokens: &ArrayRef2<usize>) -> Result<Array3<A>> {
         let (batch, length) = tokens.dim();
         let dim = self.weight.ncols();

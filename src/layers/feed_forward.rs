@@ -56,10 +56,10 @@ impl<A: Scalar> Default for FeedForwardScratch<A> {
 }
 
 impl<A: Scalar> FeedForward<A> {
-    /// A layer from `dim` to `out_dim` features.
+    /// Makes a layer from `dim` to `out_dim` features.
     ///
     /// # Errors
-    /// A width of 0, or sizes that overflow.
+    /// Returns an error if a width is 0, or the sizes overflow.
     pub fn new(dim: usize, out_dim: usize, config: &FeedForwardConfig, seed: u64) -> Result<Self> {
         config.check(dim, out_dim)?;
         Ok(Self::draw(dim, out_dim, config, &mut Streams::new(seed)))
@@ -75,17 +75,17 @@ impl<A: Scalar> FeedForward<A> {
         }
     }
 
-    /// The first product, (`ff_dim` or twice that, dim).
+    /// Returns the first product, (`ff_dim` or twice that, dim).
     pub fn input(&self) -> &Linear<A> {
         &self.input
     }
 
-    /// The second product, (`out_dim`, `ff_dim`).
+    /// Returns the second product, (`out_dim`, `ff_dim`).
     pub fn output(&self) -> &Linear<A> {
         &self.output
     }
 
-    /// What the layer was made of, besides its widths.
+    /// The configuration: all but the outer widths.
     pub(crate) fn config(&self) -> FeedForwardConfig {
         FeedForwardConfig {
             ff_dim: self.output.in_dim(),
@@ -95,20 +95,20 @@ impl<A: Scalar> FeedForward<A> {
         }
     }
 
-    /// The non-linearity in between.
+    /// Returns the non-linearity in between.
     pub fn activation(&self) -> Activation {
         self.activation
     }
 
-    /// Whether half of the first product gates the other.
+    /// Returns whether half of the first product gates the other.
     pub fn is_gated(&self) -> bool {
         self.gated
     }
 
-    /// (batch, length, dim) → (batch, length, `out_dim`).
+    /// Applies the layer: (batch, length, dim) → (batch, length, `out_dim`).
     ///
     /// # Errors
-    /// Another width.
+    /// Returns an error if `x` has another width than the layer.
     pub fn forward(&self, x: &ArrayRef3<A>) -> Result<Array3<A>> {
         check_width("FeedForward::forward", "x", x, self.input.in_dim())?;
         map_tiles(

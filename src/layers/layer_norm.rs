@@ -37,10 +37,10 @@ pub struct LayerNorm<A = f32> {
 parameters!(LayerNorm { weight, bias });
 
 impl<A: Scalar> LayerNorm<A> {
-    /// Weight 1 and bias 0.
+    /// Makes a layer of weight 1 and bias 0.
     ///
     /// # Errors
-    /// Returns an error for a width of 0 or of more than memory can address, and for an `eps` that is negative, not finite, or neither 0 nor at
+    /// Returns an error if `dim` is 0 or more than memory can address, or `eps` is negative, not finite, or neither 0 nor at
     /// least the smallest normal number of `A`.
     pub fn new(dim: usize, eps: f64) -> Result<Self> {
         at_least_one("dim", dim)?;
@@ -57,12 +57,12 @@ impl<A: Scalar> LayerNorm<A> {
         }
     }
 
-    /// The weight, of shape (dim).
+    /// Returns the weight, of shape (dim).
     pub fn weight(&self) -> ArrayView1<'_, A> {
         self.weight.view()
     }
 
-    /// The bias, of shape (dim).
+    /// Returns the bias, of shape (dim).
     pub fn bias(&self) -> ArrayView1<'_, A> {
         self.bias.view()
     }
@@ -77,15 +77,15 @@ impl<A: Scalar> LayerNorm<A> {
         self.bias.view_mut()
     }
 
-    /// What is added to the variance.
+    /// Returns the number that is added to the variance.
     pub fn eps(&self) -> f64 {
         self.eps
     }
 
-    /// (batch, length, dim) → the same shape.
+    /// Normalizes each row: (batch, length, dim) → the same shape.
     ///
     /// # Errors
-    /// Another width.
+    /// Returns an error if `x` has another width than the layer.
     pub fn forward(&self, x: &ArrayRef3<A>) -> Result<Array3<A>> {
         check_width("LayerNorm::forward", "x", x, self.weight.len())?;
         map_tiles(

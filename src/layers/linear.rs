@@ -25,7 +25,7 @@ pub(crate) use training::{LongGradients, bias_gradient, input_gradient, weight_g
 /// Fewer rows are multiplied without packing the weight.
 const PACKED_ROWS: usize = 4;
 
-/// y = x·Wᵀ + b, with W stored as PyTorch stores it: (out, in).
+/// y = x·Wᵀ + b, with W stored as in PyTorch: (out, in).
 ///
 /// ```
 /// use linformer::Linear;
@@ -50,10 +50,10 @@ pub struct Linear<A = f32> {
 parameters!(Linear { weight, bias } derived { packed, by_runs, back });
 
 impl<A: Scalar> Linear<A> {
-    /// A layer from `in_dim` to `out_dim` features whose numbers are uniform in ±1/√`in_dim`, as PyTorch draws them.
+    /// Makes a layer from `in_dim` to `out_dim` features whose numbers are uniform in ±1/√`in_dim`, as in PyTorch.
     ///
     /// # Errors
-    /// A width of 0, or sizes that overflow.
+    /// Returns an error if a width is 0, or the sizes overflow.
     pub fn new(in_dim: usize, out_dim: usize, bias: bool, seed: u64) -> Result<Self> {
         at_least_one("in_dim", in_dim)?;
         at_least_one("out_dim", out_dim)?;
@@ -72,10 +72,10 @@ impl<A: Scalar> Linear<A> {
         }
     }
 
-    /// A layer of a given weight (out, in) and bias (out).
+    /// Makes a layer of a weight (out, in) and a bias (out).
     ///
     /// # Errors
-    /// A bias of another length than the weight has rows.
+    /// Returns an error if the bias is not as long as the weight has rows.
     pub fn from_parts(weight: Array2<A>, bias: Option<Array1<A>>) -> Result<Self> {
         if let Some(bias) = &bias
             && bias.len() != weight.nrows()
@@ -102,17 +102,17 @@ impl<A: Scalar> Linear<A> {
         })
     }
 
-    /// W, of shape (out, in).
+    /// Returns W, of shape (out, in).
     pub fn weight(&self) -> ArrayView2<'_, A> {
         self.weight.view()
     }
 
-    /// b, of shape (out), if there is one.
+    /// Returns b, of shape (out), if there is one.
     pub fn bias(&self) -> Option<ArrayView1<'_, A>> {
         self.bias.as_ref().map(|bias| bias.view())
     }
 
-    /// Returns W, of shape (out, in), to be written. Products after that are with what was written.
+    /// Returns W, of shape (out, in), to be written. The layer packs it anew for the next product.
     pub fn weight_mut(&mut self) -> ArrayViewMut2<'_, A> {
         self.packed.forget();
         self.by_runs.forget();
@@ -125,20 +125,20 @@ impl<A: Scalar> Linear<A> {
         self.bias.as_mut().map(|bias| bias.view_mut())
     }
 
-    /// Input features.
+    /// Returns the number of input features.
     pub fn in_dim(&self) -> usize {
         self.weight.ncols()
     }
 
-    /// Output features.
+    /// Returns the number of output features.
     pub fn out_dim(&self) -> usize {
         self.weight.nrows()
     }
 
-    /// (batch, length, in) → (batch, length, out).
+    /// Applies the layer: (batch, length, in) → (batch, length, out).
     ///
     /// # Errors
-    /// Another width than `in_dim`.
+    /// Returns an error if `x` is not `in_dim` wide.
     pub fn forward(&self, x: &ArrayRef3<A>) -> Result<Array3<A>> {
         check_width("Linear::forward", "x", x, self.in_dim())?;
         map_tiles("Linear::forward", x, self.out_dim(), self.weight.len(), |scratch, _, x, mut out| {

@@ -52,7 +52,7 @@ impl Start<'_> {
     }
 }
 
-/// What tells the padding of a batch, (batch, length), from its tokens.
+/// How the padding of a batch, (batch, length), is recognized.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Padding<'p> {
     /// There is no padding.
@@ -135,10 +135,10 @@ impl<A: Scalar> Position<A> {
         }
     }
 
-    /// Position vectors of `dim` numbers; learned ones are normal with standard deviation 0.02.
+    /// Makes position vectors of `dim` numbers; learned ones are normal with standard deviation 0.02.
     ///
     /// # Errors
-    /// A size of 0, sizes that overflow, a base that is not above 0.
+    /// Returns an error if a size is 0, the sizes overflow, or the base is not above 0.
     pub fn new(kind: PositionKind, dim: usize, seed: u64) -> Result<Self> {
         at_least_one("dim", dim)?;
         checked_len("Position", &[dim], size_of::<f64>())?;
@@ -156,11 +156,11 @@ impl<A: Scalar> Position<A> {
         self.weight.as_mut().map(|weight| weight.view_mut())
     }
 
-    /// `x` (batch, length, dim) with its vector added to every position. `tokens` (batch, length) are the ids that `x` was made of;
+    /// Returns `x`, (batch, length, dim), with its vector added to every position. `tokens` (batch, length) are the ids that `x` was made of;
     /// only [`PositionKind::LearnedAfterPadding`] looks at them, and takes everything for real without.
     ///
     /// # Errors
-    /// Another width, tokens of another shape, more positions than there are vectors.
+    /// Returns an error if `x` has the wrong width, `tokens` the wrong shape, or there are more positions than vectors.
     pub fn forward(&self, x: &ArrayRef3<A>, tokens: Option<&ArrayRef2<usize>>) -> Result<Array3<A>> {
         self.check("Position::forward", x, tokens)?;
         let mut placed = x.to_owned();

@@ -9,7 +9,7 @@ use crate::ops::Dropout;
 use crate::parallel::{self, Chunks, for_each_part};
 use crate::scalar::Scalar;
 
-/// An error unless the last axis of the sequence `x` is `dim` wide, and x is small enough to be copied: a broadcast view need not be.
+/// Returns an error unless the last axis of the sequence `x` is `dim` wide, and x is small enough to be copied: a broadcast view need not be.
 pub(crate) fn check_width<A>(operation: &'static str, argument: &'static str, x: &ArrayRef3<A>, dim: usize) -> Result<()> {
     if x.dim().2 == dim {
         return checked_len(operation, x.shape(), size_of::<A>()).map(drop);
@@ -22,7 +22,7 @@ pub(crate) fn check_width<A>(operation: &'static str, argument: &'static str, x:
     ))
 }
 
-/// An error unless `dy` is of the `expected` shape, that of the output.
+/// Returns an error unless `dy` is of the `expected` shape, that of the output.
 pub(crate) fn check_gradient<A>(operation: &'static str, dy: &ArrayRef3<A>, expected: (usize, usize, usize)) -> Result<()> {
     if dy.dim() == expected {
         return Ok(());
@@ -89,7 +89,7 @@ pub(crate) fn drop_out<A: Scalar, D: Dimension>(x: &mut Array<A, D>, dropout: Op
     for_each_part(parts, cost, |task, part| dropout.apply(part.slice, (task * TASK_ELEMENTS) as u64));
 }
 
-/// The gradient of what was dropped out of, given that of what came out.
+/// The gradient of the input of a dropout, given that of its output.
 pub(crate) fn dropped<A: Scalar>(dy: &Array3<A>, dropout: Option<Dropout<A>>) -> Cow<'_, Array3<A>> {
     let mut dy = Cow::Borrowed(dy);
     if dropout.is_some() {

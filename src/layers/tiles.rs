@@ -53,7 +53,7 @@ pub(crate) fn map_tiles<A: Scalar, S: Default + Send>(
     Ok(output)
 }
 
-/// Calls `work` for tiles of `size` rows of every item, told the item and which rows these are; `cost` is that of all together.
+/// Calls `work` for tiles of `size` rows of every item, with the item and the range of the rows; `cost` is that of all together.
 pub(crate) fn for_each_tile<A: Scalar>(
     stream: ArrayViewMut3<'_, A>,
     size: usize,

@@ -10,6 +10,7 @@ mod attention;
 #[cfg(feature = "checkpoint")]
 mod checkpoint;
 mod common;
+mod custom_models;
 mod distributed;
 mod errors;
 mod fingerprints;

@@ -29,22 +29,22 @@ impl<A: Scalar> DecoderBlock<A> {
         }
     }
 
-    /// The attention of the target to itself.
+    /// Returns the attention of the target to itself.
     pub fn self_attention(&self) -> &Attention<A> {
         self.target.attention()
     }
 
-    /// The feed-forward between the two attentions, if there is one.
+    /// Returns the feed-forward between the two attentions, if there is one.
     pub fn middle_feed_forward(&self) -> Option<&FeedForwardBlock<A>> {
         self.target.feed_forward()
     }
 
-    /// The attention of the target to the source.
+    /// Returns the attention of the target to the source.
     pub fn cross_attention(&self) -> &Attention<A> {
         self.source.attention()
     }
 
-    /// The feed-forward after cross-attention, if there is one.
+    /// Returns the feed-forward after cross-attention, if there is one.
     pub fn feed_forward(&self) -> Option<&FeedForwardBlock<A>> {
         self.source.feed_forward()
     }

@@ -12,7 +12,7 @@ use crate::layers::{add, check_gradient, check_width};
 use crate::room::Room;
 use crate::scalar::Scalar;
 
-/// What a decoder's backward pass needs.
+/// The state that the backward pass of a [`Decoder`] needs.
 #[derive(Clone, Debug)]
 pub struct DecoderCache<A = f32> {
     config: DecoderConfig,
@@ -35,7 +35,7 @@ struct Inputs<A> {
 }
 
 impl<A> DecoderCache<A> {
-    /// The pass that made it.
+    /// Returns the pass that made it.
     pub fn pass(&self) -> &TrainingPass {
         &self.pass
     }

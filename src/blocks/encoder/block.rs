@@ -50,10 +50,10 @@ impl NormPlacement {
 }
 
 impl<A: Scalar> EncoderBlock<A> {
-    /// The one block of an encoder of depth 1 (its reversible form and final norm belong to the encoder and are not part of it).
+    /// Makes the one block of an encoder of depth 1 (its reversible form and final norm belong to the encoder and are not part of it).
     ///
     /// # Errors
-    /// A configuration that describes no encoder, or layerwise sharing, which belongs to an [`Encoder`](crate::Encoder).
+    /// Returns an error if the configuration describes no encoder, or asks for layerwise sharing, which belongs to an [`Encoder`](crate::Encoder).
     pub fn new(config: &EncoderConfig, seed: u64) -> Result<Self> {
         let config = config.clone().with_final_norm(false);
         if config.depth != 1 || config.reversible {
@@ -84,12 +84,12 @@ impl<A: Scalar> EncoderBlock<A> {
         }
     }
 
-    /// The attention.
+    /// Returns the attention.
     pub fn attention(&self) -> &Attention<A> {
         &self.attention
     }
 
-    /// The feed-forward, if there is one.
+    /// Returns the feed-forward, if there is one.
     pub fn feed_forward(&self) -> Option<&FeedForwardBlock<A>> {
         self.feed_forward.as_ref()
     }
@@ -106,22 +106,23 @@ impl<A: Scalar> EncoderBlock<A> {
         (&mut self.attention_norm, &mut self.attention, self.feed_forward.as_mut())
     }
 
-    /// Input features.
+    /// Returns the number of input features.
     pub fn in_dim(&self) -> usize {
         self.attention_norm.weight().len()
     }
 
-    /// Output features.
+    /// Returns the number of output features.
     pub fn out_dim(&self) -> usize {
         self.feed_forward
             .as_ref()
             .map_or(self.in_dim(), |feed_forward| feed_forward.layer().output().out_dim())
     }
 
-    /// (batch, n, `in_dim`) → (batch, n, `out_dim`).
+    /// Applies the block: (batch, n, `in_dim`) → (batch, n, `out_dim`).
     ///
     /// # Errors
-    /// Another width, a mask of another shape, n > `seq_len` where the projection has no more columns.
+    /// Returns an error if `x` has the wrong width, `mask` the wrong shape, or the sequences are longer than `seq_len` where the projection has no
+    /// more columns.
     pub fn forward(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         check_width("EncoderBlock::forward", "x", x, self.in_dim())?;
         PaddingMask::check(mask, "EncoderBlock::forward", x.dim().0, x.dim().1)?;

@@ -18,7 +18,7 @@ use crate::parallel;
 use crate::room::Room;
 use crate::scalar::Scalar;
 
-/// What the backward pass of an [`EncoderBlock`] needs.
+/// The state that the backward pass of an [`EncoderBlock`] needs.
 #[derive(Clone, Debug)]
 pub struct EncoderBlockCache<A = f32> {
     kind: BlockKind,

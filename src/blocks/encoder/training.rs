@@ -13,7 +13,7 @@ use crate::parallel;
 use crate::room::Room;
 use crate::scalar::Scalar;
 
-/// What an encoder's backward pass needs.
+/// The state that the backward pass of an [`Encoder`] needs.
 #[derive(Clone, Debug)]
 pub struct EncoderCache<A = f32> {
     config: EncoderConfig,
@@ -26,7 +26,7 @@ pub struct EncoderCache<A = f32> {
 }
 
 impl<A> EncoderCache<A> {
-    /// The pass that made it.
+    /// Returns the pass that made it.
     pub fn pass(&self) -> &TrainingPass {
         &self.pass
     }

@@ -9,7 +9,7 @@ use crate::layers::{check_gradient, rows};
 use crate::ops::scatter_rows;
 use crate::scalar::Scalar;
 
-/// What the backward pass of an [`Embedding`] needs: the tokens.
+/// The state that the backward pass of an [`Embedding`] needs: the tokens.
 #[derive(Clone, Debug)]
 pub struct EmbeddingCache {
     tokens: Array2<usize>,

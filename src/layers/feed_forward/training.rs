@@ -47,7 +47,7 @@ struct BackwardTile<'t, A> {
     first: usize,
 }
 
-/// What a feed-forward layer's backward pass needs: its input, and the first product.
+/// The state that the backward pass of a [`FeedForward`] needs: its input and the first product.
 #[derive(Clone, Debug)]
 pub struct FeedForwardCache<A = f32> {
     x: Array3<A>,

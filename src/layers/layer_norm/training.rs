@@ -17,7 +17,7 @@ const GRADIENT_ROWS: usize = 512;
 /// Rows of these that are summed in the element type.
 const CHAIN_ROWS: usize = 32;
 
-/// What the backward pass of a [`LayerNorm`] needs: its input.
+/// The state that the backward pass of a [`LayerNorm`] needs: its input.
 #[derive(Clone, Debug)]
 pub struct LayerNormCache<A = f32> {
     x: Array3<A>,

@@ -11,7 +11,7 @@ use crate::parallel::{self, Parts, Pool, for_each_part};
 use crate::room::Room;
 use crate::scalar::Scalar;
 
-/// What the backward pass of a [`Linear`] needs: its input.
+/// The state that the backward pass of a [`Linear`] needs: its input.
 #[derive(Clone, Debug)]
 pub struct LinearCache<A = f32> {
     x: Array3<A>,

@@ -9,7 +9,7 @@ use crate::layers::{check_gradient, rows};
 use crate::ops::scatter_rows;
 use crate::scalar::Scalar;
 
-/// What the backward pass of a [`Position`] needs: the tokens, if there were any.
+/// The state that the backward pass of a [`Position`] needs: the tokens, if there were any.
 #[derive(Clone, Debug)]
 pub struct PositionCache {
     kind: PositionKind,

@@ -14,6 +14,7 @@ mod foreign_options;
 mod generation;
 #[cfg(feature = "checkpoint")]
 mod hostile_options;
+mod layers;
 mod messages;
 mod mismatched;
 #[cfg(feature = "checkpoint")]
