@@ -21,7 +21,7 @@ file, and trains again on two ranks. Fails where the resumed model differs in on
 gives, or where the waves are not less noisy than before.";
 
 /// Positions of a wave.
-const LENGTH: usize = 128;
+const LENGTH: usize = 96;
 
 /// Waves of a step, on all ranks together.
 const BATCH: usize = 16;
@@ -155,7 +155,7 @@ fn main() -> ExitCode {
 }
 
 fn example() -> Result<(), AnyError> {
-    let options = Options::parse(ABOUT, &[("steps", "300", "training steps"), ("seed", "1", "seed of the models")]);
+    let options = Options::parse(ABOUT, &[("steps", "200", "training steps"), ("seed", "1", "seed of the models")]);
     let (steps, seed) = (options.count("steps") as u64, options.seed());
     let file = std::env::temp_dir().join(format!("linformer-custom-model-{}.safetensors", std::process::id()));
 

@@ -42,7 +42,7 @@
 //! * Layers: [`Linear`], [`LayerNorm`], [`Embedding`], [`Position`], [`FeedForward`].
 //! * Stacks: [`EncoderBlock`], [`Encoder`], [`DecoderBlock`], [`Decoder`]; models: [`LanguageModel`], [`Classifier`], [`EncoderDecoder`].
 //! * Configurations, each with `new` and `with_…`: [`LinformerConfig`], [`ProjectionConfig`], [`EncoderConfig`], [`LanguageModelConfig`], …
-//! * Every tensor of a model by name: [`Parameters`].
+//! * Every tensor of a model by name: [`Parameters`]; a model of your own from these layers: [`parameters!`].
 //! * Training: [`training`] has losses, optimisers, schedules, masking of tokens, and files to resume from.
 //! * Several machines: [`distributed`] spreads a sequence, or a batch, over ranks.
 //! * Files: [`checkpoint`] saves and loads models, and reads and writes those of four PyTorch implementations.

@@ -1,3 +1,4 @@
+//! Temporary.
 #![allow(dead_code, unused_imports, unreachable_pub)]
 #[path = "all/common/mod.rs"]
 mod common;

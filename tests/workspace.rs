@@ -242,7 +242,7 @@ fn training_keeps_what_the_way_back_needs_and_no_more() {
             let attention = LinformerConfig::new(dim, 4, 6_000, 16).with_sharing(Sharing::Layerwise);
             let config = EncoderConfig::new(attention, depth).with_feed_forward(Some(FeedForwardConfig::new(hidden)));
             let step = |encoder: &Encoder<f32>, gradients: &mut Encoder<f32>, x: &Array3<f32>| {
-                let (y, cache) = encoder.forward_train(&x, None, &TrainingPass::new(Step::new(0, 0))).unwrap();
+                let (y, cache) = encoder.forward_train(x, None, &TrainingPass::new(Step::new(0, 0))).unwrap();
                 encoder.backward(cache, &y, gradients).unwrap();
             };
             let mut taken = Vec::new();

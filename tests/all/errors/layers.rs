@@ -99,7 +99,6 @@ fn encoder_block() {
     let strange = [
         base.clone().with_feed_forward(None),
         base.clone().with_feed_forward(feed_forward(10)),
-        base.clone().with_hidden_dim(Some(5)).with_norm(NormPlacement::Post),
         base.clone().with_norm(NormPlacement::Post),
         EncoderConfig::new(LinformerConfig::new(8, 4, 6, 3), 1).with_feed_forward(feed_forward(9)),
         EncoderConfig::new(AttentionConfig::new(8, 2), 1).with_feed_forward(feed_forward(9)),

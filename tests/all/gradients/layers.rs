@@ -91,30 +91,32 @@ fn positions_of_every_kind() {
 }
 
 /// Blocks of every attention, with either norm, with and without a feed-forward, of one width and of two.
-fn blocks() -> Vec<EncoderConfig> {
+fn blocks() -> Vec<EncoderBlock<f64>> {
     let attentions: [AttentionKind; 4] = [
         LinformerConfig::new(6, 2, 5, 3).into(),
         AttentionConfig::new(6, 2).into(),
         AttentionConfig::new(6, 2).with_causal(true).into(),
         CausalConfig::new(6, 2, 4, 2).into(),
     ];
-    let mut configs = Vec::new();
+    let mut blocks = Vec::new();
     for attention in attentions {
-        let base = EncoderConfig::new(attention, 1).with_feed_forward(Some(FeedForwardConfig::new(7)));
-        configs.extend([
+        let of_depth = |depth| EncoderConfig::new(attention.clone(), depth).with_feed_forward(Some(FeedForwardConfig::new(7)));
+        let base = of_depth(1);
+        let alone = [
             base.clone(),
             base.clone().with_norm(NormPlacement::Post),
-            base.clone().with_feed_forward(None),
-            base.with_hidden_dim(Some(9)).with_norm(NormPlacement::Post),
-        ]);
+            base.with_feed_forward(None),
+        ];
+        blocks.extend(alone.iter().map(|config| EncoderBlock::new(config, 1).unwrap()));
+        let wider = of_depth(2).with_hidden_dim(Some(9)).with_norm(NormPlacement::Post);
+        blocks.push(Encoder::new(&wider, 1).unwrap().blocks()[0].clone());
     }
-    configs
+    blocks
 }
 
 #[test]
 fn blocks_of_every_kind() {
-    for config in blocks() {
-        let mut block = EncoderBlock::<f64>::new(&config, 1).unwrap();
+    for mut block in blocks() {
         scramble(&mut block, 1);
         let (x, mask) = (sequence((2, 4, 6), 1), mask(0b1101_0111, 4));
         for (dropout, checkpointing) in [(false, true), (true, false), (true, true)] {

@@ -31,7 +31,7 @@ impl Training {
         })
     }
 
-    /// The input is copied within the step, since the forward pass takes it over.
+    /// One step: its loss and its seconds.
     pub fn step(&mut self) -> Result<Value, AnyError> {
         let start = Instant::now();
         self.gradients.set_zero();
