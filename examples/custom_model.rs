@@ -67,11 +67,11 @@ impl Denoiser {
         let (loss, dy) = MeanSquaredError::new().loss_and_gradient(&y, &waves.clean)?;
 
         let mut gradients = self.zeros_like();
-        let dx = self.output.backward(output, &dy, &mut gradients.output)?;
-        let dx = self.norm.backward(norm, &dx, &mut gradients.norm)?;
-        let dx = self.encoder.backward(encoder, &dx, &mut gradients.encoder)?;
-        let dx = self.position.backward(position, &dx, &mut gradients.position)?;
-        self.input.backward(input, &dx, &mut gradients.input)?;
+        let dx = self.output.backward(output, dy, &mut gradients.output)?;
+        let dx = self.norm.backward(norm, dx, &mut gradients.norm)?;
+        let dx = self.encoder.backward(encoder, dx, &mut gradients.encoder)?;
+        let dx = self.position.backward(position, dx, &mut gradients.position)?;
+        self.input.backward(input, dx, &mut gradients.input)?;
         Ok((loss, gradients))
     }
 }

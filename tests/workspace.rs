@@ -243,7 +243,7 @@ fn training_keeps_what_the_way_back_needs_and_no_more() {
             let config = EncoderConfig::new(attention, depth).with_feed_forward(Some(FeedForwardConfig::new(hidden)));
             let step = |encoder: &Encoder<f32>, gradients: &mut Encoder<f32>, x: &Array3<f32>| {
                 let (y, cache) = encoder.forward_train(x, None, &TrainingPass::new(Step::new(0, 0))).unwrap();
-                encoder.backward(cache, &y, gradients).unwrap();
+                encoder.backward(cache, y, gradients).unwrap();
             };
             let mut taken = Vec::new();
             for length in [3_000, 6_000] {

@@ -69,14 +69,14 @@ impl<A: Scalar> Sharded<'_, Encoder<A>> {
     /// As [`Encoder::backward`]; what failed on another rank. This rank may have added to `gradients` before it learnt of that, so that they are a sum of
     /// neither: begin them anew with [`zeros_like`](crate::Parameters::zeros_like), and repeat from [`forward_train`](Self::forward_train) on, with
     /// every batch that they were a sum of.
-    pub fn backward(&self, cache: ShardedCache<EncoderCache<A>>, dy: &ArrayRef3<A>, gradients: &mut Encoder<A>) -> Result<Array3<A>> {
+    pub fn backward(&self, cache: ShardedCache<EncoderCache<A>>, dy: Array3<A>, gradients: &mut Encoder<A>) -> Result<Array3<A>> {
         let (batch, length) = cache.dim;
         let pass = cache.cache.pass().for_part(0);
         let header = self.sequence_header(batch, length, cache.mask.as_ref());
         let header = header.map(|header| header.and(pass_words(&pass)));
         self.together("Sharded::backward of an Encoder", header, |team| {
             let part = SequencePart::new(team, self.shards(), batch, cache.mask.as_ref())?;
-            let dx = self.model().backward_part(cache.cache, dy.to_owned(), gradients, Some(&part))?;
+            let dx = self.model().backward_part(cache.cache, dy, gradients, Some(&part))?;
             check_output(team.rank(), real_rows(&dx, cache.mask.as_ref()))?;
             Ok(dx)
         })

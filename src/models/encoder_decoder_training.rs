@@ -90,7 +90,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
             dy = head.backward(head_cache, &dy, self.embedding().weight(), own, own_ends.embedding.weight_mut());
         }
         dy = self.ends().backward_out(cache.decoded.as_ref(), dy, own_ends);
-        let (dy, dsource) = self.decoder().backward(cache.decoder, &dy, own_decoder)?;
+        let (dy, dsource) = self.decoder().backward(cache.decoder, dy, own_decoder)?;
         self.ends().backward_in(Start::default(), &cache.ends, dy, &pass, own_ends);
         Ok(dsource)
     }

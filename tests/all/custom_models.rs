@@ -73,13 +73,13 @@ impl<A: Scalar> Tagger<A> {
         if let Some(own) = &mut gradients.scale {
             own[0] += (&y * &dy).sum();
         }
-        let mut dx = self.output.backward(output, &(dy * scale), &mut gradients.output)?;
+        let mut dx = self.output.backward(output, dy * scale, &mut gradients.output)?;
         for ((norm, cache), own) in self.norms.iter().zip(norms).zip(&mut gradients.norms).rev() {
-            dx = norm.backward(cache, &dx, own)?;
+            dx = norm.backward(cache, dx, own)?;
         }
-        let dx = self.encoder.backward(encoder, &dx, &mut gradients.encoder)?;
-        let dx = self.position.backward(position, &dx, &mut gradients.position)?;
-        let dx = self.input.backward(input, &dx, &mut gradients.input)?;
+        let dx = self.encoder.backward(encoder, dx, &mut gradients.encoder)?;
+        let dx = self.position.backward(position, dx, &mut gradients.position)?;
+        let dx = self.input.backward(input, dx, &mut gradients.input)?;
         Ok((gradients, dx))
     }
 

@@ -114,7 +114,7 @@ fn encoders(world: &dyn Communicator, attention: LinformerConfig) -> Result<()> 
     let mask = PaddingMask::from_lengths(&[LENGTH, 200], LENGTH)?;
     let (y, cache) = encoder.forward_train(&x, Some(&mask), &pass())?;
     let mut gradients = encoder.zeros_like();
-    let dx = encoder.backward(cache, &dy, &mut gradients)?;
+    let dx = encoder.backward(cache, dy.clone(), &mut gradients)?;
 
     let part = Sharded::of(&encoder, Shards::even(LENGTH, world.size())?, world)?;
     let own = part.range();
@@ -126,7 +126,7 @@ fn encoders(world: &dyn Communicator, attention: LinformerConfig) -> Result<()> 
         let inferred = part.forward(&own_x, Some(&own_mask))?;
         let (_, cache) = part.forward_train(&own_x, Some(&own_mask), &pass())?;
         let mut own_gradients = part.model().zeros_like();
-        let own_dx = part.backward(cache, &dy.slice(rows), &mut own_gradients)?;
+        let own_dx = part.backward(cache, dy.slice(rows).to_owned(), &mut own_gradients)?;
         part.reduce_gradients(&mut own_gradients)?;
         Ok::<_, Error>((inferred, own_dx, own_gradients))
     };

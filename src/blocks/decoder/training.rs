@@ -8,7 +8,7 @@ use crate::blocks::stack::{SavedBlock, train_blocks};
 use crate::blocks::{Decoder, DecoderBlock};
 use crate::config::{DecoderConfig, TrainingPass, check_alike};
 use crate::error::Result;
-use crate::layers::{add, check_gradient, check_width};
+use crate::layers::{add, check_gradient, check_width, contiguous};
 use crate::room::Room;
 use crate::scalar::Scalar;
 
@@ -129,11 +129,11 @@ impl<A: Scalar> Decoder<A> {
     ///
     /// # Errors
     /// Returns an error if `dy` is not of the shape of the output, or the cache or the gradients are of a model of another configuration.
-    pub fn backward(&self, cache: DecoderCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<(Array3<A>, Array3<A>)> {
+    pub fn backward(&self, cache: DecoderCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<(Array3<A>, Array3<A>)> {
         const OPERATION: &str = "Decoder::backward";
         check_alike(OPERATION, self.config(), &cache.config, gradients.config())?;
-        check_gradient(OPERATION, dy, cache.dim)?;
-        let mut dy = dy.as_standard_layout().into_owned();
+        check_gradient(OPERATION, &dy, cache.dim)?;
+        let mut dy = contiguous(dy);
         let DecoderCache {
             pass,
             first_layer,
@@ -241,7 +241,7 @@ mod tests {
                 if between {
                     decoder.reserve().fill(f64::NAN);
                 }
-                let inputs = decoder.backward(cache, &y, &mut gradients).expect("it fits");
+                let inputs = decoder.backward(cache, y.clone(), &mut gradients).expect("it fits");
                 let mut numbers = Vec::new();
                 gradients.visit("", &mut |_, _, values| numbers.extend(values.iter().copied()));
                 (y, inputs, numbers)

@@ -12,7 +12,7 @@ use crate::blocks::stack::{SavedBlock, train_blocks};
 use crate::config::{AttentionKind, FeedForwardConfig, NormPlacement, TrainingPass, check_alike};
 use crate::error::Result;
 use crate::initialization::Place;
-use crate::layers::{add, check_gradient, check_width, drop_out, dropped};
+use crate::layers::{add, check_gradient, check_width, contiguous, drop_out, dropped};
 use crate::ops::Dropout;
 use crate::parallel;
 use crate::room::Room;
@@ -87,18 +87,18 @@ impl<A: Scalar> EncoderBlock<A> {
     /// let (y, cache) = block.forward_train(&Array3::ones((2, 50, 16)), None, &pass)?;
     ///
     /// let mut gradients = block.zeros_like();
-    /// let dx = block.backward(cache, &Array3::ones(y.dim()), &mut gradients)?;
+    /// let dx = block.backward(cache, Array3::ones(y.dim()), &mut gradients)?;
     /// assert_eq!(dx.dim(), (2, 50, 16));
     /// # Ok::<(), linformer::Error>(())
     /// ```
     ///
     /// # Errors
     /// Returns an error if `dy` is not of the shape of the output, or the cache or the gradients are of a block of another configuration.
-    pub fn backward(&self, cache: EncoderBlockCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+    pub fn backward(&self, cache: EncoderBlockCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {
         const OPERATION: &str = "EncoderBlock::backward";
         check_alike(OPERATION, &self.kind(), &cache.kind, &gradients.kind())?;
-        check_gradient(OPERATION, dy, cache.dim)?;
-        let dy = dy.as_standard_layout().into_owned();
+        check_gradient(OPERATION, &dy, cache.dim)?;
+        let dy = contiguous(dy);
         let (pass, mask) = (&cache.pass, cache.mask.as_ref());
         parallel::within(self.training_cost(&dy), || {
             let lent = Lent::whole(None);

@@ -1,11 +1,11 @@
 //! Training of token vectors.
 
-use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, s};
+use ndarray::{Array2, Array3, ArrayRef2, s};
 
 use super::Embedding;
 use crate::config::check_alike;
 use crate::error::Result;
-use crate::layers::{check_gradient, rows};
+use crate::layers::{check_gradient, contiguous, rows};
 use crate::ops::scatter_rows;
 use crate::scalar::Scalar;
 
@@ -38,7 +38,7 @@ impl<A: Scalar> Embedding<A> {
     /// let embedding = Embedding::from_weight(array![[0.0, 1.0], [2.0, 3.0]]);
     /// let mut gradients = embedding.zeros_like();
     /// let (_, cache) = embedding.forward_train(&array![[1, 1]])?;
-    /// embedding.backward(cache, &array![[[1.0, 2.0], [30.0, 40.0]]], &mut gradients)?;
+    /// embedding.backward(cache, array![[[1.0, 2.0], [30.0, 40.0]]], &mut gradients)?;
     /// assert_eq!(gradients.weight(), array![[0.0, 0.0], [31.0, 42.0]]);
     /// # Ok::<(), linformer::Error>(())
     /// ```
@@ -46,12 +46,12 @@ impl<A: Scalar> Embedding<A> {
     /// # Errors
     /// Returns an error if `dy` is not of the shape of the output, or the cache or the gradients are of a layer of another shape. The gradients are
     /// then as they were.
-    pub fn backward(&self, cache: EmbeddingCache, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<()> {
+    pub fn backward(&self, cache: EmbeddingCache, dy: Array3<A>, gradients: &mut Self) -> Result<()> {
         const OPERATION: &str = "Embedding::backward";
         check_alike(OPERATION, &self.weight.dim(), &cache.dim, &gradients.weight.dim())?;
         let (batch, length) = cache.tokens.dim();
-        check_gradient(OPERATION, dy, (batch, length, cache.dim.1))?;
-        Self::backward_tokens(&cache.tokens, &dy.as_standard_layout().into_owned(), gradients);
+        check_gradient(OPERATION, &dy, (batch, length, cache.dim.1))?;
+        Self::backward_tokens(&cache.tokens, &contiguous(dy), gradients);
         Ok(())
     }
 

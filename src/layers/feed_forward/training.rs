@@ -8,7 +8,7 @@ use super::{ACTIVATION_COST, FeedForward, FeedForwardScratch};
 use crate::config::check_alike;
 use crate::error::Result;
 use crate::layers::linear::{Linear, LongGradients};
-use crate::layers::{check_gradient, check_width, rows, sequence, tile_rows};
+use crate::layers::{check_gradient, check_width, contiguous, rows, sequence, tile_rows};
 use crate::ops::{Dropout, Output, ROUNDED_ROWS, RowsMut, Runs, Tile, idle_rows};
 use crate::parallel::{self, Pool, along, for_each_part};
 use crate::room::Room;
@@ -77,7 +77,7 @@ impl<A: Scalar> FeedForward<A> {
     /// let layer = FeedForward::<f32>::new(8, 4, &FeedForwardConfig::new(32), 0)?;
     /// let mut gradients = layer.zeros_like();
     /// let (y, cache) = layer.forward_train(&Array3::ones((2, 5, 8)))?;
-    /// let dx = layer.backward(cache, &Array3::ones(y.dim()), &mut gradients)?;
+    /// let dx = layer.backward(cache, Array3::ones(y.dim()), &mut gradients)?;
     /// assert_eq!(dx.dim(), (2, 5, 8));
     /// assert_eq!(gradients.output().bias().unwrap()[0], 10.0); // one for each row
     /// # Ok::<(), linformer::Error>(())
@@ -86,15 +86,15 @@ impl<A: Scalar> FeedForward<A> {
     /// # Errors
     /// Returns an error if `dy` is not of the shape of y, or the cache or the gradients are of a layer of another configuration. The gradients are
     /// then as they were.
-    pub fn backward(&self, cache: FeedForwardCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+    pub fn backward(&self, cache: FeedForwardCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {
         const OPERATION: &str = "FeedForward::backward";
         let shape = |layer: &Self| (layer.input.in_dim(), layer.input.out_dim(), layer.output.out_dim(), layer.config());
         // The cache says widths only, and nothing else of the layer matters.
         let cached = (cache.x.dim().2, cache.hidden.ncols(), self.output.out_dim(), self.config());
         check_alike(OPERATION, &shape(self), &cached, &shape(gradients))?;
         let (batch, length, _) = cache.x.dim();
-        check_gradient(OPERATION, dy, (batch, length, self.output.out_dim()))?;
-        let dy = dy.as_standard_layout();
+        check_gradient(OPERATION, &dy, (batch, length, self.output.out_dim()))?;
+        let dy = contiguous(dy);
         let dx = self.backward_rows(rows(&cache.x), cache.hidden, rows(&dy), None, gradients, Room::new());
         Ok(sequence(dx, batch, length))
     }
@@ -251,7 +251,7 @@ impl<A: Scalar> FeedForward<A> {
             if let Some(dropout) = dropout {
                 let width = self.output.in_dim();
                 for (row, mut activated) in tile.activated.slice_mut(s![.., range.clone()]).outer_iter_mut().enumerate() {
-                    let activated = contiguous(&mut activated);
+                    let activated = contiguous_row(&mut activated);
                     dropout.apply(activated, ((tile.first + row) * width + range.start) as u64);
                 }
             }
@@ -262,7 +262,7 @@ impl<A: Scalar> FeedForward<A> {
     fn through_activation(&self, mut hidden: ArrayViewMut2<'_, A>, mut activated: ArrayViewMut2<'_, A>, dact: RowsMut<'_, A>) {
         let rows = hidden.outer_iter_mut().zip(activated.outer_iter_mut());
         for ((mut hidden, mut activated), dact) in rows.zip(dact.data.chunks_mut(dact.stride)) {
-            let (hidden, activated) = (contiguous(&mut hidden), contiguous(&mut activated));
+            let (hidden, activated) = (contiguous_row(&mut hidden), contiguous_row(&mut activated));
             self.activation.apply_and_differentiate(hidden, activated);
             for (hidden, dact) in hidden.iter_mut().zip(dact) {
                 *hidden *= *dact;
@@ -283,7 +283,7 @@ impl<A: Scalar> FeedForward<A> {
         let hidden = own.outer_iter_mut().zip(gates.outer_iter_mut()).zip(activated.outer_iter_mut());
         let scratch = dact.data.chunks_mut(dact.stride).zip(dgate.data.chunks_mut(dgate.stride));
         for (((mut own, mut gates), mut activated), (dact, dgate)) in hidden.zip(scratch) {
-            let (own, gates, activated) = (contiguous(&mut own), contiguous(&mut gates), contiguous(&mut activated));
+            let (own, gates, activated) = (contiguous_row(&mut own), contiguous_row(&mut gates), contiguous_row(&mut activated));
             act.resize(own.len(), A::zero());
             self.activation.apply_and_differentiate(own, act);
             let inputs = own.iter_mut().zip(gates).zip(act.iter());
@@ -315,11 +315,11 @@ impl<A: Scalar> FeedForward<A> {
 /// Fills `to` from the first columns of a run.
 fn copy_rows<A: Scalar>(run: &RowsMut<'_, A>, to: &mut ArrayViewMut2<'_, A>) {
     for (from, mut to) in run.data.chunks(run.stride).zip(to.outer_iter_mut()) {
-        let to = contiguous(&mut to);
+        let to = contiguous_row(&mut to);
         to.copy_from_slice(&from[..to.len()]);
     }
 }
 
-fn contiguous<'r, A>(row: &'r mut ndarray::ArrayViewMut1<'_, A>) -> &'r mut [A] {
+fn contiguous_row<'r, A>(row: &'r mut ndarray::ArrayViewMut1<'_, A>) -> &'r mut [A] {
     row.as_slice_mut().expect("rows of an owned array are contiguous")
 }

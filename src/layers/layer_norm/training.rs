@@ -5,7 +5,7 @@ use ndarray::{Array2, Array3, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, s};
 use super::LayerNorm;
 use crate::config::check_alike;
 use crate::error::Result;
-use crate::layers::{TILE, check_gradient, for_each_tile, rows};
+use crate::layers::{TILE, check_gradient, contiguous, for_each_tile, rows};
 use crate::ops::{LongSum, add_widened, layer_norm_backward_rows};
 use crate::parallel;
 use crate::room::Room;
@@ -47,7 +47,7 @@ impl<A: Scalar> LayerNorm<A> {
     /// assert_eq!(y, array![[[-1.0, 1.0]]]);
     ///
     /// // Two numbers are normalized to -1 and 1 wherever they are: the gradient of x is 0.
-    /// let dx = norm.backward(cache, &array![[[5.0, 7.0]]], &mut gradients)?;
+    /// let dx = norm.backward(cache, array![[[5.0, 7.0]]], &mut gradients)?;
     /// assert_eq!(dx, array![[[0.0, 0.0]]]);
     /// assert_eq!(gradients.weight(), array![-5.0, 7.0]);
     /// assert_eq!(gradients.bias(), array![5.0, 7.0]);
@@ -57,12 +57,12 @@ impl<A: Scalar> LayerNorm<A> {
     /// # Errors
     /// Returns an error if `dy` is not of the shape of y, or the cache or the gradients are of a layer of another width. The gradients are then as
     /// they were.
-    pub fn backward(&self, cache: LayerNormCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+    pub fn backward(&self, cache: LayerNormCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {
         const OPERATION: &str = "LayerNorm::backward";
         let (width, cached, own) = (self.weight.len(), cache.x.dim().2, gradients.weight.len());
         check_alike(OPERATION, &width, &cached, &own)?;
-        check_gradient(OPERATION, dy, cache.x.dim())?;
-        let mut dy = dy.as_standard_layout().into_owned();
+        check_gradient(OPERATION, &dy, cache.x.dim())?;
+        let mut dy = contiguous(dy);
         self.backward_in_place(&cache.x, &mut dy, gradients);
         Ok(dy)
     }

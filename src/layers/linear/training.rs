@@ -5,7 +5,7 @@ use ndarray::{Array1, Array2, Array3, ArrayRef3, ArrayView2, ArrayViewMut2, s};
 use super::Linear;
 use crate::config::check_alike;
 use crate::error::Result;
-use crate::layers::{check_gradient, rows, sequence, tile_rows};
+use crate::layers::{check_gradient, contiguous, rows, sequence, tile_rows};
 use crate::ops::{LongSum, Output, PackedMatrix, RowsMut, Scratch, add_long_product, add_product_to_long, add_rounded};
 use crate::parallel::{self, Parts, Pool, for_each_part};
 use crate::room::Room;
@@ -40,7 +40,7 @@ impl<A: Scalar> Linear<A> {
     /// let (y, cache) = layer.forward_train(&array![[[3.0, 4.0]]])?;
     /// assert_eq!(y, array![[[11.5]]]);
     ///
-    /// let dx = layer.backward(cache, &array![[[10.0]]], &mut gradients)?;
+    /// let dx = layer.backward(cache, array![[[10.0]]], &mut gradients)?;
     /// assert_eq!(dx, array![[[10.0, 20.0]]]);
     /// assert_eq!(gradients.weight(), array![[30.0, 40.0]]);
     /// assert_eq!(gradients.bias().unwrap(), array![10.0]);
@@ -50,15 +50,15 @@ impl<A: Scalar> Linear<A> {
     /// # Errors
     /// Returns an error if `dy` is not of the shape of y, or the cache or the gradients are of a layer of another shape. The gradients are then
     /// as they were.
-    pub fn backward(&self, cache: LinearCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+    pub fn backward(&self, cache: LinearCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {
         const OPERATION: &str = "Linear::backward";
         let shape = |layer: &Self| (layer.in_dim(), layer.out_dim(), layer.bias.is_some());
         let (batch, length, width) = cache.x.dim();
         // The cache says the width of the input only, and nothing else of the layer matters.
         let cached = (width, self.out_dim(), self.bias.is_some());
         check_alike(OPERATION, &shape(self), &cached, &shape(gradients))?;
-        check_gradient(OPERATION, dy, (batch, length, self.out_dim()))?;
-        let dy = dy.as_standard_layout();
+        check_gradient(OPERATION, &dy, (batch, length, self.out_dim()))?;
+        let dy = contiguous(dy);
         Ok(sequence(self.backward_rows(rows(&cache.x), rows(&dy), gradients), batch, length))
     }
 }

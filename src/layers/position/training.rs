@@ -5,7 +5,7 @@ use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, s};
 use super::{Padding, Position, Start, rows_after_padding};
 use crate::config::{PositionKind, check_alike};
 use crate::error::Result;
-use crate::layers::{check_gradient, rows};
+use crate::layers::{check_gradient, contiguous, rows};
 use crate::ops::scatter_rows;
 use crate::scalar::Scalar;
 
@@ -42,7 +42,7 @@ impl<A: Scalar> Position<A> {
     /// let position = Position::<f64>::new(PositionKind::Learned { max_len: 4 }, 1, 0)?;
     /// let mut gradients = position.zeros_like();
     /// let (_, cache) = position.forward_train(&Array3::zeros((2, 3, 1)), None)?;
-    /// position.backward(cache, &array![[[1.0], [2.0], [3.0]], [[10.0], [20.0], [30.0]]], &mut gradients)?;
+    /// position.backward(cache, array![[[1.0], [2.0], [3.0]], [[10.0], [20.0], [30.0]]], &mut gradients)?;
     /// assert_eq!(gradients.weight().unwrap(), array![[11.0], [22.0], [33.0], [0.0]]);
     /// # Ok::<(), linformer::Error>(())
     /// ```
@@ -50,12 +50,12 @@ impl<A: Scalar> Position<A> {
     /// # Errors
     /// Returns an error if `dy` is not of the shape of y, or the cache or the gradients are of positions of another kind or width. The gradients
     /// are then as they were.
-    pub fn backward(&self, cache: PositionCache, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+    pub fn backward(&self, cache: PositionCache, dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {
         const OPERATION: &str = "Position::backward";
         let cached = (cache.kind, cache.dim.2);
         check_alike(OPERATION, &(self.kind, self.dim), &cached, &(gradients.kind, gradients.dim))?;
-        check_gradient(OPERATION, dy, cache.dim)?;
-        let dy = dy.as_standard_layout().into_owned();
+        check_gradient(OPERATION, &dy, cache.dim)?;
+        let dy = contiguous(dy);
         let padding = cache.tokens.as_deref().map_or(Padding::None, Padding::Ids);
         self.backward_from(Start::default(), padding, &dy, gradients);
         Ok(dy)

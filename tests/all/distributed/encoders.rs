@@ -28,7 +28,7 @@ fn expected(config: &EncoderConfig, x: &Array3<f64>, dy: &Array3<f64>, mask: Opt
     let y = encoder.forward(x, mask).unwrap();
     let (_, cache) = encoder.forward_train(&x, mask, pass).unwrap();
     let mut gradients = encoder.zeros_like();
-    let dx = encoder.backward(cache, &dy, &mut gradients).unwrap();
+    let dx = encoder.backward(cache, dy.clone(), &mut gradients).unwrap();
     Expected { encoder, y, dx, gradients }
 }
 
@@ -45,7 +45,7 @@ fn largest_difference(config: &EncoderConfig, shards: &Shards, x: &Array3<f64>, 
         let y = encoder.forward(&x, mask.as_ref())?;
         let (trained, cache) = encoder.forward_train(&x, mask.as_ref(), pass)?;
         let mut gradients = encoder.model().zeros_like();
-        let dx = encoder.backward(cache, &dy.slice(s![.., own.clone(), ..]), &mut gradients)?;
+        let dx = encoder.backward(cache, dy.slice(s![.., own.clone(), ..]).to_owned(), &mut gradients)?;
         encoder.reduce_gradients(&mut gradients)?;
         let rows = s![.., own, ..];
         Ok([
@@ -148,7 +148,7 @@ fn bits_do_not_change_from_run_to_run() {
             let x = x.slice(s![.., encoder.range(), ..]).to_owned();
             let (y, cache) = encoder.forward_train(&x, None, &pass().with_residual_dropout(0.2))?;
             let mut gradients = encoder.model().zeros_like();
-            let dx = encoder.backward(cache, &y, &mut gradients)?;
+            let dx = encoder.backward(cache, y.clone(), &mut gradients)?;
             encoder.reduce_gradients(&mut gradients)?;
             let y = encoder.forward(&x, None)?;
             Ok((bits(&y), bits(&dx), crate::common::model_bits(&gradients)))

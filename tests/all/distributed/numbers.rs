@@ -135,7 +135,7 @@ fn gradients_of_columns() -> Result<()> {
             );
             let (_, cache) = encoder.forward_train(&x, None, &pass())?;
             let mut gradients = encoder.model().zeros_like();
-            encoder.backward(cache, &Array3::from_elem((1, length, 4), 1e200), &mut gradients)?;
+            encoder.backward(cache, Array3::from_elem((1, length, 4), 1e200), &mut gradients)?;
             let mut bad = Vec::new();
             gradients.visit("", &mut |name, _, tensor| {
                 if tensor.iter().any(|number| !number.is_finite()) {

@@ -75,13 +75,13 @@ fn foreign_caches_and_gradients_are_refused() {
     for (i, one) in configs.iter().enumerate() {
         let decoder = Decoder::<f64>::new(one, 1).unwrap();
         let (y, cache) = decoder.forward_train(&x, None, &source, None, &pass).unwrap();
-        assert!(decoder.backward(cache.clone(), &y, &mut decoder.zeros_like()).is_ok());
+        assert!(decoder.backward(cache.clone(), y.clone(), &mut decoder.zeros_like()).is_ok());
         for (_, other) in configs.iter().enumerate().filter(|&(j, _)| j != i) {
             let other = Decoder::<f64>::new(other, 1).unwrap();
             let mut foreign = other.zeros_like();
             for gradients in [
-                decoder.backward(cache.clone(), &y, &mut foreign),
-                other.backward(cache.clone(), &y, &mut foreign),
+                decoder.backward(cache.clone(), y.clone(), &mut foreign),
+                other.backward(cache.clone(), y.clone(), &mut foreign),
             ] {
                 assert!(matches!(gradients, Err(Error::Argument { .. })));
             }

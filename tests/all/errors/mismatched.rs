@@ -173,9 +173,9 @@ fn a_layers_backward_takes_its_own_cache_and_gradients() {
         let layer = FeedForward::<f64>::new(8, 3, config, 1).unwrap();
         let strange = FeedForward::<f64>::new(8, 3, other, 1).unwrap();
         let (y, cache) = layer.forward_train(&x).unwrap();
-        refused(layer.backward(cache.clone(), &y, &mut strange.zeros_like()), (config, other));
+        refused(layer.backward(cache.clone(), y.clone(), &mut strange.zeros_like()), (config, other));
         if config.ff_dim != other.ff_dim || config.gated != other.gated {
-            refused(strange.backward(cache, &y, &mut strange.zeros_like()), (config, other));
+            refused(strange.backward(cache, y, &mut strange.zeros_like()), (config, other));
         }
     }
 }
@@ -188,8 +188,11 @@ fn an_encoders_backward_takes_its_own_cache_and_gradients() {
         let x = sequence((1, 4, config.dim()), 1);
         for pass in [pass(), pass().with_gradient_checkpointing(true)] {
             let (y, cache) = encoder.forward_train(&x, None, &pass).unwrap();
-            refused(encoder.backward(cache.clone(), &y, &mut strange.zeros_like()), (config, other));
-            refused(strange.backward(cache, &y, &mut strange.zeros_like()), (config, other));
+            refused(
+                encoder.backward(cache.clone(), y.clone(), &mut strange.zeros_like()),
+                (config, other),
+            );
+            refused(strange.backward(cache, y, &mut strange.zeros_like()), (config, other));
         }
     }
 }
@@ -361,7 +364,10 @@ fn gradients_of_another_shape_than_the_output_are_errors() {
     for shape in [(2, 4, 7), (2, 3, 8), (1, 4, 8), (0, 0, 0), (8, 4, 2)] {
         let dy = Array3::zeros(shape);
         refused(layer.backward(&cache, &dy, &mut layer.zeros_like()), shape);
-        refused(encoder.backward(encoder_cache.clone(), &dy, &mut encoder.zeros_like()), shape);
+        refused(
+            encoder.backward(encoder_cache.clone(), dy.clone(), &mut encoder.zeros_like()),
+            shape,
+        );
         refused(model.backward(model_cache.clone(), &dy, &mut model.zeros_like()), shape);
     }
 }

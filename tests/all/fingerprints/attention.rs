@@ -50,7 +50,7 @@ fn encoder<A: Scalar>(record: &mut Record, name: &str, config: &EncoderConfig, l
     trained(record, name, model, |model, pass| {
         let (y, cache) = model.forward_train(&x, Some(&mask), pass).unwrap();
         let mut gradients = model.zeros_like();
-        let dx = model.backward(cache, &sequence(y.dim(), 2), &mut gradients).unwrap();
+        let dx = model.backward(cache, sequence(y.dim(), 2), &mut gradients).unwrap();
         (vec![y, dx], gradients)
     });
 }
@@ -196,7 +196,7 @@ fn decoders<A: Scalar>(record: &mut Record) {
         trained(record, name, model, |model, pass| {
             let (y, cache) = model.forward_train(&x, Some(&own), &source, Some(&other), pass).unwrap();
             let mut gradients = model.zeros_like();
-            let (dx, dsource) = model.backward(cache, &sequence(y.dim(), 5), &mut gradients).unwrap();
+            let (dx, dsource) = model.backward(cache, sequence(y.dim(), 5), &mut gradients).unwrap();
             (vec![y, dx, dsource], gradients)
         });
     }

@@ -32,7 +32,7 @@ fn output<A: Scalar>(case: &Case, tensors: &Tensors<A>) -> Result<Array3<A>> {
         let x = case.array3("x");
         if trains {
             let (mut gradients, (_, cache)) = (layer.zeros_like(), layer.forward_train(&x)?);
-            let dx = layer.backward(cache, &case.output_gradient(), &mut gradients)?;
+            let dx = layer.backward(cache, case.output_gradient(), &mut gradients)?;
             case.trained(&lucidrains::feed_forward_state_dict(&gradients)?, &[("input_gradient", &dx)]);
         }
         return layer.forward(&x);
@@ -55,7 +55,7 @@ fn output<A: Scalar>(case: &Case, tensors: &Tensors<A>) -> Result<Array3<A>> {
         written(&lucidrains::linformer_state_dict(&encoder)?);
         if trains {
             let (mut gradients, (_, cache)) = (encoder.zeros_like(), encoder.forward_train(&x, None, &pass)?);
-            let dx = encoder.backward(cache, &case.output_gradient(), &mut gradients)?;
+            let dx = encoder.backward(cache, case.output_gradient(), &mut gradients)?;
             case.trained(&lucidrains::linformer_state_dict(&gradients)?, &[("input_gradient", &dx)]);
         }
         return encoder.forward(&x, None);

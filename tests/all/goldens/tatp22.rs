@@ -61,7 +61,7 @@ fn output<A: Scalar>(case: &Case) -> Result<Array3<A>> {
         let x = case.array3("x");
         if trains {
             let (mut gradients, (_, cache)) = (layer.zeros_like(), layer.forward_train(&x)?);
-            let dx = layer.backward(cache, &case.output_gradient(), &mut gradients)?;
+            let dx = layer.backward(cache, case.output_gradient(), &mut gradients)?;
             case.trained(&tatp22::feed_forward_state_dict(&gradients, &options)?, &[("input_gradient", &dx)]);
         }
         return layer.forward(&x);
@@ -78,7 +78,7 @@ fn output<A: Scalar>(case: &Case) -> Result<Array3<A>> {
     let x = case.array3("x");
     if trains {
         let (mut gradients, (_, cache)) = (encoder.zeros_like(), encoder.forward_train(&x, mask, &pass)?);
-        let dx = encoder.backward(cache, &case.output_gradient(), &mut gradients)?;
+        let dx = encoder.backward(cache, case.output_gradient(), &mut gradients)?;
         case.trained(&tatp22::linformer_state_dict(&gradients, &options)?, &[("input_gradient", &dx)]);
     }
     encoder.forward(&x, mask)
@@ -111,7 +111,7 @@ fn decoder<A: Scalar>(case: &Case, tensors: &Tensors<A>, json: &str) -> Result<A
     let (x, source) = (case.array3("x"), case.array3("embeddings"));
     if case.has("gradients") {
         let (mut gradients, (_, cache)) = (decoder.zeros_like(), decoder.forward_train(&x, None, &source, None, &pass)?);
-        let (dx, dsource) = decoder.backward(cache, &case.output_gradient(), &mut gradients)?;
+        let (dx, dsource) = decoder.backward(cache, case.output_gradient(), &mut gradients)?;
         let gradients = tatp22::decoder_state_dict(&gradients, &options)?;
         case.trained(&gradients, &[("input_gradient", &dx), ("embeddings_gradient", &dsource)]);
     }

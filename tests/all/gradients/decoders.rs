@@ -41,7 +41,7 @@ proptest! {
             prop_assert!((&y - &plain).iter().all(|difference| difference.abs() < 1e-10));
         }
         let mut gradients = decoder.zeros_like();
-        let (dx, dsource) = decoder.backward(cache, &weights(y.dim()), &mut gradients).unwrap();
+        let (dx, dsource) = decoder.backward(cache, weights(y.dim()), &mut gradients).unwrap();
         check(&decoder, &x, &dx, &gradients, |decoder, x| forward(decoder, x, &source).0);
         // Of the source alone: the parameters have been looked at.
         check(&Nothing, &source, &dsource, &Nothing, |_, source| forward(&decoder, &x, source).0);

@@ -72,7 +72,7 @@ proptest! {
             prop_assert!((&y - &encoder.forward(&x, mask).unwrap()).iter().all(|difference| difference.abs() < 1e-10));
         }
         let mut gradients = encoder.zeros_like();
-        let dx = encoder.backward(cache, &weights(y.dim()), &mut gradients).unwrap();
+        let dx = encoder.backward(cache, weights(y.dim()), &mut gradients).unwrap();
         check(&encoder, &x, &dx, &gradients, |encoder, x| encoder.forward_train(x, mask, &pass).unwrap().0);
     }
 
@@ -91,7 +91,7 @@ proptest! {
             prop_assert!((&y - &encoder.forward(&x, mask).unwrap()).iter().all(|difference| difference.abs() < 1e-10));
         }
         let mut gradients = encoder.zeros_like();
-        let dx = encoder.backward(cache, &weights(y.dim()), &mut gradients).unwrap();
+        let dx = encoder.backward(cache, weights(y.dim()), &mut gradients).unwrap();
         check(&encoder, &x, &dx, &gradients, |encoder, x| encoder.forward_train(x, mask, &pass).unwrap().0);
     }
 
@@ -192,7 +192,7 @@ fn long_sequences() {
         let forward = |encoder: &Encoder<f64>, x: &Array3<f64>| encoder.forward_train(x, Some(&mask), &pass).unwrap();
         let (y, cache) = forward(&encoder, &x);
         let mut gradients = encoder.zeros_like();
-        let dx = encoder.backward(cache, &weights(y.dim()), &mut gradients).unwrap();
+        let dx = encoder.backward(cache, weights(y.dim()), &mut gradients).unwrap();
         let along = |place: usize| ((place * 37 % 101) as f64 - 50.0) / 50.0;
         let mut expected = dx.iter().enumerate().map(|(place, value)| value * along(place)).sum::<f64>();
         for (_, gradient) in gradients.named() {

@@ -15,7 +15,7 @@ fn linear() {
         let (x, mut gradients) = (sequence((2, 4, 5), 1), layer.zeros_like());
         let (y, cache) = layer.forward_train(&x).unwrap();
         assert_eq!(y, layer.forward(&x).unwrap());
-        let dx = layer.backward(cache, &weights(y.dim()), &mut gradients).unwrap();
+        let dx = layer.backward(cache, weights(y.dim()), &mut gradients).unwrap();
         check(&layer, &x, &dx, &gradients, |layer, x| layer.forward(x).unwrap());
     }
 }
@@ -27,7 +27,7 @@ fn layer_norm() {
     let (x, mut gradients) = (sequence((2, 4, 5), 1), layer.zeros_like());
     let (y, cache) = layer.forward_train(&x).unwrap();
     assert_eq!(y, layer.forward(&x).unwrap());
-    let dx = layer.backward(cache, &weights(y.dim()), &mut gradients).unwrap();
+    let dx = layer.backward(cache, weights(y.dim()), &mut gradients).unwrap();
     check(&layer, &x, &dx, &gradients, |layer, x| layer.forward(x).unwrap());
 }
 
@@ -45,7 +45,7 @@ fn feed_forward() {
         let layer = FeedForward::<f64>::new(5, 3, &config, 1).unwrap();
         let (x, mut gradients) = (sequence((2, 4, 5), 1), layer.zeros_like());
         let (y, cache) = layer.forward_train(&x).unwrap();
-        let dx = layer.backward(cache, &weights(y.dim()), &mut gradients).unwrap();
+        let dx = layer.backward(cache, weights(y.dim()), &mut gradients).unwrap();
         check(&layer, &x, &dx, &gradients, |layer, x| layer.forward(x).unwrap());
     }
 }
@@ -56,7 +56,7 @@ fn embedding() {
     let mut gradients = layer.zeros_like();
     let (y, cache) = layer.forward_train(&tokens).unwrap();
     assert_eq!(y, layer.forward(&tokens).unwrap());
-    layer.backward(cache, &weights(y.dim()), &mut gradients).unwrap();
+    layer.backward(cache, weights(y.dim()), &mut gradients).unwrap();
     // Tokens have no gradient.
     let nothing = Array3::zeros((0, 0, 0));
     check(&layer, &nothing, &nothing, &gradients, |layer, _| layer.forward(&tokens).unwrap());
@@ -84,7 +84,7 @@ fn positions_of_every_kind() {
             let (x, mut gradients) = (sequence((2, 4, 5), 1), layer.zeros_like());
             let (y, cache) = layer.forward_train(&x, tokens).unwrap();
             assert_eq!(y, layer.forward(&x, tokens).unwrap());
-            let dx = layer.backward(cache, &weights(y.dim()), &mut gradients).unwrap();
+            let dx = layer.backward(cache, weights(y.dim()), &mut gradients).unwrap();
             check(&layer, &x, &dx, &gradients, |layer, x| layer.forward(x, tokens).unwrap());
         }
     }
@@ -127,7 +127,7 @@ fn blocks_of_every_kind() {
                 let plain = block.forward(&x, Some(&mask)).unwrap();
                 assert!((&y - &plain).iter().all(|difference| difference.abs() < 1e-11));
             }
-            let dx = block.backward(cache, &weights(y.dim()), &mut gradients).unwrap();
+            let dx = block.backward(cache, weights(y.dim()), &mut gradients).unwrap();
             check(&block, &x, &dx, &gradients, |block, x| {
                 block.forward_train(x, Some(&mask), &pass).unwrap().0
             });
@@ -149,7 +149,7 @@ fn blocks_in_a_row_are_an_encoder() {
     );
     let (y, cache) = encoder.forward_train(&x, Some(&mask), &pass).unwrap();
     let mut whole = encoder.zeros_like();
-    let dx = encoder.backward(cache, &weights(y.dim()), &mut whole).unwrap();
+    let dx = encoder.backward(cache, weights(y.dim()), &mut whole).unwrap();
 
     let (mut stream, mut caches) = (x.clone(), Vec::new());
     for (layer, block) in encoder.blocks().iter().enumerate() {
@@ -162,7 +162,7 @@ fn blocks_in_a_row_are_an_encoder() {
     let zeros = encoder.zeros_like();
     let mut gradients = zeros.blocks().to_vec();
     for ((block, cache), own) in encoder.blocks().iter().zip(caches).zip(&mut gradients).rev() {
-        dstream = block.backward(cache, &dstream, own).unwrap();
+        dstream = block.backward(cache, dstream, own).unwrap();
     }
     assert_eq!(bits(&dstream), bits(&dx));
     assert_eq!(model_bits(&gradients), model_bits(&whole.blocks().to_vec()));

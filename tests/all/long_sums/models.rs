@@ -57,7 +57,7 @@ fn copies_of_an_item_in_an_encoder() {
             let x = Array3::from_shape_fn((count, 3, 4), |(_, t, i)| ((t * 4 + i) as f32).cos());
             let mut sums = model.zeros_like();
             let (y, cache) = model.forward_train(&x, None, &TrainingPass::new(Step::new(1, 0))).unwrap();
-            model.backward(cache, &gradient_of_items(y.dim()), &mut sums).unwrap();
+            model.backward(cache, gradient_of_items(y.dim()), &mut sums).unwrap();
             gradients(&sums)
         });
     }

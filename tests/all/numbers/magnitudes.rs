@@ -86,10 +86,10 @@ fn errors(config: &EncoderConfig, size: f64) -> [f64; 2] {
     let (y, cache) = wide.forward_train(&x, None, &pass).unwrap();
     let dy = sequence(y.dim(), 5);
     let mut expected = wide.zeros_like();
-    let dx = wide.backward(cache, &dy, &mut expected).unwrap();
+    let dx = wide.backward(cache, dy.clone(), &mut expected).unwrap();
     let (_, cache) = narrow.forward_train(&x32, None, &pass).unwrap();
     let mut found = narrow.zeros_like();
-    let dx32 = narrow.backward(cache, &dy.mapv(|dy| dy as f32), &mut found).unwrap();
+    let dx32 = narrow.backward(cache, dy.mapv(|dy| dy as f32), &mut found).unwrap();
     let tensors = found.named().into_iter().zip(expected.named());
     let gradients = tensors.map(|((_, found), (_, expected))| wrong(&found.to_owned(), &expected.to_owned()));
     [output, gradients.fold(wrong(&dx32, &dx), f64::max)]
@@ -131,7 +131,7 @@ fn encoders_of_inputs_near_the_largest() {
                 crate::common::difference(y.view(), expected.view()).max(crate::common::difference(trained.view(), expected.view()));
             assert!(difference < 1e-12, "1e{exponent}: {difference:e} {config:?}");
             let mut gradients = encoder.zeros_like();
-            let dx = encoder.backward(cache, &sequence(y.dim(), 5), &mut gradients).unwrap();
+            let dx = encoder.backward(cache, sequence(y.dim(), 5), &mut gradients).unwrap();
             assert!(dx.iter().all(|dx| dx.is_finite()) && gradients.named().iter().all(|(_, all)| all.iter().all(|x| x.is_finite())));
         }
     }

@@ -119,7 +119,7 @@ fn encoder<A: Scalar>(config: &linformer::EncoderConfig, mask: &PaddingMask, pas
         let (y, cache) = encoder.forward_train(&padded(&x, mask, value), Some(mask), pass).unwrap();
         let mut gradients = encoder.zeros_like();
         let dy = padded(&numbers(y.dim(), 77), mask, A::zero());
-        let dx = encoder.backward(cache, &dy, &mut gradients).unwrap();
+        let dx = encoder.backward(cache, dy.clone(), &mut gradients).unwrap();
         let mut all = tensors(&gradients);
         all.push(("x".to_owned(), dx.into_dyn()));
         all
@@ -138,7 +138,7 @@ fn decoder<A: Scalar>(config: &linformer::DecoderConfig, masks: &[PaddingMask; 2
         let (x, source) = (padded(&x, own, value), padded(&source, other, value));
         let (_, cache) = decoder.forward_train(&x, Some(own), &source, Some(other), pass).unwrap();
         let mut gradients = decoder.zeros_like();
-        let (dx, dsource) = decoder.backward(cache, &dy, &mut gradients).unwrap();
+        let (dx, dsource) = decoder.backward(cache, dy.clone(), &mut gradients).unwrap();
         let mut all = tensors(&gradients);
         all.extend([("x".to_owned(), dx.into_dyn()), ("source".to_owned(), dsource.into_dyn())]);
         all
@@ -312,7 +312,7 @@ fn feed_forward<A: Scalar>(config: &FeedForwardConfig) {
     check::<A>(|value| {
         let (_, cache) = layer.forward_train(&padded(&x, &mask, value)).unwrap();
         let mut gradients = layer.zeros_like();
-        let dx = layer.backward(cache, &dy, &mut gradients).unwrap();
+        let dx = layer.backward(cache, dy.clone(), &mut gradients).unwrap();
         let mut all = tensors(&gradients);
         all.push(("x".to_owned(), dx.into_dyn()));
         all
@@ -358,7 +358,7 @@ fn long_sequences() {
             let pass = pass(1, true).with_layer_drop(0.0);
             let (_, cache) = encoder.forward_train(&padded(&x, &mask, value), Some(&mask), &pass).unwrap();
             let mut gradients = encoder.zeros_like();
-            let dx = encoder.backward(cache, &dy, &mut gradients).unwrap();
+            let dx = encoder.backward(cache, dy.clone(), &mut gradients).unwrap();
             let mut all = tensors(&gradients);
             all.push(("x".to_owned(), dx.into_dyn()));
             all

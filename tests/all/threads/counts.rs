@@ -59,7 +59,7 @@ fn decoders() {
             let pass = linformer::TrainingPass::new(linformer::training::Step::new(1, 0)).with_residual_dropout(0.1);
             let (y, cache) = decoder.forward_train(&x, None, &source, None, &pass).unwrap();
             let mut gradients = decoder.zeros_like();
-            let (dx, dsource) = decoder.backward(cache, &y, &mut gradients).unwrap();
+            let (dx, dsource) = decoder.backward(cache, y.clone(), &mut gradients).unwrap();
             let forward = decoder.forward(&x, None, &source, None).unwrap();
             (
                 [forward, y, dx, dsource].map(|array| bits(&array)),
@@ -131,7 +131,7 @@ fn gradients() {
                 let all = || {
                     let (y, cache) = encoder.forward_train(&x, mask, &pass).unwrap();
                     let mut gradients = encoder.zeros_like();
-                    let dx = encoder.backward(cache, &y, &mut gradients).unwrap();
+                    let dx = encoder.backward(cache, y, &mut gradients).unwrap();
                     (bits(&dx), model_bits(&gradients))
                 };
                 let expected = in_pool(1, all);

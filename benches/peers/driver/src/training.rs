@@ -37,7 +37,7 @@ impl Training {
         self.gradients.set_zero();
         let (output, cache) = self.encoder.forward_train(&self.input, None, &TrainingPass::new(Step::new(0, 0)))?;
         let (loss, dy) = MeanSquaredError::new().loss_and_gradient(&output, &self.target)?;
-        self.encoder.backward(cache, &dy, &mut self.gradients)?;
+        self.encoder.backward(cache, dy, &mut self.gradients)?;
         self.optimizer.step(&mut self.encoder, &self.gradients, RATE)?;
         Ok(json!({ "loss": loss, "seconds": start.elapsed().as_secs_f64() }))
     }

@@ -48,7 +48,7 @@ proptest! {
             let _ = model.attend(&x, None, &kept);
         }
         if let Ok((y, cache)) = model.forward_train(&x, own_mask, &source, other_mask, &pass) {
-            prop_assert!(model.backward(cache, &y, &mut model.zeros_like()).is_ok());
+            prop_assert!(model.backward(cache, y, &mut model.zeros_like()).is_ok());
         }
     }
 

@@ -234,7 +234,7 @@ proptest! {
         let y = model.forward(&x, mask.as_ref());
         prop_assert!(!y.is_ok_and(|y| y.dim() != x.dim()));
         if let Ok((y, cache)) = model.forward_train(&x, mask.as_ref(), &pass) {
-            prop_assert!(model.backward(cache, &y, &mut model.zeros_like()).is_ok());
+            prop_assert!(model.backward(cache, y, &mut model.zeros_like()).is_ok());
         }
         let _ = model.forward_in_place(&mut x, mask.as_ref(), &mut Workspace::new());
         if let Ok(block) = EncoderBlock::<f64>::new(&config, 1) {
