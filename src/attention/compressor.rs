@@ -13,16 +13,16 @@ use crate::scalar::Scalar;
 
 mod accumulate;
 mod backward;
-mod covered;
 mod dense;
 mod features;
 mod finish;
 mod order;
 mod part;
 mod pending;
-mod real_rows;
-mod side;
+mod range_set;
+mod rows;
 mod spare;
+mod sums;
 
 pub use order::{Extent, Order};
 
@@ -30,11 +30,11 @@ pub(crate) use backward::{CompressionCache, CompressionGradients};
 pub(crate) use dense::CompressionScratch;
 pub(crate) use spare::Spare;
 
-use covered::Covered;
 use dense::OwnScratch;
 use pending::Pending;
-use real_rows::RealRows;
-use side::Side;
+use range_set::Covered;
+use rows::RealRows;
+use sums::Side;
 
 /// Positions that are multiplied at once. Sums are added up segment by segment, so that pushes cut at multiples of it add in the same order as one.
 pub(crate) const SEGMENT: usize = crate::ops::SEGMENT;

@@ -17,6 +17,9 @@ use crate::parameters::parameters;
 use crate::scalar::Scalar;
 use crate::views::outer;
 
+mod causal;
+mod cross;
+
 /// Tiles that share out evenly enough among the threads of a large machine.
 const MANY_TILES: usize = 16;
 

@@ -17,6 +17,9 @@ use crate::ops::{RowsMut, Runs, Tile, gemm};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
+mod in_place;
+pub(super) mod training;
+
 /// Multi-head attention in O(n·k): softmax(Q(E·K)ᵀ/√`head_dim`)·(F·V) (paper, equation 7).
 ///
 /// ```

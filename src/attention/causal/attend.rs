@@ -9,7 +9,7 @@ use super::super::gradients::{AttendCache, Dropped};
 use super::super::key_values::block_width;
 use super::super::weights::{AttentionWeights, ItemKeyValues, tile};
 use super::online::{KeyPart, Online};
-use super::sight::{Reach, Sight};
+use super::visibility::{Reach, Sight};
 use crate::config::AttentionConfig;
 use crate::error::{Result, checked_len};
 use crate::layers::{TILE, rows};

@@ -9,7 +9,7 @@ use super::super::heads::scale;
 use super::super::weights::{AttentionWeights, ItemKeyValues, tile};
 use super::attend::{CausalContext, ItemContext, ScorePlace, within};
 use super::online::{KeyPart, masked_scores};
-use super::sight::Sight;
+use super::visibility::Sight;
 use crate::config::AttentionConfig;
 use crate::layers::{rows, sequence};
 use crate::ops::{Dropout, StagedSum, gemm, idle_rows, softmax_backward_rows, softmax_rows, without_idle};

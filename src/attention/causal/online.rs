@@ -12,11 +12,11 @@ use crate::ops::{exp_rows, gemm};
 use crate::scalar::Scalar;
 
 /// Keys and values of one head, and what each query row sees of them.
-pub(super) struct KeyPart<'p, A> {
-    pub(super) keys: ArrayView2<'p, A>,
-    pub(super) values: ArrayView2<'p, A>,
+pub(in crate::attention) struct KeyPart<'p, A> {
+    pub(in crate::attention) keys: ArrayView2<'p, A>,
+    pub(in crate::attention) values: ArrayView2<'p, A>,
     /// The keys that each row sees.
-    pub(super) seen: &'p [Range<usize>],
+    pub(in crate::attention) seen: &'p [Range<usize>],
 }
 
 /// The softmax over the keys so far of some query rows of one head (online softmax: Milakov and Gimelshein, arXiv 1805.02867).
@@ -71,7 +71,7 @@ impl<A: Scalar> Online<A> {
 }
 
 /// q·kᵀ/√`head_dim`, and −∞ where a row does not see the key.
-pub(super) fn masked_scores<A: Scalar>(queries: ArrayView2<'_, A>, part: &KeyPart<'_, A>, scores: &mut ArrayViewMut2<'_, A>) {
+pub(in crate::attention) fn masked_scores<A: Scalar>(queries: ArrayView2<'_, A>, part: &KeyPart<'_, A>, scores: &mut ArrayViewMut2<'_, A>) {
     gemm(scale(queries.ncols()), queries, part.keys.t(), A::zero(), scores);
     for (mut scores, seen) in scores.rows_mut().into_iter().zip(part.seen) {
         scores.slice_mut(s![..seen.start]).fill(A::neg_infinity());

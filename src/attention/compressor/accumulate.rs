@@ -4,7 +4,7 @@ use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, Axis, ShapeBuilder, s};
 
 use super::super::projection::{Form, Projection};
 use super::dense::CompressionScratch;
-use super::side::Side;
+use super::sums::Side;
 use super::{Compressor, Order, ProjectionKind, RealRows, SEGMENT};
 use crate::config::ConvolutionKernel;
 use crate::error::Result;

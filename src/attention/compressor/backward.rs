@@ -9,7 +9,7 @@ use super::super::part::Part;
 use super::super::projection::{Form, Projection, Projections};
 use super::super::weights::AttentionWeights;
 use super::accumulate::Windows;
-use super::side::Side;
+use super::sums::Side;
 use super::{BiasPlace, CompressionScratch, Compressor, Order, ProjectionKind, RealRows};
 use crate::config::LinformerConfig;
 use crate::error::Result;

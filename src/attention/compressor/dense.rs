@@ -8,7 +8,7 @@ use super::super::projection::Form;
 use super::accumulate::copied;
 use super::features::SegmentScratch;
 use super::finish::FinishScratch;
-use super::side::Side;
+use super::sums::Side;
 use super::{Compressor, RealRows, SEGMENT};
 use crate::ops::{Aligned, Output, Rows, RowsMut, Runs, Tile, multiply_panels, pack_panels, pack_segment, panels_len};
 use crate::parallel::{self, Chunks, Pool, along, for_each_part};

@@ -5,7 +5,7 @@ use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, ArrayViewMut
 use super::super::projection::{Form, Projection};
 use super::super::weights::tile;
 use super::accumulate::{Windows, add_segment, copied, segments};
-use super::side::larger;
+use super::sums::larger;
 use super::{Compressor, RealRows};
 use crate::config::{BiasPlace, ConvolutionKernel};
 use crate::layers::Linear;

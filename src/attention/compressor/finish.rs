@@ -4,7 +4,7 @@ use ndarray::{ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, Axis, Ix4, s};
 
 use super::super::compressed::Compressed;
 use super::super::projection::Form;
-use super::side::{Side, refill};
+use super::sums::{Side, refill};
 use super::{BiasPlace, CompressionScratch, Compressor, Order, ProjectionKind};
 use crate::error::{Result, checked_len};
 use crate::ops::{ProductScratch, Runs, Tile, add_bias};

@@ -4,10 +4,10 @@ use ndarray::{Array2, Ix2};
 
 use super::super::projection::Projections;
 use super::super::weights::AttentionWeights;
-use super::covered::Covered;
 use super::dense::OwnScratch;
 use super::pending::Pending;
-use super::side::{Side, refill};
+use super::range_set::Covered;
+use super::sums::{Side, refill};
 use super::{Compressor, Order};
 use crate::config::{LinformerConfig, ProjectionKind};
 use crate::error::{Result, checked_len};

@@ -2,22 +2,22 @@
 
 use ndarray::{Array2, Array3, Array4, ArrayRef3, s};
 
-use super::cache::{AttentionCache, CachedContext};
-use super::compressor::{CompressionCache, CompressionGradients, Compressor};
-use super::exact::ExactAttention;
-use super::gradients::KeyValueGradients;
-use super::linformer::LinformerAttention;
-use super::mask::PaddingMask;
-use super::part::{Lent, Part};
-use super::projection::Projections;
-use super::weights::AttentionWeights;
+use super::super::cache::{AttentionCache, CachedContext};
+use super::super::compressor::{CompressionCache, CompressionGradients, Compressor};
+use super::super::exact::ExactAttention;
+use super::super::gradients::KeyValueGradients;
+use super::super::mask::PaddingMask;
+use super::super::part::{Lent, Part};
+use super::super::projection::Projections;
+use super::super::weights::AttentionWeights;
+use super::LinformerAttention;
 use crate::error::{Error, Result, checked_len};
 use crate::layers::{check_width, rows, sequence};
 use crate::ops::Dropout;
 use crate::room::Room;
 use crate::scalar::Scalar;
 
-pub(super) fn check_gradient<A>(operation: &'static str, dy: &ArrayRef3<A>, x: &Array3<A>) -> Result<()> {
+pub(in crate::attention) fn check_gradient<A>(operation: &'static str, dy: &ArrayRef3<A>, x: &Array3<A>) -> Result<()> {
     if dy.dim() == x.dim() {
         return Ok(());
     }
@@ -25,12 +25,12 @@ pub(super) fn check_gradient<A>(operation: &'static str, dy: &ArrayRef3<A>, x: &
 }
 
 /// The error of gradients without E and F.
-pub(super) fn no_projections(operation: &'static str) -> Error {
+pub(in crate::attention) fn no_projections(operation: &'static str) -> Error {
     unlike(operation, "the gradients have no E and F to add to")
 }
 
 /// The error of a cache or of gradients that have not what this layer needs.
-pub(super) fn unlike(operation: &'static str, came: &str) -> Error {
+pub(in crate::attention) fn unlike(operation: &'static str, came: &str) -> Error {
     Error::argument(
         operation,
         format!("expected the cache and the gradients of this layer, but {came}; pass what its forward_train returned, and its zeros_like"),
@@ -38,7 +38,7 @@ pub(super) fn unlike(operation: &'static str, came: &str) -> Error {
 }
 
 /// A copy, which a broadcast view may be too large for.
-pub(super) fn owned<A: Scalar>(operation: &'static str, x: &ArrayRef3<A>) -> Result<Array3<A>> {
+pub(in crate::attention) fn owned<A: Scalar>(operation: &'static str, x: &ArrayRef3<A>) -> Result<Array3<A>> {
     checked_len(operation, x.shape(), size_of::<A>())?;
     Ok(x.as_standard_layout().into_owned())
 }
@@ -301,7 +301,7 @@ impl<A: Scalar> ExactAttention<A> {
     }
 
     /// The gradient of the sequence that keys and values were made of, given theirs.
-    pub(super) fn key_value_backward(
+    pub(in crate::attention) fn key_value_backward(
         &self,
         input: &Array3<A>,
         mask: Option<&PaddingMask>,

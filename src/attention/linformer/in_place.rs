@@ -5,12 +5,12 @@ use std::ops::Range;
 
 use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2, Axis, s};
 
-use super::compressor::{Compressor, Order};
-use super::linformer::LinformerAttention;
-use super::mask::{PaddingMask, one_past_last};
-use super::part::Part;
-use super::projection::Projections;
-use super::workspace::{ContextSpace, TileSpace, Workspace};
+use super::super::compressor::{Compressor, Order};
+use super::super::mask::{PaddingMask, one_past_last};
+use super::super::part::Part;
+use super::super::projection::Projections;
+use super::super::workspace::{ContextSpace, TileSpace, Workspace};
+use super::LinformerAttention;
 use crate::error::{Error, Result};
 use crate::layers::{LayerNorm, check_width};
 use crate::ops::RowsMut;

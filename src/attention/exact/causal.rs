@@ -2,12 +2,11 @@
 
 use ndarray::{Array3, Array4, ArrayRef3, s};
 
+use super::super::causal::{CausalContext, KeyPart, Reach, Sight, masked_scores};
 use super::super::compressed::Compressed;
-use super::super::exact::ExactAttention;
 use super::super::mask::PaddingMask;
 use super::super::weights::AttentionWeights;
-use super::online::{KeyPart, masked_scores};
-use super::{CausalContext, Reach, Sight};
+use super::ExactAttention;
 use crate::config::AttentionConfig;
 use crate::error::{Error, Result};
 use crate::layers::check_width;
