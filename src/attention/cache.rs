@@ -1,6 +1,6 @@
 //! What training keeps of an attention layer.
 
-use ndarray::Array3;
+use ndarray::{Array3, ArrayRef3};
 
 use super::causal::CausalContext;
 use super::compressed::Compressed;
@@ -8,7 +8,7 @@ use super::compressor::CompressionCache;
 use super::gradients::AttendCache;
 use super::mask::PaddingMask;
 use crate::config::{AttentionKind, check_alike};
-use crate::error::Result;
+use crate::error::{Error, Result, checked_len};
 use crate::layers::add;
 use crate::room::Room;
 use crate::scalar::Scalar;
@@ -73,4 +73,30 @@ impl<A: Scalar> AttentionCache<A> {
         add(&mut dx, &dcontext);
         (dx, None)
     }
+}
+
+pub(super) fn check_gradient<A>(operation: &'static str, dy: &ArrayRef3<A>, x: &Array3<A>) -> Result<()> {
+    if dy.dim() == x.dim() {
+        return Ok(());
+    }
+    Err(Error::shape(operation, "dy", format!("{:?}", x.dim()), dy.shape()))
+}
+
+/// The error of gradients without E and F.
+pub(super) fn no_projections(operation: &'static str) -> Error {
+    unlike(operation, "the gradients have no E and F to add to")
+}
+
+/// The error of a cache or of gradients that have not what this layer needs.
+pub(super) fn unlike(operation: &'static str, came: &str) -> Error {
+    Error::argument(
+        operation,
+        format!("expected the cache and the gradients of this layer, but {came}; pass what its forward_train returned, and its zeros_like"),
+    )
+}
+
+/// A copy, which a broadcast view may be too large for.
+pub(super) fn owned<A: Scalar>(operation: &'static str, x: &ArrayRef3<A>) -> Result<Array3<A>> {
+    checked_len(operation, x.shape(), size_of::<A>())?;
+    Ok(x.as_standard_layout().into_owned())
 }

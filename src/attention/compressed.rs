@@ -2,8 +2,8 @@
 
 use ndarray::{Array4, ArrayRef3, ArrayView4, Axis};
 
+use super::heads::ItemKeyValues;
 use super::key_values::PackedKeyValues;
-use super::weights::ItemKeyValues;
 use crate::derived::Derived;
 use crate::error::{Error, Result};
 use crate::layers::check_width;
@@ -52,7 +52,7 @@ impl<A: Scalar> Compressed<A> {
     pub(crate) fn packed(&self) -> &PackedKeyValues<A> {
         self.packed.get_or_make_spread(|forgotten| {
             let mut packed = forgotten.unwrap_or_default();
-            packed.repack(self);
+            packed.repack(self.keys.view(), self.values.view(), &self.slots);
             packed
         })
     }

@@ -3,9 +3,9 @@
 use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
 
 use super::compressed::Compressed;
-use super::heads::head_scores;
-use super::key_values::HeadScratch;
-use super::weights::{AttentionWeights, ItemKeyValues, tile};
+use super::heads::{ItemKeyValues, head_scores};
+use super::partial::HeadScratch;
+use super::weights::{AttentionWeights, tile};
 use crate::config::AttentionConfig;
 use crate::layers::{TILE, rows, sequence};
 use crate::ops::{Dropout, Runs, StagedSum, Tile, gemm};

@@ -18,7 +18,7 @@ use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
 mod in_place;
-pub(super) mod training;
+mod training;
 
 /// Multi-head attention in O(n·k): softmax(Q(E·K)ᵀ/√`head_dim`)·(F·V) (paper, equation 7).
 ///

@@ -1,10 +1,12 @@
 //! The weights that all kinds of attention have in common.
 
-use ndarray::{Array4, ArrayRef3, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, s};
+use ndarray::{Array4, ArrayRef3, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
 
 use super::compressed::Compressed;
+use super::folded::folds;
 use super::heads::head_scores;
-use super::key_values::{HeadScratch, PackedKeyValues};
+use super::key_values::PackedKeyValues;
+use super::partial::HeadScratch;
 use crate::config::AttentionConfig;
 use crate::error::{Result, checked_len};
 use crate::initialization::Streams;
@@ -18,6 +20,8 @@ use crate::views::{outer, split};
 /// The four weights, of queries, keys, values and the output, with their biases.
 #[derive(Clone, Debug)]
 pub(crate) struct AttentionWeights<A> {
+    /// Query heads.
+    heads: usize,
     pub(crate) query: Linear<A>,
     pub(crate) key: Linear<A>,
     /// `None` where values are tied to keys.
@@ -35,28 +39,11 @@ parameters!(AttentionWeights {
     output
 });
 
-/// The keys and values that one item's queries attend to: (heads, slots, `head_dim`) each, of which the first `count` slots are there.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ItemKeyValues<'a, A> {
-    pub(crate) keys: ArrayView3<'a, A>,
-    pub(crate) values: ArrayView3<'a, A>,
-    pub(crate) count: usize,
-}
-
-impl<'a, A> ItemKeyValues<'a, A> {
-    /// The keys and the values, (count, `head_dim`) each, that query head `head` of `heads` attends to.
-    pub(crate) fn head(self, head: usize, heads: usize) -> (ArrayView2<'a, A>, ArrayView2<'a, A>) {
-        let head = head * self.keys.dim().0 / heads;
-        // Several times faster than slicing, which shows where sequences are short.
-        let rows = |all: ArrayView3<'a, A>| all.index_axis_move(Axis(0), head).split_at(Axis(0), self.count).0;
-        (rows(self.keys), rows(self.values))
-    }
-}
-
 impl<A: Scalar> AttentionWeights<A> {
     pub(crate) fn draw(config: &AttentionConfig, streams: &mut Streams) -> Self {
         let (dim, query_dim, key_value_dim) = (config.dim, config.query_dim(), config.key_value_dim());
         Self {
+            heads: config.heads,
             query: Linear::draw(dim, query_dim, config.query_bias, streams),
             key: Linear::draw(dim, key_value_dim, config.key_bias, streams),
             value: (!config.tie_key_value).then(|| Linear::draw(dim, key_value_dim, config.value_bias, streams)),
@@ -76,6 +63,15 @@ impl<A: Scalar> AttentionWeights<A> {
         match (&mut self.value, is_value) {
             (Some(value), true) => value,
             _ => &mut self.key,
+        }
+    }
+
+    /// Replaces what is packed by the one item of `context`, which `rows` rows are to attend to; without allocating where the memory suffices.
+    pub(super) fn repack_for(&self, rows: usize, context: &Compressed<A>, packed: &mut PackedKeyValues<A>) {
+        if self.output_factor.is_none() && folds(&self.query, self.heads, context.slots[0], rows) {
+            packed.refold(&self.query, &self.output, self.heads, context.item(0));
+        } else {
+            packed.repack(context.keys.view(), context.values.view(), &context.slots);
         }
     }
 

@@ -6,8 +6,9 @@ use ndarray::{Array3, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::super::compressed::Compressed;
 use super::super::gradients::{AttendCache, Dropped};
+use super::super::heads::ItemKeyValues;
 use super::super::key_values::block_width;
-use super::super::weights::{AttentionWeights, ItemKeyValues, tile};
+use super::super::weights::{AttentionWeights, tile};
 use super::online::{KeyPart, Online};
 use super::visibility::{Reach, Sight};
 use crate::config::AttentionConfig;

@@ -5,8 +5,8 @@ use std::ops::Range;
 use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
 
 use super::super::gradients::{AttendCache, KeyValueGradients};
-use super::super::heads::scale;
-use super::super::weights::{AttentionWeights, ItemKeyValues, tile};
+use super::super::heads::{ItemKeyValues, scale};
+use super::super::weights::{AttentionWeights, tile};
 use super::attend::{CausalContext, ItemContext, ScorePlace, within};
 use super::online::{KeyPart, masked_scores};
 use super::visibility::Sight;

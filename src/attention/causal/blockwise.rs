@@ -2,10 +2,9 @@
 
 use ndarray::{Array3, ArrayRef3};
 
-use super::super::cache::{AttentionCache, CachedContext};
+use super::super::cache::{AttentionCache, CachedContext, check_gradient, no_projections, owned, unlike};
 use super::super::exact::ExactAttention;
 use super::super::gradients::KeyValueGradients;
-use super::super::linformer::training::{check_gradient, no_projections, owned, unlike};
 use super::super::mask::PaddingMask;
 use super::super::projection::Projections;
 use super::super::weights::AttentionWeights;

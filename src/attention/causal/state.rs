@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView2, Axis, s};
 
+use super::super::heads::ItemKeyValues;
 use super::super::projection::Projections;
-use super::super::weights::{AttentionWeights, ItemKeyValues};
+use super::super::weights::AttentionWeights;
 use super::attend::{CausalScratch, ItemContext, attend_head};
 use super::summaries::{column, matrix_of};
 use super::{CausalContext, Sight};

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2, Axis, s};
 
+use super::super::compressed::Compressed;
 use super::super::compressor::{Compressor, Order};
 use super::super::mask::{PaddingMask, one_past_last};
 use super::super::part::Part;
@@ -81,7 +82,7 @@ impl<A: Scalar> LinformerAttention<A> {
         space.add_rows(&mut compressor, rows, norm, real)?;
         compressor.finish_into(&mut space.compressed, &mut space.compression)?;
         let ContextSpace { compressed, packed, .. } = &mut *space;
-        packed.repack_for(self.weights(), self.config().attention.heads, rows.nrows(), compressed);
+        self.weights().repack_for(rows.nrows(), compressed, packed);
         space.spare = compressor.into_spare();
         Ok(())
     }
@@ -126,7 +127,8 @@ impl<A: Scalar> ContextSpace<A> {
     /// Makes the packed keys and values of one item of what the compressor has added up.
     pub(crate) fn finish(&mut self, mut compressor: Compressor<'_, A>) -> Result<()> {
         compressor.finish_into(&mut self.compressed, &mut self.compression)?;
-        self.packed.repack(&self.compressed);
+        let Compressed { keys, values, slots, .. } = &self.compressed;
+        self.packed.repack(keys.view(), values.view(), slots);
         Ok(())
     }
 }

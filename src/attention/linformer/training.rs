@@ -1,47 +1,18 @@
-//! Training of the attention layers: forward with a cache, and backward.
+//! Training of Linformer attention: forward with a cache, and backward.
 
-use ndarray::{Array2, Array3, Array4, ArrayRef3, s};
+use ndarray::{Array3, Array4, ArrayRef3};
 
-use super::super::cache::{AttentionCache, CachedContext};
+use super::super::cache::{AttentionCache, CachedContext, check_gradient, no_projections, owned, unlike};
 use super::super::compressor::{CompressionCache, CompressionGradients, Compressor};
-use super::super::exact::ExactAttention;
 use super::super::gradients::KeyValueGradients;
 use super::super::mask::PaddingMask;
 use super::super::part::{Lent, Part};
 use super::super::projection::Projections;
-use super::super::weights::AttentionWeights;
 use super::LinformerAttention;
-use crate::error::{Error, Result, checked_len};
-use crate::layers::{check_width, rows, sequence};
+use crate::error::{Error, Result};
+use crate::layers::{check_width, rows};
 use crate::ops::Dropout;
-use crate::room::Room;
 use crate::scalar::Scalar;
-
-pub(in crate::attention) fn check_gradient<A>(operation: &'static str, dy: &ArrayRef3<A>, x: &Array3<A>) -> Result<()> {
-    if dy.dim() == x.dim() {
-        return Ok(());
-    }
-    Err(Error::shape(operation, "dy", format!("{:?}", x.dim()), dy.shape()))
-}
-
-/// The error of gradients without E and F.
-pub(in crate::attention) fn no_projections(operation: &'static str) -> Error {
-    unlike(operation, "the gradients have no E and F to add to")
-}
-
-/// The error of a cache or of gradients that have not what this layer needs.
-pub(in crate::attention) fn unlike(operation: &'static str, came: &str) -> Error {
-    Error::argument(
-        operation,
-        format!("expected the cache and the gradients of this layer, but {came}; pass what its forward_train returned, and its zeros_like"),
-    )
-}
-
-/// A copy, which a broadcast view may be too large for.
-pub(in crate::attention) fn owned<A: Scalar>(operation: &'static str, x: &ArrayRef3<A>) -> Result<Array3<A>> {
-    checked_len(operation, x.shape(), size_of::<A>())?;
-    Ok(x.as_standard_layout().into_owned())
-}
 
 impl<A: Scalar> LinformerAttention<A> {
     /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
@@ -213,131 +184,4 @@ fn whole_gradients<A: Scalar>(
     part.sum(&mut slices)?;
     compression.keep_owned(&mut whole);
     Ok(whole)
-}
-
-impl<A: Scalar> ExactAttention<A> {
-    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    pub fn forward_train(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<(Array3<A>, AttentionCache<A>)> {
-        self.train(owned("ExactAttention::forward_train", x)?, None, mask, None)
-    }
-
-    /// The gradient of `x`, given `dy` of the output, both (batch, n, dim). Those of the parameters are added to `gradients`.
-    ///
-    /// # Errors
-    /// `dy` of another shape than the output; a cache or gradients of a layer of another configuration.
-    pub fn backward(&self, cache: &AttentionCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
-        Ok(self.backward_dropped(cache, dy, None, gradients)?.0)
-    }
-
-    pub(crate) fn train(
-        &self,
-        x: Array3<A>,
-        other: Option<Array3<A>>,
-        mask: Option<&PaddingMask>,
-        dropout: Option<Dropout<A>>,
-    ) -> Result<(Array3<A>, AttentionCache<A>)> {
-        const OPERATION: &str = "ExactAttention::forward_train";
-        let context_input = other.as_ref().unwrap_or(&x);
-        check_width(OPERATION, "x", &x, self.config().dim)?;
-        let (batch, length, _) = context_input.dim();
-        PaddingMask::check(mask, OPERATION, batch, length)?;
-        let mut collected = self.key_values(batch, length)?;
-        collected.push(context_input.view(), |item| mask.map(|mask| mask.item(item)));
-        let mut context = collected.finish();
-        let (context, (y, attend)) = if self.config().causal {
-            let context = self.past(OPERATION, context, (x.dim().1, length), mask)?;
-            let result = self.weights().attend_causal_train(self.config(), &x, &context, dropout);
-            (CachedContext::Past(context), result)
-        } else {
-            let result = self.weights().attend_train(self.config(), &x, &context, dropout, Room::new());
-            context.forget_packed();
-            (CachedContext::Whole(context), result)
-        };
-        let cache = AttentionCache {
-            layer: self.config().clone().into(),
-            x,
-            other,
-            mask: mask.cloned(),
-            context,
-            compression: None,
-            attend,
-        };
-        Ok((y, cache))
-    }
-
-    pub(crate) fn backward_dropped(
-        &self,
-        cache: &AttentionCache<A>,
-        dy: &ArrayRef3<A>,
-        dropout: Option<Dropout<A>>,
-        gradients: &mut Self,
-    ) -> Result<(Array3<A>, Option<Array3<A>>)> {
-        const OPERATION: &str = "ExactAttention::backward";
-        cache.check(OPERATION, self.config(), gradients.config())?;
-        check_gradient(OPERATION, dy, &cache.x)?;
-        let dy = dy.as_standard_layout();
-        let (weights, own) = (self.weights(), gradients.weights_mut());
-        let (dx, grads) = match &cache.context {
-            CachedContext::Whole(context) => weights.attend_backward(
-                self.config(),
-                &cache.x,
-                context,
-                &cache.attend,
-                rows(&dy),
-                dropout,
-                own,
-                Room::new(),
-            ),
-            CachedContext::Past(context) => {
-                let (dx, grads) = weights.attend_causal_backward(self.config(), &cache.x, context, &cache.attend, rows(&dy), dropout, own);
-                (dx, grads.keys)
-            }
-        };
-        let dcontext = self.key_value_backward(cache.context_input(), cache.mask.as_ref(), &grads, own);
-        Ok(cache.input_gradients(dx, dcontext))
-    }
-
-    /// The gradient of the sequence that keys and values were made of, given theirs.
-    pub(in crate::attention) fn key_value_backward(
-        &self,
-        input: &Array3<A>,
-        mask: Option<&PaddingMask>,
-        grads: &KeyValueGradients<A>,
-        own: &mut AttentionWeights<A>,
-    ) -> Array3<A> {
-        // The gradients of padding are rows of 0, which leaves its inputs out.
-        let (batch, length, _) = input.dim();
-        let mut dcontext = Array3::zeros(input.dim());
-        for (is_value, grad) in [(false, &grads.keys), (true, &grads.values)] {
-            let dfeatures = self.position_gradients(grad, length, mask);
-            let linear = if is_value { self.weights().value() } else { &self.weights().key };
-            let through = linear.backward(rows(input), dfeatures.view(), own.source_mut(is_value));
-            dcontext += &sequence(through, batch, length);
-        }
-        dcontext
-    }
-
-    /// The gradients of the slots (batch, heads, slots, `head_dim`) at the positions that they were made of: (batch·n, heads·`head_dim`).
-    fn position_gradients(&self, grad: &Array4<A>, length: usize, mask: Option<&PaddingMask>) -> Array2<A> {
-        let (batch, heads, _, head_dim) = grad.dim();
-        let mut features = Array2::zeros((batch * length, heads * head_dim));
-        for item in 0..batch {
-            let mut slot = 0;
-            for position in 0..length {
-                let is_real = mask.is_none_or(|mask| mask.is_real(item, position));
-                if is_real {
-                    let mut row = features.row_mut(item * length + position);
-                    for head in 0..heads {
-                        row.slice_mut(s![head * head_dim..(head + 1) * head_dim])
-                            .assign(&grad.slice(s![item, head, slot, ..]));
-                    }
-                }
-                slot += usize::from(is_real || self.config().masked_keys_stay);
-            }
-        }
-        features
-    }
 }
