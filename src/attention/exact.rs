@@ -178,9 +178,9 @@ impl<A: Scalar> ExactAttention<A> {
         let context = self.context(context, mask)?;
         if self.config.causal {
             let past = self.past(operation, context, (rows, length), mask)?;
-            return Ok((self.weights.causal_map(operation, &self.config, queries, &past)?, past.keys));
+            return Ok((self.weights.causal_map(operation, queries, &past)?, past.keys));
         }
-        let map = self.weights.attention_map(operation, &self.config, queries, &context)?;
+        let map = self.weights.attention_map(operation, queries, &context)?;
         Ok((map, context))
     }
 

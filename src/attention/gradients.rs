@@ -6,7 +6,6 @@ use super::compressed::Compressed;
 use super::heads::{ItemKeyValues, head_scores};
 use super::partial::HeadScratch;
 use super::weights::{AttentionWeights, tile};
-use crate::config::AttentionConfig;
 use crate::layers::{TILE, rows, sequence};
 use crate::ops::{Dropout, Runs, StagedSum, Tile, gemm};
 use crate::parallel;
@@ -45,7 +44,6 @@ impl<A: Scalar> AttentionWeights<A> {
     /// Attention of the rows of `x` (batch, m, dim), and what the backward pass needs.
     pub(crate) fn attend_train(
         &self,
-        config: &AttentionConfig,
         x: &Array3<A>,
         context: &Compressed<A>,
         dropout: Option<Dropout<A>>,
@@ -69,8 +67,8 @@ impl<A: Scalar> AttentionWeights<A> {
                 let first = item * length + start;
                 let queries = queries.slice(s![first..first + merged.nrows(), ..]);
                 let Some(dropout) = &dropout else {
-                    tile.fill(queries, Runs::of_units(config.heads, config.effective_head_dim()));
-                    context.packed().attend(item, config.heads, tile, scratch);
+                    tile.fill(queries, Runs::of_units(self.heads, self.head_dim()));
+                    context.packed().attend(item, self.heads, tile, scratch);
                     return tile.copy_to(&mut merged);
                 };
                 merged.assign(&queries);
@@ -78,7 +76,7 @@ impl<A: Scalar> AttentionWeights<A> {
                     item,
                     start,
                     length,
-                    heads: config.heads,
+                    heads: self.heads,
                 };
                 attend_with_dropout(&mut merged, context.item(item), place, dropout);
             },
@@ -120,7 +118,6 @@ impl<A: Scalar> AttentionWeights<A> {
     #[allow(clippy::too_many_arguments)] // all of them vary independently
     pub(crate) fn attend_backward(
         &self,
-        config: &AttentionConfig,
         x: &Array3<A>,
         context: &Compressed<A>,
         cache: &AttendCache<A>,
@@ -137,7 +134,7 @@ impl<A: Scalar> AttentionWeights<A> {
         };
         let mut dqueries = room.array2(cache.queries.dim());
         heads_backward(
-            config,
+            self.heads,
             context,
             cache,
             &dmerged,
@@ -156,7 +153,7 @@ impl<A: Scalar> AttentionWeights<A> {
 /// A task has the query heads of one key/value head of one item, and goes over their rows in order.
 #[allow(clippy::too_many_arguments)] // all of them vary independently
 fn heads_backward<A: Scalar>(
-    config: &AttentionConfig,
+    heads: usize,
     context: &Compressed<A>,
     cache: &AttendCache<A>,
     dmerged: &Array2<A>,
@@ -166,7 +163,7 @@ fn heads_backward<A: Scalar>(
     grads: &mut KeyValueGradients<A>,
 ) {
     let (_, kv_heads, slots, head_dim) = context.keys.dim();
-    let group = config.heads / kv_heads;
+    let group = heads / kv_heads;
     let cost = parallel::cost(&[cache.queries.len(), 5, slots]);
     let mut dqueries = sequence_mut(dqueries, batch, length);
     let parts = owned_parts(dqueries.view_mut(), grads, &context.slots, group * head_dim);
@@ -187,7 +184,7 @@ fn heads_backward<A: Scalar>(
                         item,
                         start,
                         length,
-                        heads: config.heads,
+                        heads: heads,
                     };
                     let dropped = dropout.as_ref().map(|dropout| place.dropped(head, slots, dropout));
                     backward.tile(

@@ -261,14 +261,8 @@ impl<A: Scalar> LinformerAttention<A> {
             self.attend_cost(context.keys.dim().2),
             |(tile, scratch): &mut (Tile<A>, AttendScratch<A>), item, x, out| {
                 tile.fill(x, Runs::of(x.ncols()));
-                self.weights.attend_tile(
-                    &self.config.attention,
-                    tile.rows(),
-                    (packed, item),
-                    false,
-                    RowsMut::of(out),
-                    scratch,
-                );
+                self.weights
+                    .attend_tile(tile.rows(), (packed, item), false, RowsMut::of(out), scratch);
             },
         )
     }
@@ -288,8 +282,7 @@ impl<A: Scalar> LinformerAttention<A> {
     /// As [`attend`](Self::attend).
     pub fn attention_map(&self, queries: &ArrayRef3<A>, context: &Compressed<A>) -> Result<Array4<A>> {
         self.check_context("LinformerAttention::attention_map", queries, context)?;
-        self.weights
-            .attention_map("LinformerAttention::attention_map", &self.config.attention, queries, context)
+        self.weights.attention_map("LinformerAttention::attention_map", queries, context)
     }
 
     /// P̄·F: how much each query draws from each of the n positions whose values F compresses, (batch, heads, m, n). With E = F it is P̄·E.

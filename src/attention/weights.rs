@@ -21,7 +21,7 @@ use crate::views::{outer, split};
 #[derive(Clone, Debug)]
 pub(crate) struct AttentionWeights<A> {
     /// Query heads.
-    heads: usize,
+    pub(super) heads: usize,
     pub(crate) query: Linear<A>,
     pub(crate) key: Linear<A>,
     /// `None` where values are tied to keys.
@@ -54,6 +54,15 @@ impl<A: Scalar> AttentionWeights<A> {
         }
     }
 
+    /// Width of the input and of the output.
+    pub(super) fn dim(&self) -> usize {
+        self.output.out_dim()
+    }
+
+    pub(super) fn head_dim(&self) -> usize {
+        self.query.out_dim() / self.heads
+    }
+
     pub(crate) fn value(&self) -> &Linear<A> {
         self.value.as_ref().unwrap_or(&self.key)
     }
@@ -78,7 +87,6 @@ impl<A: Scalar> AttentionWeights<A> {
     /// `out` ← or += the attention of the rows of `x` to one item's keys and values.
     pub(crate) fn attend_tile(
         &self,
-        config: &AttentionConfig,
         x: TileRows<'_, A>,
         (context, item): (&PackedKeyValues<A>, usize),
         adds: bool,
@@ -90,9 +98,8 @@ impl<A: Scalar> AttentionWeights<A> {
             let output = if adds { Output::add } else { Output::set };
             return folded.attend(x, output(self.output.bias_slice()), out, heads);
         }
-        self.query
-            .apply_runs(x, Runs::of_units(config.heads, config.effective_head_dim()), queries);
-        context.attend(item, config.heads, queries, heads);
+        self.query.apply_runs(x, Runs::of_units(self.heads, self.head_dim()), queries);
+        context.attend(item, self.heads, queries, heads);
         match &self.output_factor {
             None => self.output.apply_tile(queries.rows(), adds, out),
             Some(first) => {
@@ -103,16 +110,10 @@ impl<A: Scalar> AttentionWeights<A> {
     }
 
     /// softmax(Q·Kᵀ/√`head_dim`) of `queries` (batch, m, dim): (batch, heads, m, slots), 0 for slots that an item does not have.
-    pub(crate) fn attention_map(
-        &self,
-        operation: &'static str,
-        config: &AttentionConfig,
-        queries: &ArrayRef3<A>,
-        context: &Compressed<A>,
-    ) -> Result<Array4<A>> {
-        self.map_of(operation, config, queries, context.keys.dim().2, |item, _, projected, map| {
+    pub(crate) fn attention_map(&self, operation: &'static str, queries: &ArrayRef3<A>, context: &Compressed<A>) -> Result<Array4<A>> {
+        self.map_of(operation, queries, context.keys.dim().2, |item, _, projected, map| {
             for (head, mut scores) in map.outer_iter_mut().enumerate() {
-                head_scores(projected, context.item(item), head, config.heads, &mut scores);
+                head_scores(projected, context.item(item), head, self.heads, &mut scores);
             }
         })
     }
@@ -122,21 +123,20 @@ impl<A: Scalar> AttentionWeights<A> {
     pub(super) fn map_of(
         &self,
         operation: &'static str,
-        config: &AttentionConfig,
         queries: &ArrayRef3<A>,
         slots: usize,
         fill: impl Fn(usize, usize, ArrayView2<'_, A>, &mut ArrayViewMut3<'_, A>) + Send + Sync,
     ) -> Result<Array4<A>> {
         let (batch, rows, dim) = queries.dim();
-        checked_len(operation, &[batch, config.heads, rows, slots], size_of::<A>())?;
-        let mut map = Array4::zeros((batch, config.heads, rows, slots));
+        checked_len(operation, &[batch, self.heads, rows, slots], size_of::<A>())?;
+        let mut map = Array4::zeros((batch, self.heads, rows, slots));
         let mut tasks = Vec::new();
         for (item, map) in outer(map.view_mut()).into_iter().enumerate() {
             for (index, map) in split(map, Axis(1), TILE).into_iter().enumerate() {
                 tasks.push((item, index * TILE, map));
             }
         }
-        let cost = parallel::cost(&[batch, rows, config.query_dim(), dim.saturating_add(slots)]);
+        let cost = parallel::cost(&[batch, rows, self.query.out_dim(), dim.saturating_add(slots)]);
         parallel::for_each_with(
             tasks,
             cost,

@@ -66,7 +66,7 @@ impl<A: Scalar> Attention<A> {
             Self::Linformer(_) => return Err(not_causal()),
         };
         check_width("Encoder::step", "x", x, config.dim)?;
-        Ok(step(weights, config, summarised, x, states))
+        Ok(step(weights, summarised, x, states))
     }
 
     /// What its states are like.

@@ -11,7 +11,6 @@ use super::super::key_values::block_width;
 use super::super::weights::{AttentionWeights, tile};
 use super::online::{KeyPart, Online};
 use super::visibility::{Reach, Sight};
-use crate::config::AttentionConfig;
 use crate::error::{Result, checked_len};
 use crate::layers::{TILE, rows};
 use crate::ops::{Dropout, Scratch};
@@ -203,16 +202,10 @@ pub(super) fn within(range: &Range<usize>, block: &Range<usize>) -> Range<usize>
 
 impl<A: Scalar> AttentionWeights<A> {
     /// Attention of `x` (batch, rows, dim) to what each row sees.
-    pub(crate) fn attend_causal(
-        &self,
-        operation: &'static str,
-        config: &AttentionConfig,
-        x: &ArrayRef3<A>,
-        context: &CausalContext<A>,
-    ) -> Result<Array3<A>> {
+    pub(crate) fn attend_causal(&self, operation: &'static str, x: &ArrayRef3<A>, context: &CausalContext<A>) -> Result<Array3<A>> {
         let (batch, length, _) = x.dim();
-        checked_len(operation, &[batch, length, config.dim], size_of::<A>())?;
-        let mut output = Array3::zeros((batch, length, config.dim));
+        checked_len(operation, &[batch, length, self.dim()], size_of::<A>())?;
+        let mut output = Array3::zeros((batch, length, self.dim()));
         let size = context.tile_rows();
         let mut tasks = Vec::new();
         for (item, rows) in outer(output.view_mut()).into_iter().enumerate() {
@@ -220,10 +213,10 @@ impl<A: Scalar> AttentionWeights<A> {
                 tasks.push((item, index * size, rows));
             }
         }
-        let cost = parallel::cost(&[batch, length, 2, config.query_dim(), config.dim.saturating_add(context.seen())]);
+        let cost = parallel::cost(&[batch, length, 2, self.query.out_dim(), self.dim().saturating_add(context.seen())]);
         parallel::for_each_with(tasks, cost, |scratch: &mut CausalScratch<A>, (item, first, mut out)| {
             let x = x.slice(s![item, first..first + out.nrows(), ..]);
-            self.attend_causal_rows(config, x, first, context.item(item), &mut out, scratch);
+            self.attend_causal_rows(x, first, context.item(item), &mut out, scratch);
         });
         Ok(output)
     }
@@ -231,7 +224,6 @@ impl<A: Scalar> AttentionWeights<A> {
     /// Fills `out` with the attention of the rows of `x`, the first of which is row `first` of its item.
     fn attend_causal_rows(
         &self,
-        config: &AttentionConfig,
         x: ArrayView2<'_, A>,
         first: usize,
         context: ItemContext<'_, A>,
@@ -241,7 +233,7 @@ impl<A: Scalar> AttentionWeights<A> {
         let mut space = std::mem::take(&mut scratch.queries);
         let mut queries = tile(&mut space, x.nrows(), self.query.out_dim());
         self.query.apply(x, &mut queries, &mut scratch.products);
-        attend_heads(&mut queries, first, context, config.heads, None, scratch);
+        attend_heads(&mut queries, first, context, self.heads, None, scratch);
         self.apply_output(queries.view(), out, &mut scratch.factor, &mut scratch.products);
         scratch.queries = space;
     }
@@ -249,7 +241,6 @@ impl<A: Scalar> AttentionWeights<A> {
     /// [`attend_causal`](Self::attend_causal), and what the backward pass needs.
     pub(crate) fn attend_causal_train(
         &self,
-        config: &AttentionConfig,
         x: &Array3<A>,
         context: &CausalContext<A>,
         dropout: Option<Dropout<A>>,
@@ -272,7 +263,7 @@ impl<A: Scalar> AttentionWeights<A> {
                 length,
                 slots: context.slots(),
             });
-            attend_heads(&mut queries, first, context.item(item), config.heads, place, scratch);
+            attend_heads(&mut queries, first, context.item(item), self.heads, place, scratch);
         });
         self.merged_output(queries, merged, (batch, length), Room::new())
     }

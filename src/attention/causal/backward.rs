@@ -10,7 +10,6 @@ use super::super::weights::{AttentionWeights, tile};
 use super::attend::{CausalContext, ItemContext, ScorePlace, within};
 use super::online::{KeyPart, masked_scores};
 use super::visibility::Sight;
-use crate::config::AttentionConfig;
 use crate::layers::{rows, sequence};
 use crate::ops::{Dropout, StagedSum, gemm, idle_rows, softmax_backward_rows, softmax_rows, without_idle};
 use crate::parallel;
@@ -113,7 +112,6 @@ impl<A: Scalar> AttentionWeights<A> {
     #[allow(clippy::too_many_arguments)] // all of them vary independently
     pub(crate) fn attend_causal_backward(
         &self,
-        config: &AttentionConfig,
         x: &Array3<A>,
         context: &CausalContext<A>,
         cache: &AttendCache<A>,
@@ -125,7 +123,7 @@ impl<A: Scalar> AttentionWeights<A> {
         let dmerged = self.merged_gradient(cache, dy, gradients, Room::new());
         let mut grads = CausalGradients::zeros(context);
         let mut dqueries = Array2::zeros(cache.queries.dim());
-        heads_backward(config, context, cache, &dmerged, dropout, length, &mut dqueries, &mut grads);
+        heads_backward(self.heads, context, cache, &dmerged, dropout, length, &mut dqueries, &mut grads);
         let dx = self.query.backward(rows(x), dqueries.view(), &mut gradients.query);
         (sequence(dx, batch, length), grads)
     }
@@ -134,7 +132,7 @@ impl<A: Scalar> AttentionWeights<A> {
 /// A task has the query heads of one key/value head of one item, and goes over their rows in order.
 #[allow(clippy::too_many_arguments)] // all of them vary independently
 fn heads_backward<A: Scalar>(
-    config: &AttentionConfig,
+    heads: usize,
     context: &CausalContext<A>,
     cache: &AttendCache<A>,
     dmerged: &Array2<A>,
@@ -144,7 +142,7 @@ fn heads_backward<A: Scalar>(
     grads: &mut CausalGradients<A>,
 ) {
     let (_, kv_heads, _, head_dim) = context.keys.keys.dim();
-    let group = config.heads / kv_heads;
+    let group = heads / kv_heads;
     let cost = parallel::cost(&[cache.queries.len(), 5, context.seen()]);
     let size = context.tile_rows();
     parallel::for_each_with(
@@ -162,7 +160,7 @@ fn heads_backward<A: Scalar>(
                 }),
                 queries: cache.queries.slice(s![rows.clone(), ..]),
                 dmerged: dmerged.slice(s![rows, ..]),
-                heads: config.heads,
+                heads: heads,
             };
             let mut staged = StagedOwn::default();
             for within in 0..group {

@@ -115,7 +115,7 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
     ) -> Result<(Array3<A>, CausalContext<A>)> {
         const OPERATION: &str = "BlockwiseCausalAttention::forward";
         let context = self.context(OPERATION, self.own_or(shared)?, x, mask)?;
-        let y = self.weights().attend_causal(OPERATION, &self.config.attention, x, &context)?;
+        let y = self.weights().attend_causal(OPERATION, x, &context)?;
         Ok((y, context))
     }
 
@@ -188,7 +188,7 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         dropout: Option<Dropout<A>>,
     ) -> Result<(Array3<A>, AttentionCache<A>)> {
         let context = self.context("BlockwiseCausalAttention::forward_train", self.own_or(shared)?, &x, mask)?;
-        let (y, attend) = self.weights().attend_causal_train(&self.config.attention, &x, &context, dropout);
+        let (y, attend) = self.weights().attend_causal_train(&x, &context, dropout);
         let cache = AttentionCache {
             layer: self.config.clone().into(),
             x,
@@ -220,9 +220,9 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         };
         let dy = owned(OPERATION, dy)?;
         let own = gradients.layer.weights_mut();
-        let (mut dx, grads) =
-            self.weights()
-                .attend_causal_backward(&self.config.attention, &cache.x, context, &cache.attend, rows(&dy), dropout, own);
+        let (mut dx, grads) = self
+            .weights()
+            .attend_causal_backward(&cache.x, context, &cache.attend, rows(&dy), dropout, own);
         let mut keys: KeyValueGradients<A> = grads.keys;
         let (length, mask) = (cache.x.dim().1, cache.mask.as_ref());
         let projections = self.own_or(shared)?;

@@ -244,7 +244,6 @@ impl<A: Scalar> LayerState<A> {
 /// One more row of each of several sequences, (sequences, 1, dim), each with what `states` kept of it so far.
 pub(crate) fn step<A: Scalar>(
     weights: &AttentionWeights<A>,
-    config: &AttentionConfig,
     summarised: Option<Summarised<'_, A>>,
     x: &Array3<A>,
     states: &mut [&mut LayerState<A>],
@@ -266,10 +265,10 @@ pub(crate) fn step<A: Scalar>(
         })
         .collect();
     let seen: usize = states.iter().map(|state| state.window.filled + state.summaries.filled).sum();
-    let cost = parallel::cost(&[seen, 2, config.query_dim()]);
+    let cost = parallel::cost(&[seen, 2, weights.query.out_dim()]);
     let mut tasks = Vec::new();
     for (item, queries) in split(merged.view_mut(), Axis(0), 1).into_iter().enumerate() {
-        let heads = split(queries, Axis(1), config.effective_head_dim());
+        let heads = split(queries, Axis(1), weights.head_dim());
         tasks.extend(heads.into_iter().enumerate().map(|(head, queries)| (item, head, queries)));
     }
     let states: &[&mut LayerState<A>] = states;
@@ -280,7 +279,7 @@ pub(crate) fn step<A: Scalar>(
             sight: &sights[item],
             joint,
         };
-        attend_head(&mut queries, 0, context, (head, config.heads), None, scratch);
+        attend_head(&mut queries, 0, context, (head, weights.heads), None, scratch);
     });
     let output = output_rows(weights, merged.view());
     output.insert_axis(Axis(1))

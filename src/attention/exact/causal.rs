@@ -7,7 +7,6 @@ use super::super::compressed::Compressed;
 use super::super::mask::PaddingMask;
 use super::super::weights::AttentionWeights;
 use super::ExactAttention;
-use crate::config::AttentionConfig;
 use crate::error::{Error, Result};
 use crate::layers::check_width;
 use crate::ops::softmax_rows;
@@ -49,7 +48,7 @@ impl<A: Scalar> ExactAttention<A> {
         let mut keys = self.key_values(batch, length)?;
         keys.push(x.view(), |item| mask.map(|mask| mask.item(item)));
         let context = self.past(OPERATION, keys.finish(), (length, length), mask)?;
-        let y = self.weights().attend_causal(OPERATION, self.config(), x, &context)?;
+        let y = self.weights().attend_causal(OPERATION, x, &context)?;
         Ok((y, context))
     }
 
@@ -63,25 +62,19 @@ impl<A: Scalar> ExactAttention<A> {
         mask: Option<&PaddingMask>,
     ) -> Result<Array3<A>> {
         let context = self.past(operation, keys, (queries.dim().1, length), mask)?;
-        self.weights().attend_causal(operation, self.config(), queries, &context)
+        self.weights().attend_causal(operation, queries, &context)
     }
 }
 
 impl<A: Scalar> AttentionWeights<A> {
     /// softmax(Q·Kᵀ/√`head_dim`) of what each row sees: (batch, heads, rows, slots), 0 for what it does not.
-    pub(crate) fn causal_map(
-        &self,
-        operation: &'static str,
-        config: &AttentionConfig,
-        queries: &ArrayRef3<A>,
-        context: &CausalContext<A>,
-    ) -> Result<Array4<A>> {
+    pub(crate) fn causal_map(&self, operation: &'static str, queries: &ArrayRef3<A>, context: &CausalContext<A>) -> Result<Array4<A>> {
         let (_, _, slots, head_dim) = context.keys.keys.dim();
-        self.map_of(operation, config, queries, slots, |item, first, projected, map| {
+        self.map_of(operation, queries, slots, |item, first, projected, map| {
             let context = context.item(item);
             let seen: Vec<_> = (first..first + projected.nrows()).map(|row| context.sight.keys(row)).collect();
             for (head, mut map) in map.outer_iter_mut().enumerate() {
-                let (keys, values) = context.keys.head(head, config.heads);
+                let (keys, values) = context.keys.head(head, self.heads);
                 let queries = projected.slice(s![.., head * head_dim..(head + 1) * head_dim]);
                 let mut map = map.slice_mut(s![.., ..keys.nrows()]);
                 let part = KeyPart { keys, values, seen: &seen };

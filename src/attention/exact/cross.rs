@@ -40,7 +40,7 @@ impl<A: Scalar> ExactAttention<A> {
             pool.with(|(tile, scratch)| {
                 tile.fill(queries.slice(s![item, rows, ..]), Runs::of(dim));
                 self.weights()
-                    .attend_tile(self.config(), tile.rows(), (packed, item), false, RowsMut::of(out), scratch);
+                    .attend_tile(tile.rows(), (packed, item), false, RowsMut::of(out), scratch);
             });
         });
         Ok(output)

@@ -47,10 +47,10 @@ impl<A: Scalar> ExactAttention<A> {
         let mut context = collected.finish();
         let (context, (y, attend)) = if self.config().causal {
             let context = self.past(OPERATION, context, (x.dim().1, length), mask)?;
-            let result = self.weights().attend_causal_train(self.config(), &x, &context, dropout);
+            let result = self.weights().attend_causal_train(&x, &context, dropout);
             (CachedContext::Past(context), result)
         } else {
-            let result = self.weights().attend_train(self.config(), &x, &context, dropout, Room::new());
+            let result = self.weights().attend_train(&x, &context, dropout, Room::new());
             context.forget_packed();
             (CachedContext::Whole(context), result)
         };
@@ -79,18 +79,11 @@ impl<A: Scalar> ExactAttention<A> {
         let dy = dy.as_standard_layout();
         let (weights, own) = (self.weights(), gradients.weights_mut());
         let (dx, grads) = match &cache.context {
-            CachedContext::Whole(context) => weights.attend_backward(
-                self.config(),
-                &cache.x,
-                context,
-                &cache.attend,
-                rows(&dy),
-                dropout,
-                own,
-                Room::new(),
-            ),
+            CachedContext::Whole(context) => {
+                weights.attend_backward(&cache.x, context, &cache.attend, rows(&dy), dropout, own, Room::new())
+            }
             CachedContext::Past(context) => {
-                let (dx, grads) = weights.attend_causal_backward(self.config(), &cache.x, context, &cache.attend, rows(&dy), dropout, own);
+                let (dx, grads) = weights.attend_causal_backward(&cache.x, context, &cache.attend, rows(&dy), dropout, own);
                 (dx, grads.keys)
             }
         };

@@ -61,7 +61,7 @@ impl<A: Scalar> LinformerAttention<A> {
                 space.take(x.slice(s![rows, ..]), None);
                 let TileSpace { x, attention, .. } = space;
                 self.weights()
-                    .attend_tile(&self.config().attention, x.rows(), (packed, 0), false, RowsMut::of(out), attention);
+                    .attend_tile(x.rows(), (packed, 0), false, RowsMut::of(out), attention);
             });
             Ok(())
         })

@@ -91,9 +91,7 @@ impl<A: Scalar> LinformerAttention<A> {
             let expected = format!("({batch}, any length, {})", self.config().attention.dim);
             return Err(Error::shape(OPERATION, "queries", expected, x.shape()));
         }
-        let (y, attend) = self
-            .weights()
-            .attend_train(&self.config().attention, &x, &context, dropout, lent.room);
+        let (y, attend) = self.weights().attend_train(&x, &context, dropout, lent.room);
         context.forget_packed();
         let cache = AttentionCache {
             layer: self.config().clone().into(),
@@ -151,10 +149,9 @@ impl<A: Scalar> LinformerAttention<A> {
         let (Some(compression), CachedContext::Whole(context)) = (&cache.compression, &cache.context) else {
             return Err(unlike(OPERATION, "the cache has no keys and values that were compressed whole"));
         };
-        let config = &self.config().attention;
-        let (mut dx, own) =
-            self.weights()
-                .attend_backward(config, &cache.x, context, &cache.attend, rows(&dy), dropout, own_weights, lent.room);
+        let (mut dx, own) = self
+            .weights()
+            .attend_backward(&cache.x, context, &cache.attend, rows(&dy), dropout, own_weights, lent.room);
         let input = cache.context_input();
         let mut dother = cache.other.as_ref().map(|other| Array3::zeros(other.dim()));
         let (batch, length, _) = input.dim();
