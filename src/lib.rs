@@ -111,8 +111,8 @@ pub mod training;
 mod views;
 
 pub use attention::{
-    AttentionCache, BlockwiseCausalAttention, Compressed, Compressor, ExactAttention, Extent, LinformerAttention, Order, PaddingMask,
-    Projection, Projections, Workspace,
+    AttentionCache, BlockwiseCausalAttention, Compressed, Compressor, ExactAttention, LinformerAttention, Order, PaddingMask, Projection,
+    Projections, SequenceLengths, Workspace,
 };
 pub use blocks::{Attention, CompressedSource, Decoder, DecoderBlock, DecoderCache, Encoder, EncoderBlock, EncoderCache, FeedForwardBlock};
 pub use config::{

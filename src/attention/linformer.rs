@@ -3,7 +3,7 @@
 use ndarray::{Array3, Array4, ArrayRef3, s};
 
 use super::compressed::Compressed;
-use super::compressor::{Compressor, Extent, Order};
+use super::compressor::{Compressor, Order, SequenceLengths};
 use super::exact::ExactAttention;
 use super::mask::PaddingMask;
 use super::projection::Projections;
@@ -206,10 +206,11 @@ impl<A: Scalar> LinformerAttention<A> {
         Compressor::new(&self.config, &self.weights, projections, batch, Order::of(&self.config))
     }
 
-    /// [`compressor`](Self::compressor) with the order of multiplication given, to compare the two.
+    /// Returns [`compressor`](Self::compressor) with the order of multiplication given: tests compare the two.
     ///
     /// # Errors
     /// [`Order::CompressFirst`] for a kind that does not commute with the weights (max pooling, convolutions over channels).
+    #[doc(hidden)]
     pub fn compressor_in_order(&self, batch: usize, order: Order) -> Result<Compressor<'_, A>> {
         if order == Order::CompressFirst && !self.config.projection.commutes() {
             return Err(Error::argument(
@@ -241,9 +242,9 @@ impl<A: Scalar> LinformerAttention<A> {
         if !self.config.projection.pools() {
             return Ok(compressor);
         }
-        compressor.with_extent(match mask {
-            None => Extent::Known(length),
-            Some(mask) => Extent::PerItem(mask.lengths().to_vec()),
+        compressor.with_lengths(match mask {
+            None => SequenceLengths::Equal(length),
+            Some(mask) => SequenceLengths::PerItem(mask.lengths().to_vec()),
         })
     }
 

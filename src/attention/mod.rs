@@ -34,7 +34,7 @@ mod workspace;
 pub use cache::AttentionCache;
 pub use causal::BlockwiseCausalAttention;
 pub use compressed::Compressed;
-pub use compressor::{Compressor, Extent, Order};
+pub use compressor::{Compressor, Order, SequenceLengths};
 pub use exact::ExactAttention;
 pub use linformer::LinformerAttention;
 pub use mask::PaddingMask;

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use ndarray::{ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
 
 use super::compressed::Compressed;
-use super::compressor::{CompressionScratch, SEGMENT, Spare};
+use super::compressor::{CompressionScratch, SEGMENT, Totals};
 use super::key_values::PackedKeyValues;
 use super::weights::{AttendScratch, tile};
 use crate::error::Result;
@@ -48,7 +48,7 @@ pub struct Workspace<A = f32> {
 /// What keys and values are made in.
 pub(crate) struct ContextSpace<A> {
     pub(crate) compression: CompressionScratch<A>,
-    pub(crate) spare: Spare<A>,
+    pub(crate) totals: Totals<A>,
     pub(crate) compressed: Compressed<A>,
     pub(crate) packed: PackedKeyValues<A>,
     pub(crate) normed: Vec<A>,
@@ -107,7 +107,7 @@ impl<A: Scalar> Workspace<A> {
         Self {
             context: ContextSpace {
                 compression: CompressionScratch::default(),
-                spare: Spare::default(),
+                totals: Totals::default(),
                 compressed: Compressed::empty(),
                 packed: PackedKeyValues::default(),
                 normed: Vec::new(),

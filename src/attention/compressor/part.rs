@@ -3,7 +3,7 @@
 use ndarray::{Array4, Axis, Zip};
 
 use super::super::part::Part;
-use super::{Compressor, Extent, ProjectionKind};
+use super::{Compressor, ProjectionKind, SequenceLengths};
 use crate::error::Result;
 use crate::scalar::Scalar;
 
@@ -15,7 +15,7 @@ impl<A: Scalar> Compressor<'_, A> {
             return Ok(self);
         }
         let compressor = if self.config.projection.pools() {
-            self.with_extent(Extent::PerItem(lengths.to_vec()))?
+            self.with_lengths(SequenceLengths::PerItem(lengths.to_vec()))?
         } else {
             self
         };
@@ -26,14 +26,14 @@ impl<A: Scalar> Compressor<'_, A> {
     /// ones counts.
     pub(super) fn complete(&mut self, part: &dyn Part<A>) -> Result<Option<Vec<Array4<bool>>>> {
         let takes_maximum = self.config.projection.kind == ProjectionKind::MaxPooling;
-        let before = takes_maximum.then(|| (self.sides.clone(), self.tokens.clone()));
+        let before = takes_maximum.then(|| (self.totals.sums.clone(), self.totals.tokens.clone()));
         Self::complete_all(std::slice::from_mut(self), part)?;
-        let Some((sides, tokens)) = before else {
+        let Some((sums, tokens)) = before else {
             return Ok(None);
         };
-        let mut owners = Vec::with_capacity(sides.len());
-        for (own, whole) in sides.iter().zip(&self.sides) {
-            let mut owned = Zip::from(&own.sums).and(&whole.sums).map_collect(|own, whole| own == whole);
+        let mut owners = Vec::with_capacity(sums.len());
+        for (own, whole) in sums.iter().zip(&self.totals.sums) {
+            let mut owned = Zip::from(&own.values).and(&whole.values).map_collect(|own, whole| own == whole);
             for ((item, slot), _) in tokens.indexed_iter().filter(|&(_, &count)| count == 0) {
                 owned.index_axis_mut(Axis(0), item).index_axis_mut(Axis(1), slot).fill(false);
             }
@@ -57,14 +57,20 @@ impl<A: Scalar> Compressor<'_, A> {
             compressor.reach(own)?;
             lengths = others;
         }
-        let mut counts: Vec<usize> = compressors.iter().flat_map(|compressor| &compressor.tokens).copied().collect();
+        let mut counts: Vec<usize> = compressors
+            .iter()
+            .flat_map(|compressor| &compressor.totals.tokens)
+            .copied()
+            .collect();
         let mut sums = Vec::new();
         for compressor in compressors.iter_mut() {
-            let with_row_sums: Vec<bool> = (0..compressor.sides.len()).map(|side| compressor.needs_row_sums(side)).collect();
-            compressor.settle_pending();
-            for (side, with_row_sums) in compressor.sides.iter_mut().zip(with_row_sums) {
-                side.round();
-                sums.extend(side.slices(with_row_sums));
+            let with_row_sums: Vec<bool> = (0..compressor.totals.sums.len())
+                .map(|index| compressor.needs_row_sums(index))
+                .collect();
+            compressor.flush_pending();
+            for (own, with_row_sums) in compressor.totals.sums.iter_mut().zip(with_row_sums) {
+                own.round();
+                sums.extend(own.slices(with_row_sums));
             }
         }
         if takes_maximum {
@@ -76,7 +82,11 @@ impl<A: Scalar> Compressor<'_, A> {
             return Ok(());
         }
         part.count(&mut counts)?;
-        for (tokens, count) in compressors.iter_mut().flat_map(|compressor| &mut compressor.tokens).zip(counts) {
+        for (tokens, count) in compressors
+            .iter_mut()
+            .flat_map(|compressor| &mut compressor.totals.tokens)
+            .zip(counts)
+        {
             *tokens = count;
         }
         Ok(())
@@ -84,8 +94,8 @@ impl<A: Scalar> Compressor<'_, A> {
 
     /// Takes in where the whole sequences end, with room for all windows.
     fn reach(&mut self, lengths: &[usize]) -> Result<()> {
-        self.reached.clear();
-        self.reached.extend_from_slice(lengths);
+        self.totals.ends.clear();
+        self.totals.ends.extend_from_slice(lengths);
         match self.config.stride() {
             Some(stride) => self.grow(lengths.iter().copied().max().unwrap_or(0).div_ceil(stride)),
             None => Ok(()),

@@ -3,25 +3,18 @@
 use ndarray::{Array2, ArrayView2, ArrayView3, Axis, s};
 
 use super::super::projection::Form;
-use super::{CompressionScratch, Compressor, Order, RealRows, SEGMENT};
+use super::rows::RealRows;
+use super::scratch::CompressionScratch;
+use super::{Compressor, Order, SEGMENT};
 use crate::scalar::Scalar;
 
 /// The last rows that were pushed, less than a segment of them, position by position.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pending<A> {
     /// (positions, batch, dim)
     rows: Vec<A>,
     /// (positions, batch)
     real: Vec<bool>,
-}
-
-impl<A> Default for Pending<A> {
-    fn default() -> Self {
-        Self {
-            rows: Vec::new(),
-            real: Vec::new(),
-        }
-    }
 }
 
 impl<A: Scalar> Pending<A> {
@@ -90,7 +83,7 @@ impl<A: Scalar> Compressor<'_, A> {
     }
 
     /// Adds the rows that wait, if there are any.
-    pub(super) fn settle_pending(&mut self) {
+    pub(super) fn flush_pending(&mut self) {
         if !self.pending.real.is_empty() {
             self.add_pending(self.next, &mut CompressionScratch::default());
         }

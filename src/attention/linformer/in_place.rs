@@ -77,13 +77,13 @@ impl<A: Scalar> LinformerAttention<A> {
         space: &mut ContextSpace<A>,
     ) -> Result<()> {
         let own = real.map_or(rows.nrows(), one_past_last);
-        let spare = mem::take(&mut space.spare);
-        let mut compressor = Compressor::of_item(self.config(), self.weights(), projections, own, spare)?;
+        let earlier = mem::take(&mut space.totals);
+        let mut compressor = Compressor::of_item(self.config(), self.weights(), projections, own, earlier)?;
         space.add_rows(&mut compressor, rows, norm, real)?;
         compressor.finish_into(&mut space.compressed, &mut space.compression)?;
         let ContextSpace { compressed, packed, .. } = &mut *space;
         self.weights().repack_for(rows.nrows(), compressed, packed);
-        space.spare = compressor.into_spare();
+        space.totals = compressor.into_totals();
         Ok(())
     }
 
