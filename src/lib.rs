@@ -117,9 +117,9 @@ pub use attention::{
 pub use blocks::{Attention, CompressedSource, Decoder, DecoderBlock, DecoderCache, Encoder, EncoderBlock, EncoderCache, FeedForwardBlock};
 pub use config::{
     AttentionConfig, AttentionKind, BiasPlace, BlockWeights, CausalConfig, ClassifierConfig, ClassifierInput, ContextOverflow, Convolution,
-    ConvolutionKernel, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig, GenerationConfig,
-    HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, Pooling, PositionKind, ProjectionConfig, ProjectionKind, Sharing,
-    SinusoidLayout, SummarySoftmax, Tail, TrainingPass, TranslationConfig,
+    ConvolutionKernel, ConvolutionTail, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig,
+    GenerationConfig, HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, Pooling, PositionKind, ProjectionConfig,
+    ProjectionKind, Sharing, SinusoidLayout, SummarySoftmax, TrainingPass, TranslationConfig,
 };
 pub use error::{Error, Result};
 pub use initialization::Initialization;

@@ -36,7 +36,7 @@ pub(super) enum CachedContext<A> {
     /// By every row.
     Whole(Compressed<A>),
     /// By each row what came before it.
-    Past(CausalContext<A>),
+    Causal(CausalContext<A>),
 }
 
 impl<A: Scalar> AttentionCache<A> {

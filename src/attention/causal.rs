@@ -14,4 +14,4 @@ pub(crate) use attend::CausalContext;
 pub(super) use online::{KeyPart, masked_scores};
 pub(crate) use state::{LayerState, StateShape, Summarised, step};
 pub(crate) use summaries::draw_projections;
-pub(crate) use visibility::{Reach, Sight};
+pub(crate) use visibility::{Span, Visibility};

@@ -113,7 +113,7 @@ impl<A: Scalar> ExactAttention<A> {
         let length = context.dim().1;
         let context = self.context(context, mask)?;
         if self.config.causal {
-            return self.attend_past(OPERATION, queries, context, length, mask);
+            return self.attend_causal(OPERATION, queries, context, length, mask);
         }
         self.attend_to(OPERATION, queries, &context)
     }
@@ -177,8 +177,8 @@ impl<A: Scalar> ExactAttention<A> {
         checked_len(operation, &[batch, self.config.heads, rows, length], size_of::<A>())?;
         let context = self.context(context, mask)?;
         if self.config.causal {
-            let past = self.past(operation, context, (rows, length), mask)?;
-            return Ok((self.weights.causal_map(operation, queries, &past)?, past.keys));
+            let context = self.causal_context(operation, context, (rows, length), mask)?;
+            return Ok((self.weights.causal_map(operation, queries, &context)?, context.keys));
         }
         let map = self.weights.attention_map(operation, queries, &context)?;
         Ok((map, context))

@@ -21,7 +21,7 @@ use head::{HeadBackward, OwnGradients};
 #[derive(Clone, Debug)]
 pub(crate) struct AttendCache<A> {
     pub(super) queries: Array2<A>,
-    merged: Array2<A>,
+    concat: Array2<A>,
     factored: Option<Array2<A>>,
 }
 
@@ -36,7 +36,7 @@ impl<A: Scalar> AttendCache<A> {
     /// Gives its memory back.
     pub(super) fn give(self, room: Room<'_, A>) {
         room.give(self.queries);
-        room.give(self.merged);
+        room.give(self.concat);
     }
 }
 
@@ -51,9 +51,9 @@ impl<A: Scalar> AttentionWeights<A> {
     ) -> (Array3<A>, AttendCache<A>) {
         let (batch, length, _) = x.dim();
         let queries = self.query.forward_rows_in(room, rows(x));
-        let mut merged = room.array2(queries.dim());
-        let cost = parallel::cost(&[merged.len(), 2, context.keys.dim().2]);
-        let mut items = sequence_mut(&mut merged, batch, length);
+        let mut concat = room.array2(queries.dim());
+        let cost = parallel::cost(&[concat.len(), 2, context.keys.dim().2]);
+        let mut items = sequence_mut(&mut concat, batch, length);
         let mut tasks = Vec::new();
         for (item, rows) in outer(items.view_mut()).into_iter().enumerate() {
             for (index, rows) in split(rows, Axis(0), TILE).into_iter().enumerate() {
@@ -63,42 +63,42 @@ impl<A: Scalar> AttentionWeights<A> {
         parallel::for_each_with(
             tasks,
             cost,
-            |(tile, scratch): &mut (Tile<A>, HeadScratch<A>), (item, start, mut merged)| {
+            |(tile, scratch): &mut (Tile<A>, HeadScratch<A>), (item, start, mut concat)| {
                 let first = item * length + start;
-                let queries = queries.slice(s![first..first + merged.nrows(), ..]);
+                let queries = queries.slice(s![first..first + concat.nrows(), ..]);
                 let Some(dropout) = &dropout else {
                     tile.fill(queries, Runs::of_units(self.heads, self.head_dim()));
                     context.packed().attend(item, self.heads, tile, scratch);
-                    return tile.copy_to(&mut merged);
+                    return tile.copy_to(&mut concat);
                 };
-                merged.assign(&queries);
-                let place = ScorePlace {
+                concat.assign(&queries);
+                let place = ScoreTile {
                     item,
                     start,
                     length,
                     heads: self.heads,
                 };
-                attend_with_dropout(&mut merged, context.item(item), place, dropout);
+                attend_with_dropout(&mut concat, context.item(item), place, dropout);
             },
         );
-        self.merged_output(queries, merged, (batch, length), room)
+        self.concat_output(queries, concat, (batch, length), room)
     }
 
     /// The output of the heads' results side by side, and what the backward pass needs.
-    pub(super) fn merged_output(
+    pub(super) fn concat_output(
         &self,
         queries: Array2<A>,
-        merged: Array2<A>,
+        concat: Array2<A>,
         (batch, length): (usize, usize),
         room: Room<'_, A>,
     ) -> (Array3<A>, AttendCache<A>) {
-        let factored = self.output_factor.as_ref().map(|factor| factor.forward_rows(merged.view()));
-        let output = self.output.forward_rows_in(room, factored.as_ref().unwrap_or(&merged).view());
-        (sequence(output, batch, length), AttendCache { queries, merged, factored })
+        let factored = self.output_factor.as_ref().map(|factor| factor.forward_rows(concat.view()));
+        let output = self.output.forward_rows_in(room, factored.as_ref().unwrap_or(&concat).view());
+        (sequence(output, batch, length), AttendCache { queries, concat, factored })
     }
 
     /// The gradient of the heads' results side by side, given that of the output.
-    pub(super) fn merged_gradient(
+    pub(super) fn concat_gradient(
         &self,
         cache: &AttendCache<A>,
         dy: ArrayView2<'_, A>,
@@ -108,9 +108,9 @@ impl<A: Scalar> AttentionWeights<A> {
         match (&self.output_factor, &cache.factored, &mut gradients.output_factor) {
             (Some(factor), Some(factored), Some(own)) => {
                 let dfactored = self.output.backward(factored.view(), dy, &mut gradients.output);
-                factor.backward(cache.merged.view(), dfactored.view(), own)
+                factor.backward(cache.concat.view(), dfactored.view(), own)
             }
-            _ => self.output.backward_in(room, cache.merged.view(), dy, &mut gradients.output),
+            _ => self.output.backward_in(room, cache.concat.view(), dy, &mut gradients.output),
         }
     }
 
@@ -127,7 +127,7 @@ impl<A: Scalar> AttentionWeights<A> {
         room: Room<'_, A>,
     ) -> (Array3<A>, KeyValueGradients<A>) {
         let (batch, length, _) = x.dim();
-        let dmerged = self.merged_gradient(cache, dy, gradients, room);
+        let dconcat = self.concat_gradient(cache, dy, gradients, room);
         let mut grads = KeyValueGradients {
             keys: Array4::zeros(context.keys.dim()),
             values: Array4::zeros(context.values.dim()),
@@ -137,13 +137,13 @@ impl<A: Scalar> AttentionWeights<A> {
             self.heads,
             context,
             cache,
-            &dmerged,
+            &dconcat,
             dropout,
             (batch, length),
             &mut dqueries,
             &mut grads,
         );
-        room.give(dmerged);
+        room.give(dconcat);
         let dx = self.query.backward_in(room, rows(x), dqueries.view(), &mut gradients.query);
         room.give(dqueries);
         (sequence(dx, batch, length), grads)
@@ -156,7 +156,7 @@ fn heads_backward<A: Scalar>(
     heads: usize,
     context: &Compressed<A>,
     cache: &AttendCache<A>,
-    dmerged: &Array2<A>,
+    dconcat: &Array2<A>,
     dropout: Option<Dropout<A>>,
     (batch, length): (usize, usize),
     dqueries: &mut Array2<A>,
@@ -180,7 +180,7 @@ fn heads_backward<A: Scalar>(
                 for start in (0..length).step_by(TILE) {
                     let own_rows = start..length.min(start + TILE);
                     let rows = item * length + own_rows.start..item * length + own_rows.end;
-                    let place = ScorePlace {
+                    let place = ScoreTile {
                         item,
                         start,
                         length,
@@ -189,7 +189,7 @@ fn heads_backward<A: Scalar>(
                     let dropped = dropout.as_ref().map(|dropout| place.dropped(head, slots, dropout));
                     backward.tile(
                         cache.queries.slice(s![rows.clone(), columns.clone()]),
-                        dmerged.slice(s![rows, columns.clone()]),
+                        dconcat.slice(s![rows, columns.clone()]),
                         dropped.as_ref(),
                         &mut dqueries.slice_mut(s![own_rows, own_columns.clone()]),
                         &mut own,
@@ -238,14 +238,14 @@ fn sequence_mut<A: Scalar>(rows: &mut Array2<A>, batch: usize, length: usize) ->
 
 /// Where a tile of scores stands among all scores of a layer.
 #[derive(Clone, Copy)]
-struct ScorePlace {
+struct ScoreTile {
     item: usize,
     start: usize,
     length: usize,
     heads: usize,
 }
 
-impl ScorePlace {
+impl ScoreTile {
     /// What is dropped of the tile's scores in `head`.
     fn dropped<A>(self, head: usize, slots: usize, dropout: &Dropout<A>) -> Dropped<'_, A> {
         let rows = (self.item * self.heads + head) as u64 * self.length as u64 + self.start as u64;
@@ -280,7 +280,7 @@ impl<A: Scalar> Dropped<'_, A> {
 fn attend_with_dropout<A: Scalar>(
     queries: &mut ArrayViewMut2<'_, A>,
     context: ItemKeyValues<'_, A>,
-    place: ScorePlace,
+    place: ScoreTile,
     dropout: &Dropout<A>,
 ) {
     let (head_dim, count) = (context.keys.dim().2, context.count);

@@ -9,7 +9,7 @@ use super::mask::PaddingMask;
 use super::projection::Projections;
 use super::weights::{AttendScratch, AttentionWeights};
 use super::workspace::Workspace;
-use crate::config::{LinformerConfig, ProjectionConfig, ProjectionKind, Sharing, Tail};
+use crate::config::{ConvolutionTail, LinformerConfig, ProjectionConfig, ProjectionKind, Sharing};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
 use crate::layers::{Linear, check_width, map_tiles};
@@ -330,7 +330,7 @@ impl<A: Scalar> LinformerAttention<A> {
         }
         let (tail, reach) = match self.config.projection.kind {
             ProjectionKind::Convolution(convolution) => (convolution.tail, convolution.reach(0, self.config.seq_len)),
-            _ => (Tail::default(), 0),
+            _ => (ConvolutionTail::default(), 0),
         };
         let map = self.attention_map(queries, context)?;
         let (_, heads, rows, _) = map.dim();

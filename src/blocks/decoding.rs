@@ -40,7 +40,7 @@ impl<A: Scalar> Attention<A> {
         mask: Option<&PaddingMask>,
     ) -> Result<(Array3<A>, CausalContext<A>)> {
         match self {
-            Self::Exact(attention) if attention.config().causal => attention.forward_past(x, mask),
+            Self::Exact(attention) if attention.config().causal => attention.forward_causal(x, mask),
             Self::Causal(attention) => attention.forward_with(shared, x, mask),
             _ => Err(not_causal()),
         }

@@ -19,7 +19,7 @@ pub use decoder::{DecoderConfig, DecoderLanguageModelConfig, EncoderDecoderConfi
 pub use encoder::{AttentionKind, EncoderConfig, FeedForwardConfig, NormPlacement};
 pub use generation::{ContextOverflow, GenerationConfig};
 pub use model::{HeadKind, LanguageModelConfig, PositionKind, SinusoidLayout};
-pub use projection::{Convolution, ConvolutionKernel, ProjectionConfig, ProjectionKind, Sharing, Tail};
+pub use projection::{Convolution, ConvolutionKernel, ConvolutionTail, ProjectionConfig, ProjectionKind, Sharing};
 pub use training::TrainingPass;
 pub use translation::TranslationConfig;
 

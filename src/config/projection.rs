@@ -37,7 +37,7 @@ pub enum ConvolutionKernel {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
-pub enum Tail {
+pub enum ConvolutionTail {
     /// They are left out, as PyTorch's `Conv1d` does. The default.
     #[default]
     Dropped,
@@ -53,7 +53,7 @@ pub struct Convolution {
     /// The weights of a window.
     pub kernel: ConvolutionKernel,
     /// What becomes of an incomplete window.
-    pub tail: Tail,
+    pub tail: ConvolutionTail,
     /// Whether a shorter sequence is attended as if it were `seq_len` long, with nothing at the positions that it does not reach (windows
     /// there hold the biases alone, as in tatp22's implementation under a mask). Otherwise it has fewer slots.
     pub all_windows: bool,
@@ -64,14 +64,14 @@ impl Convolution {
     pub fn new(kernel: ConvolutionKernel) -> Self {
         Self {
             kernel,
-            tail: Tail::Dropped,
+            tail: ConvolutionTail::Dropped,
             all_windows: false,
         }
     }
 
     setters! {
         /// Sets [`Convolution::tail`].
-        with_tail => tail: Tail,
+        with_tail => tail: ConvolutionTail,
         /// Sets [`Convolution::all_windows`].
         with_all_windows => all_windows: bool,
     }
@@ -84,8 +84,8 @@ impl Convolution {
     /// The number of windows of a sequence of `length` positions at this `stride`.
     pub(crate) fn windows(self, length: usize, stride: usize) -> usize {
         match self.tail {
-            Tail::Dropped => length / stride,
-            Tail::ZeroPadded => length.div_ceil(stride),
+            ConvolutionTail::Dropped => length / stride,
+            ConvolutionTail::ZeroPadded => length.div_ceil(stride),
         }
     }
 }

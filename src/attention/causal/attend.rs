@@ -10,7 +10,7 @@ use super::super::heads::ItemKeyValues;
 use super::super::key_values::block_width;
 use super::super::weights::{AttentionWeights, tile};
 use super::online::{KeyPart, Online};
-use super::visibility::{Reach, Sight};
+use super::visibility::{Span, Visibility};
 use crate::error::{Result, checked_len};
 use crate::layers::{TILE, rows};
 use crate::ops::{Dropout, Scratch};
@@ -27,10 +27,10 @@ const FEWEST_ROWS: usize = 32;
 pub(crate) struct CausalContext<A> {
     pub(crate) keys: Compressed<A>,
     pub(crate) summaries: Option<Compressed<A>>,
-    pub(crate) sights: Vec<Sight>,
+    pub(crate) visibility: Vec<Visibility>,
     /// Whether one softmax goes over keys and summaries; otherwise each has its own, and the results are added.
     pub(crate) joint: bool,
-    pub(crate) reach: Reach,
+    pub(crate) span: Span,
 }
 
 /// The same of one item.
@@ -38,7 +38,7 @@ pub(crate) struct CausalContext<A> {
 pub(crate) struct ItemContext<'a, A> {
     pub(crate) keys: ItemKeyValues<'a, A>,
     pub(crate) summaries: Option<ItemKeyValues<'a, A>>,
-    pub(crate) sight: &'a Sight,
+    pub(crate) visibility: &'a Visibility,
     pub(crate) joint: bool,
 }
 
@@ -47,7 +47,7 @@ impl<A: Scalar> CausalContext<A> {
         ItemContext {
             keys: self.keys.item(item),
             summaries: self.summaries.as_ref().map(|summaries| summaries.item(item)),
-            sight: &self.sights[item],
+            visibility: &self.visibility[item],
             joint: self.joint,
         }
     }
@@ -62,11 +62,11 @@ impl<A: Scalar> CausalContext<A> {
 
     /// The most keys that a row sees.
     pub(super) fn window(&self) -> usize {
-        self.reach.window.unwrap_or(usize::MAX)
+        self.span.window.unwrap_or(usize::MAX)
     }
 
     /// About how many slots a row sees.
-    pub(super) fn seen(&self) -> usize {
+    pub(super) fn visible(&self) -> usize {
         let (keys, summaries) = self.slots();
         keys.min(self.window()).saturating_add(summaries)
     }
@@ -109,7 +109,7 @@ pub(crate) struct CausalScratch<A> {
     factor: Vec<A>,
     products: Scratch<A>,
     online: Online<A>,
-    seen: Vec<Range<usize>>,
+    visible: Vec<Range<usize>>,
 }
 
 impl<A: Scalar> Default for CausalScratch<A> {
@@ -120,7 +120,7 @@ impl<A: Scalar> Default for CausalScratch<A> {
             factor: Vec::new(),
             products: Scratch::default(),
             online: Online::default(),
-            seen: Vec::new(),
+            visible: Vec::new(),
         }
     }
 }
@@ -150,24 +150,26 @@ pub(super) fn attend_head<A: Scalar>(
     place: Option<ScorePlace<'_, A>>,
     scratch: &mut CausalScratch<A>,
 ) {
-    let CausalScratch { result, online, seen, .. } = scratch;
+    let CausalScratch {
+        result, online, visible, ..
+    } = scratch;
     let (rows, head_dim) = queries.dim();
     let mut result = tile(result, rows, head_dim);
     result.fill(A::zero());
     online.reset(rows, head_dim);
     let last = first + rows - 1;
-    let keys = context.sight.keys(first).start..context.sight.keys(last).end;
-    let own = |row: usize| context.sight.keys(first + row);
+    let keys = context.visibility.keys(first).start..context.visibility.keys(last).end;
+    let own = |row: usize| context.visibility.keys(first + row);
     let mut add =
         |from: ItemKeyValues<'_, A>, slots: Range<usize>, own: &dyn Fn(usize) -> Range<usize>, offset: usize, online: &mut Online<A>| {
             let (keys, values) = from.head(head, heads);
             for block in even_blocks(slots) {
-                seen.clear();
-                seen.extend((0..rows).map(|row| within(&own(row), &block)));
+                visible.clear();
+                visible.extend((0..rows).map(|row| clip(&own(row), &block)));
                 let part = KeyPart {
                     keys: keys.slice(s![block.clone(), ..]),
                     values: values.slice(s![block.clone(), ..]),
-                    seen,
+                    visible,
                 };
                 let dropped = place.map(|place| place.dropped(head, heads, first, offset + block.start));
                 online.add(queries.view(), &part, dropped.as_ref());
@@ -180,8 +182,8 @@ pub(super) fn attend_head<A: Scalar>(
             online.reset(rows, head_dim);
         }
         let offset = place.map_or(0, |place| place.slots.0);
-        let own = |row: usize| 0..context.sight.summaries(first + row);
-        add(summaries, 0..context.sight.summaries(last), &own, offset, online);
+        let own = |row: usize| 0..context.visibility.summaries(first + row);
+        add(summaries, 0..context.visibility.summaries(last), &own, offset, online);
     }
     online.add_quotients(&mut result);
     queries.assign(&result);
@@ -195,9 +197,9 @@ fn even_blocks(slots: Range<usize>) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// The part of `range` that lies in `block`, counted from the block's start.
-pub(super) fn within(range: &Range<usize>, block: &Range<usize>) -> Range<usize> {
-    let clip = |slot: usize| slot.clamp(block.start, block.end) - block.start;
-    clip(range.start)..clip(range.end)
+pub(super) fn clip(range: &Range<usize>, block: &Range<usize>) -> Range<usize> {
+    let clipped = |slot: usize| slot.clamp(block.start, block.end) - block.start;
+    clipped(range.start)..clipped(range.end)
 }
 
 impl<A: Scalar> AttentionWeights<A> {
@@ -213,7 +215,7 @@ impl<A: Scalar> AttentionWeights<A> {
                 tasks.push((item, index * size, rows));
             }
         }
-        let cost = parallel::cost(&[batch, length, 2, self.query.out_dim(), self.dim().saturating_add(context.seen())]);
+        let cost = parallel::cost(&[batch, length, 2, self.query.out_dim(), self.dim().saturating_add(context.visible())]);
         parallel::for_each_with(tasks, cost, |scratch: &mut CausalScratch<A>, (item, first, mut out)| {
             let x = x.slice(s![item, first..first + out.nrows(), ..]);
             self.attend_causal_rows(x, first, context.item(item), &mut out, scratch);
@@ -247,11 +249,11 @@ impl<A: Scalar> AttentionWeights<A> {
     ) -> (Array3<A>, AttendCache<A>) {
         let (batch, length, _) = x.dim();
         let queries = self.query.forward_rows(rows(x));
-        let mut merged = queries.clone();
+        let mut concat = queries.clone();
         let size = context.tile_rows();
-        let cost = parallel::cost(&[merged.len(), 2, context.seen()]);
+        let cost = parallel::cost(&[concat.len(), 2, context.visible()]);
         let mut tasks = Vec::new();
-        for (item, rows) in split(merged.view_mut(), Axis(0), length.max(1)).into_iter().enumerate() {
+        for (item, rows) in split(concat.view_mut(), Axis(0), length.max(1)).into_iter().enumerate() {
             for (index, rows) in split(rows, Axis(0), size).into_iter().enumerate() {
                 tasks.push((item, index * size, rows));
             }
@@ -265,6 +267,6 @@ impl<A: Scalar> AttentionWeights<A> {
             });
             attend_heads(&mut queries, first, context.item(item), self.heads, place, scratch);
         });
-        self.merged_output(queries, merged, (batch, length), Room::new())
+        self.concat_output(queries, concat, (batch, length), Room::new())
     }
 }

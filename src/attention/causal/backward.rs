@@ -7,9 +7,9 @@ use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, 
 use super::super::gradients::{AttendCache, KeyValueGradients};
 use super::super::heads::{ItemKeyValues, scale};
 use super::super::weights::{AttentionWeights, tile};
-use super::attend::{CausalContext, ItemContext, ScorePlace, within};
+use super::attend::{CausalContext, ItemContext, ScorePlace, clip};
 use super::online::{KeyPart, masked_scores};
-use super::visibility::Sight;
+use super::visibility::Visibility;
 use crate::layers::{rows, sequence};
 use crate::ops::{Dropout, StagedSum, gemm, idle_rows, softmax_backward_rows, softmax_rows, without_idle};
 use crate::parallel;
@@ -57,9 +57,9 @@ struct StagedOwn {
 
 impl StagedOwn {
     /// Tells that the rows of a tile were added.
-    fn added<A: Scalar>(&mut self, own: &mut Own<'_, A>, sight: &Sight, rows: &Range<usize>) {
+    fn added<A: Scalar>(&mut self, own: &mut Own<'_, A>, visibility: &Visibility, rows: &Range<usize>) {
         let width = own.keys.ncols();
-        let slots = sight.keys(rows.start).start * width..sight.keys(rows.end - 1).end * width;
+        let slots = visibility.keys(rows.start).start * width..visibility.keys(rows.end - 1).end * width;
         for (staged, own) in self.of_keys.iter_mut().zip([&mut own.keys, &mut own.values]) {
             staged.added_to(slots.clone(), own.as_slice_mut().expect("one head's are contiguous"));
         }
@@ -79,20 +79,20 @@ impl StagedOwn {
 }
 
 /// Scratch space for one tile of one head.
-struct TileSpace<A> {
+struct BackwardScratch<A> {
     scores: Vec<A>,
     dropped: Vec<A>,
     dscores: Vec<A>,
-    seen: [Vec<Range<usize>>; 2],
+    visible: [Vec<Range<usize>>; 2],
 }
 
-impl<A> Default for TileSpace<A> {
+impl<A> Default for BackwardScratch<A> {
     fn default() -> Self {
         Self {
             scores: Vec::new(),
             dropped: Vec::new(),
             dscores: Vec::new(),
-            seen: [Vec::new(), Vec::new()],
+            visible: [Vec::new(), Vec::new()],
         }
     }
 }
@@ -103,7 +103,7 @@ struct Task<'t, A> {
     place: Option<ScorePlace<'t, A>>,
     /// All query heads side by side, and the gradient of their results: (rows, heads·`head_dim`).
     queries: ArrayView2<'t, A>,
-    dmerged: ArrayView2<'t, A>,
+    dconcat: ArrayView2<'t, A>,
     heads: usize,
 }
 
@@ -120,10 +120,10 @@ impl<A: Scalar> AttentionWeights<A> {
         gradients: &mut Self,
     ) -> (Array3<A>, CausalGradients<A>) {
         let (batch, length, _) = x.dim();
-        let dmerged = self.merged_gradient(cache, dy, gradients, Room::new());
+        let dconcat = self.concat_gradient(cache, dy, gradients, Room::new());
         let mut grads = CausalGradients::zeros(context);
         let mut dqueries = Array2::zeros(cache.queries.dim());
-        heads_backward(self.heads, context, cache, &dmerged, dropout, length, &mut dqueries, &mut grads);
+        heads_backward(self.heads, context, cache, &dconcat, dropout, length, &mut dqueries, &mut grads);
         let dx = self.query.backward(rows(x), dqueries.view(), &mut gradients.query);
         (sequence(dx, batch, length), grads)
     }
@@ -135,7 +135,7 @@ fn heads_backward<A: Scalar>(
     heads: usize,
     context: &CausalContext<A>,
     cache: &AttendCache<A>,
-    dmerged: &Array2<A>,
+    dconcat: &Array2<A>,
     dropout: Option<Dropout<A>>,
     length: usize,
     dqueries: &mut Array2<A>,
@@ -143,12 +143,12 @@ fn heads_backward<A: Scalar>(
 ) {
     let (_, kv_heads, _, head_dim) = context.keys.keys.dim();
     let group = heads / kv_heads;
-    let cost = parallel::cost(&[cache.queries.len(), 5, context.seen()]);
+    let cost = parallel::cost(&[cache.queries.len(), 5, context.visible()]);
     let size = context.tile_rows();
     parallel::for_each_with(
         owned_parts(dqueries, grads, length, group * head_dim),
         cost,
-        |space: &mut TileSpace<A>, (item, kv_head, mut dqueries, mut own)| {
+        |space: &mut BackwardScratch<A>, (item, kv_head, mut dqueries, mut own)| {
             let rows = item * length..(item + 1) * length;
             let task = Task {
                 context: context.item(item),
@@ -159,7 +159,7 @@ fn heads_backward<A: Scalar>(
                     slots: context.slots(),
                 }),
                 queries: cache.queries.slice(s![rows.clone(), ..]),
-                dmerged: dmerged.slice(s![rows, ..]),
+                dconcat: dconcat.slice(s![rows, ..]),
                 heads: heads,
             };
             let mut staged = StagedOwn::default();
@@ -168,7 +168,7 @@ fn heads_backward<A: Scalar>(
                     let rows = first..length.min(first + size);
                     let mut dqueries = dqueries.slice_mut(s![rows.clone(), within * head_dim..(within + 1) * head_dim]);
                     task.tile_backward(kv_head * group + within, within, rows.clone(), &mut dqueries, &mut own, space);
-                    staged.added(&mut own, task.context.sight, &rows);
+                    staged.added(&mut own, task.context.visibility, &rows);
                 }
             }
             staged.finish(&mut own);
@@ -230,18 +230,18 @@ impl<'t, A: Scalar> Task<'t, A> {
         rows: Range<usize>,
         dqueries: &mut ArrayViewMut2<'_, A>,
         own: &mut Own<'_, A>,
-        space: &mut TileSpace<A>,
+        space: &mut BackwardScratch<A>,
     ) {
         let head_dim = dqueries.ncols();
         let block = s![rows.clone(), head * head_dim..(head + 1) * head_dim];
-        let (queries, dout) = (self.queries.slice(block), self.dmerged.slice(block));
-        let TileSpace {
+        let (queries, dout) = (self.queries.slice(block), self.dconcat.slice(block));
+        let BackwardScratch {
             scores,
             dropped,
             dscores,
-            seen,
+            visible,
         } = space;
-        let columns = self.columns(head, &rows, seen);
+        let columns = self.columns(head, &rows, visible);
         let width = columns.width();
         let mut weights = tile(scores, rows.len(), width);
         columns.softmax(queries, &mut weights);
@@ -276,30 +276,30 @@ impl<'t, A: Scalar> Task<'t, A> {
     }
 
     /// What the rows see.
-    fn columns<'c>(&self, head: usize, rows: &Range<usize>, seen: &'c mut [Vec<Range<usize>>; 2]) -> Columns<'c, A>
+    fn columns<'c>(&self, head: usize, rows: &Range<usize>, visible: &'c mut [Vec<Range<usize>>; 2]) -> Columns<'c, A>
     where
         't: 'c,
     {
-        let sight = self.context.sight;
-        let [seen_keys, seen_summaries] = seen;
-        let slots = sight.keys(rows.start).start..sight.keys(rows.end - 1).end;
-        seen_keys.clear();
-        seen_keys.extend(rows.clone().map(|row| within(&sight.keys(row), &slots)));
-        seen_summaries.clear();
-        seen_summaries.extend(rows.clone().map(|row| 0..sight.summaries(row)));
-        let count = sight.summaries(rows.end - 1);
-        let of = |from: ItemKeyValues<'t, A>, slots: Range<usize>, seen: &'c [Range<usize>]| {
+        let visibility = self.context.visibility;
+        let [visible_keys, visible_summaries] = visible;
+        let slots = visibility.keys(rows.start).start..visibility.keys(rows.end - 1).end;
+        visible_keys.clear();
+        visible_keys.extend(rows.clone().map(|row| clip(&visibility.keys(row), &slots)));
+        visible_summaries.clear();
+        visible_summaries.extend(rows.clone().map(|row| 0..visibility.summaries(row)));
+        let count = visibility.summaries(rows.end - 1);
+        let of = |from: ItemKeyValues<'t, A>, slots: Range<usize>, visible: &'c [Range<usize>]| {
             let (keys, values) = from.head(head, self.heads);
             KeyPart {
                 keys: keys.slice_move(s![slots.clone(), ..]).reborrow(),
                 values: values.slice_move(s![slots, ..]).reborrow(),
-                seen,
+                visible,
             }
         };
         Columns {
-            keys: of(self.context.keys, slots.clone(), seen_keys),
+            keys: of(self.context.keys, slots.clone(), visible_keys),
             // Without summaries, none of the keys.
-            summaries: of(self.context.summaries.unwrap_or(self.context.keys), 0..count, seen_summaries),
+            summaries: of(self.context.summaries.unwrap_or(self.context.keys), 0..count, visible_summaries),
             slots,
             joint: self.context.joint,
         }

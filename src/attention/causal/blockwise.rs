@@ -9,7 +9,7 @@ use super::super::mask::PaddingMask;
 use super::super::projection::Projections;
 use super::super::weights::AttentionWeights;
 use super::summaries::{draw_projections, summarise, summarise_backward};
-use super::{CausalContext, Reach, Sight};
+use super::{CausalContext, Span, Visibility};
 use crate::config::{CausalConfig, Sharing, SummarySoftmax};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
@@ -135,15 +135,15 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         let keys = collected.finish();
         Ok(CausalContext {
             summaries: Some(summarise(&self.config, projections, &keys, length, mask)?),
-            sights: Sight::of_batch(self.reach(), batch, length, length, mask),
+            visibility: Visibility::of_batch(self.span(), batch, length, length, mask),
             keys,
             joint: self.config.softmax == SummarySoftmax::Joint,
-            reach: self.reach(),
+            span: self.span(),
         })
     }
 
-    fn reach(&self) -> Reach {
-        Reach {
+    fn span(&self) -> Span {
+        Span {
             window: Some(self.config.effective_window()),
             blocks: Some((self.config.effective_block(), self.config.rows)),
             padding_stays: false,
@@ -194,7 +194,7 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
             x,
             other: None,
             mask: mask.cloned(),
-            context: CachedContext::Past(context),
+            context: CachedContext::Causal(context),
             compression: None,
             attend,
         };
@@ -215,7 +215,7 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         check_gradient(OPERATION, dy, &cache.x)?;
         let own_projections = gradients.projections.as_mut().or(shared_gradients);
         let own_projections = own_projections.ok_or_else(|| no_projections(OPERATION))?;
-        let CachedContext::Past(context) = &cache.context else {
+        let CachedContext::Causal(context) = &cache.context else {
             return Err(unlike(OPERATION, "the cache has no keys, values and summaries of what came before"));
         };
         let dy = owned(OPERATION, dy)?;

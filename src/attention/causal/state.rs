@@ -9,7 +9,7 @@ use super::super::projection::Projections;
 use super::super::weights::AttentionWeights;
 use super::attend::{CausalScratch, ItemContext, attend_head};
 use super::summaries::{column, matrix_of};
-use super::{CausalContext, Sight};
+use super::{CausalContext, Visibility};
 use crate::config::{AttentionConfig, CausalConfig, SummarySoftmax};
 use crate::layers::rows;
 use crate::ops::add_scaled_widened;
@@ -26,13 +26,13 @@ pub(crate) struct Summarised<'l, A> {
 
 /// Rows (heads, rows, `head_dim`) of keys and of values, of which the first are filled.
 #[derive(Clone, Debug)]
-struct Rows<A> {
+struct CachedRows<A> {
     keys: Array3<A>,
     values: Array3<A>,
     filled: usize,
 }
 
-impl<A: Scalar> Rows<A> {
+impl<A: Scalar> CachedRows<A> {
     fn new(heads: usize, head_dim: usize) -> Self {
         let none = || Array3::zeros((heads, 0, head_dim));
         Self {
@@ -106,10 +106,10 @@ pub(crate) struct LayerState<A> {
     /// The positions so far.
     position: usize,
     /// The last ones of a window, position t at row t modulo the window.
-    window: Rows<A>,
+    window: CachedRows<A>,
     /// The sums of the unfinished block, (heads, rows, `head_dim`) of keys and of values, in `f64`: a block may be long.
     sums: Option<[Array3<f64>; 2]>,
-    summaries: Rows<A>,
+    summaries: CachedRows<A>,
 }
 
 impl<A: Scalar> LayerState<A> {
@@ -120,11 +120,11 @@ impl<A: Scalar> LayerState<A> {
         Self {
             shape,
             position: 0,
-            window: Rows::new(kv_heads, head_dim),
+            window: CachedRows::new(kv_heads, head_dim),
             sums: shape
                 .summary
                 .map(|(heads, rows, _)| [(); 2].map(|()| Array3::zeros((heads, rows, head_dim)))),
-            summaries: Rows::new(summary_heads, head_dim),
+            summaries: CachedRows::new(summary_heads, head_dim),
         }
     }
 
@@ -252,22 +252,22 @@ pub(crate) fn step<A: Scalar>(
     let keys = weights.key.forward_rows(x);
     let values = weights.value.as_ref().map(|value| value.forward_rows(x));
     let values = values.as_ref().unwrap_or(&keys);
-    let mut merged = weights.query.forward_rows(x);
+    let mut concat = weights.query.forward_rows(x);
     for ((state, keys), values) in states.iter_mut().zip(keys.rows()).zip(values.rows()) {
         state.push(keys, values, summarised);
     }
     let joint = summarised.is_none_or(|summarised| summarised.config.softmax == SummarySoftmax::Joint);
-    let sights: Vec<Sight> = states
+    let visibility: Vec<Visibility> = states
         .iter()
-        .map(|state| Sight::All {
+        .map(|state| Visibility::All {
             keys: state.window.filled,
             summaries: state.summaries.filled,
         })
         .collect();
-    let seen: usize = states.iter().map(|state| state.window.filled + state.summaries.filled).sum();
-    let cost = parallel::cost(&[seen, 2, weights.query.out_dim()]);
+    let visible: usize = states.iter().map(|state| state.window.filled + state.summaries.filled).sum();
+    let cost = parallel::cost(&[visible, 2, weights.query.out_dim()]);
     let mut tasks = Vec::new();
-    for (item, queries) in split(merged.view_mut(), Axis(0), 1).into_iter().enumerate() {
+    for (item, queries) in split(concat.view_mut(), Axis(0), 1).into_iter().enumerate() {
         let heads = split(queries, Axis(1), weights.head_dim());
         tasks.extend(heads.into_iter().enumerate().map(|(head, queries)| (item, head, queries)));
     }
@@ -276,18 +276,18 @@ pub(crate) fn step<A: Scalar>(
         let context = ItemContext {
             keys: states[item].window.view(),
             summaries: summarised.map(|_| states[item].summaries.view()),
-            sight: &sights[item],
+            visibility: &visibility[item],
             joint,
         };
         attend_head(&mut queries, 0, context, (head, weights.heads), None, scratch);
     });
-    let output = output_rows(weights, merged.view());
+    let output = output_rows(weights, concat.view());
     output.insert_axis(Axis(1))
 }
 
-fn output_rows<A: Scalar>(weights: &AttentionWeights<A>, merged: ArrayView2<'_, A>) -> Array2<A> {
+fn output_rows<A: Scalar>(weights: &AttentionWeights<A>, concat: ArrayView2<'_, A>) -> Array2<A> {
     match &weights.output_factor {
-        None => weights.output.forward_rows(merged),
-        Some(factor) => weights.output.forward_rows(factor.forward_rows(merged).view()),
+        None => weights.output.forward_rows(concat),
+        Some(factor) => weights.output.forward_rows(factor.forward_rows(concat).view()),
     }
 }

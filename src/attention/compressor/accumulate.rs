@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, Axis, ShapeBuilder, s};
 
-use super::super::projection::{Form, Projection};
+use super::super::projection::{Projection, ProjectionWeights};
 use super::rows::RealRows;
 use super::scratch::CompressionScratch;
 use super::sums::Sums;
@@ -81,7 +81,7 @@ impl<A: Scalar> Compressor<'_, A> {
         is_new: bool,
         scratch: &mut CompressionScratch<A>,
     ) {
-        if self.order == Order::CompressFirst && matches!(self.projections.key().form, Form::Dense { .. }) {
+        if self.order == Order::CompressFirst && matches!(self.projections.key().weights, ProjectionWeights::Dense { .. }) {
             return self.compress_dense(chunk, start, rows, scratch);
         }
         let (one, many);
@@ -184,17 +184,17 @@ pub(super) fn add_segment<A: Scalar>(
     for (row, values) in x.outer_iter().enumerate().filter(|&(row, _)| rows.is_real(from + row)) {
         let mut sum = sums.row_mut(windows.slot(position + row));
         let sum = sum.as_slice_mut().expect("rows of sums are contiguous");
-        match &projection.form {
-            Form::Convolution {
+        match &projection.weights {
+            ProjectionWeights::Convolution {
                 kernel,
                 shape: ConvolutionKernel::Scalar,
             } => add_scaled_widened(sum, kernel[[matrix, 0, 0, windows.offset(position + row)]].widen(), values),
-            Form::Convolution { kernel, .. } => {
+            ProjectionWeights::Convolution { kernel, .. } => {
                 let weights = kernel.slice(s![matrix, .., 0, windows.offset(position + row)]);
                 let products = values.iter().zip(weights).map(|(value, weight)| value.widen() * weight.widen());
                 sum.iter_mut().zip(products).for_each(|(sum, product)| *sum += product);
             }
-            Form::Dense { .. } | Form::Mean | Form::Max => add_scaled_widened(sum, 1.0, values),
+            ProjectionWeights::Dense { .. } | ProjectionWeights::Mean | ProjectionWeights::Max => add_scaled_widened(sum, 1.0, values),
         }
     }
 }
@@ -209,7 +209,7 @@ fn add_row_sums<A: Scalar>(
 ) {
     for (matrix, mut sums) in sums.outer_iter_mut().enumerate() {
         for (from, to) in segments(start, rows.end) {
-            if let Form::Dense { matrix: weights, .. } = &projection.form {
+            if let ProjectionWeights::Dense { matrix: weights, .. } = &projection.weights {
                 let weights = weights.slice(s![matrix, .., start + from..start + to]);
                 for (sum, weights) in sums.iter_mut().zip(weights.rows()) {
                     *sum += if rows.holes.is_none() {

@@ -6,7 +6,7 @@ use super::super::PaddingMask;
 use super::super::compressed::Compressed;
 use super::super::gradients::KeyValueGradients;
 use super::super::part::Part;
-use super::super::projection::{Form, Projection, Projections};
+use super::super::projection::{Projection, ProjectionWeights, Projections};
 use super::super::weights::AttentionWeights;
 use super::accumulate::Windows;
 use super::rows::RealRows;
@@ -219,7 +219,9 @@ impl<A: Scalar> Compressor<'_, A> {
     ) {
         let (projection, _) = self.sources(index);
         let own = gradients.projections.source_mut(index > 0);
-        if let (Form::Dense { matrix, .. }, Form::Dense { matrix: grad, role }) = (&projection.form, &mut own.form) {
+        if let (ProjectionWeights::Dense { matrix, .. }, ProjectionWeights::Dense { matrix: grad, role }) =
+            (&projection.weights, &mut own.weights)
+        {
             let cost = parallel::cost(&[x.len(), matrix.dim().0, matrix.dim().1]);
             let collect = || {
                 if *role == Role::Trainable {
@@ -238,8 +240,8 @@ impl<A: Scalar> Compressor<'_, A> {
                         continue;
                     }
                     let sums = dsums.values.slice(s![item, matrix, slot, ..]);
-                    let weight = match &projection.form {
-                        Form::Convolution { kernel, .. } => kernel[[matrix, 0, 0, windows[item].offset(self.next + row)]],
+                    let weight = match &projection.weights {
+                        ProjectionWeights::Convolution { kernel, .. } => kernel[[matrix, 0, 0, windows[item].offset(self.next + row)]],
                         _ => A::one() / A::cast(self.totals.tokens[[item, slot]].max(1) as f64),
                     };
                     dx.row_mut(row).scaled_add(weight, &sums);
@@ -302,9 +304,9 @@ fn projection_bias_backward<A: Scalar>(grad: &Array4<A>, projection: &mut Projec
         for (head, rows) in item.outer_iter().enumerate() {
             let sum = &mut sums[head.min(matrices - 1)];
             let of_slots = || rows.rows().into_iter().map(long_sum);
-            match (&projection.form, len) {
-                (Form::Convolution { .. }, 1) => sum.add(ArrayView1::from(&[of_slots().sum::<f64>()])),
-                (Form::Convolution { .. }, _) => sum.add_rows(rows),
+            match (&projection.weights, len) {
+                (ProjectionWeights::Convolution { .. }, 1) => sum.add(ArrayView1::from(&[of_slots().sum::<f64>()])),
+                (ProjectionWeights::Convolution { .. }, _) => sum.add_rows(rows),
                 _ => sum.add(ArrayView1::from(&of_slots().collect::<Vec<f64>>())),
             }
         }
@@ -317,15 +319,15 @@ fn projection_bias_backward<A: Scalar>(grad: &Array4<A>, projection: &mut Projec
 impl<A: Scalar> Projection<A> {
     /// Where the gradient of a convolution's kernel is summed: all positions have a share in it.
     fn kernel_sums(&self) -> Option<Array4<f64>> {
-        match &self.form {
-            Form::Convolution { kernel, .. } => Some(Array4::zeros(kernel.dim())),
+        match &self.weights {
+            ProjectionWeights::Convolution { kernel, .. } => Some(Array4::zeros(kernel.dim())),
             _ => None,
         }
     }
 
     /// Of gradients: adds these sums, rounded once.
     fn add_kernel_sums(&mut self, sums: Option<Array4<f64>>) {
-        if let (Form::Convolution { kernel, .. }, Some(sums)) = (&mut self.form, sums) {
+        if let (ProjectionWeights::Convolution { kernel, .. }, Some(sums)) = (&mut self.weights, sums) {
             kernel.zip_mut_with(&sums, |kernel, sum| *kernel = A::cast(kernel.widen() + sum));
         }
     }

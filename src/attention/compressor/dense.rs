@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use ndarray::{Array3, ArrayView3, ArrayViewMut4, s};
 
-use super::super::projection::Form;
+use super::super::projection::ProjectionWeights;
 use super::rows::{RealRows, copied};
 use super::scratch::CompressionScratch;
 use super::sums::Sums;
@@ -125,7 +125,7 @@ impl<A: Scalar> Compressor<'_, A> {
         if (0..chunk.segments()).any(|segment| chunk.folds_after(segment)) {
             self.totals.sums.iter_mut().for_each(Sums::lengthen);
         }
-        let forms = [&self.projections.key().form, &self.projections.value().form];
+        let weights = [&self.projections.key().weights, &self.projections.value().weights];
         let cost = parallel::cost(&[self.batch, x.dim().1, x.dim().2, self.config.k, self.totals.sums.len()]);
         for round in chunk.rounds() {
             let needed = round.items.len() * round.segments.len() * round.size;
@@ -137,7 +137,9 @@ impl<A: Scalar> Compressor<'_, A> {
                 size: 1,
             };
             for_each_part(parts, cost, |index, part| {
-                let Form::Dense { matrix, .. } = forms[index] else { return };
+                let ProjectionWeights::Dense { matrix, .. } = weights[index] else {
+                    return;
+                };
                 let round = RoundProduct {
                     chunk,
                     round: &round,

@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, Axis, s};
 
-use super::super::projection::{Form, Projection};
+use super::super::projection::{Projection, ProjectionWeights};
 use super::super::weights::tile;
 use super::Compressor;
 use super::accumulate::{Windows, add_segment, segments};
@@ -111,13 +111,13 @@ struct Features<'f, 'm, A> {
 impl<A: Scalar> Features<'_, '_, A> {
     fn add_to(&mut self, projection: &Projection<A>, matrix: usize, sums: &mut ArrayViewMut2<'_, f64>) {
         let position = self.start + self.from;
-        match &projection.form {
-            Form::Dense { matrix: weights, .. } => {
+        match &projection.weights {
+            ProjectionWeights::Dense { matrix: weights, .. } => {
                 let x = matrix_of(copied(self.x, self.from, self.rows, self.copy));
                 let weights = weights.slice(s![matrix, .., position..position + x.nrows()]);
                 self.products.add_long(weights, x, sums);
             }
-            Form::Convolution {
+            ProjectionWeights::Convolution {
                 kernel,
                 shape: ConvolutionKernel::ChannelMixing,
             } => {
@@ -125,7 +125,7 @@ impl<A: Scalar> Features<'_, '_, A> {
                 let kernel = kernel.index_axis(Axis(0), matrix);
                 mix_channels(kernel, x, position, self.windows, sums, self.products);
             }
-            Form::Mean | Form::Max | Form::Convolution { .. } => {
+            ProjectionWeights::Mean | ProjectionWeights::Max | ProjectionWeights::Convolution { .. } => {
                 add_segment(projection, matrix, self.x, self.start, self.from, self.rows, self.windows, sums);
             }
         }

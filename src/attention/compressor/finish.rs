@@ -3,7 +3,7 @@
 use ndarray::{ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, Axis, Ix4, s};
 
 use super::super::compressed::Compressed;
-use super::super::projection::Form;
+use super::super::projection::ProjectionWeights;
 use super::scratch::{CompressionScratch, FinishScratch};
 use super::sums::{Sums, refill};
 use super::{BiasPlace, Compressor, Order, ProjectionKind};
@@ -152,9 +152,9 @@ impl<A: Scalar> Compressor<'_, A> {
             return;
         };
         let bias = bias.row(matrix);
-        match (&projection.form, bias.len()) {
-            (Form::Convolution { .. }, 1) => rows.mapv_inplace(|value| value + bias[0]),
-            (Form::Convolution { .. }, _) => add_bias(rows, bias),
+        match (&projection.weights, bias.len()) {
+            (ProjectionWeights::Convolution { .. }, 1) => rows.mapv_inplace(|value| value + bias[0]),
+            (ProjectionWeights::Convolution { .. }, _) => add_bias(rows, bias),
             _ => {
                 for (mut row, &bias) in rows.outer_iter_mut().zip(bias.slice_move(s![slots])) {
                     row.mapv_inplace(|value| value + bias);

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView2, ArrayView3, Axis, s};
 
-use super::super::projection::Form;
+use super::super::projection::ProjectionWeights;
 use super::rows::RealRows;
 use super::scratch::CompressionScratch;
 use super::{Compressor, Order, SEGMENT};
@@ -40,7 +40,7 @@ impl<A: Scalar> Pending<A> {
 impl<A: Scalar> Compressor<'_, A> {
     /// Adds rows to the sums, or keeps them until their segment is complete: products of a few rows take many times as long for each of them.
     pub(super) fn add_or_keep(&mut self, chunk: ArrayView3<'_, A>, rows: &[RealRows<'_>], scratch: &mut CompressionScratch<A>) {
-        let multiplies = self.order == Order::ProjectFirst || matches!(self.projections.key().form, Form::Dense { .. });
+        let multiplies = self.order == Order::ProjectFirst || matches!(self.projections.key().weights, ProjectionWeights::Dense { .. });
         if !multiplies || self.batch == 0 {
             return self.add(chunk, self.next, rows, true, scratch);
         }

@@ -20,7 +20,7 @@ impl<A: Scalar> ExactAttention<A> {
         Ok(KeyValueRows {
             layer: self,
             filled: Compressed::of(Array4::zeros(shape), Array4::zeros(shape), vec![0; batch]),
-            seen: 0,
+            pushed: 0,
         })
     }
 }
@@ -30,7 +30,7 @@ impl<A: Scalar> ExactAttention<A> {
 pub(crate) struct KeyValueRows<'a, A> {
     layer: &'a ExactAttention<A>,
     filled: Compressed<A>,
-    seen: usize,
+    pushed: usize,
 }
 
 impl<A: Scalar> KeyValueRows<'_, A> {
@@ -46,7 +46,7 @@ impl<A: Scalar> KeyValueRows<'_, A> {
             let (_, mut values) = values.split_at(Axis(1), slots[item]);
             for start in (0..length).step_by(TILE) {
                 let rows = start..length.min(start + TILE);
-                let real = mask(item).and_then(|real| real_rows(real.slice(s![self.seen + rows.start..self.seen + rows.end])));
+                let real = mask(item).and_then(|real| real_rows(real.slice(s![self.pushed + rows.start..self.pushed + rows.end])));
                 let count = real.as_ref().filter(|_| !stays).map_or(rows.len(), Vec::len);
                 let x = chunk.slice(s![item, rows, ..]);
                 let (tile_keys, other_keys) = keys.split_at(Axis(1), count);
@@ -71,7 +71,7 @@ impl<A: Scalar> KeyValueRows<'_, A> {
                 None => values.assign(&keys),
             }
         });
-        self.seen += length;
+        self.pushed += length;
     }
 
     pub(crate) fn finish(self) -> Compressed<A> {

@@ -46,9 +46,9 @@ impl<A: Scalar> ExactAttention<A> {
         collected.push(context_input.view(), |item| mask.map(|mask| mask.item(item)));
         let mut context = collected.finish();
         let (context, (y, attend)) = if self.config().causal {
-            let context = self.past(OPERATION, context, (x.dim().1, length), mask)?;
+            let context = self.causal_context(OPERATION, context, (x.dim().1, length), mask)?;
             let result = self.weights().attend_causal_train(&x, &context, dropout);
-            (CachedContext::Past(context), result)
+            (CachedContext::Causal(context), result)
         } else {
             let result = self.weights().attend_train(&x, &context, dropout, Room::new());
             context.forget_packed();
@@ -82,7 +82,7 @@ impl<A: Scalar> ExactAttention<A> {
             CachedContext::Whole(context) => {
                 weights.attend_backward(&cache.x, context, &cache.attend, rows(&dy), dropout, own, Room::new())
             }
-            CachedContext::Past(context) => {
+            CachedContext::Causal(context) => {
                 let (dx, grads) = weights.attend_causal_backward(&cache.x, context, &cache.attend, rows(&dy), dropout, own);
                 (dx, grads.keys)
             }

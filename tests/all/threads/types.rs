@@ -110,7 +110,7 @@ fn decoders_choices_and_ranks_cross_threads() {
         linformer::Sharing,
         linformer::SinusoidLayout,
         linformer::SummarySoftmax,
-        linformer::Tail,
+        linformer::ConvolutionTail,
     );
     check!(linformer::training::Reduction, linformer::training::WeightDecay);
     check!(Shards, SingleProcess, linformer::distributed::Combine);

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, Array4, ArrayView2, ArrayView3, s};
 
-use super::super::super::projection::Form;
+use super::super::super::projection::ProjectionWeights;
 use super::super::accumulate::Windows;
 use super::super::rows::{RealRows, copied, matrix_of};
 use super::super::{BiasPlace, Compressor};
@@ -94,7 +94,7 @@ impl<A: Scalar> Compressor<'_, A> {
         let mut dfeatures = Array2::zeros(features.dim());
         let (projection, _) = self.sources(usize::from(is_value));
         let real = || (0..features.nrows()).filter(|&row| rows.is_real(row));
-        let (Form::Convolution { kernel, shape }, Some(dkernel)) = (&projection.form, dkernel) else {
+        let (ProjectionWeights::Convolution { kernel, shape }, Some(dkernel)) = (&projection.weights, dkernel) else {
             first_maxima(
                 features,
                 grad,
