@@ -15,7 +15,7 @@ use crate::scalar::Scalar;
 
 /// How a learned projection E or F of k rows and n columns starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum Initialization {
     /// Row j averages the j-th of k equal windows. The default: compressed keys and values then start at the scale of the keys and
@@ -197,6 +197,7 @@ impl Distribution<f64> for StandardNormal {
 /// assert_eq!(step, Step::new(7, 1));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 pub struct Step {
     /// The seed of the whole run.
     pub seed: u64,

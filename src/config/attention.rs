@@ -6,7 +6,7 @@ use crate::initialization::Initialization;
 
 /// The heads and weights that all kinds of attention have in common; [`ExactAttention`](crate::ExactAttention) has an example.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct AttentionConfig {
     /// Model width d.
@@ -34,7 +34,7 @@ pub struct AttentionConfig {
     pub masked_keys_stay: bool,
     /// Whether exact attention is causal: a position attends to itself and to those before it. Linformer attention takes no such option,
     /// since its compressed rows mix all positions; [`CausalConfig`](super::CausalConfig) describes its causal form.
-    #[cfg_attr(feature = "checkpoint", serde(default))]
+    #[cfg_attr(feature = "serde", serde(default))]
     pub causal: bool,
 }
 
@@ -144,7 +144,7 @@ impl AttentionConfig {
 ///
 /// They enter every real position before the sequence is compressed, so that row j of K̄ gets the bias times the sum of row j of E, or once afterwards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum BiasPlace {
     /// K̄ = E(X·Wᵀ + 1·bᵀ), as the paper has it. The default.
@@ -156,7 +156,7 @@ pub enum BiasPlace {
 
 /// A Linformer attention layer (paper, equation 7); [`LinformerAttention`](crate::LinformerAttention) has an example.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct LinformerConfig {
     /// Heads and weights.
@@ -164,6 +164,9 @@ pub struct LinformerConfig {
     /// The longest sequence of keys and values, n.
     pub seq_len: usize,
     /// The number of rows that n keys and values are compressed to.
+    ///
+    /// A learned or random projection may have more rows than `seq_len`: the layer is defined, and checkpoints have such layers, but it costs more
+    /// than exact attention. Pooling makes no more rows than there are positions. A convolution takes no k above `seq_len`.
     pub k: usize,
     /// How they are compressed.
     pub projection: ProjectionConfig,
@@ -202,6 +205,10 @@ impl LinformerConfig {
         with_projection => projection: ProjectionConfig,
         /// Sets [`ProjectionConfig::kind`].
         with_kind => projection.kind: ProjectionKind,
+        /// Sets [`ProjectionConfig::sharing`].
+        with_sharing => projection.sharing: Option<Sharing>,
+        /// Sets [`ProjectionConfig::initialization`].
+        with_initialization => projection.initialization: Option<Initialization>,
         /// Sets [`ProjectionConfig::bias`].
         with_projection_bias => projection.bias: bool,
         /// Sets [`LinformerConfig::bias_place`].
@@ -212,20 +219,6 @@ impl LinformerConfig {
     #[must_use]
     pub fn with_key_value_bias(mut self, key: bool, value: bool) -> Self {
         self.attention = self.attention.with_key_value_bias(key, value);
-        self
-    }
-
-    /// Sets [`ProjectionConfig::sharing`].
-    #[must_use]
-    pub fn with_sharing(mut self, sharing: Sharing) -> Self {
-        self.projection.sharing = Some(sharing);
-        self
-    }
-
-    /// Sets [`ProjectionConfig::initialization`].
-    #[must_use]
-    pub fn with_initialization(mut self, initialization: Initialization) -> Self {
-        self.projection.initialization = Some(initialization);
         self
     }
 

@@ -6,7 +6,7 @@ use crate::initialization::{Initialization, is_standard_deviation};
 
 /// Which blocks are summarised by one and the same E and F.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum BlockWeights {
     /// All of them: E and F are (rows, block), and sequences of any length are possible. The default.
@@ -18,7 +18,7 @@ pub enum BlockWeights {
 
 /// How a row's attention to its window and to the summaries become one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum SummarySoftmax {
     /// One softmax goes over both. The default.
@@ -48,10 +48,10 @@ pub enum SummarySoftmax {
 ///
 /// let config = CausalConfig::new(64, 4, 65_536, 4);
 /// assert_eq!((config.effective_block(), config.effective_window(), config.visible_rows()), (512, 512, 1024));
-/// assert_eq!(config.with_block(Some(256)).effective_window(), 256);
+/// assert_eq!(config.with_block(256).effective_window(), 256);
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct CausalConfig {
     /// Heads and weights.
@@ -93,6 +93,18 @@ impl CausalConfig {
     setters! {
         /// Sets [`CausalConfig::attention`].
         with_attention => attention: AttentionConfig,
+        /// Sets [`AttentionConfig::head_dim`].
+        with_head_dim => attention.head_dim: Option<usize>,
+        /// Sets [`AttentionConfig::kv_heads`].
+        with_kv_heads => attention.kv_heads: usize,
+        /// Sets [`AttentionConfig::tie_key_value`].
+        with_tied_key_value => attention.tie_key_value: bool,
+        /// Sets [`AttentionConfig::query_bias`].
+        with_query_bias => attention.query_bias: bool,
+        /// Sets [`AttentionConfig::output_bias`].
+        with_output_bias => attention.output_bias: bool,
+        /// Sets [`AttentionConfig::output_rank`].
+        with_output_rank => attention.output_rank: Option<usize>,
         /// Sets [`CausalConfig::block`].
         with_block => block: Option<usize>,
         /// Sets [`CausalConfig::window`].
@@ -105,6 +117,14 @@ impl CausalConfig {
         with_softmax => softmax: SummarySoftmax,
         /// Sets [`CausalConfig::initialization`].
         with_initialization => initialization: Initialization,
+    }
+
+    /// Sets [`AttentionConfig::key_bias`] and [`AttentionConfig::value_bias`].
+    #[must_use]
+    pub fn with_key_value_bias(mut self, key: bool, value: bool) -> Self {
+        let attention = &mut self.attention;
+        (attention.key_bias, attention.value_bias) = (key, value);
+        self
     }
 
     /// The positions of a block.

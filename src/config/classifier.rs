@@ -7,7 +7,7 @@ use crate::ops::Activation;
 
 /// How a classifier makes one vector of a sequence. Padding takes no part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Pooling {
     /// The mean over the real positions; 0 where there is none. The default.
@@ -21,7 +21,7 @@ pub enum Pooling {
 
 /// What a classifier reads.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum ClassifierInput {
     /// Token ids; see [`LanguageModelConfig`] (its head must be [`HeadKind::None`]).
@@ -45,13 +45,13 @@ pub enum ClassifierInput {
 ///
 /// // Series of up to 64 vectors of 3 numbers, in 4 classes.
 /// let encoder = EncoderConfig::new(LinformerConfig::new(16, 2, 64, 8), 1);
-/// let config = ClassifierConfig::features(3, encoder, 4).with_pooling(Pooling::Max).with_hidden_dim(Some(8));
+/// let config = ClassifierConfig::features(3, encoder, 4).with_pooling(Pooling::Max).with_hidden_dim(8);
 /// let model = Classifier::<f32>::new(&config, 0)?;
 /// assert_eq!(model.forward_features(&Array3::ones((2, 50, 3)), None)?.dim(), (2, 4));
 /// # Ok::<(), linformer::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct ClassifierConfig {
     /// What is read.
@@ -72,7 +72,10 @@ impl ClassifierConfig {
         Self::new(ClassifierInput::Tokens(model.with_head(HeadKind::None)), classes)
     }
 
-    /// Vectors of `features` numbers in, no positions, mean pooling, no hidden layer.
+    /// Vectors of `features` numbers in, mean pooling, no hidden layer.
+    ///
+    /// The vectors have no positions, as points of a set have none; for a series set some [`with_position`](Self::with_position), since without them its
+    /// order hardly shows.
     pub fn features(features: usize, encoder: EncoderConfig, classes: usize) -> Self {
         let input = ClassifierInput::Features {
             features,
@@ -100,6 +103,16 @@ impl ClassifierConfig {
         with_hidden_dim => hidden_dim: Option<usize>,
         /// Sets [`ClassifierConfig::activation`].
         with_activation => activation: Activation,
+    }
+
+    /// Sets the positions of the input, tokens or features.
+    #[must_use]
+    pub fn with_position(mut self, value: PositionKind) -> Self {
+        match &mut self.input {
+            ClassifierInput::Tokens(model) => model.position = value,
+            ClassifierInput::Features { position, .. } => *position = value,
+        }
+        self
     }
 
     /// Checks that this describes a model.

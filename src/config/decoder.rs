@@ -19,7 +19,7 @@ use crate::error::{Error, Result, checked_len};
 /// assert!(config.is_causal() && config.check().is_ok());
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct DecoderConfig {
     /// How a target attends to itself; its `dim` is the decoder's.
@@ -161,7 +161,7 @@ impl DecoderConfig {
 
 /// Tokens in, token scores out, given a source: the half of an encoder–decoder that writes.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct DecoderLanguageModelConfig {
     /// The number of token ids.
@@ -236,7 +236,7 @@ impl DecoderLanguageModelConfig {
 /// assert!(EncoderDecoderConfig::new(source, target).check().is_ok());
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct EncoderDecoderConfig {
     /// What reads: a model without a head, whose features are as wide as the decoder.

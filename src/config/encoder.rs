@@ -6,7 +6,7 @@ use crate::ops::Activation;
 
 /// A feed-forward layer.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct FeedForwardConfig {
     /// The width in between.
@@ -53,7 +53,7 @@ impl FeedForwardConfig {
 
 /// Where a block normalises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum NormPlacement {
     /// x + f(norm(x)). The default.
@@ -65,7 +65,7 @@ pub enum NormPlacement {
 
 /// The attention of the blocks of an encoder or decoder.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum AttentionKind {
     /// Linformer: O(n·k).
@@ -155,18 +155,18 @@ impl From<AttentionConfig> for AttentionKind {
 ///
 /// // Three post-norm blocks, the last of which compresses to half as many rows.
 /// let config = EncoderConfig::new(LinformerConfig::new(64, 4, 512, 32), 3)
-///     .with_feed_forward(Some(FeedForwardConfig::new(256)))
+///     .with_feed_forward(FeedForwardConfig::new(256))
 ///     .with_norm(NormPlacement::Post)
-///     .with_k_by_layer(Some(vec![32, 32, 16]));
+///     .with_k_by_layer(vec![32, 32, 16]);
 /// config.check()?;
 ///
 /// // Options that fit no model are errors that say why.
-/// let error = config.with_k_by_layer(Some(vec![32, 16])).check().unwrap_err();
+/// let error = config.with_k_by_layer(vec![32, 16]).check().unwrap_err();
 /// assert!(error.to_string().contains("one entry for each of the 3 layers"));
 /// # Ok::<(), linformer::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct EncoderConfig {
     /// The attention of the blocks; its `dim` is the encoder's.
@@ -209,6 +209,18 @@ impl EncoderConfig {
     }
 
     setters! {
+        /// Sets [`AttentionConfig::head_dim`].
+        with_head_dim => (attention.attention_mut().head_dim): Option<usize>,
+        /// Sets [`AttentionConfig::kv_heads`].
+        with_kv_heads => (attention.attention_mut().kv_heads): usize,
+        /// Sets [`AttentionConfig::tie_key_value`].
+        with_tied_key_value => (attention.attention_mut().tie_key_value): bool,
+        /// Sets [`AttentionConfig::query_bias`].
+        with_query_bias => (attention.attention_mut().query_bias): bool,
+        /// Sets [`AttentionConfig::output_bias`].
+        with_output_bias => (attention.attention_mut().output_bias): bool,
+        /// Sets [`AttentionConfig::output_rank`].
+        with_output_rank => (attention.attention_mut().output_rank): Option<usize>,
         /// Sets [`EncoderConfig::feed_forward`].
         with_feed_forward => feed_forward: Option<FeedForwardConfig>,
         /// Sets [`EncoderConfig::norm`]; see also [`EncoderConfig::with_final_norm`].
@@ -223,6 +235,21 @@ impl EncoderConfig {
         with_k_by_layer => k_by_layer: Option<Vec<usize>>,
         /// Sets [`EncoderConfig::hidden_dim`].
         with_hidden_dim => hidden_dim: Option<usize>,
+    }
+
+    /// Sets [`AttentionConfig::key_bias`] and [`AttentionConfig::value_bias`].
+    #[must_use]
+    pub fn with_key_value_bias(mut self, key: bool, value: bool) -> Self {
+        let attention = self.attention.attention_mut();
+        (attention.key_bias, attention.value_bias) = (key, value);
+        self
+    }
+
+    /// Sets [`EncoderConfig::attention`].
+    #[must_use]
+    pub fn with_attention(mut self, attention: impl Into<AttentionKind>) -> Self {
+        self.attention = attention.into();
+        self
     }
 
     /// The encoder's width d.

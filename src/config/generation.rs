@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 
 /// What to do with a text that is longer than the model's context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum ContextOverflow {
     /// Returns an error. The default.
@@ -25,7 +26,7 @@ pub enum ContextOverflow {
 ///
 /// let model = LanguageModelConfig::new(9, EncoderConfig::new(CausalConfig::new(16, 2, 32, 2), 1));
 /// let model = LanguageModel::<f32>::new(&model, 0)?;
-/// let config = GenerationConfig::new(5).with_temperature(0.8).with_top_k(Some(3)).with_seed(1);
+/// let config = GenerationConfig::new(5).with_temperature(0.8).with_top_k(3).with_seed(1);
 /// let write = || model.generate_one(&[1, 2], &config)?.collect::<Result<Vec<usize>, _>>();
 /// assert_eq!(write()?.len(), 5);
 /// assert_eq!(write()?, write()?, "one seed, one text");
@@ -36,10 +37,11 @@ pub enum ContextOverflow {
 /// assert_eq!(steps.iter().map(|step| step[1].unwrap()).collect::<Vec<_>>(), write()?);
 ///
 /// // Options without effect are errors: without a temperature nothing is drawn.
-/// assert!(GenerationConfig::new(5).with_top_k(Some(3)).check().is_err());
+/// assert!(GenerationConfig::new(5).with_top_k(3).check().is_err());
 /// # Ok::<(), linformer::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct GenerationConfig {
     /// The most tokens that a sequence gets.

@@ -6,7 +6,7 @@ use crate::ops::Activation;
 
 /// The layout of sinusoidal positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum SinusoidLayout {
     /// All sines, then all cosines.
@@ -17,7 +17,7 @@ pub enum SinusoidLayout {
 
 /// What tells a model where a token stands; [`Position`](crate::Position) shows one.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum PositionKind {
     /// Nothing.
@@ -50,7 +50,7 @@ pub enum PositionKind {
 
 /// What makes token scores of a language model's features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum HeadKind {
     /// Nothing: the model returns features.
@@ -70,7 +70,7 @@ pub enum HeadKind {
 
 /// Tokens in, features or token scores out; [`LanguageModel`](crate::LanguageModel) has an example.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct LanguageModelConfig {
     /// The number of token ids.

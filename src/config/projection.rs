@@ -6,7 +6,7 @@ use crate::initialization::{Initialization, is_standard_deviation};
 
 /// Which heads and layers use one and the same E and F (paper, section 4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Sharing {
     /// Every head has its own E and its own F.
@@ -22,7 +22,7 @@ pub enum Sharing {
 
 /// The weights of one window of a strided convolution whose kernel is as long as its stride.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum ConvolutionKernel {
     /// One weight for each position of the window, the same for all channels.
@@ -35,7 +35,7 @@ pub enum ConvolutionKernel {
 
 /// What becomes of the positions after the last whole window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum ConvolutionTail {
     /// They are left out, as PyTorch's `Conv1d` does. The default.
@@ -47,7 +47,7 @@ pub enum ConvolutionTail {
 
 /// A strided convolution along the sequence; its stride is ⌊`seq_len` / `k`⌋.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Convolution {
     /// The weights of a window.
@@ -92,7 +92,7 @@ impl Convolution {
 
 /// What makes k rows out of n.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum ProjectionKind {
     /// A trained (k, n) matrix: the paper's E and F. The default.
@@ -110,7 +110,7 @@ pub enum ProjectionKind {
 
 /// How keys and values are compressed along the sequence; [`LinformerConfig`](crate::LinformerConfig) has the shorter ways to say it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct ProjectionConfig {
     /// What makes k rows out of n.

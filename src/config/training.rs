@@ -11,6 +11,7 @@ use crate::scalar::Scalar;
 /// Rates are the probability that an element is dropped; the others are scaled up by 1/(1 − rate). [`training`](crate::training) has an
 /// example.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct TrainingPass {
     /// Which random numbers are drawn: a pass with the same step drops the same elements.
@@ -28,6 +29,7 @@ pub struct TrainingPass {
     /// Whether only the inputs of the blocks are kept and each block is computed again in the backward pass.
     pub gradient_checkpointing: bool,
     /// Which of several parts of the batch the pass is for: each drops elements of its own.
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) part: u32,
 }
 

@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 ///
 /// [`EncoderDecoder`](crate::EncoderDecoder) shows a search.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct TranslationConfig {
     /// The token before the first of every target.
