@@ -81,7 +81,8 @@
 //! # Features
 //!
 //! * `rayon` (default): batches, tiles and heads spread over the caller's pool. Without it everything runs on the calling thread.
-//! * `checkpoint` (default): the module [`checkpoint`], and serde on the configurations. Brings safetensors, serde, `serde_json` and half.
+//! * `checkpoint` (default): the module [`checkpoint`]. Brings safetensors, `serde_json` and half, and implies `serde`.
+//! * `serde`: `Serialize` and `Deserialize` of configurations, losses, schedules and the options of optimizers. Brings serde.
 //! * `analysis`: the module `analysis`, attention maps and their singular values. Brings nalgebra.
 //!
 //! `ndarray` is part of this crate's interface and re-exported; a new minor version of it makes a new minor version here.
@@ -107,6 +108,7 @@ mod parallel;
 mod parameters;
 mod room;
 mod scalar;
+mod summary;
 pub mod training;
 mod views;
 
@@ -135,6 +137,7 @@ pub use ops::{Activation, batched_matmul, softmax};
 pub use ops::{KernelProbe, Level, ProbeLeft};
 pub use parameters::{Parameters, Role, Visitor, VisitorMut};
 pub use scalar::Scalar;
+pub use summary::{LayerSummary, Summary};
 
 #[doc = include_str!("../docs/guide.md")]
 pub mod guide {}
