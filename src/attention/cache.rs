@@ -1,4 +1,4 @@
-//! What training keeps of an attention layer.
+//! The values that training keeps of an attention layer.
 
 use ndarray::{Array3, ArrayRef3};
 
@@ -13,12 +13,12 @@ use crate::layers::add;
 use crate::room::Room;
 use crate::scalar::Scalar;
 
-/// What an attention layer's backward pass needs: O(n·d) numbers, no scores.
+/// The values that the backward pass of an attention layer needs: O(n·d) numbers, no scores.
 #[derive(Clone, Debug)]
 pub struct AttentionCache<A = f32> {
     /// The layer that it is of.
     pub(super) layer: AttentionKind,
-    /// What attends. A block with a norm before takes it out after the forward pass and puts it back before the backward pass.
+    /// The sequence of the queries. A block with a norm before takes it out after the forward pass and puts it back before the backward pass.
     pub(super) x: Array3<A>,
     /// The sequence attended to, where it is another.
     pub(super) other: Option<Array3<A>>,
@@ -29,13 +29,13 @@ pub struct AttentionCache<A = f32> {
     pub(super) attend: AttendCache<A>,
 }
 
-/// What was attended to.
+/// The keys and values.
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one a layer
 pub(super) enum CachedContext<A> {
-    /// By every row.
+    /// Visible to every row.
     Whole(Compressed<A>),
-    /// By each row what came before it.
+    /// Each row sees only earlier positions and its own.
     Causal(CausalContext<A>),
 }
 
@@ -45,7 +45,7 @@ impl<A: Scalar> AttentionCache<A> {
         check_alike(operation, &layer.clone().into(), &self.layer, &gradients.clone().into())
     }
 
-    /// Takes out the sequence that attends, which whoever can make it again need not keep.
+    /// Takes out the sequence of the queries, which need not be kept where it can be computed again.
     pub(crate) fn take_x(&mut self) -> Array3<A> {
         std::mem::take(&mut self.x)
     }
@@ -55,7 +55,7 @@ impl<A: Scalar> AttentionCache<A> {
         self.x = x;
     }
 
-    /// Gives its memory back.
+    /// Returns its memory to the pool.
     pub(crate) fn give(self, room: Room<'_, A>) {
         room.give(self.x);
         self.attend.give(room);

@@ -77,7 +77,7 @@ pub struct Compressor<'a, A = f32> {
     totals: Totals<A>,
     /// Rows that were pushed and are not in the sums yet.
     pending: Pending<A>,
-    /// Of `push`.
+    /// Scratch space of `push`.
     scratch: OwnScratch<A>,
 }
 
@@ -334,7 +334,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         self.totals.sums[0].slots()
     }
 
-    /// Makes room for `slots` slots.
+    /// Enlarges the sums to `slots` slots.
     fn grow(&mut self, slots: usize) -> Result<()> {
         if slots <= self.allocated() {
             return Ok(());

@@ -26,8 +26,8 @@ const MANY_TILES: usize = 16;
 
 /// Multi-head attention in O(n²): softmax(Q·Kᵀ/√`head_dim`)·V (Vaswani et al., arXiv 1706.03762).
 ///
-/// What Linformer attention approximates, for comparison and for models that mix both. The memory for scores does not grow with n: only
-/// [`forward_materialised`](Self::forward_materialised) and [`attention_map`](Self::attention_map) hold all n² of them.
+/// The reference that Linformer attention approximates, for comparison and for models that mix both. The memory for scores does not grow with n: only
+/// [`forward_materialized`](Self::forward_materialized) and [`attention_map`](Self::attention_map) hold all n² of them.
 ///
 /// ```
 /// use linformer::{AttentionConfig, ExactAttention, PaddingMask};
@@ -57,10 +57,10 @@ pub struct ExactAttention<A = f32> {
 parameters!(ExactAttention { } flat { weights });
 
 impl<A: Scalar> ExactAttention<A> {
-    /// A layer with drawn weights.
+    /// Creates a layer with randomly initialized weights.
     ///
     /// # Errors
-    /// A configuration that describes no layer.
+    /// Returns an error if the configuration describes no layer.
     pub fn new(config: &AttentionConfig, seed: u64) -> Result<Self> {
         config.check()?;
         Streams::drawn(seed, |streams| Self::draw(config, streams))
@@ -73,7 +73,7 @@ impl<A: Scalar> ExactAttention<A> {
         }
     }
 
-    /// The exact layer with the weights of a Linformer layer, without its projections.
+    /// Returns the exact layer with the weights of a Linformer layer, without its projections.
     pub fn from_linformer(layer: &LinformerAttention<A>) -> Self {
         Self {
             config: layer.config().attention.clone(),
@@ -81,7 +81,7 @@ impl<A: Scalar> ExactAttention<A> {
         }
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &AttentionConfig {
         &self.config
     }
@@ -90,23 +90,23 @@ impl<A: Scalar> ExactAttention<A> {
         &self.weights
     }
 
-    /// Self-attention: (batch, n, dim) → (batch, n, dim), with the scores made block by block and never stored.
+    /// Applies self-attention: (batch, n, dim) → (batch, n, dim), with the scores made block by block and never stored.
     ///
     /// An item without a real position gives the output bias everywhere. With [`AttentionConfig::causal`] a row sees nothing after itself.
     ///
     /// # Errors
-    /// Another width, a mask of another shape.
+    /// Returns an error if `x` has another width or the mask another shape.
     pub fn forward(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         self.attend(x, x, mask)
     }
 
-    /// Attention of `queries` (batch, m, dim) to `context` (batch, n, dim), whose mask is `mask` (batch, n): (batch, m, dim).
+    /// Returns attention of `queries` (batch, m, dim) to `context` (batch, n, dim), whose mask is `mask` (batch, n): (batch, m, dim).
     ///
     /// Scores are made block by block of keys and never stored. An item without a real position to attend to gives the output bias.
     /// With [`AttentionConfig::causal`] the queries are those of the last m of the n positions, and see nothing after their own.
     ///
     /// # Errors
-    /// Another width or batch, a mask of another shape; more causal queries than positions.
+    /// Returns an error if a sequence has another width or batch, if the mask has another shape, or if there are more causal queries than positions.
     pub fn attend(&self, queries: &ArrayRef3<A>, context: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         const OPERATION: &str = "ExactAttention::attend";
         self.check(OPERATION, queries, context, mask)?;
@@ -118,14 +118,14 @@ impl<A: Scalar> ExactAttention<A> {
         self.attend_to(OPERATION, queries, &context)
     }
 
-    /// [`forward`](Self::forward) in the textbook's form: all scores are stored, then their softmax, which is multiplied by V.
+    /// Computes [`forward`](Self::forward) in the textbook's form: all scores are stored, then their softmax, which is multiplied by V.
     ///
     /// It takes (batch, heads, n, n) numbers and gives what `forward` gives, to rounding: the reference of the reference.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); scores that memory cannot address.
-    pub fn forward_materialised(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
-        const OPERATION: &str = "ExactAttention::forward_materialised";
+    /// Returns an error as [`forward`](Self::forward) does, or if the scores are larger than memory can address.
+    pub fn forward_materialized(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        const OPERATION: &str = "ExactAttention::forward_materialized";
         let (map, context) = self.dense_map(OPERATION, x, x, mask)?;
         let (heads, head_dim) = (self.config.heads, self.config.effective_head_dim());
         let (batch, length, _) = x.dim();
@@ -146,13 +146,13 @@ impl<A: Scalar> ExactAttention<A> {
         Ok(output)
     }
 
-    /// P = softmax(Q·Kᵀ/√`head_dim`) of `queries` (batch, m, dim) and `context` (batch, n, dim): (batch, heads, m, n).
+    /// Returns P = softmax(Q·Kᵀ/√`head_dim`) of `queries` (batch, m, dim) and `context` (batch, n, dim): (batch, heads, m, n).
     ///
     /// Column t belongs to position t of `context`; it is 0 where that is padding. Every row sums to 1, or to 0 where all is padding.
     /// Only with [`AttentionConfig::masked_keys_stay`] padding takes its share.
     ///
     /// # Errors
-    /// As [`attend`](Self::attend); a map that memory cannot address.
+    /// Returns an error as [`attend`](Self::attend) does, or if the map is larger than memory can address.
     pub fn attention_map(&self, queries: &ArrayRef3<A>, context: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array4<A>> {
         let (mut map, context) = self.dense_map("ExactAttention::attention_map", queries, context, mask)?;
         if let Some(mask) = mask {

@@ -12,7 +12,7 @@ use crate::ops::{Output, PackedMatrix, RowsMut, Runs, SEGMENT, Tile, TileRows, e
 use crate::parallel::{self, Chunks, Pool, for_each_part};
 use crate::scalar::Scalar;
 
-/// What the softmax of a head by itself costs beyond that of all heads at once, in multiplications.
+/// The extra cost of the softmax of one head over that of all heads at once, in multiplications.
 const HEAD_COST: usize = 256;
 
 /// Multiplications, most of them by zero, that take less time than a product for every head.
@@ -29,7 +29,7 @@ pub(super) struct FoldedKeyValues<A> {
     biases: Vec<A>,
     /// V̄·W_O, (heads·slots, dim).
     values: PackedMatrix<A>,
-    /// Room to make them in.
+    /// Memory for the products.
     product: Vec<A>,
     tiles: Pool<Tile<A>>,
 }
@@ -49,7 +49,7 @@ impl<A: Scalar> Default for FoldedKeyValues<A> {
 }
 
 /// Whether it takes fewer multiplications to fold the weights into `slots` keys for `rows` rows, and the scores of a tile take no more
-/// room than its queries would.
+/// memory than its queries would.
 pub(super) fn folds<A: Scalar>(query: &Linear<A>, heads: usize, slots: usize, rows: usize) -> bool {
     let (query_dim, dim) = (query.out_dim(), query.in_dim());
     let scores = heads.saturating_mul(slots);
@@ -246,7 +246,7 @@ mod tests {
         }
     }
 
-    /// All heads in one product multiply by zeros that stand for the other heads.
+    /// All heads in one product multiply by zeros in the places of the other heads.
     #[test]
     fn an_infinite_weight_stays_in_its_head() {
         let mut layer = layer(AttentionConfig::new(4, 2), 1);
@@ -268,7 +268,7 @@ mod tests {
         for (slots, rows, expected) in [(8, 1000, true), (8, 8, false), (9, 1000, false), (0, 1000, false)] {
             assert_eq!(folds(layer.query(), 8, slots, rows), expected, "{slots} slots, {rows} rows");
         }
-        // What is packed for the tiles follows it, and nothing folded outlives the next item.
+        // The packed operands follow it, and nothing folded outlives the next item.
         let context = layer.compress(&Array3::ones((1, 9, 64)), None).unwrap();
         let mut packed = PackedKeyValues::default();
         for rows in [1000, 8, 1000] {

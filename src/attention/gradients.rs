@@ -17,7 +17,7 @@ mod head;
 
 use head::{HeadBackward, OwnGradients};
 
-/// What the backward pass needs: (batch·m, heads·`head_dim`) twice, and the factored output where there is one.
+/// The values that the backward pass needs: (batch·m, heads·`head_dim`) twice, and the factored output where there is one.
 #[derive(Clone, Debug)]
 pub(crate) struct AttendCache<A> {
     pub(super) queries: Array2<A>,
@@ -33,7 +33,7 @@ pub(crate) struct KeyValueGradients<A> {
 }
 
 impl<A: Scalar> AttendCache<A> {
-    /// Gives its memory back.
+    /// Returns its memory to the pool.
     pub(super) fn give(self, room: Room<'_, A>) {
         room.give(self.queries);
         room.give(self.concat);
@@ -236,7 +236,7 @@ fn sequence_mut<A: Scalar>(rows: &mut Array2<A>, batch: usize, length: usize) ->
         .expect("there are batch · length rows")
 }
 
-/// Where a tile of scores stands among all scores of a layer.
+/// The place of a tile of scores among all scores of a layer.
 #[derive(Clone, Copy)]
 struct ScoreTile {
     item: usize,
@@ -246,7 +246,7 @@ struct ScoreTile {
 }
 
 impl ScoreTile {
-    /// What is dropped of the tile's scores in `head`.
+    /// Returns the dropout of the tile's scores in `head`.
     fn dropped<A>(self, head: usize, slots: usize, dropout: &Dropout<A>) -> Dropped<'_, A> {
         let rows = (self.item * self.heads + head) as u64 * self.length as u64 + self.start as u64;
         let stride = slots as u64;
@@ -258,7 +258,7 @@ impl ScoreTile {
     }
 }
 
-/// What is dropped of a tile of scores: the number of its first element, and of how many each row has, so that tiles do not matter.
+/// The dropout of a tile of scores: the index of its first element and the elements of a row, so that tiles do not matter.
 pub(super) struct Dropped<'d, A> {
     pub(super) dropout: &'d Dropout<A>,
     pub(super) first: u64,

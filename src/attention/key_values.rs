@@ -32,7 +32,7 @@ pub(crate) struct PackedKeyValues<A> {
 #[derive(Debug)]
 struct PackedHead<A> {
     blocks: Vec<PackedBlock<A>>,
-    /// How many of them count; room is kept for more.
+    /// How many of them are in use; the memory of the others is kept.
     count: usize,
 }
 

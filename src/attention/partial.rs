@@ -87,7 +87,7 @@ impl<A: Scalar> Total<A> {
 #[derive(Debug)]
 pub(crate) struct HeadScratch<A> {
     pub(super) scores: Tile<A>,
-    /// What one block sums to, and what the blocks so far do.
+    /// The sums of the latest block, and those of all blocks so far.
     pub(super) latest: Partial<A>,
     pub(super) total: Total<A>,
 }

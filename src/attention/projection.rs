@@ -119,7 +119,7 @@ impl<A: Scalar> Projection<A> {
         }
     }
 
-    /// The (matrices, k, n) of a learned or random projection; one matrix where the heads share it.
+    /// Returns the (matrices, k, n) of a learned or random projection; one matrix where the heads share it.
     pub fn matrix(&self) -> Option<ArrayView3<'_, A>> {
         match &self.weights {
             ProjectionWeights::Dense { matrix, .. } => Some(matrix.view()),
@@ -138,7 +138,7 @@ impl<A: Scalar> Projection<A> {
     /// The projection with columns for `new_len` positions, interpolated linearly along the sequence and scaled so that each row keeps its sum.
     ///
     /// # Errors
-    /// Any kind but a learned one, or a length of 0.
+    /// Returns an error if the projection is not learned, or if the length is 0.
     pub(crate) fn extended(&self, new_len: usize) -> Result<Self> {
         let ProjectionWeights::Dense {
             matrix,
@@ -325,12 +325,12 @@ impl<A: Scalar> Projections<A> {
         }
     }
 
-    /// E, which compresses the keys.
+    /// Returns E, which compresses the keys.
     pub fn key(&self) -> &Projection<A> {
         &self.key
     }
 
-    /// F, which compresses the values; E itself where they are tied.
+    /// Returns F, which compresses the values; E itself where they are tied.
     pub fn value(&self) -> &Projection<A> {
         self.value.as_ref().unwrap_or(&self.key)
     }

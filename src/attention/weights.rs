@@ -67,7 +67,7 @@ impl<A: Scalar> AttentionWeights<A> {
         self.value.as_ref().unwrap_or(&self.key)
     }
 
-    /// What makes keys, or values; one and the same where they are tied.
+    /// The weight of the keys, or of the values; the same where they are tied.
     pub(crate) fn source_mut(&mut self, is_value: bool) -> &mut Linear<A> {
         match (&mut self.value, is_value) {
             (Some(value), true) => value,
@@ -118,7 +118,7 @@ impl<A: Scalar> AttentionWeights<A> {
         })
     }
 
-    /// A map (batch, heads, m, slots) of zeros, whose tiles (heads, rows, slots) `fill` fills: it is told the item, the first row, and the
+    /// A map (batch, heads, m, slots) of zeros, whose tiles (heads, rows, slots) `fill` fills, given the item, the first row, and the
     /// projected queries of the rows.
     pub(super) fn map_of(
         &self,

@@ -54,15 +54,15 @@ pub enum SummarySoftmax {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct CausalConfig {
-    /// Heads and weights.
+    /// The head and weight options.
     pub attention: AttentionConfig,
     /// The longest sequence that the layer is made for. Longer ones are possible unless each block has weights of its own.
     pub seq_len: usize,
     /// r, the summary rows of a block.
     pub rows: usize,
-    /// The positions of a block; `None` stands for ⌈√(`seq_len`·`rows`)⌉, or for `seq_len` where that is less.
+    /// The positions of a block; `None` means ⌈√(`seq_len`·`rows`)⌉, or `seq_len` where that is less.
     pub block: Option<usize>,
-    /// How many positions a row sees exactly, its own included; `None` stands for a block.
+    /// How many positions a row sees exactly, its own included; `None` means a block.
     pub window: Option<usize>,
     /// Which heads and layers share E and F.
     pub sharing: Sharing,
@@ -75,7 +75,8 @@ pub struct CausalConfig {
 }
 
 impl CausalConfig {
-    /// `heads` heads over `dim` features; sequences of up to `seq_len`, of which each block becomes `rows` rows.
+    /// Creates a configuration of `heads` heads over `dim` features for sequences of up to `seq_len`, each block of which is
+    /// summarized by `rows` rows.
     pub fn new(dim: usize, heads: usize, seq_len: usize, rows: usize) -> Self {
         Self {
             attention: AttentionConfig::new(dim, heads),
@@ -127,7 +128,7 @@ impl CausalConfig {
         self
     }
 
-    /// The positions of a block.
+    /// Returns the positions of a block.
     pub fn effective_block(&self) -> usize {
         self.block.unwrap_or_else(|| {
             let product = self.seq_len.saturating_mul(self.rows);
@@ -137,33 +138,33 @@ impl CausalConfig {
         })
     }
 
-    /// How many positions a row sees exactly.
+    /// Returns how many positions a row sees exactly.
     pub fn effective_window(&self) -> usize {
         self.window.unwrap_or_else(|| self.effective_block())
     }
 
-    /// The blocks of a full sequence.
+    /// Returns the blocks of a full sequence.
     pub fn blocks(&self) -> usize {
         self.seq_len / self.effective_block().max(1)
     }
 
-    /// The most keys and summary rows that a row of a full sequence sees.
+    /// Returns the most keys and summary rows that a row of a full sequence sees.
     pub fn visible_rows(&self) -> usize {
         let window = self.effective_window().min(self.seq_len);
         window.saturating_add(self.blocks().saturating_mul(self.rows))
     }
 
-    /// The longest sequence that is possible, if there is one.
+    /// Returns the longest sequence that is possible, if there is one.
     pub fn longest(&self) -> Option<usize> {
         (self.block_weights == BlockWeights::PerBlock).then_some(self.seq_len)
     }
 
-    /// The heads of the summaries: `heads` where every head has an E and F of its own, `kv_heads` otherwise.
+    /// Returns the heads of the summaries: `heads` where every head has an E and F of its own, `kv_heads` otherwise.
     pub fn summary_heads(&self) -> usize {
         self.projection().matrices(self.attention.heads).max(self.attention.kv_heads)
     }
 
-    /// Who shares E and F, as projections have it.
+    /// The sharing of E and F as a projection's.
     pub(crate) fn projection(&self) -> ProjectionConfig {
         ProjectionConfig::new(ProjectionKind::Learned).with_sharing(Some(self.sharing))
     }
@@ -179,7 +180,7 @@ impl CausalConfig {
     /// Checks that this describes a layer.
     ///
     /// # Errors
-    /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
+    /// Returns an error that names the first size that is 0, does not divide or overflows, or the first option without effect.
     pub fn check(&self) -> Result<()> {
         self.attention.check()?;
         for (option, value) in [

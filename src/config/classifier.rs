@@ -19,7 +19,7 @@ pub enum Pooling {
     First,
 }
 
-/// What a classifier reads.
+/// The input of a classifier.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
@@ -32,7 +32,7 @@ pub enum ClassifierInput {
         features: usize,
         /// The blocks.
         encoder: EncoderConfig,
-        /// What tells the model where a position stands; [`PositionKind::None`] for sets.
+        /// The encoding of positions; [`PositionKind::None`] for sets.
         position: PositionKind,
     },
 }
@@ -54,7 +54,7 @@ pub enum ClassifierInput {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct ClassifierConfig {
-    /// What is read.
+    /// The input.
     pub input: ClassifierInput,
     /// The number of classes.
     pub classes: usize,
@@ -67,12 +67,12 @@ pub struct ClassifierConfig {
 }
 
 impl ClassifierConfig {
-    /// Tokens in, mean pooling, no hidden layer.
+    /// Creates a configuration with token input, mean pooling and no hidden layer.
     pub fn tokens(model: LanguageModelConfig, classes: usize) -> Self {
         Self::new(ClassifierInput::Tokens(model.with_head(HeadKind::None)), classes)
     }
 
-    /// Vectors of `features` numbers in, mean pooling, no hidden layer.
+    /// Creates a configuration with vectors of `features` numbers as input, mean pooling and no hidden layer.
     ///
     /// The vectors have no positions, as points of a set have none; for a series set some [`with_position`](Self::with_position), since without them its
     /// order hardly shows.
@@ -85,7 +85,7 @@ impl ClassifierConfig {
         Self::new(input, classes)
     }
 
-    /// Mean pooling, no hidden layer.
+    /// Creates a configuration with mean pooling and no hidden layer.
     pub fn new(input: ClassifierInput, classes: usize) -> Self {
         Self {
             input,
@@ -118,7 +118,7 @@ impl ClassifierConfig {
     /// Checks that this describes a model.
     ///
     /// # Errors
-    /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
+    /// Returns an error that names the first size that is 0, does not divide or overflows, or the first option without effect.
     pub fn check(&self) -> Result<()> {
         at_least_one("classes", self.classes)?;
         let width = match &self.input {

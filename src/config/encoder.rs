@@ -20,7 +20,7 @@ pub struct FeedForwardConfig {
 }
 
 impl FeedForwardConfig {
-    /// GELU in between, with biases.
+    /// Creates a configuration with GELU in between and with biases.
     pub fn new(ff_dim: usize) -> Self {
         Self {
             ff_dim,
@@ -42,7 +42,7 @@ impl FeedForwardConfig {
     /// Checks that this describes a layer between `dim` and `out_dim` features.
     ///
     /// # Errors
-    /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
+    /// Returns an error that names the first size that is 0, does not divide or overflows, or the first option without effect.
     pub fn check(&self, dim: usize, out_dim: usize) -> Result<()> {
         for (option, value) in [("ff_dim", self.ff_dim), ("dim", dim), ("out_dim", out_dim)] {
             at_least_one(option, value)?;
@@ -77,7 +77,7 @@ pub enum AttentionKind {
 }
 
 impl AttentionKind {
-    /// Heads and weights.
+    /// Returns the head and weight options.
     pub fn attention(&self) -> &AttentionConfig {
         match self {
             Self::Linformer(config) => &config.attention,
@@ -94,7 +94,7 @@ impl AttentionKind {
         }
     }
 
-    /// Whether a position sees nothing after itself.
+    /// Returns whether a position sees nothing after itself.
     pub fn is_causal(&self) -> bool {
         match self {
             Self::Linformer(_) => false,
@@ -177,7 +177,7 @@ pub struct EncoderConfig {
     pub feed_forward: Option<FeedForwardConfig>,
     /// Where the blocks normalise.
     pub norm: NormPlacement,
-    /// What LayerNorm adds to the variance.
+    /// The number that LayerNorm adds to the variance.
     pub norm_eps: f64,
     /// Whether the last block is followed by a norm of its own.
     pub final_norm: bool,
@@ -191,7 +191,7 @@ pub struct EncoderConfig {
 }
 
 impl EncoderConfig {
-    /// `depth` pre-norm blocks with a GELU feed-forward of four times the width, and a final norm.
+    /// Creates a configuration of `depth` pre-norm blocks with a GELU feed-forward of four times the width, and a final norm.
     pub fn new(attention: impl Into<AttentionKind>, depth: usize) -> Self {
         let attention = attention.into();
         let ff_dim = attention.attention().dim.saturating_mul(4);
@@ -252,7 +252,7 @@ impl EncoderConfig {
         self
     }
 
-    /// The encoder's width d.
+    /// Returns the encoder's width d.
     pub fn dim(&self) -> usize {
         self.attention.attention().dim
     }
@@ -285,7 +285,7 @@ impl EncoderConfig {
         self.attention.sharing() == Some(Sharing::Layerwise)
     }
 
-    /// What an encoder with exact attention becomes with a `projection` put in.
+    /// Returns the configuration of an encoder with exact attention with a `projection`.
     ///
     /// # Errors
     /// Returns an error if the attention is not exact, or cannot be compressed.
@@ -308,7 +308,7 @@ impl EncoderConfig {
     /// Checks that this describes an encoder.
     ///
     /// # Errors
-    /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
+    /// Returns an error that names the first size that is 0, does not divide or overflows, or the first option without effect.
     pub fn check(&self) -> Result<()> {
         self.attention.check()?;
         // The widest type: a model of f32 numbers takes fewer.
@@ -330,7 +330,7 @@ impl EncoderConfig {
         Ok(())
     }
 
-    /// Layers that stand for all others: the first, one in between and the last, or all where each may have a k of its own.
+    /// Layers that represent all others: the first, one in between and the last, or all where each may have a k of its own.
     fn distinct_layers(&self) -> impl Iterator<Item = usize> {
         let (depth, each) = (self.depth, self.k_by_layer.is_some());
         (0..if each { depth } else { depth.min(2) }).chain((!each && depth > 2).then(|| depth - 1))

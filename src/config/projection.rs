@@ -29,11 +29,11 @@ pub enum ConvolutionKernel {
     Scalar,
     /// One weight for each position and channel of a head.
     Depthwise,
-    /// One (`head_dim`, `head_dim`) matrix for each position: PyTorch's `Conv1d`, as tatp22's implementation has it.
+    /// One (`head_dim`, `head_dim`) matrix for each position: PyTorch's `Conv1d`, as in tatp22's implementation.
     ChannelMixing,
 }
 
-/// What becomes of the positions after the last whole window.
+/// The treatment of the positions after the last whole window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -52,7 +52,7 @@ pub enum ConvolutionTail {
 pub struct Convolution {
     /// The weights of a window.
     pub kernel: ConvolutionKernel,
-    /// What becomes of an incomplete window.
+    /// The treatment of an incomplete window.
     pub tail: ConvolutionTail,
     /// Whether a shorter sequence is attended as if it were `seq_len` long, with nothing at the positions that it does not reach (windows
     /// there hold the biases alone, as in tatp22's implementation under a mask). Otherwise it has fewer slots.
@@ -60,7 +60,7 @@ pub struct Convolution {
 }
 
 impl Convolution {
-    /// A convolution that drops the tail and has as many slots as the sequence has windows.
+    /// Creates a convolution that drops the tail and has as many slots as the sequence has windows.
     pub fn new(kernel: ConvolutionKernel) -> Self {
         Self {
             kernel,
@@ -90,7 +90,7 @@ impl Convolution {
     }
 }
 
-/// What makes k rows out of n.
+/// The kind of projection of n rows to k.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
@@ -113,9 +113,9 @@ pub enum ProjectionKind {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct ProjectionConfig {
-    /// What makes k rows out of n.
+    /// The kind of projection of n rows to k.
     pub kind: ProjectionKind,
-    /// Who shares it; `None` stands for [`Sharing::Headwise`]. Pooling has nothing to share and takes no mode.
+    /// Which heads and layers share it; `None` means [`Sharing::Headwise`]. Pooling has no weights to share and takes no mode.
     pub sharing: Option<Sharing>,
     /// Whether a trained number is added to each slot (learned), or to each channel (convolution), after the key and value weights.
     pub bias: bool,
@@ -125,7 +125,7 @@ pub struct ProjectionConfig {
 }
 
 impl ProjectionConfig {
-    /// A projection of this kind with its defaults.
+    /// Creates a projection of this kind with its defaults.
     pub fn new(kind: ProjectionKind) -> Self {
         Self { kind, ..Self::default() }
     }
@@ -139,7 +139,7 @@ impl ProjectionConfig {
         with_initialization => initialization: Option<Initialization>,
     }
 
-    /// Who shares the projection, with the default filled in. Pooling is alike for all heads, keys and values.
+    /// Returns which heads and layers share the projection, with the default filled in. Pooling is alike for all heads, keys and values.
     pub fn effective_sharing(&self) -> Sharing {
         match self.kind {
             ProjectionKind::MeanPooling | ProjectionKind::MaxPooling => Sharing::KeyValue,

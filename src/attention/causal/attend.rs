@@ -77,7 +77,7 @@ impl<A: Scalar> CausalContext<A> {
     }
 }
 
-/// Where a tile of scores stands among all scores of a layer, for dropout.
+/// The place of a tile of scores among all scores of a layer, for dropout.
 #[derive(Clone, Copy)]
 pub(super) struct ScorePlace<'d, A> {
     pub(super) dropout: &'d Dropout<A>,
@@ -89,7 +89,7 @@ pub(super) struct ScorePlace<'d, A> {
 }
 
 impl<'d, A> ScorePlace<'d, A> {
-    /// What is dropped of the weights of `head` from `row` on; the first is that of slot `slot`, and the summaries follow the keys.
+    /// Returns the dropout of the weights of `head` from `row` on; the first is that of slot `slot`, and the summaries follow the keys.
     pub(super) fn dropped(&self, head: usize, heads: usize, row: usize, slot: usize) -> Dropped<'d, A> {
         let stride = (self.slots.0 + self.slots.1) as u64;
         let rows = (self.item * heads + head) as u64 * self.length as u64 + row as u64;

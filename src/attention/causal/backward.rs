@@ -48,7 +48,7 @@ struct Own<'g, A> {
     summary_values: ArrayViewMut3<'g, A>,
 }
 
-/// What [`Own`] gradients have of earlier tiles.
+/// The part of [`Own`] gradients that comes from earlier tiles.
 #[derive(Default)]
 struct StagedOwn {
     of_keys: [StagedSum; 2],
@@ -97,7 +97,7 @@ impl<A> Default for BackwardScratch<A> {
     }
 }
 
-/// What a task reads.
+/// The inputs of a task.
 struct Task<'t, A> {
     context: ItemContext<'t, A>,
     place: Option<ScorePlace<'t, A>>,
@@ -275,7 +275,7 @@ impl<'t, A: Scalar> Task<'t, A> {
         gemm(scale(head_dim), second.t(), queries.view(), A::one(), &mut dkeys);
     }
 
-    /// What the rows see.
+    /// Returns the keys and summaries that the rows see.
     fn columns<'c>(&self, head: usize, rows: &Range<usize>, visible: &'c mut [Vec<Range<usize>>; 2]) -> Columns<'c, A>
     where
         't: 'c,

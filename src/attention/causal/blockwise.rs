@@ -50,10 +50,10 @@ pub struct BlockwiseCausalAttention<A = f32> {
 parameters!(BlockwiseCausalAttention { projections } flat { layer });
 
 impl<A: Scalar> BlockwiseCausalAttention<A> {
-    /// A layer with drawn weights.
+    /// Creates a layer with randomly initialized weights.
     ///
     /// # Errors
-    /// A configuration that describes no layer; [`Sharing::Layerwise`], which takes an [`Encoder`](crate::Encoder).
+    /// Returns an error if the configuration describes no layer, or if it has [`Sharing::Layerwise`], which takes an [`Encoder`](crate::Encoder).
     pub fn new(config: &CausalConfig, seed: u64) -> Result<Self> {
         config.check()?;
         if config.sharing == Sharing::Layerwise {
@@ -74,12 +74,12 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         }
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &CausalConfig {
         &self.config
     }
 
-    /// E and F of the summaries, (rows, block) or (rows, blocks·block) for each matrix; `None` where they are its encoder's.
+    /// Returns E and F of the summaries, (rows, block) or (rows, blocks·block) for each matrix; `None` where they are its encoder's.
     pub fn projections(&self) -> Option<&Projections<A>> {
         self.projections.as_ref()
     }
@@ -88,7 +88,7 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         self.layer.weights()
     }
 
-    /// The layer's own projections, or those that its encoder lends it.
+    /// The layer's own projections, or the shared ones of its encoder.
     pub(crate) fn own_or<'p>(&'p self, shared: Option<&'p Projections<A>>) -> Result<&'p Projections<A>> {
         self.projections.as_ref().or(shared).ok_or_else(|| {
             Error::argument(
@@ -98,10 +98,10 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         })
     }
 
-    /// Self-attention: (batch, n, dim) → (batch, n, dim). Any n, unless each block has weights of its own.
+    /// Applies self-attention: (batch, n, dim) → (batch, n, dim). Any n, unless each block has weights of its own.
     ///
     /// # Errors
-    /// Another width, a mask of another shape, n > `seq_len` where no block has weights there.
+    /// Returns an error if `x` has another width, if the mask has another shape, or if the sequence is longer than the blocks that have weights.
     pub fn forward(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         Ok(self.forward_with(None, x, mask)?.0)
     }
@@ -163,19 +163,19 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         }
     }
 
-    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
+    /// Returns [`forward`](Self::forward)'s result and the cache that [`backward`](Self::backward) needs.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// Returns an error as [`forward`](Self::forward) does.
     pub fn forward_train(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<(Array3<A>, AttentionCache<A>)> {
         self.train_with(None, owned("BlockwiseCausalAttention::forward_train", x)?, mask, None)
     }
 
-    /// The gradient of `x`, given `dy` of the output, both (batch, n, dim). Those of the parameters are added to `gradients`, a value like
+    /// Returns the gradient of `x`, given `dy` of the output, both (batch, n, dim). Those of the parameters are added to `gradients`, a value like
     /// the layer's own [`zeros_like`](crate::Parameters::zeros_like).
     ///
     /// # Errors
-    /// `dy` of another shape than the output; a cache or gradients of a layer of another configuration.
+    /// Returns an error if `dy` has another shape than the output, or if the cache or the gradients are of a layer of another configuration.
     pub fn backward(&self, cache: &AttentionCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
         self.backward_dropped(None, cache, dy, None, gradients, None)
     }

@@ -34,7 +34,7 @@ impl<A: Scalar> Online<A> {
         self.total.reset(rows, head_dim);
     }
 
-    /// Adds the keys of `part`. What a row does not see has no influence on it, NaN or not.
+    /// Adds the keys of `part`. Keys and values that a row does not see have no influence on it, NaN or not.
     pub(super) fn add(&mut self, queries: ArrayView2<'_, A>, part: &KeyPart<'_, A>, dropped: Option<&Dropped<'_, A>>) {
         let ((rows, head_dim), width) = (queries.dim(), part.keys.nrows());
         if width == 0 {

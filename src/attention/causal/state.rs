@@ -1,4 +1,4 @@
-//! What one layer keeps of one sequence that grows: the last keys and values, the sums of the unfinished block, the summaries.
+//! The state of one layer for one growing sequence: the last keys and values, the sums of the unfinished block, the summaries.
 
 use std::ops::Range;
 
@@ -42,7 +42,7 @@ impl<A: Scalar> CachedRows<A> {
         }
     }
 
-    /// Room for `more` rows after those that are filled, but for no more than `most` altogether.
+    /// Reserves memory for `more` rows after those that are filled, but for no more than `most` in total.
     fn reserve(&mut self, more: usize, most: usize) {
         let (heads, capacity, head_dim) = self.keys.dim();
         let needed = self.filled + more;
@@ -78,7 +78,7 @@ impl<A: Scalar> CachedRows<A> {
     }
 }
 
-/// What the layer is like that a state belongs to.
+/// The shape of the layer that a state belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StateShape {
     kv_heads: usize,
@@ -99,7 +99,7 @@ impl StateShape {
     }
 }
 
-/// What one layer keeps of one sequence: O(window + summaries) rows, or all keys and values where it attends exactly to everything.
+/// The state of one layer for one sequence: O(window + summaries) rows, or all keys and values where it attends exactly to everything.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerState<A> {
     shape: StateShape,
@@ -113,7 +113,7 @@ pub(crate) struct LayerState<A> {
 }
 
 impl<A: Scalar> LayerState<A> {
-    /// What is kept of a sequence that has not begun.
+    /// The state of a sequence that has not begun.
     pub(crate) fn start(shape: StateShape) -> Self {
         let StateShape { kv_heads, head_dim, .. } = shape;
         let summary_heads = shape.summary.map_or(kv_heads, |(heads, ..)| heads);
@@ -128,7 +128,7 @@ impl<A: Scalar> LayerState<A> {
         }
     }
 
-    /// What is kept of `item`, whose first `length` positions were run with `context`.
+    /// The state of `item` after its first `length` positions were run with `context`.
     pub(crate) fn after(
         shape: StateShape,
         context: &CausalContext<A>,

@@ -22,7 +22,7 @@ pub(crate) struct Span {
 pub(crate) enum Visibility {
     /// Every row sees this many keys and this many summary rows.
     All { keys: usize, summaries: usize },
-    /// What a row sees depends on its position.
+    /// The slots that a row sees depend on its position.
     ByPosition(SlotsBefore),
 }
 

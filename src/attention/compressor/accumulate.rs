@@ -18,7 +18,7 @@ fn task_columns(dim: usize) -> usize {
     (dim / 2).next_multiple_of(32).clamp(64, 256)
 }
 
-/// Where the windows of one item lie.
+/// The places of the windows of one item.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Windows {
     /// Equal windows over this length (pooling), or windows of a fixed stride.
@@ -42,7 +42,7 @@ impl Windows {
 }
 
 impl<A: Scalar> Compressor<'_, A> {
-    /// Makes room for the windows of rows that start at position `start`.
+    /// Enlarges the sums to the windows of rows that start at position `start`.
     pub(super) fn make_room(&mut self, start: usize, rows: &[RealRows<'_>]) -> Result<()> {
         let Some(stride) = self.config.stride() else {
             return Ok(());

@@ -25,11 +25,11 @@ use crate::views::outer;
 mod dense;
 mod features;
 
-/// What training keeps of a compression, (batch, slots, dim) or less: the sums, and where the sequences end.
+/// The values that training keeps of a compression, (batch, slots, dim) or less: the sums, and the ends of the sequences.
 #[derive(Clone, Debug)]
 pub(crate) struct CompressionCache<A> {
     totals: Totals<A>,
-    /// Which maxima are this part's, for each of the sums; `None` where the whole is at hand.
+    /// Which maxima are this part's, for each of the sums; `None` where the sequences are whole.
     owners: Option<Vec<Array4<bool>>>,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct CompressionCache<A> {
 pub(crate) struct CompressionGradients<'g, A> {
     pub(crate) weights: &'g mut AttentionWeights<A>,
     pub(crate) projections: &'g mut Projections<A>,
-    /// Of the sequence, (batch, n, dim).
+    /// The gradient of the sequence, (batch, n, dim).
     pub(crate) x: &'g mut Array3<A>,
 }
 
@@ -325,7 +325,7 @@ impl<A: Scalar> Projection<A> {
         }
     }
 
-    /// Of gradients: adds these sums, rounded once.
+    /// Adds these sums to gradients, rounded once.
     fn add_kernel_sums(&mut self, sums: Option<Array4<f64>>) {
         if let (ProjectionWeights::Convolution { kernel, .. }, Some(sums)) = (&mut self.weights, sums) {
             kernel.zip_mut_with(&sums, |kernel, sum| *kernel = A::cast(kernel.widen() + sum));

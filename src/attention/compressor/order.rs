@@ -16,7 +16,7 @@ pub enum Order {
 }
 
 impl Order {
-    /// Returns the order that takes fewer multiplications for a full sequence. It does not depend on the length at hand, so that streams
+    /// Returns the order that takes fewer multiplications for a full sequence. It does not depend on the length of a call, so that streams
     /// and single calls agree.
     pub fn of(config: &LinformerConfig) -> Self {
         if !config.projection.commutes() {

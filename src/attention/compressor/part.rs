@@ -9,7 +9,7 @@ use crate::scalar::Scalar;
 
 impl<A: Scalar> Compressor<'_, A> {
     /// A compressor for the rows of a part. A matrix has the part's columns only, so that the part is all there is to it; windows lie in the
-    /// whole sequence, and the first row stands where the part begins.
+    /// whole sequence, and the first row has the position where the part begins.
     pub(crate) fn of_part(self, part: &dyn Part<A>, lengths: &[usize]) -> Result<Self> {
         if self.projections.key().columns().is_some() {
             return Ok(self);
@@ -22,7 +22,7 @@ impl<A: Scalar> Compressor<'_, A> {
         compressor.starting_at(part.offset())
     }
 
-    /// Adds the sums of all other parts. Of maxima it gives those that stand in this part, side by side with the sums; the first of equal
+    /// Adds the sums of all other parts. For maxima it returns which of them are this part's, one flag for each of the sums; the first of equal
     /// ones counts.
     pub(super) fn complete(&mut self, part: &dyn Part<A>) -> Result<Option<Vec<Array4<bool>>>> {
         let takes_maximum = self.config.projection.kind == ProjectionKind::MaxPooling;
@@ -92,7 +92,7 @@ impl<A: Scalar> Compressor<'_, A> {
         Ok(())
     }
 
-    /// Takes in where the whole sequences end, with room for all windows.
+    /// Sets the ends of the whole sequences, and enlarges the sums to all their windows.
     fn reach(&mut self, lengths: &[usize]) -> Result<()> {
         self.totals.ends.clear();
         self.totals.ends.extend_from_slice(lengths);

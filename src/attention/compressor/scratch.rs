@@ -15,7 +15,7 @@ pub(crate) struct CompressionScratch<A> {
     pub(super) segments: Pool<SegmentScratch<A>>,
 }
 
-/// Scratch space of one owner; a copy of it makes its own.
+/// Scratch space of one compressor; a copy makes its own.
 #[derive(Debug)]
 pub(super) struct OwnScratch<A>(pub(super) Option<CompressionScratch<A>>);
 

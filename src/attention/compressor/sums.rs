@@ -56,7 +56,7 @@ impl<A: Scalar> Sums<A> {
         (self.precision == Precision::Long).then_some(&mut self.long_values)
     }
 
-    /// Makes room for sums in `f64`.
+    /// Allocates the sums in `f64`.
     pub(super) fn lengthen(&mut self) {
         if self.precision != Precision::Long {
             refill(&mut self.long_values, self.values.raw_dim(), 0.0);
@@ -105,7 +105,7 @@ impl<A: Scalar> Sums<A> {
         self.long_values = Array4::zeros((0, 0, 0, 0));
     }
 
-    /// Makes room for `slots` slots, the new ones empty.
+    /// Enlarges the sums to `slots` slots, the new ones empty.
     pub(super) fn grow(&mut self, slots: usize) -> Result<()> {
         let (batch, outer, _, width) = self.values.dim();
         checked_len("Compressor", &[batch, outer, slots, width], size_of::<f64>())?;

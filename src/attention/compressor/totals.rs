@@ -1,4 +1,4 @@
-//! What a compressor has added up.
+//! The sums of a compressor.
 
 use std::mem;
 
@@ -15,10 +15,10 @@ use crate::config::{LinformerConfig, ProjectionKind};
 use crate::error::{Result, checked_len};
 use crate::scalar::Scalar;
 
-/// What a compressor has added up. The next compressor can use its memory, and training keeps it for the backward pass.
+/// The sums of a compressor. The next compressor can reuse their memory, and training keeps them for the backward pass.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Totals<A> {
-    /// Of the keys, and of the values where these need sums of their own.
+    /// The sums for the keys, and for the values where these need their own.
     pub(super) sums: Vec<Sums<A>>,
     /// The real positions in each (item, slot), for pooling.
     pub(super) tokens: Array2<usize>,
@@ -99,7 +99,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         })
     }
 
-    /// What the next compressor can use again.
+    /// Returns the sums, for the next compressor to reuse their memory.
     pub(crate) fn into_totals(self) -> Totals<A> {
         self.totals
     }

@@ -13,7 +13,7 @@ use crate::ops::softmax_rows;
 use crate::scalar::Scalar;
 
 impl<A: Scalar> ExactAttention<A> {
-    /// What the last `rows` of `length` positions see of these keys and values.
+    /// Returns these keys and values with what the last `rows` of `length` positions see of them.
     pub(crate) fn causal_context(
         &self,
         operation: &'static str,

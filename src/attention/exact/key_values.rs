@@ -13,7 +13,7 @@ use crate::scalar::Scalar;
 use crate::views::outer;
 
 impl<A: Scalar> ExactAttention<A> {
-    /// Room for the keys and values of `batch` sequences of `length`.
+    /// Allocates the keys and values of `batch` sequences of `length`.
     pub(crate) fn key_values(&self, batch: usize, length: usize) -> Result<KeyValueRows<'_, A>> {
         let shape = (batch, self.config.kv_heads, length, self.config.effective_head_dim());
         checked_len("ExactAttention", &[shape.0, shape.1, shape.2, shape.3], size_of::<A>())?;
@@ -63,7 +63,7 @@ impl<A: Scalar> KeyValueRows<'_, A> {
                 copy.assign(&x.row(row));
             }
             let x = if real.is_some() { copies.view() } else { x };
-            // What stays as zeros is left as it was made.
+            // Rows that stay as zeros are left as they were made.
             let places = real.as_deref().filter(|_| stays);
             fill_heads(key, x, places, &mut keys, &mut scratch.features);
             match value {

@@ -14,18 +14,18 @@ use crate::room::Room;
 use crate::scalar::Scalar;
 
 impl<A: Scalar> ExactAttention<A> {
-    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
+    /// Returns [`forward`](Self::forward)'s result and the cache that [`backward`](Self::backward) needs.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// Returns an error as [`forward`](Self::forward) does.
     pub fn forward_train(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<(Array3<A>, AttentionCache<A>)> {
         self.train(owned("ExactAttention::forward_train", x)?, None, mask, None)
     }
 
-    /// The gradient of `x`, given `dy` of the output, both (batch, n, dim). Those of the parameters are added to `gradients`.
+    /// Returns the gradient of `x`, given `dy` of the output, both (batch, n, dim). Those of the parameters are added to `gradients`.
     ///
     /// # Errors
-    /// `dy` of another shape than the output; a cache or gradients of a layer of another configuration.
+    /// Returns an error if `dy` has another shape than the output, or if the cache or the gradients are of a layer of another configuration.
     pub fn backward(&self, cache: &AttentionCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
         Ok(self.backward_dropped(cache, dy, None, gradients)?.0)
     }

@@ -19,10 +19,10 @@ use crate::parallel;
 use crate::scalar::Scalar;
 
 impl<A: Scalar> LinformerAttention<A> {
-    /// [`forward`](Self::forward) into an array of x's shape, in memory that is kept from call to call.
+    /// Computes [`forward`](Self::forward) into an array of x's shape, in memory that is kept from call to call.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); an `out` of another shape, or whose elements do not lie in order.
+    /// Returns an error as [`forward`](Self::forward) does, or if `out` has another shape or is not in standard layout.
     pub fn forward_into(
         &self,
         x: &ArrayRef3<A>,

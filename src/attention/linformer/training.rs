@@ -15,19 +15,19 @@ use crate::ops::Dropout;
 use crate::scalar::Scalar;
 
 impl<A: Scalar> LinformerAttention<A> {
-    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
+    /// Returns [`forward`](Self::forward)'s result and the cache that [`backward`](Self::backward) needs.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// Returns an error as [`forward`](Self::forward) does.
     pub fn forward_train(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<(Array3<A>, AttentionCache<A>)> {
         let x = owned("LinformerAttention::forward_train", x)?;
         self.train_with(Lent::whole(None), x, None, mask, None)
     }
 
-    /// Cross-attention of `queries` to `context`, and what [`backward_cross`](Self::backward_cross) needs.
+    /// Returns the cross-attention of `queries` to `context` and the cache that [`backward_cross`](Self::backward_cross) needs.
     ///
     /// # Errors
-    /// As [`compress`](Self::compress) and [`attend`](Self::attend).
+    /// Returns an error as [`compress`](Self::compress) and [`attend`](Self::attend) do.
     pub fn forward_train_cross(
         &self,
         queries: &ArrayRef3<A>,
@@ -39,11 +39,11 @@ impl<A: Scalar> LinformerAttention<A> {
         self.train_with(Lent::whole(None), queries, Some(context), mask, None)
     }
 
-    /// The gradient of `x`, given `dy` of the output, both (batch, n, dim). Those of the parameters are added to `gradients`, a value like
+    /// Returns the gradient of `x`, given `dy` of the output, both (batch, n, dim). Those of the parameters are added to `gradients`, a value like
     /// the layer's own [`zeros_like`](crate::Parameters::zeros_like).
     ///
     /// # Errors
-    /// `dy` of another shape than the output; a cache or gradients of a layer of another configuration.
+    /// Returns an error if `dy` has another shape than the output, or if the cache or the gradients are of a layer of another configuration.
     pub fn backward(&self, cache: &AttentionCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
         let (dx, dcontext) = self.backward_with(None, cache, dy, gradients, None)?;
         Ok(match dcontext {
@@ -57,10 +57,10 @@ impl<A: Scalar> LinformerAttention<A> {
         })
     }
 
-    /// The gradients of `queries` and `context`, given `dy` of the output.
+    /// Returns the gradients of `queries` and `context`, given `dy` of the output.
     ///
     /// # Errors
-    /// `dy` of another shape than the output; a cache or gradients of a layer of another configuration.
+    /// Returns an error if `dy` has another shape than the output, or if the cache or the gradients are of a layer of another configuration.
     pub fn backward_cross(&self, cache: &AttentionCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<(Array3<A>, Array3<A>)> {
         match self.backward_with(None, cache, dy, gradients, None)? {
             (dx, Some(dcontext)) => Ok((dx, dcontext)),

@@ -175,7 +175,7 @@ proptest! {
             let y = layer.forward(&x, mask.as_ref());
             prop_assert!(!y.is_ok_and(|y| y.dim() != x.dim()));
             let _ = layer.attend(&x.slice(linformer::ndarray::s![.., ..input.length / 2, ..]), &x, mask.as_ref());
-            let _ = layer.forward_materialised(&x, mask.as_ref());
+            let _ = layer.forward_materialized(&x, mask.as_ref());
             let _ = layer.attention_map(&x, &x, mask.as_ref());
             if let Ok((y, cache)) = layer.forward_train(&x, mask.as_ref()) {
                 prop_assert!(layer.backward(&cache, &y, &mut layer.zeros_like()).is_ok());
