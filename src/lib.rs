@@ -110,7 +110,6 @@ mod room;
 mod scalar;
 mod summary;
 pub mod training;
-mod views;
 
 pub use attention::{
     AttentionCache, BlockwiseCausalAttention, Compressed, Compressor, ExactAttention, LinformerAttention, Order, PaddingMask, Projection,

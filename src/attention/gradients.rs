@@ -1,17 +1,16 @@
 //! Training of the second half of attention: queries to keys and values. Scores are made again tile by tile, never stored.
 
-use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
+use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, Ix4, s};
 
 use super::compressed::Compressed;
 use super::heads::{ItemKeyValues, head_scores};
 use super::partial::HeadScratch;
 use super::weights::{AttentionWeights, tile};
-use crate::layers::{TILE, rows, sequence};
+use crate::layers::{TILE, for_each_tile, rows, sequence};
 use crate::ops::{Dropout, Runs, StagedSum, Tile, gemm};
-use crate::parallel;
+use crate::parallel::{self, Parts, Pool, along, for_each_part};
 use crate::room::Room;
 use crate::scalar::Scalar;
-use crate::views::{outer, split};
 
 mod head;
 
@@ -53,34 +52,27 @@ impl<A: Scalar> AttentionWeights<A> {
         let queries = self.query.forward_rows_in(room, rows(x));
         let mut concat = room.array2(queries.dim());
         let cost = parallel::cost(&[concat.len(), 2, context.keys.dim().2]);
-        let mut items = sequence_mut(&mut concat, batch, length);
-        let mut tasks = Vec::new();
-        for (item, rows) in outer(items.view_mut()).into_iter().enumerate() {
-            for (index, rows) in split(rows, Axis(0), TILE).into_iter().enumerate() {
-                tasks.push((item, index * TILE, rows));
-            }
-        }
-        parallel::for_each_with(
-            tasks,
-            cost,
-            |(tile, scratch): &mut (Tile<A>, HeadScratch<A>), (item, start, mut concat)| {
-                let first = item * length + start;
-                let queries = queries.slice(s![first..first + concat.nrows(), ..]);
-                let Some(dropout) = &dropout else {
+        let mut pool = Pool::<(Tile<A>, HeadScratch<A>)>::default();
+        pool.prepare();
+        for_each_tile(sequence_mut(&mut concat, batch, length), TILE, cost, |item, rows, mut concat| {
+            let first = item * length + rows.start;
+            let queries = queries.slice(s![first..first + concat.nrows(), ..]);
+            let Some(dropout) = &dropout else {
+                return pool.with(|(tile, scratch)| {
                     tile.fill(queries, Runs::of_units(self.heads, self.head_dim()));
                     context.packed().attend(item, self.heads, tile, scratch);
-                    return tile.copy_to(&mut concat);
-                };
-                concat.assign(&queries);
-                let place = ScoreTile {
-                    item,
-                    start,
-                    length,
-                    heads: self.heads,
-                };
-                attend_with_dropout(&mut concat, context.item(item), place, dropout);
-            },
-        );
+                    tile.copy_to(&mut concat);
+                });
+            };
+            concat.assign(&queries);
+            let place = ScoreTile {
+                item,
+                start: rows.start,
+                length,
+                heads: self.heads,
+            };
+            attend_with_dropout(&mut concat, context.item(item), place, dropout);
+        });
         self.concat_output(queries, concat, (batch, length), room)
     }
 
@@ -133,16 +125,15 @@ impl<A: Scalar> AttentionWeights<A> {
             values: Array4::zeros(context.values.dim()),
         };
         let mut dqueries = room.array2(cache.queries.dim());
-        heads_backward(
-            self.heads,
+        let heads = HeadsBackward {
+            heads: self.heads,
             context,
             cache,
-            &dconcat,
+            dconcat: &dconcat,
             dropout,
-            (batch, length),
-            &mut dqueries,
-            &mut grads,
-        );
+            length,
+        };
+        heads.run(sequence_mut(&mut dqueries, batch, length), &mut grads);
         room.give(dconcat);
         let dx = self.query.backward_in(room, rows(x), dqueries.view(), &mut gradients.query);
         room.give(dqueries);
@@ -150,86 +141,97 @@ impl<A: Scalar> AttentionWeights<A> {
     }
 }
 
-/// A task has the query heads of one key/value head of one item, and goes over their rows in order.
-#[allow(clippy::too_many_arguments)] // all of them vary independently
-fn heads_backward<A: Scalar>(
+/// The inputs of the way back from the heads' results to queries, keys and values.
+struct HeadsBackward<'t, A> {
     heads: usize,
-    context: &Compressed<A>,
-    cache: &AttendCache<A>,
-    dconcat: &Array2<A>,
+    context: &'t Compressed<A>,
+    cache: &'t AttendCache<A>,
+    /// The gradient of the heads' results side by side.
+    dconcat: &'t Array2<A>,
     dropout: Option<Dropout<A>>,
-    (batch, length): (usize, usize),
-    dqueries: &mut Array2<A>,
-    grads: &mut KeyValueGradients<A>,
-) {
-    let (_, kv_heads, slots, head_dim) = context.keys.dim();
-    let group = heads / kv_heads;
-    let cost = parallel::cost(&[cache.queries.len(), 5, slots]);
-    let mut dqueries = sequence_mut(dqueries, batch, length);
-    let parts = owned_parts(dqueries.view_mut(), grads, &context.slots, group * head_dim);
-    parallel::for_each_with(
-        parts,
-        cost,
-        |backward: &mut HeadBackward<A>, (item, kv_head, mut dqueries, mut own)| {
-            let (keys, values) = context.item(item).head(kv_head, kv_heads);
-            backward.attend_to(keys, values);
-            let mut staged = [StagedSum::default(), StagedSum::default()];
-            for head in kv_head * group..(kv_head + 1) * group {
-                let columns = head * head_dim..(head + 1) * head_dim;
-                let own_columns = (head % group) * head_dim..(head % group + 1) * head_dim;
-                for start in (0..length).step_by(TILE) {
-                    let own_rows = start..length.min(start + TILE);
-                    let rows = item * length + own_rows.start..item * length + own_rows.end;
-                    let place = ScoreTile {
-                        item,
-                        start,
-                        length,
-                        heads: heads,
-                    };
-                    let dropped = dropout.as_ref().map(|dropout| place.dropped(head, slots, dropout));
-                    backward.tile(
-                        cache.queries.slice(s![rows.clone(), columns.clone()]),
-                        dconcat.slice(s![rows, columns.clone()]),
-                        dropped.as_ref(),
-                        &mut dqueries.slice_mut(s![own_rows, own_columns.clone()]),
-                        &mut own,
-                    );
-                    for (staged, own) in staged.iter_mut().zip(own.slices()) {
-                        staged.added(own);
-                    }
+    /// Query rows of an item.
+    length: usize,
+}
+
+impl<A: Scalar> HeadsBackward<'_, A> {
+    /// A task has the query heads of one key/value head of one item.
+    fn run(&self, dqueries: ArrayViewMut3<'_, A>, grads: &mut KeyValueGradients<A>) {
+        let (_, kv_heads, slots, head_dim) = self.context.keys.dim();
+        let width = self.heads / kv_heads * head_dim;
+        let cost = parallel::cost(&[self.cache.queries.len(), 5, slots]);
+        let mut pool = Pool::<HeadBackward<A>>::default();
+        pool.prepare();
+        let items = (
+            along(dqueries, 0, 1),
+            (along(grads.keys.view_mut(), 0, 1), along(grads.values.view_mut(), 0, 1)),
+        );
+        for_each_part(items, cost, |item, (dqueries, (keys, values))| {
+            let heads = (along(dqueries.view, 2, width), (along(keys.view, 1, 1), along(values.view, 1, 1)));
+            for_each_part(heads, cost, |kv_head, (dqueries, (keys, values))| {
+                let count = self.context.slots[item];
+                let dqueries = dqueries.view.index_axis_move(Axis(0), 0);
+                let own = OwnGradients {
+                    keys: first_slots(keys, count),
+                    values: first_slots(values, count),
+                };
+                pool.with(|backward| self.key_value_head(item, kv_head, dqueries, own, backward));
+            });
+        });
+    }
+
+    /// Goes over the rows of the query heads of one key/value head in order.
+    fn key_value_head(
+        &self,
+        item: usize,
+        kv_head: usize,
+        mut dqueries: ArrayViewMut2<'_, A>,
+        mut own: OwnGradients<'_, A>,
+        backward: &mut HeadBackward<A>,
+    ) {
+        let (_, kv_heads, slots, head_dim) = self.context.keys.dim();
+        let (heads, length, group) = (self.heads, self.length, self.heads / kv_heads);
+        let (keys, values) = self.context.item(item).head(kv_head, kv_heads);
+        backward.attend_to(keys, values);
+        let mut staged = [StagedSum::default(), StagedSum::default()];
+        for head in kv_head * group..(kv_head + 1) * group {
+            let columns = head * head_dim..(head + 1) * head_dim;
+            let own_columns = (head % group) * head_dim..(head % group + 1) * head_dim;
+            for start in (0..length).step_by(TILE) {
+                let own_rows = start..length.min(start + TILE);
+                let rows = item * length + own_rows.start..item * length + own_rows.end;
+                let place = ScoreTile {
+                    item,
+                    start,
+                    length,
+                    heads,
+                };
+                let dropped = self.dropout.as_ref().map(|dropout| place.dropped(head, slots, dropout));
+                backward.tile(
+                    self.cache.queries.slice(s![rows.clone(), columns.clone()]),
+                    self.dconcat.slice(s![rows, columns.clone()]),
+                    dropped.as_ref(),
+                    &mut dqueries.slice_mut(s![own_rows, own_columns.clone()]),
+                    &mut own,
+                );
+                for (staged, own) in staged.iter_mut().zip(own.slices()) {
+                    staged.added(own);
                 }
             }
-            for (staged, own) in staged.iter_mut().zip(own.slices()) {
-                staged.finish(own);
-            }
-        },
-    );
-}
-
-/// The gradients cut by item and key/value head: (item, head, those of its queries, those of its keys and values).
-fn owned_parts<'g, A: Scalar>(
-    dqueries: ArrayViewMut3<'g, A>,
-    grads: &'g mut KeyValueGradients<A>,
-    slots: &[usize],
-    width: usize,
-) -> Vec<(usize, usize, ArrayViewMut2<'g, A>, OwnGradients<'g, A>)> {
-    let mut parts = Vec::new();
-    let items = outer(dqueries)
-        .into_iter()
-        .zip(outer(grads.keys.view_mut()))
-        .zip(outer(grads.values.view_mut()));
-    for (item, ((dqueries, keys), values)) in items.enumerate() {
-        let heads = split(dqueries, Axis(1), width).into_iter().zip(outer(keys)).zip(outer(values));
-        for (head, ((dqueries, keys), values)) in heads.enumerate() {
-            let count = slots[item];
-            let (keys, values) = (keys.split_at(Axis(0), count).0, values.split_at(Axis(0), count).0);
-            parts.push((item, head, dqueries, OwnGradients { keys, values }));
+        }
+        for (staged, own) in staged.iter_mut().zip(own.slices()) {
+            staged.finish(own);
         }
     }
-    parts
 }
 
-fn sequence_mut<A: Scalar>(rows: &mut Array2<A>, batch: usize, length: usize) -> ArrayViewMut3<'_, A> {
+/// The first `count` slots of a part that is one head of one item.
+fn first_slots<A>(part: Parts<'_, A, Ix4>, count: usize) -> ArrayViewMut2<'_, A> {
+    let slots = part.view.index_axis_move(Axis(0), 0).index_axis_move(Axis(0), 0);
+    slots.split_at(Axis(0), count).0
+}
+
+/// Rows as (batch, length, width).
+pub(super) fn sequence_mut<A: Scalar>(rows: &mut Array2<A>, batch: usize, length: usize) -> ArrayViewMut3<'_, A> {
     let width = rows.ncols();
     rows.view_mut()
         .into_shape_with_order((batch, length, width))

@@ -12,10 +12,9 @@ use crate::error::{Result, checked_len};
 use crate::initialization::Streams;
 use crate::layers::{Linear, TILE};
 use crate::ops::{Output, RowsMut, Runs, Scratch, Tile, TileRows};
-use crate::parallel;
+use crate::parallel::{self, Pool, along, for_each_part};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
-use crate::views::{outer, split};
 
 /// The four weights, of queries, keys, values and the output, with their biases.
 #[derive(Clone, Debug)]
@@ -130,23 +129,20 @@ impl<A: Scalar> AttentionWeights<A> {
         let (batch, rows, dim) = queries.dim();
         checked_len(operation, &[batch, self.heads, rows, slots], size_of::<A>())?;
         let mut map = Array4::zeros((batch, self.heads, rows, slots));
-        let mut tasks = Vec::new();
-        for (item, map) in outer(map.view_mut()).into_iter().enumerate() {
-            for (index, map) in split(map, Axis(1), TILE).into_iter().enumerate() {
-                tasks.push((item, index * TILE, map));
-            }
-        }
         let cost = parallel::cost(&[batch, rows, self.query.out_dim(), dim.saturating_add(slots)]);
-        parallel::for_each_with(
-            tasks,
-            cost,
-            |(space, products): &mut (Vec<A>, Scratch<A>), (item, first, mut map)| {
-                let x = queries.slice(s![item, first..first + map.dim().1, ..]);
-                let mut projected = tile(space, x.nrows(), self.query.out_dim());
-                self.query.apply(x, &mut projected, products);
-                fill(item, first, projected.view(), &mut map);
-            },
-        );
+        let mut pool = Pool::<(Vec<A>, Scratch<A>)>::default();
+        pool.prepare();
+        for_each_part(along(map.view_mut(), 0, 1), cost, |item, part| {
+            for_each_part(along(part.view.index_axis_move(Axis(0), 0), 1, TILE), cost, |index, mut part| {
+                let first = index * TILE;
+                let x = queries.slice(s![item, first..first + part.view.dim().1, ..]);
+                pool.with(|(space, products)| {
+                    let mut projected = tile(space, x.nrows(), self.query.out_dim());
+                    self.query.apply(x, &mut projected, products);
+                    fill(item, first, projected.view(), &mut part.view);
+                });
+            });
+        });
         Ok(map)
     }
 

@@ -2,22 +2,21 @@
 
 use std::ops::Range;
 
-use ndarray::{Array3, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array3, ArrayRef3, ArrayView2, ArrayViewMut2, s};
 
 use super::super::compressed::Compressed;
-use super::super::gradients::{AttendCache, Dropped};
+use super::super::gradients::{AttendCache, Dropped, sequence_mut};
 use super::super::heads::ItemKeyValues;
 use super::super::key_values::block_width;
 use super::super::weights::{AttentionWeights, tile};
 use super::online::{KeyPart, Online};
 use super::visibility::{Span, Visibility};
 use crate::error::{Result, checked_len};
-use crate::layers::{TILE, rows};
+use crate::layers::{TILE, for_each_tile, rows};
 use crate::ops::{Dropout, Scratch};
-use crate::parallel;
+use crate::parallel::{self, Pool};
 use crate::room::Room;
 use crate::scalar::Scalar;
-use crate::views::{outer, split};
 
 /// Rows below which a tile of queries is not cut, however short the window.
 const FEWEST_ROWS: usize = 32;
@@ -208,17 +207,12 @@ impl<A: Scalar> AttentionWeights<A> {
         let (batch, length, _) = x.dim();
         checked_len(operation, &[batch, length, self.dim()], size_of::<A>())?;
         let mut output = Array3::zeros((batch, length, self.dim()));
-        let size = context.tile_rows();
-        let mut tasks = Vec::new();
-        for (item, rows) in outer(output.view_mut()).into_iter().enumerate() {
-            for (index, rows) in split(rows, Axis(0), size).into_iter().enumerate() {
-                tasks.push((item, index * size, rows));
-            }
-        }
         let cost = parallel::cost(&[batch, length, 2, self.query.out_dim(), self.dim().saturating_add(context.visible())]);
-        parallel::for_each_with(tasks, cost, |scratch: &mut CausalScratch<A>, (item, first, mut out)| {
-            let x = x.slice(s![item, first..first + out.nrows(), ..]);
-            self.attend_causal_rows(x, first, context.item(item), &mut out, scratch);
+        let mut pool = Pool::<CausalScratch<A>>::default();
+        pool.prepare();
+        for_each_tile(output.view_mut(), context.tile_rows(), cost, |item, rows, mut out| {
+            let (first, x) = (rows.start, x.slice(s![item, rows, ..]));
+            pool.with(|scratch| self.attend_causal_rows(x, first, context.item(item), &mut out, scratch));
         });
         Ok(output)
     }
@@ -250,23 +244,23 @@ impl<A: Scalar> AttentionWeights<A> {
         let (batch, length, _) = x.dim();
         let queries = self.query.forward_rows(rows(x));
         let mut concat = queries.clone();
-        let size = context.tile_rows();
         let cost = parallel::cost(&[concat.len(), 2, context.visible()]);
-        let mut tasks = Vec::new();
-        for (item, rows) in split(concat.view_mut(), Axis(0), length.max(1)).into_iter().enumerate() {
-            for (index, rows) in split(rows, Axis(0), size).into_iter().enumerate() {
-                tasks.push((item, index * size, rows));
-            }
-        }
-        parallel::for_each_with(tasks, cost, |scratch: &mut CausalScratch<A>, (item, first, mut queries)| {
-            let place = dropout.as_ref().map(|dropout| ScorePlace {
-                dropout,
-                item,
-                length,
-                slots: context.slots(),
-            });
-            attend_heads(&mut queries, first, context.item(item), self.heads, place, scratch);
-        });
+        let mut pool = Pool::<CausalScratch<A>>::default();
+        pool.prepare();
+        for_each_tile(
+            sequence_mut(&mut concat, batch, length),
+            context.tile_rows(),
+            cost,
+            |item, rows, mut queries| {
+                let place = dropout.as_ref().map(|dropout| ScorePlace {
+                    dropout,
+                    item,
+                    length,
+                    slots: context.slots(),
+                });
+                pool.with(|scratch| attend_heads(&mut queries, rows.start, context.item(item), self.heads, place, scratch));
+            },
+        );
         self.concat_output(queries, concat, (batch, length), Room::new())
     }
 }

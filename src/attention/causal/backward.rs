@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
+use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, Ix4, s};
 
-use super::super::gradients::{AttendCache, KeyValueGradients};
+use super::super::gradients::{AttendCache, KeyValueGradients, sequence_mut};
 use super::super::heads::{ItemKeyValues, scale};
 use super::super::weights::{AttentionWeights, tile};
 use super::attend::{CausalContext, ItemContext, ScorePlace, clip};
@@ -12,10 +12,9 @@ use super::online::{KeyPart, masked_scores};
 use super::visibility::Visibility;
 use crate::layers::{rows, sequence};
 use crate::ops::{Dropout, StagedSum, gemm, idle_rows, softmax_backward_rows, softmax_rows, without_idle};
-use crate::parallel;
+use crate::parallel::{self, Parts, Pool, along, for_each_part};
 use crate::room::Room;
 use crate::scalar::Scalar;
-use crate::views::{outer, split};
 
 /// The gradients of what rows attend to, each (batch, heads, slots, `head_dim`); without summaries theirs have no slots.
 #[derive(Debug)]
@@ -144,11 +143,31 @@ fn heads_backward<A: Scalar>(
     let (_, kv_heads, _, head_dim) = context.keys.keys.dim();
     let group = heads / kv_heads;
     let cost = parallel::cost(&[cache.queries.len(), 5, context.visible()]);
-    let size = context.tile_rows();
-    parallel::for_each_with(
-        owned_parts(dqueries, grads, length, group * head_dim),
-        cost,
-        |space: &mut BackwardScratch<A>, (item, kv_head, mut dqueries, mut own)| {
+    let batch = context.keys.batch();
+    let CausalGradients { keys, summaries } = grads;
+    let shared_by = summaries.keys.dim().1 / kv_heads;
+    let mut pool = Pool::<BackwardScratch<A>>::default();
+    pool.prepare();
+    let items = (
+        along(sequence_mut(dqueries, batch, length), 0, 1),
+        (both_along(keys, 0, 1), both_along(summaries, 0, 1)),
+    );
+    for_each_part(items, cost, |item, (dqueries, (keys, summaries))| {
+        let by_head = (
+            along(dqueries.view, 2, group * head_dim),
+            (
+                (along(keys.0.view, 1, 1), along(keys.1.view, 1, 1)),
+                (along(summaries.0.view, 1, shared_by), along(summaries.1.view, 1, shared_by)),
+            ),
+        );
+        for_each_part(by_head, cost, |kv_head, (dqueries, (keys, summaries))| {
+            let mut dqueries = dqueries.view.index_axis_move(Axis(0), 0);
+            let mut own = Own {
+                keys: of_item(keys.0).index_axis_move(Axis(0), 0),
+                values: of_item(keys.1).index_axis_move(Axis(0), 0),
+                summary_keys: of_item(summaries.0),
+                summary_values: of_item(summaries.1),
+            };
             let rows = item * length..(item + 1) * length;
             let task = Task {
                 context: context.item(item),
@@ -160,56 +179,22 @@ fn heads_backward<A: Scalar>(
                 }),
                 queries: cache.queries.slice(s![rows.clone(), ..]),
                 dconcat: dconcat.slice(s![rows, ..]),
-                heads: heads,
+                heads,
             };
-            let mut staged = StagedOwn::default();
-            for within in 0..group {
-                for first in (0..length).step_by(size) {
-                    let rows = first..length.min(first + size);
-                    let mut dqueries = dqueries.slice_mut(s![rows.clone(), within * head_dim..(within + 1) * head_dim]);
-                    task.tile_backward(kv_head * group + within, within, rows.clone(), &mut dqueries, &mut own, space);
-                    staged.added(&mut own, task.context.visibility, &rows);
-                }
-            }
-            staged.finish(&mut own);
-        },
-    );
+            let own_heads = kv_head * group..(kv_head + 1) * group;
+            pool.with(|space| task.run(own_heads, context.tile_rows(), &mut dqueries, &mut own, space));
+        });
+    });
 }
 
-/// The gradients cut by item and key/value head: (item, head, those of its queries, what it owns).
-fn owned_parts<'g, A: Scalar>(
-    dqueries: &'g mut Array2<A>,
-    grads: &'g mut CausalGradients<A>,
-    length: usize,
-    width: usize,
-) -> Vec<(usize, usize, ArrayViewMut2<'g, A>, Own<'g, A>)> {
-    let CausalGradients { keys, summaries } = grads;
-    let shared_by = summaries.keys.dim().1 / keys.keys.dim().1;
-    let items = split(dqueries.view_mut(), Axis(0), length.max(1))
-        .into_iter()
-        .zip(outer(keys.keys.view_mut()))
-        .zip(outer(keys.values.view_mut()))
-        .zip(outer(summaries.keys.view_mut()))
-        .zip(outer(summaries.values.view_mut()));
-    let mut parts = Vec::new();
-    for (item, ((((dqueries, keys), values), summary_keys), summary_values)) in items.enumerate() {
-        let heads = split(dqueries, Axis(1), width)
-            .into_iter()
-            .zip(outer(keys))
-            .zip(outer(values))
-            .zip(split(summary_keys, Axis(0), shared_by))
-            .zip(split(summary_values, Axis(0), shared_by));
-        for (head, ((((dqueries, keys), values), summary_keys), summary_values)) in heads.enumerate() {
-            let own = Own {
-                keys,
-                values,
-                summary_keys,
-                summary_values,
-            };
-            parts.push((item, head, dqueries, own));
-        }
-    }
-    parts
+/// The part that belongs to one item.
+fn of_item<A>(part: Parts<'_, A, Ix4>) -> ArrayViewMut3<'_, A> {
+    part.view.index_axis_move(Axis(0), 0)
+}
+
+/// The gradients of keys and those of values, cut along `axis`.
+fn both_along<A>(grads: &mut KeyValueGradients<A>, axis: usize, size: usize) -> (Parts<'_, A, Ix4>, Parts<'_, A, Ix4>) {
+    (along(grads.keys.view_mut(), axis, size), along(grads.values.view_mut(), axis, size))
 }
 
 /// Keys and values that a tile sees some of, and how the columns of its scores are split between them and the summaries.
@@ -222,6 +207,28 @@ struct Columns<'c, A> {
 }
 
 impl<'t, A: Scalar> Task<'t, A> {
+    /// Goes over the rows of some query heads in order, in tiles of `size`.
+    fn run(
+        &self,
+        heads: Range<usize>,
+        size: usize,
+        dqueries: &mut ArrayViewMut2<'_, A>,
+        own: &mut Own<'_, A>,
+        space: &mut BackwardScratch<A>,
+    ) {
+        let (length, head_dim) = (self.queries.nrows(), own.keys.ncols());
+        let mut staged = StagedOwn::default();
+        for (within, head) in heads.enumerate() {
+            for first in (0..length).step_by(size) {
+                let rows = first..length.min(first + size);
+                let mut dqueries = dqueries.slice_mut(s![rows.clone(), within * head_dim..(within + 1) * head_dim]);
+                self.tile_backward(head, within, rows.clone(), &mut dqueries, own, space);
+                staged.added(own, self.context.visibility, &rows);
+            }
+        }
+        staged.finish(own);
+    }
+
     /// One tile of one head: dV += Pᵀ·dO, dP = dO·Vᵀ, dS = P∘(dP − ⟨P, dP⟩), dq = dS·K/√d, dK += dSᵀ·q/√d.
     fn tile_backward(
         &self,

@@ -13,9 +13,8 @@ use super::{CausalContext, Visibility};
 use crate::config::{AttentionConfig, CausalConfig, SummarySoftmax};
 use crate::layers::rows;
 use crate::ops::add_scaled_widened;
-use crate::parallel;
+use crate::parallel::{self, Pool, along, for_each_part};
 use crate::scalar::Scalar;
-use crate::views::split;
 
 /// The summaries' side of a layer.
 #[derive(Clone, Copy)]
@@ -266,20 +265,19 @@ pub(crate) fn step<A: Scalar>(
         .collect();
     let visible: usize = states.iter().map(|state| state.window.filled + state.summaries.filled).sum();
     let cost = parallel::cost(&[visible, 2, weights.query.out_dim()]);
-    let mut tasks = Vec::new();
-    for (item, queries) in split(concat.view_mut(), Axis(0), 1).into_iter().enumerate() {
-        let heads = split(queries, Axis(1), weights.head_dim());
-        tasks.extend(heads.into_iter().enumerate().map(|(head, queries)| (item, head, queries)));
-    }
     let states: &[&mut LayerState<A>] = states;
-    parallel::for_each_with(tasks, cost, |scratch: &mut CausalScratch<A>, (item, head, mut queries)| {
+    let mut pool = Pool::<CausalScratch<A>>::default();
+    pool.prepare();
+    for_each_part(along(concat.view_mut(), 0, 1), cost, |item, part| {
         let context = ItemContext {
             keys: states[item].window.view(),
             summaries: summarised.map(|_| states[item].summaries.view()),
             visibility: &visibility[item],
             joint,
         };
-        attend_head(&mut queries, 0, context, (head, weights.heads), None, scratch);
+        for_each_part(along(part.view, 1, weights.head_dim()), cost, |head, mut part| {
+            pool.with(|scratch| attend_head(&mut part.view, 0, context, (head, weights.heads), None, scratch));
+        });
     });
     let output = output_rows(weights, concat.view());
     output.insert_axis(Axis(1))

@@ -20,7 +20,6 @@ use crate::ops::{LongSum, StagedSum, gemm, long_sum};
 use crate::parallel::{self, Parts, for_each_part};
 use crate::parameters::Role;
 use crate::scalar::Scalar;
-use crate::views::outer;
 
 mod dense;
 mod features;
@@ -187,9 +186,10 @@ impl<A: Scalar> Compressor<'_, A> {
         let before = self.config.bias_place == BiasPlace::BeforeCompression;
         let (batch, heads, slots, head_dim) = grad.dim();
         let cost = parallel::cost(&[batch, heads, slots, head_dim, self.config.attention.dim]);
-        let tasks: Vec<_> = outer(dsums.values.view_mut())
-            .into_iter()
-            .zip(outer(dsums.row_sums.view_mut()))
+        let tasks: Vec<_> = dsums
+            .values
+            .outer_iter_mut()
+            .zip(dsums.row_sums.outer_iter_mut())
             .enumerate()
             .collect();
         parallel::for_each(tasks, cost, |(item, (mut sums, mut row_sums))| {

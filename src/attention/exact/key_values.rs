@@ -10,7 +10,6 @@ use crate::layers::{Linear, TILE};
 use crate::ops::Scratch;
 use crate::parallel;
 use crate::scalar::Scalar;
-use crate::views::outer;
 
 impl<A: Scalar> ExactAttention<A> {
     /// Allocates the keys and values of `batch` sequences of `length`.
@@ -41,7 +40,7 @@ impl<A: Scalar> KeyValueRows<'_, A> {
         let stays = self.layer.config.masked_keys_stay;
         let Compressed { keys, values, slots, .. } = &mut self.filled;
         let mut tasks = Vec::new();
-        for (item, (keys, values)) in outer(keys.view_mut()).into_iter().zip(outer(values.view_mut())).enumerate() {
+        for (item, (keys, values)) in keys.outer_iter_mut().zip(values.outer_iter_mut()).enumerate() {
             let (_, mut keys) = keys.split_at(Axis(1), slots[item]);
             let (_, mut values) = values.split_at(Axis(1), slots[item]);
             for start in (0..length).step_by(TILE) {
