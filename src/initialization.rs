@@ -1,4 +1,4 @@
-//! Where the numbers of a new model come from: named initialisers and seeded generator streams. The only file that names rand.
+//! Where the numbers of a new model come from: named initializers and seeded generator streams. The only file that names rand.
 
 mod normal;
 
@@ -133,7 +133,7 @@ impl Streams {
         self.draw(shape, standard_deviation, StandardNormal)
     }
 
-    /// E or F of shape (heads, k, n), initialised as `initialization` says.
+    /// E or F of shape (heads, k, n), initialized as `initialization` says.
     pub(crate) fn projection<A: Scalar>(&mut self, shape: (usize, usize, usize), initialization: Initialization) -> Array3<A> {
         let (_, k, n) = shape;
         let uniform = Uniform::new(-1.0, 1.0).expect("−1 is less than 1");
@@ -187,7 +187,7 @@ impl Distribution<f64> for StandardNormal {
 /// The random numbers of one training step: everything that a step draws is a function of these two numbers and of the place where it is
 /// drawn. A run that is stopped after any step continues with the same numbers.
 ///
-/// The `index` counts the batches that gradients are taken of, from 0; where several batches make one optimiser step, each has its own.
+/// The `index` counts the batches that gradients are taken of, from 0; where several batches make one optimizer step, each has its own.
 ///
 /// ```
 /// use linformer::training::Step;

@@ -12,6 +12,6 @@ pub use blockwise::BlockwiseCausalAttention;
 
 pub(crate) use attend::CausalContext;
 pub(super) use online::{KeyPart, masked_scores};
-pub(crate) use state::{LayerState, StateShape, Summarised, step};
+pub(crate) use state::{LayerState, StateShape, Summarized, step};
 pub(crate) use summaries::draw_projections;
 pub(crate) use visibility::{Span, Visibility};

@@ -41,7 +41,7 @@ pub use mask::PaddingMask;
 pub use projection::{Projection, Projections};
 pub use workspace::Workspace;
 
-pub(crate) use causal::{CausalContext, LayerState, StateShape, Summarised, draw_projections, step};
+pub(crate) use causal::{CausalContext, LayerState, StateShape, Summarized, draw_projections, step};
 pub(crate) use key_values::PackedKeyValues;
 pub(crate) use part::{Lent, Part};
 pub(crate) use weights::{AttendScratch, tile};

@@ -16,7 +16,7 @@ use crate::ops::{Runs, Tile};
 use crate::parallel::{self, Parts, Pool, for_each_part};
 use crate::scalar::Scalar;
 
-/// Rows that are normalised and compressed together: a few segments, so that every thread has work.
+/// Rows that are normalized and compressed together: a few segments, so that every thread has work.
 const ROWS_AT_ONCE: usize = 4 * SEGMENT;
 
 /// Memory that is kept from call to call, so that repeated calls do not allocate.

@@ -4,7 +4,7 @@ use super::{AttentionConfig, ProjectionConfig, ProjectionKind, Sharing, at_least
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::{Initialization, is_standard_deviation};
 
-/// Which blocks are summarised by one and the same E and F.
+/// Which blocks are summarized by one and the same E and F.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

@@ -32,7 +32,7 @@ pub struct DecoderConfig {
     pub middle_feed_forward: Option<FeedForwardConfig>,
     /// The feed-forward after cross-attention, if there is one.
     pub feed_forward: Option<FeedForwardConfig>,
-    /// Where the blocks normalise.
+    /// Where the blocks normalize.
     pub norm: NormPlacement,
     /// The number that LayerNorm adds to the variance.
     pub norm_eps: f64,
@@ -173,7 +173,7 @@ pub struct DecoderLanguageModelConfig {
     pub embedding_dim: Option<usize>,
     /// The encoding of positions.
     pub position: PositionKind,
-    /// Whether the sum of token and position vectors is normalised.
+    /// Whether the sum of token and position vectors is normalized.
     pub embedding_norm: bool,
     /// The head that computes token scores.
     pub head: HeadKind,

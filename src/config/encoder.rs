@@ -51,7 +51,7 @@ impl FeedForwardConfig {
     }
 }
 
-/// Where a block normalises.
+/// Where a block normalizes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -175,7 +175,7 @@ pub struct EncoderConfig {
     pub depth: usize,
     /// The feed-forward of the blocks, if they have one.
     pub feed_forward: Option<FeedForwardConfig>,
-    /// Where the blocks normalise.
+    /// Where the blocks normalize.
     pub norm: NormPlacement,
     /// The number that LayerNorm adds to the variance.
     pub norm_eps: f64,

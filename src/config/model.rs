@@ -81,7 +81,7 @@ pub struct LanguageModelConfig {
     pub embedding_dim: Option<usize>,
     /// The encoding of positions.
     pub position: PositionKind,
-    /// Whether the sum of token and position vectors is normalised.
+    /// Whether the sum of token and position vectors is normalized.
     pub embedding_norm: bool,
     /// A token whose vectors are set to 0 before the first block where no mask is given, as fairseq does. It is no mask: deeper
     /// blocks see whatever padding has become.

@@ -78,22 +78,12 @@ impl StagedOwn {
 }
 
 /// Scratch space for one tile of one head.
+#[derive(Default)]
 struct BackwardScratch<A> {
     scores: Vec<A>,
     dropped: Vec<A>,
     dscores: Vec<A>,
     visible: [Vec<Range<usize>>; 2],
-}
-
-impl<A> Default for BackwardScratch<A> {
-    fn default() -> Self {
-        Self {
-            scores: Vec::new(),
-            dropped: Vec::new(),
-            dscores: Vec::new(),
-            visible: [Vec::new(), Vec::new()],
-        }
-    }
 }
 
 /// The inputs of a task.

@@ -8,7 +8,7 @@ use super::super::gradients::KeyValueGradients;
 use super::super::mask::PaddingMask;
 use super::super::projection::Projections;
 use super::super::weights::AttentionWeights;
-use super::summaries::{draw_projections, summarise, summarise_backward};
+use super::summaries::{draw_projections, summarize, summarize_backward};
 use super::{CausalContext, Span, Visibility};
 use crate::config::{CausalConfig, Sharing, SummarySoftmax};
 use crate::error::{Error, Result};
@@ -134,7 +134,7 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         collected.push(x.view(), |item| mask.map(|mask| mask.item(item)));
         let keys = collected.finish();
         Ok(CausalContext {
-            summaries: Some(summarise(&self.config, projections, &keys, length, mask)?),
+            summaries: Some(summarize(&self.config, projections, &keys, length, mask)?),
             visibility: Visibility::of_batch(self.span(), batch, length, length, mask),
             keys,
             joint: self.config.softmax == SummarySoftmax::Joint,
@@ -226,7 +226,7 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         let mut keys: KeyValueGradients<A> = grads.keys;
         let (length, mask) = (cache.x.dim().1, cache.mask.as_ref());
         let projections = self.own_or(shared)?;
-        summarise_backward(
+        summarize_backward(
             &self.config,
             projections,
             &context.keys,

@@ -18,7 +18,7 @@ use crate::scalar::Scalar;
 
 /// The summaries' side of a layer.
 #[derive(Clone, Copy)]
-pub(crate) struct Summarised<'l, A> {
+pub(crate) struct Summarized<'l, A> {
     pub(crate) config: &'l CausalConfig,
     pub(crate) projections: &'l Projections<A>,
 }
@@ -88,12 +88,12 @@ pub(crate) struct StateShape {
 }
 
 impl StateShape {
-    pub(crate) fn new(config: &AttentionConfig, window: usize, summarised: Option<&CausalConfig>) -> Self {
+    pub(crate) fn new(config: &AttentionConfig, window: usize, summarized: Option<&CausalConfig>) -> Self {
         Self {
             kv_heads: config.kv_heads,
             head_dim: config.effective_head_dim(),
             window,
-            summary: summarised.map(|config| (config.summary_heads(), config.rows, config.effective_block())),
+            summary: summarized.map(|config| (config.summary_heads(), config.rows, config.effective_block())),
         }
     }
 }
@@ -133,7 +133,7 @@ impl<A: Scalar> LayerState<A> {
         context: &CausalContext<A>,
         item: usize,
         length: usize,
-        summarised: Option<Summarised<'_, A>>,
+        summarized: Option<Summarized<'_, A>>,
     ) -> Self {
         let mut state = Self::start(shape);
         state.position = length;
@@ -149,9 +149,9 @@ impl<A: Scalar> LayerState<A> {
             }
         }
         state.window.filled = kept;
-        if let Some(summarised) = summarised {
-            state.take_summaries(context, item, summarised);
-            state.take_sums(context, item, summarised);
+        if let Some(summarized) = summarized {
+            state.take_summaries(context, item, summarized);
+            state.take_sums(context, item, summarized);
         }
         state
     }
@@ -161,7 +161,7 @@ impl<A: Scalar> LayerState<A> {
         self.shape == shape
     }
 
-    fn take_summaries(&mut self, context: &CausalContext<A>, item: usize, Summarised { config, .. }: Summarised<'_, A>) {
+    fn take_summaries(&mut self, context: &CausalContext<A>, item: usize, Summarized { config, .. }: Summarized<'_, A>) {
         let Some(summaries) = &context.summaries else { return };
         // Blocks that only padding completes have summaries too.
         let count = self.position / config.effective_block() * config.rows;
@@ -176,19 +176,19 @@ impl<A: Scalar> LayerState<A> {
     }
 
     /// The sums of the block that is not complete.
-    fn take_sums(&mut self, context: &CausalContext<A>, item: usize, summarised: Summarised<'_, A>) {
-        let config = summarised.config;
+    fn take_sums(&mut self, context: &CausalContext<A>, item: usize, summarized: Summarized<'_, A>) {
+        let config = summarized.config;
         let first = self.position - self.position % config.effective_block();
         for position in first..self.position {
             let flat = |from: &Array4<A>| from.slice(s![item, .., position, ..]).iter().copied().collect::<Vec<A>>();
             let (keys, values) = (flat(&context.keys.keys), flat(&context.keys.values));
-            self.add_to_sums(position, (ArrayView1::from(&keys), ArrayView1::from(&values)), summarised);
+            self.add_to_sums(position, (ArrayView1::from(&keys), ArrayView1::from(&values)), summarized);
         }
     }
 
     /// S += E[:, t]·k_tᵀ, head by head.
-    fn add_to_sums(&mut self, position: usize, (keys, values): (ArrayView1<'_, A>, ArrayView1<'_, A>), summarised: Summarised<'_, A>) {
-        let Summarised { config, projections } = summarised;
+    fn add_to_sums(&mut self, position: usize, (keys, values): (ArrayView1<'_, A>, ArrayView1<'_, A>), summarized: Summarized<'_, A>) {
+        let Summarized { config, projections } = summarized;
         let Some(sums) = &mut self.sums else { return };
         let column = column(config, position);
         let (heads, _, head_dim) = sums[0].dim();
@@ -196,7 +196,7 @@ impl<A: Scalar> LayerState<A> {
         for (sums, (projection, from)) in sums.iter_mut().zip(sides) {
             for (head, mut sums) in sums.outer_iter_mut().enumerate() {
                 let matrix = matrix_of(projection, head);
-                // Positions behind the last block with weights of its own are never summarised.
+                // Positions behind the last block with weights of its own are never summarized.
                 if column >= matrix.ncols() {
                     continue;
                 }
@@ -210,15 +210,15 @@ impl<A: Scalar> LayerState<A> {
     }
 
     /// Takes in the next position; a block that it completes becomes a summary.
-    fn push(&mut self, keys: ArrayView1<'_, A>, values: ArrayView1<'_, A>, summarised: Option<Summarised<'_, A>>) {
+    fn push(&mut self, keys: ArrayView1<'_, A>, values: ArrayView1<'_, A>, summarized: Option<Summarized<'_, A>>) {
         let window = self.shape.window;
         if self.window.filled < window {
             self.window.reserve(1, window);
         }
         self.window.write(self.position % window, (keys, values));
-        if let Some(summarised) = summarised {
-            self.add_to_sums(self.position, (keys, values), summarised);
-            if (self.position + 1).is_multiple_of(summarised.config.effective_block()) {
+        if let Some(summarized) = summarized {
+            self.add_to_sums(self.position, (keys, values), summarized);
+            if (self.position + 1).is_multiple_of(summarized.config.effective_block()) {
                 self.complete_block();
             }
         }
@@ -243,7 +243,7 @@ impl<A: Scalar> LayerState<A> {
 /// One more row of each of several sequences, (sequences, 1, dim), each with what `states` kept of it so far.
 pub(crate) fn step<A: Scalar>(
     weights: &AttentionWeights<A>,
-    summarised: Option<Summarised<'_, A>>,
+    summarized: Option<Summarized<'_, A>>,
     x: &Array3<A>,
     states: &mut [&mut LayerState<A>],
 ) -> Array3<A> {
@@ -253,9 +253,9 @@ pub(crate) fn step<A: Scalar>(
     let values = values.as_ref().unwrap_or(&keys);
     let mut concat = weights.query.forward_rows(x);
     for ((state, keys), values) in states.iter_mut().zip(keys.rows()).zip(values.rows()) {
-        state.push(keys, values, summarised);
+        state.push(keys, values, summarized);
     }
-    let joint = summarised.is_none_or(|summarised| summarised.config.softmax == SummarySoftmax::Joint);
+    let joint = summarized.is_none_or(|summarized| summarized.config.softmax == SummarySoftmax::Joint);
     let visibility: Vec<Visibility> = states
         .iter()
         .map(|state| Visibility::All {
@@ -271,7 +271,7 @@ pub(crate) fn step<A: Scalar>(
     for_each_part(along(concat.view_mut(), 0, 1), cost, |item, part| {
         let context = ItemContext {
             keys: states[item].window.view(),
-            summaries: summarised.map(|_| states[item].summaries.view()),
+            summaries: summarized.map(|_| states[item].summaries.view()),
             visibility: &visibility[item],
             joint,
         };

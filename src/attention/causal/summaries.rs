@@ -112,7 +112,7 @@ pub(super) fn matrix_of<'p, A: Scalar>(projection: &'p Projection<A>, head: usiz
 }
 
 /// The summaries of all complete blocks of `length` positions with these keys and values; a block of nothing but padding has none.
-pub(crate) fn summarise<A: Scalar>(
+pub(crate) fn summarize<A: Scalar>(
     config: &CausalConfig,
     projections: &Projections<A>,
     keys: &Compressed<A>,
@@ -150,7 +150,7 @@ pub(crate) fn summarise<A: Scalar>(
 
 /// Adds to the gradients of keys, values and projections what those of the summaries lead to: dK += Eᵀ·dS, dE += dS·Kᵀ.
 #[allow(clippy::too_many_arguments)] // all of them vary independently
-pub(crate) fn summarise_backward<A: Scalar>(
+pub(crate) fn summarize_backward<A: Scalar>(
     config: &CausalConfig,
     projections: &Projections<A>,
     keys: &Compressed<A>,
