@@ -37,7 +37,7 @@ use pending::Pending;
 use rows::RealRows;
 use scratch::OwnScratch;
 
-/// Positions that are multiplied at once. Sums are added up segment by segment, so that pushes cut at multiples of it add in the same order as one.
+/// Positions that are multiplied at once. PositionSums are added up segment by segment, so that pushes cut at multiples of it add in the same order as one.
 pub(crate) const SEGMENT: usize = crate::ops::SEGMENT;
 
 /// The running sums K̄ = Σₜ E[:, t]·xₜ and V̄ of a batch of sequences.

@@ -5,7 +5,7 @@ use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, Axis, ShapeBuilder, s};
 use super::super::projection::{Projection, ProjectionWeights};
 use super::rows::RealRows;
 use super::scratch::CompressionScratch;
-use super::sums::Sums;
+use super::sums::PositionSums;
 use super::{Compressor, Order, ProjectionKind, SEGMENT};
 use crate::config::ConvolutionKernel;
 use crate::error::Result;
@@ -93,7 +93,7 @@ impl<A: Scalar> Compressor<'_, A> {
             &many
         };
         if self.config.projection.kind != ProjectionKind::MaxPooling {
-            self.totals.sums.iter_mut().for_each(Sums::lengthen);
+            self.totals.sums.iter_mut().for_each(PositionSums::lengthen);
         }
         match self.order {
             Order::CompressFirst => self.compress_inputs(chunk, start, rows, windows),

@@ -10,7 +10,7 @@ use super::super::projection::{Projection, ProjectionWeights, Projections};
 use super::super::weights::AttentionWeights;
 use super::accumulate::Windows;
 use super::rows::RealRows;
-use super::sums::Sums;
+use super::sums::PositionSums;
 use super::totals::Totals;
 use super::{BiasPlace, CompressionScratch, Compressor, Order, ProjectionKind};
 use crate::config::LinformerConfig;
@@ -41,7 +41,7 @@ pub(crate) struct CompressionGradients<'g, A> {
     pub(crate) x: &'g mut Array3<A>,
 }
 
-/// The gradients of [`Sums`].
+/// The gradients of [`PositionSums`].
 struct SumGradients<A> {
     values: Array4<A>,
     row_sums: Array3<A>,
@@ -65,7 +65,7 @@ impl<A: Scalar> Compressor<'_, A> {
         };
         let mut compressed = Compressed::empty();
         self.finish_into(&mut compressed, &mut CompressionScratch::default())?;
-        self.totals.sums.iter_mut().for_each(Sums::shrink);
+        self.totals.sums.iter_mut().for_each(PositionSums::shrink);
         let cache = CompressionCache {
             totals: self.totals,
             owners,
@@ -285,7 +285,7 @@ impl<A: Scalar> CompressionCache<A> {
 }
 
 impl<A: Scalar> SumGradients<A> {
-    fn zeros(sums: &Sums<A>) -> Self {
+    fn zeros(sums: &PositionSums<A>) -> Self {
         Self {
             values: Array4::zeros(sums.values.dim()),
             row_sums: Array3::zeros(sums.row_sums.dim()),

@@ -7,7 +7,7 @@ use ndarray::{Array3, ArrayView3, ArrayViewMut4, s};
 use super::super::projection::ProjectionWeights;
 use super::rows::{RealRows, copied};
 use super::scratch::CompressionScratch;
-use super::sums::Sums;
+use super::sums::PositionSums;
 use super::{Compressor, SEGMENT};
 use crate::ops::{Output, Rows, RowsMut, Runs, Tile, multiply_panels, pack_panels, pack_segment, panels_len};
 use crate::parallel::{self, Chunks, Pool, along, for_each_part};
@@ -123,7 +123,7 @@ impl<A: Scalar> Compressor<'_, A> {
         copies.prepare();
         left.prepare();
         if (0..chunk.segments()).any(|segment| chunk.folds_after(segment)) {
-            self.totals.sums.iter_mut().for_each(Sums::lengthen);
+            self.totals.sums.iter_mut().for_each(PositionSums::lengthen);
         }
         let weights = [&self.projections.key().weights, &self.projections.value().weights];
         let cost = parallel::cost(&[self.batch, x.dim().1, x.dim().2, self.config.k, self.totals.sums.len()]);

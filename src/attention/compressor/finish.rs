@@ -5,7 +5,7 @@ use ndarray::{ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, Axis, Ix4, s};
 use super::super::compressed::Compressed;
 use super::super::projection::ProjectionWeights;
 use super::scratch::{CompressionScratch, FinishScratch};
-use super::sums::{Sums, refill};
+use super::sums::{PositionSums, refill};
 use super::{BiasPlace, Compressor, Order, ProjectionKind};
 use crate::error::{Result, checked_len};
 use crate::ops::{Runs, add_bias};
@@ -24,7 +24,7 @@ impl<A: Scalar> Compressor<'_, A> {
         let most = compressed.slots.iter().copied().max().unwrap_or(self.config.effective_k());
         self.grow(most)?;
         self.add_pending(self.next, scratch);
-        self.totals.sums.iter_mut().for_each(Sums::round);
+        self.totals.sums.iter_mut().for_each(PositionSums::round);
         for item in 0..self.batch {
             self.normalize(item);
         }

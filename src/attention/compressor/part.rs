@@ -1,4 +1,4 @@
-//! Sums of a part of the sequences, completed by those of the others.
+//! PositionSums of a part of the sequences, completed by those of the others.
 
 use ndarray::{Array4, Axis, Zip};
 

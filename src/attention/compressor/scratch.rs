@@ -59,7 +59,7 @@ impl<A: Scalar> Default for SegmentScratch<A> {
 /// Scratch space for the slots of one task.
 #[derive(Debug)]
 pub(super) struct FinishScratch<A> {
-    /// Sums of all heads, and what the weights make of them.
+    /// PositionSums of all heads, and what the weights make of them.
     pub(super) input: Tile<A>,
     pub(super) features: Tile<A>,
     /// For sums of one head.

@@ -9,7 +9,7 @@ use crate::ops::{add_sums, add_widened};
 use crate::parallel::{self, Chunks, for_each_part};
 use crate::scalar::Scalar;
 
-/// Sums that one task moves.
+/// PositionSums that one task moves.
 const TASK_SUMS: usize = 1 << 14;
 
 /// The precision that the sums are held in.
@@ -26,7 +26,7 @@ enum Precision {
 
 /// The sums of keys, of values, or of both where they are the same.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Sums<A> {
+pub(super) struct PositionSums<A> {
     /// Compression first: (batch, matrices, slots, dim). Weights first: (batch, compressed heads, slots, `head_dim`).
     pub(super) values: Array4<A>,
     /// E·1 over the real positions, (batch, matrices, slots): what a bias before compression is multiplied by. Made by [`round`](Self::round).
@@ -38,7 +38,7 @@ pub(super) struct Sums<A> {
     pub(super) long_row_sums: Array3<f64>,
 }
 
-impl<A: Scalar> Sums<A> {
+impl<A: Scalar> PositionSums<A> {
     /// Empty sums of this shape, every one of them `start`.
     pub(super) fn reset(&mut self, shape: (usize, usize, usize, usize), matrices: usize, start: A) {
         refill(&mut self.values, Ix4(shape.0, shape.1, shape.2, shape.3), start);

@@ -9,7 +9,7 @@ use super::super::weights::AttentionWeights;
 use super::pending::Pending;
 use super::range_set::RangeSet;
 use super::scratch::OwnScratch;
-use super::sums::{Sums, refill};
+use super::sums::{PositionSums, refill};
 use super::{Compressor, Order};
 use crate::config::{LinformerConfig, ProjectionKind};
 use crate::error::{Result, checked_len};
@@ -19,7 +19,7 @@ use crate::scalar::Scalar;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Totals<A> {
     /// The sums for the keys, and for the values where these need their own.
-    pub(super) sums: Vec<Sums<A>>,
+    pub(super) sums: Vec<PositionSums<A>>,
     /// The real positions in each (item, slot), for pooling.
     pub(super) tokens: Array2<usize>,
     /// One past the last real position of each item.
@@ -76,7 +76,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         };
         let counted = Ix2(batch, if config.projection.pools() { slots } else { 0 });
         totals.sums.truncate(count);
-        totals.sums.resize_with(count, Sums::default);
+        totals.sums.resize_with(count, PositionSums::default);
         for sums in &mut totals.sums {
             sums.reset((batch, outer, slots, width), matrices, start);
         }
