@@ -180,7 +180,7 @@ fn compressors_used_wrongly() {
     refused!(far.push(&x, None), Error::Overflow { .. }, "memory");
     assert!(far.finish().unwrap().keys().iter().all(|value| value.is_finite()));
     let mut short = new().with_lengths(SequenceLengths::Equal(2)).unwrap();
-    refused!(short.push(&x, None), Error::Argument { .. }, "extent");
+    refused!(short.push(&x, None), Error::Argument { .. }, "larger length");
     refused!(pushed.clone().merge(pushed.clone()), Error::Argument { .. }, "overlap");
     let other = LinformerAttention::<f64>::new(&config(), 0).unwrap();
     refused!(
