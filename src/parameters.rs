@@ -10,6 +10,7 @@ use ndarray::{Array, ArrayViewD, ArrayViewMutD, Dimension};
 use crate::error::{Error, Result};
 use crate::parallel;
 use crate::scalar::Scalar;
+use crate::summary::Summary;
 
 /// Whether training changes a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -85,6 +86,11 @@ pub trait Parameters<A: Scalar> {
             }
         });
         count
+    }
+
+    /// Returns a table of the layers, the shapes of their tensors and their parameter counts.
+    fn summary(&self) -> Summary {
+        Summary::of(self)
     }
 
     /// Returns a value of the same shape with 0 everywhere, to which gradients can be added.

@@ -4,7 +4,7 @@ use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2};
 
 use crate::attention::{
     AttendScratch, AttentionCache, BlockwiseCausalAttention, CausalContext, Compressed, ContextSpace, ExactAttention, LayerState, Lent,
-    LinformerAttention, PackedKeyValues, PaddingMask, Projections, StateShape, Summarised, step,
+    LinformerAttention, PackedKeyValues, PaddingMask, Projections, StateShape, Summarized, step,
 };
 use crate::config::{AttentionConfig, AttentionKind};
 use crate::error::{Error, Result};
@@ -103,7 +103,7 @@ impl<A: Scalar> Attention<A> {
             Self::Exact(attention) => attention.weights(),
             Self::Causal(attention) => attention.weights(),
         };
-        weights.attend_tile(self.config(), x, (context, 0), true, out, scratch);
+        weights.attend_tile(x, (context, 0), true, out, scratch);
     }
 
     /// Multiplications of a row of a sequence of `length` that attends to it.
@@ -126,16 +126,16 @@ impl<A: Scalar> Attention<A> {
         mask: Option<&PaddingMask>,
     ) -> Result<(Array3<A>, CausalContext<A>)> {
         match self {
-            Self::Exact(attention) if attention.config().causal => attention.forward_past(x, mask),
+            Self::Exact(attention) if attention.config().causal => attention.forward_causal(x, mask),
             Self::Causal(attention) => attention.forward_with(shared, x, mask),
             _ => Err(not_causal()),
         }
     }
 
     /// How its summaries are made, where it has any.
-    pub(super) fn summarised<'l>(&'l self, shared: Option<&'l Projections<A>>) -> Result<Option<Summarised<'l, A>>> {
+    pub(super) fn summarized<'l>(&'l self, shared: Option<&'l Projections<A>>) -> Result<Option<Summarized<'l, A>>> {
         match self {
-            Self::Causal(attention) => Ok(Some(Summarised {
+            Self::Causal(attention) => Ok(Some(Summarized {
                 config: attention.config(),
                 projections: attention.own_or(shared)?,
             })),
@@ -145,14 +145,14 @@ impl<A: Scalar> Attention<A> {
 
     /// One more row of each sequence.
     pub(super) fn step(&self, shared: Option<&Projections<A>>, x: &Array3<A>, states: &mut [&mut LayerState<A>]) -> Result<Array3<A>> {
-        let summarised = self.summarised(shared)?;
+        let summarized = self.summarized(shared)?;
         let (weights, config) = match self {
             Self::Exact(attention) => (attention.weights(), attention.config()),
             Self::Causal(attention) => (attention.weights(), &attention.config().attention),
             Self::Linformer(_) => return Err(not_causal()),
         };
         check_width("Encoder::step", "x", x, config.dim)?;
-        Ok(step(weights, config, summarised, x, states))
+        Ok(step(weights, summarized, x, states))
     }
 
     /// What its states are like.

@@ -18,7 +18,6 @@ use crate::parallel;
 use crate::parameters::parameters;
 use crate::room::Room;
 use crate::scalar::Scalar;
-use crate::views::split;
 
 pub(crate) use training::{LongGradients, bias_gradient, input_gradient, weight_gradient};
 
@@ -158,7 +157,7 @@ impl<A: Scalar> Linear<A> {
         }
         let mut y = room.array2((x.nrows(), self.out_dim()));
         let cost = parallel::cost(&[x.nrows(), self.weight.len()]);
-        let tasks = split(y.view_mut(), Axis(0), TILE).into_iter().enumerate().collect();
+        let tasks = y.axis_chunks_iter_mut(Axis(0), TILE).enumerate().collect();
         parallel::for_each_with(tasks, cost, |scratch: &mut Scratch<A>, (tile, mut y)| {
             let first = tile * TILE;
             self.apply(x.slice(s![first..first + y.nrows(), ..]), &mut y, scratch);

@@ -10,6 +10,8 @@ mod attention;
 #[cfg(feature = "checkpoint")]
 mod checkpoint;
 mod common;
+#[cfg(feature = "serde")]
+mod configurations;
 mod custom_models;
 mod distributed;
 mod errors;
