@@ -11,12 +11,12 @@ use ndarray::{Array3, ArrayRef3};
 
 use super::encoder::shared_projections;
 use crate::attention::{Compressed, PaddingMask, Projections, Workspace};
+use crate::buffer_pool::BufferPool;
 use crate::config::{DecoderConfig, HasNorms};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{LayerNorm, check_width, contiguous};
 use crate::parameters::parameters;
-use crate::room::Reserve;
 use crate::scalar::Scalar;
 
 /// A stack of blocks whose rows, the target, attend to each other and to another sequence, the source.
@@ -48,7 +48,7 @@ pub struct Decoder<A = f32> {
     blocks: Vec<DecoderBlock<A>>,
     final_norm: Option<LayerNorm<A>>,
     /// Buffers of the training passes.
-    reserve: Reserve<A>,
+    buffer_pool: BufferPool<A>,
 }
 
 parameters!(Decoder {
@@ -99,12 +99,12 @@ impl<A: Scalar> Decoder<A> {
                 .map(|layer| DecoderBlock::draw(&target, &source, layer, streams))
                 .collect(),
             final_norm: config.final_norm.then(|| LayerNorm::init(config.dim(), config.norm_eps)),
-            reserve: Reserve::default(),
+            buffer_pool: BufferPool::default(),
         }
     }
 
-    pub(super) fn reserve(&self) -> &Reserve<A> {
-        &self.reserve
+    pub(super) fn buffer_pool(&self) -> &BufferPool<A> {
+        &self.buffer_pool
     }
 
     /// Returns the configuration.

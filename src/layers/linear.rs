@@ -9,6 +9,7 @@ use std::ops::Range;
 use ndarray::{Array1, Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, s};
 
 use super::{TILE, check_width, map_tiles};
+use crate::buffer_pool::Buffers;
 use crate::config::at_least_one;
 use crate::derived::Derived;
 use crate::error::{Error, Result, checked_len};
@@ -16,7 +17,6 @@ use crate::initialization::Streams;
 use crate::ops::{Output, PackedMatrix, Rows, RowsMut, Runs, Scratch, Tile, TileRows, add_bias, gemm};
 use crate::parallel;
 use crate::parameters::parameters;
-use crate::room::Room;
 use crate::scalar::Scalar;
 
 pub(crate) use training::{LongGradients, bias_gradient, input_gradient, weight_gradient};
@@ -147,15 +147,15 @@ impl<A: Scalar> Linear<A> {
 
     /// y of the rows of `x`, spread over threads.
     pub(crate) fn forward_rows(&self, x: ArrayView2<'_, A>) -> Array2<A> {
-        self.forward_rows_in(Room::new(), x)
+        self.forward_rows_in(Buffers::new(), x)
     }
 
-    /// [`forward_rows`](Self::forward_rows) in memory of `room`.
-    pub(crate) fn forward_rows_in(&self, room: Room<'_, A>, x: ArrayView2<'_, A>) -> Array2<A> {
+    /// [`forward_rows`](Self::forward_rows) in memory of `buffers`.
+    pub(crate) fn forward_rows_in(&self, buffers: Buffers<'_, A>, x: ArrayView2<'_, A>) -> Array2<A> {
         if x.nrows() >= PACKED_ROWS {
             self.prepare();
         }
-        let mut y = room.array2((x.nrows(), self.out_dim()));
+        let mut y = buffers.array2((x.nrows(), self.out_dim()));
         let cost = parallel::cost(&[x.nrows(), self.weight.len()]);
         let tasks = y.axis_chunks_iter_mut(Axis(0), TILE).enumerate().collect();
         parallel::for_each_with(tasks, cost, |scratch: &mut Scratch<A>, (tile, mut y)| {

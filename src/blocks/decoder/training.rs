@@ -6,10 +6,10 @@ use crate::attention::{Lent, PaddingMask, Projections};
 use crate::blocks::encoder::BlockCache;
 use crate::blocks::stack::{SavedBlock, train_blocks};
 use crate::blocks::{Decoder, DecoderBlock};
+use crate::buffer_pool::Buffers;
 use crate::config::{DecoderConfig, TrainingPass, check_alike};
 use crate::error::Result;
 use crate::layers::{add, check_gradient, check_width, contiguous};
-use crate::room::Room;
 use crate::scalar::Scalar;
 
 /// The state that the backward pass of a [`Decoder`] needs.
@@ -91,7 +91,7 @@ impl<A: Scalar> Decoder<A> {
         check_width(OPERATION, "source", &inputs.source, self.config().dim())?;
         PaddingMask::check(inputs.source_mask.as_ref(), OPERATION, sources, length)?;
         let dim = stream.dim();
-        self.reserve().begin();
+        self.buffer_pool().begin();
         let (mut stream, saved) = train_blocks(
             self.blocks(),
             stream,
@@ -100,7 +100,7 @@ impl<A: Scalar> Decoder<A> {
             |block, own, stream| own.train(stream, self.lent(), &inputs, pass, places(first_layer, block)),
         )?;
         let last = self.final_norm().map(|norm| {
-            let normed = norm.forward_in(Room::of(self.reserve()), &stream);
+            let normed = norm.forward_in(Buffers::of(self.buffer_pool()), &stream);
             std::mem::replace(&mut stream, normed)
         });
         let cache = DecoderCache {
@@ -117,9 +117,9 @@ impl<A: Scalar> Decoder<A> {
 
     /// To the self-attentions and to the cross-attentions.
     fn lent(&self) -> [Lent<'_, A>; 2] {
-        let room = Room::of(self.reserve());
+        let buffers = Buffers::of(self.buffer_pool());
         [self.projections(), self.cross_projections()].map(|projections| Lent {
-            room,
+            buffers,
             ..Lent::whole(projections)
         })
     }
@@ -170,7 +170,7 @@ impl<A: Scalar> DecoderBlock<A> {
     ) -> Result<(Array3<A>, [BlockCache<A>; 2])> {
         let (target, source) = self.halves();
         let (stream, first) = target.train(stream, own, inputs.mask.as_ref(), pass, layers[0])?;
-        let (stream, second) = source.train_around(stream, pass, layers[1], cross.room, |queries, dropout| {
+        let (stream, second) = source.train_around(stream, pass, layers[1], cross.buffers, |queries, dropout| {
             let source = (&inputs.source, inputs.source_mask.as_ref());
             self.cross_attention().train_cross(cross, queries, source, dropout)
         })?;
@@ -200,7 +200,7 @@ impl<A: Scalar> DecoderBlock<A> {
             pass,
             layers[1],
             own_source,
-            cross.room,
+            cross.buffers,
             |cache, dy, weights, own_attention| {
                 let attention = self.cross_attention();
                 let (dqueries, dcontext) = attention.backward_both(cross, cache, dy, weights, own_attention, of_cross)?;
@@ -239,7 +239,7 @@ mod tests {
                 let pass = TrainingPass::new(Step::new(1, 0));
                 let (y, cache) = decoder.forward_train(&target, None, &source, Some(&mask), &pass).expect("it fits");
                 if between {
-                    decoder.reserve().fill(f64::NAN);
+                    decoder.buffer_pool().fill(f64::NAN);
                 }
                 let inputs = decoder.backward(cache, y.clone(), &mut gradients).expect("it fits");
                 let mut numbers = Vec::new();
@@ -247,7 +247,7 @@ mod tests {
                 (y, inputs, numbers)
             };
             let first = step(false);
-            decoder.reserve().fill(f64::NAN);
+            decoder.buffer_pool().fill(f64::NAN);
             assert!(first == step(false));
             assert!(first == step(true), "what is given back between the passes is not read either");
         }

@@ -6,11 +6,11 @@ use super::Encoder;
 use super::block_training::BlockCache;
 use crate::attention::{Lent, PaddingMask, Part};
 use crate::blocks::stack::{SavedBlock, train_blocks};
+use crate::buffer_pool::Buffers;
 use crate::config::{EncoderConfig, TrainingPass, check_alike};
 use crate::error::Result;
 use crate::layers::{check_gradient, check_width, contiguous};
 use crate::parallel;
-use crate::room::Room;
 use crate::scalar::Scalar;
 
 /// The state that the backward pass of an [`Encoder`] needs.
@@ -75,7 +75,7 @@ impl<A: Scalar> Encoder<A> {
         part: Option<&dyn Part<A>>,
     ) -> Result<(Array3<A>, EncoderCache<A>)> {
         let dim = x.dim();
-        self.reserve().begin();
+        self.buffer_pool().begin();
         let lent = self.lent(part);
         let (mut stream, saved) = if self.config().reversible {
             let mut streams = Box::new([x.clone(), x]);
@@ -94,7 +94,7 @@ impl<A: Scalar> Encoder<A> {
             (stream, Saved::Blocks(saved))
         };
         let last = self.final_norm().map(|norm| {
-            let normed = norm.forward_in(lent.room, &stream);
+            let normed = norm.forward_in(lent.buffers, &stream);
             std::mem::replace(&mut stream, normed)
         });
         let cache = EncoderCache {
@@ -135,8 +135,12 @@ impl<A: Scalar> Encoder<A> {
 
     fn lent<'l>(&'l self, part: Option<&'l dyn Part<A>>) -> Lent<'l, A> {
         let projections = self.projections();
-        let room = Room::of(self.reserve());
-        Lent { projections, part, room }
+        let buffers = Buffers::of(self.buffer_pool());
+        Lent {
+            projections,
+            part,
+            buffers,
+        }
     }
 
     /// [`backward`](Self::backward) of a part of sequences, if it is one.
@@ -167,7 +171,7 @@ impl<A: Scalar> Encoder<A> {
         let (pass, mask, lent) = (&cache.pass, cache.mask.as_ref(), self.lent(part));
         if let (Some(norm), Some(last), Some(own)) = (self.final_norm(), cache.last, own_norm) {
             norm.backward_in_place(&last, &mut dy, own);
-            lent.room.give(last);
+            lent.buffers.recycle(last);
         }
         let layers = self.blocks().iter().zip(own_blocks).enumerate().rev();
         match cache.saved {
@@ -216,7 +220,7 @@ mod tests {
                 let pass = TrainingPass::new(Step::new(1, 0));
                 let (y, cache) = encoder.forward_train(&x, Some(&mask), &pass).expect("it fits");
                 if between {
-                    encoder.reserve().fill(f64::NAN);
+                    encoder.buffer_pool().fill(f64::NAN);
                 }
                 let dx = encoder.backward(cache, y.clone(), &mut gradients).expect("it fits");
                 let mut numbers = Vec::new();
@@ -224,7 +228,7 @@ mod tests {
                 (y, dx, numbers)
             };
             let first = step(false);
-            encoder.reserve().fill(f64::NAN);
+            encoder.buffer_pool().fill(f64::NAN);
             assert!(first == step(false));
             assert!(first == step(true), "what is given back between the passes is not read either");
         }

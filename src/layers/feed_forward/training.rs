@@ -5,13 +5,13 @@ use std::ops::Range;
 use ndarray::{Array2, Array3, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::{ACTIVATION_COST, FeedForward, FeedForwardScratch};
+use crate::buffer_pool::Buffers;
 use crate::config::check_alike;
 use crate::error::Result;
 use crate::layers::linear::{Linear, LongGradients};
 use crate::layers::{check_gradient, check_width, contiguous, rows, sequence, tile_rows};
 use crate::ops::{Dropout, Output, ROUNDED_ROWS, RowsMut, Runs, Tile, idle_rows};
 use crate::parallel::{self, Pool, along, for_each_part};
-use crate::room::Room;
 use crate::scalar::Scalar;
 
 /// Rows whose gradients of the hidden features are made before those of the weights are.
@@ -63,7 +63,7 @@ impl<A: Scalar> FeedForward<A> {
         check_width("FeedForward::forward_train", "x", x, self.input.in_dim())?;
         let x = x.as_standard_layout().into_owned();
         let (batch, length, _) = x.dim();
-        let (y, hidden) = self.train_rows(rows(&x), None, Room::new());
+        let (y, hidden) = self.train_rows(rows(&x), None, Buffers::new());
         Ok((sequence(y, batch, length), FeedForwardCache { x, hidden }))
     }
 
@@ -95,19 +95,19 @@ impl<A: Scalar> FeedForward<A> {
         let (batch, length, _) = cache.x.dim();
         check_gradient(OPERATION, &dy, (batch, length, self.output.out_dim()))?;
         let dy = contiguous(dy);
-        let dx = self.backward_rows(rows(&cache.x), cache.hidden, rows(&dy), None, gradients, Room::new());
+        let dx = self.backward_rows(rows(&cache.x), cache.hidden, rows(&dy), None, gradients, Buffers::new());
         Ok(sequence(dx, batch, length))
     }
 
     /// y of the rows of `x`, and what [`backward_rows`](Self::backward_rows) needs besides `x`: W₁·x + b₁.
-    pub(crate) fn train_rows(&self, x: ArrayView2<'_, A>, dropout: Option<Dropout<A>>, room: Room<'_, A>) -> (Array2<A>, Array2<A>) {
+    pub(crate) fn train_rows(&self, x: ArrayView2<'_, A>, dropout: Option<Dropout<A>>, buffers: Buffers<'_, A>) -> (Array2<A>, Array2<A>) {
         if self.hidden_runs().start_with_panels() {
             self.input.prepare();
         }
         self.output.prepare();
         let rows = x.nrows();
-        let mut y = room.array2((rows, self.output.out_dim()));
-        let mut hidden = room.array2((rows, self.input.out_dim()));
+        let mut y = buffers.array2((rows, self.output.out_dim()));
+        let mut hidden = buffers.array2((rows, self.input.out_dim()));
         let mut pool = Pool::<TrainingScratch<A>>::default();
         pool.prepare();
         let size = tile_rows(rows);
@@ -140,13 +140,13 @@ impl<A: Scalar> FeedForward<A> {
         dy: ArrayView2<'_, A>,
         dropout: Option<Dropout<A>>,
         gradients: &mut Self,
-        room: Room<'_, A>,
+        buffers: Buffers<'_, A>,
     ) -> Array2<A> {
         self.input.prepare_back();
         self.output.prepare_back();
         let rows = x.nrows();
-        let mut dx = room.array2((rows, self.input.in_dim()));
-        let mut activated = room.array2((rows.min(GROUP), self.output.in_dim()));
+        let mut dx = buffers.array2((rows, self.input.in_dim()));
+        let mut activated = buffers.array2((rows.min(GROUP), self.output.in_dim()));
         let mut pool = Pool::<TrainingScratch<A>>::default();
         pool.prepare();
         let mut long = (rows > ROUNDED_ROWS).then(|| [&self.output, &self.input].map(LongGradients::zeros));
@@ -176,8 +176,8 @@ impl<A: Scalar> FeedForward<A> {
             gradients.output.add_rounded(for_output);
             gradients.input.add_rounded(for_input);
         }
-        room.give(hidden);
-        room.give(activated);
+        buffers.recycle(hidden);
+        buffers.recycle(activated);
         dx
     }
 

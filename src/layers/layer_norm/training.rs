@@ -3,12 +3,12 @@
 use ndarray::{Array2, Array3, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::LayerNorm;
+use crate::buffer_pool::Buffers;
 use crate::config::check_alike;
 use crate::error::Result;
 use crate::layers::{TILE, check_gradient, contiguous, for_each_tile, rows};
 use crate::ops::{LongSum, add_widened, layer_norm_backward_rows};
 use crate::parallel;
-use crate::room::Room;
 use crate::scalar::Scalar;
 
 /// Rows whose gradients of weight and bias one task sums up.
@@ -66,9 +66,9 @@ impl<A: Scalar> LayerNorm<A> {
         Ok(dy)
     }
 
-    /// [`forward`](Self::forward) in memory of `room`.
-    pub(crate) fn forward_in(&self, room: Room<'_, A>, x: &Array3<A>) -> Array3<A> {
-        let mut normed = room.array3(x.dim());
+    /// [`forward`](Self::forward) in memory of `buffers`.
+    pub(crate) fn forward_in(&self, buffers: Buffers<'_, A>, x: &Array3<A>) -> Array3<A> {
+        let mut normed = buffers.array3(x.dim());
         let cost = parallel::cost(&[x.len(), 4]);
         for_each_tile(normed.view_mut(), TILE, cost, |item, range, mut rows| {
             self.apply(x.slice(s![item, range, ..]), &mut rows);

@@ -3,12 +3,12 @@
 use ndarray::{Array1, Array2, Array3, ArrayRef3, ArrayView2, ArrayViewMut2, s};
 
 use super::Linear;
+use crate::buffer_pool::Buffers;
 use crate::config::check_alike;
 use crate::error::Result;
 use crate::layers::{check_gradient, contiguous, rows, sequence, tile_rows};
 use crate::ops::{LongSum, Output, PackedMatrix, RowsMut, Scratch, add_long_product, add_product_to_long, add_rounded};
 use crate::parallel::{self, Parts, Pool, for_each_part};
-use crate::room::Room;
 use crate::scalar::Scalar;
 
 /// The state that the backward pass of a [`Linear`] needs: its input.
@@ -84,18 +84,18 @@ impl<A: Scalar> Linear<A> {
     ///
     /// `x` is (rows, in), `dy` (rows, out).
     pub(crate) fn backward_rows(&self, x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>, gradients: &mut Self) -> Array2<A> {
-        self.backward_rows_in(Room::new(), x, dy, gradients)
+        self.backward_rows_in(Buffers::new(), x, dy, gradients)
     }
 
-    /// [`backward_rows`](Self::backward_rows) in memory of `room`.
+    /// [`backward_rows`](Self::backward_rows) in memory of `buffers`.
     pub(crate) fn backward_rows_in(
         &self,
-        room: Room<'_, A>,
+        buffers: Buffers<'_, A>,
         x: ArrayView2<'_, A>,
         dy: ArrayView2<'_, A>,
         gradients: &mut Self,
     ) -> Array2<A> {
-        let mut dx = room.array2((dy.nrows(), self.in_dim()));
+        let mut dx = buffers.array2((dy.nrows(), self.in_dim()));
         let cost = parallel::cost(&[dy.nrows(), self.weight.len()]);
         parallel::both(
             cost,
