@@ -94,6 +94,7 @@
 pub mod analysis;
 mod attention;
 mod blocks;
+mod buffer_pool;
 #[cfg(feature = "checkpoint")]
 pub mod checkpoint;
 mod config;
@@ -106,7 +107,6 @@ mod models;
 mod ops;
 mod parallel;
 mod parameters;
-mod room;
 mod scalar;
 mod summary;
 pub mod training;

@@ -7,10 +7,10 @@ use super::compressed::Compressed;
 use super::compressor::CompressionCache;
 use super::gradients::AttendCache;
 use super::mask::PaddingMask;
+use crate::buffer_pool::Buffers;
 use crate::config::{AttentionKind, check_alike};
 use crate::error::{Error, Result, checked_len};
 use crate::layers::add;
-use crate::room::Room;
 use crate::scalar::Scalar;
 
 /// The values that the backward pass of an attention layer needs: O(n·d) numbers, no scores.
@@ -56,9 +56,9 @@ impl<A: Scalar> AttentionCache<A> {
     }
 
     /// Returns its memory to the pool.
-    pub(crate) fn give(self, room: Room<'_, A>) {
-        room.give(self.x);
-        self.attend.give(room);
+    pub(crate) fn recycle(self, buffers: Buffers<'_, A>) {
+        buffers.recycle(self.x);
+        self.attend.recycle(buffers);
     }
 
     pub(super) fn context_input(&self) -> &Array3<A> {

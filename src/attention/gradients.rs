@@ -6,10 +6,10 @@ use super::compressed::Compressed;
 use super::heads::{ItemKeyValues, head_scores};
 use super::partial::HeadScratch;
 use super::weights::{AttentionWeights, tile};
+use crate::buffer_pool::Buffers;
 use crate::layers::{TILE, for_each_tile, rows, sequence};
 use crate::ops::{Dropout, Runs, StagedSum, Tile, gemm};
 use crate::parallel::{self, Parts, Pool, along, for_each_part};
-use crate::room::Room;
 use crate::scalar::Scalar;
 
 mod head;
@@ -33,9 +33,9 @@ pub(crate) struct KeyValueGradients<A> {
 
 impl<A: Scalar> AttendCache<A> {
     /// Returns its memory to the pool.
-    pub(super) fn give(self, room: Room<'_, A>) {
-        room.give(self.queries);
-        room.give(self.concat);
+    pub(super) fn recycle(self, buffers: Buffers<'_, A>) {
+        buffers.recycle(self.queries);
+        buffers.recycle(self.concat);
     }
 }
 
@@ -46,11 +46,11 @@ impl<A: Scalar> AttentionWeights<A> {
         x: &Array3<A>,
         context: &Compressed<A>,
         dropout: Option<Dropout<A>>,
-        room: Room<'_, A>,
+        buffers: Buffers<'_, A>,
     ) -> (Array3<A>, AttendCache<A>) {
         let (batch, length, _) = x.dim();
-        let queries = self.query.forward_rows_in(room, rows(x));
-        let mut concat = room.array2(queries.dim());
+        let queries = self.query.forward_rows_in(buffers, rows(x));
+        let mut concat = buffers.array2(queries.dim());
         let cost = parallel::cost(&[concat.len(), 2, context.keys.dim().2]);
         let mut pool = Pool::<(Tile<A>, HeadScratch<A>)>::default();
         pool.prepare();
@@ -73,7 +73,7 @@ impl<A: Scalar> AttentionWeights<A> {
             };
             attend_with_dropout(&mut concat, context.item(item), place, dropout);
         });
-        self.concat_output(queries, concat, (batch, length), room)
+        self.concat_output(queries, concat, (batch, length), buffers)
     }
 
     /// The output of the heads' results side by side, and what the backward pass needs.
@@ -82,10 +82,10 @@ impl<A: Scalar> AttentionWeights<A> {
         queries: Array2<A>,
         concat: Array2<A>,
         (batch, length): (usize, usize),
-        room: Room<'_, A>,
+        buffers: Buffers<'_, A>,
     ) -> (Array3<A>, AttendCache<A>) {
         let factored = self.output_factor.as_ref().map(|factor| factor.forward_rows(concat.view()));
-        let output = self.output.forward_rows_in(room, factored.as_ref().unwrap_or(&concat).view());
+        let output = self.output.forward_rows_in(buffers, factored.as_ref().unwrap_or(&concat).view());
         (sequence(output, batch, length), AttendCache { queries, concat, factored })
     }
 
@@ -95,14 +95,14 @@ impl<A: Scalar> AttentionWeights<A> {
         cache: &AttendCache<A>,
         dy: ArrayView2<'_, A>,
         gradients: &mut Self,
-        room: Room<'_, A>,
+        buffers: Buffers<'_, A>,
     ) -> Array2<A> {
         match (&self.output_factor, &cache.factored, &mut gradients.output_factor) {
             (Some(factor), Some(factored), Some(own)) => {
                 let dfactored = self.output.backward(factored.view(), dy, &mut gradients.output);
                 factor.backward(cache.concat.view(), dfactored.view(), own)
             }
-            _ => self.output.backward_in(room, cache.concat.view(), dy, &mut gradients.output),
+            _ => self.output.backward_in(buffers, cache.concat.view(), dy, &mut gradients.output),
         }
     }
 
@@ -116,15 +116,15 @@ impl<A: Scalar> AttentionWeights<A> {
         dy: ArrayView2<'_, A>,
         dropout: Option<Dropout<A>>,
         gradients: &mut Self,
-        room: Room<'_, A>,
+        buffers: Buffers<'_, A>,
     ) -> (Array3<A>, KeyValueGradients<A>) {
         let (batch, length, _) = x.dim();
-        let dconcat = self.concat_gradient(cache, dy, gradients, room);
+        let dconcat = self.concat_gradient(cache, dy, gradients, buffers);
         let mut grads = KeyValueGradients {
             keys: Array4::zeros(context.keys.dim()),
             values: Array4::zeros(context.values.dim()),
         };
-        let mut dqueries = room.array2(cache.queries.dim());
+        let mut dqueries = buffers.array2(cache.queries.dim());
         let heads = HeadsBackward {
             heads: self.heads,
             context,
@@ -134,9 +134,9 @@ impl<A: Scalar> AttentionWeights<A> {
             length,
         };
         heads.run(sequence_mut(&mut dqueries, batch, length), &mut grads);
-        room.give(dconcat);
-        let dx = self.query.backward_in(room, rows(x), dqueries.view(), &mut gradients.query);
-        room.give(dqueries);
+        buffers.recycle(dconcat);
+        let dx = self.query.backward_in(buffers, rows(x), dqueries.view(), &mut gradients.query);
+        buffers.recycle(dqueries);
         (sequence(dx, batch, length), grads)
     }
 }

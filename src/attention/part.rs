@@ -1,8 +1,8 @@
 //! Sequences whose positions are spread over several holders, each of which has a part, and the exchanges that complete their sums.
 
 use super::projection::Projections;
+use crate::buffer_pool::Buffers;
 use crate::error::Result;
-use crate::room::Room;
 
 /// One holder's part of a batch of sequences. All holders call the same methods in the same order.
 pub(crate) trait Part<A> {
@@ -47,7 +47,7 @@ pub(crate) trait Part<A> {
 pub(crate) struct Lent<'l, A> {
     pub(crate) projections: Option<&'l Projections<A>>,
     pub(crate) part: Option<&'l dyn Part<A>>,
-    pub(crate) room: Room<'l, A>,
+    pub(crate) buffers: Buffers<'l, A>,
 }
 
 impl<A> Clone for Lent<'_, A> {
@@ -64,7 +64,7 @@ impl<'l, A> Lent<'l, A> {
         Self {
             projections,
             part: None,
-            room: Room::new(),
+            buffers: Buffers::new(),
         }
     }
 }

@@ -11,11 +11,11 @@ use super::super::key_values::block_width;
 use super::super::weights::{AttentionWeights, tile};
 use super::online::{KeyPart, Online};
 use super::visibility::{Span, Visibility};
+use crate::buffer_pool::Buffers;
 use crate::error::{Result, checked_len};
 use crate::layers::{TILE, for_each_tile, rows};
 use crate::ops::{Dropout, Scratch};
 use crate::parallel::{self, Pool};
-use crate::room::Room;
 use crate::scalar::Scalar;
 
 /// Rows below which a tile of queries is not cut, however short the window.
@@ -261,6 +261,6 @@ impl<A: Scalar> AttentionWeights<A> {
                 pool.with(|scratch| attend_heads(&mut queries, rows.start, context.item(item), self.heads, place, scratch));
             },
         );
-        self.concat_output(queries, concat, (batch, length), Room::new())
+        self.concat_output(queries, concat, (batch, length), Buffers::new())
     }
 }

@@ -10,10 +10,10 @@ use super::super::weights::{AttentionWeights, tile};
 use super::attend::{CausalContext, ItemContext, ScorePlace, clip};
 use super::online::{KeyPart, masked_scores};
 use super::visibility::Visibility;
+use crate::buffer_pool::Buffers;
 use crate::layers::{rows, sequence};
 use crate::ops::{Dropout, StagedSum, gemm, idle_rows, softmax_backward_rows, softmax_rows, without_idle};
 use crate::parallel::{self, Parts, Pool, along, for_each_part};
-use crate::room::Room;
 use crate::scalar::Scalar;
 
 /// The gradients of what rows attend to, each (batch, heads, slots, `head_dim`); without summaries theirs have no slots.
@@ -109,7 +109,7 @@ impl<A: Scalar> AttentionWeights<A> {
         gradients: &mut Self,
     ) -> (Array3<A>, CausalGradients<A>) {
         let (batch, length, _) = x.dim();
-        let dconcat = self.concat_gradient(cache, dy, gradients, Room::new());
+        let dconcat = self.concat_gradient(cache, dy, gradients, Buffers::new());
         let mut grads = CausalGradients::zeros(context);
         let mut dqueries = Array2::zeros(cache.queries.dim());
         heads_backward(self.heads, context, cache, &dconcat, dropout, length, &mut dqueries, &mut grads);

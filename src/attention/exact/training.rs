@@ -7,10 +7,10 @@ use super::super::gradients::KeyValueGradients;
 use super::super::mask::PaddingMask;
 use super::super::weights::AttentionWeights;
 use super::ExactAttention;
+use crate::buffer_pool::Buffers;
 use crate::error::Result;
 use crate::layers::{check_width, rows, sequence};
 use crate::ops::Dropout;
-use crate::room::Room;
 use crate::scalar::Scalar;
 
 impl<A: Scalar> ExactAttention<A> {
@@ -50,7 +50,7 @@ impl<A: Scalar> ExactAttention<A> {
             let result = self.weights().attend_causal_train(&x, &context, dropout);
             (CachedContext::Causal(context), result)
         } else {
-            let result = self.weights().attend_train(&x, &context, dropout, Room::new());
+            let result = self.weights().attend_train(&x, &context, dropout, Buffers::new());
             context.forget_packed();
             (CachedContext::Whole(context), result)
         };
@@ -80,7 +80,7 @@ impl<A: Scalar> ExactAttention<A> {
         let (weights, own) = (self.weights(), gradients.weights_mut());
         let (dx, grads) = match &cache.context {
             CachedContext::Whole(context) => {
-                weights.attend_backward(&cache.x, context, &cache.attend, rows(&dy), dropout, own, Room::new())
+                weights.attend_backward(&cache.x, context, &cache.attend, rows(&dy), dropout, own, Buffers::new())
             }
             CachedContext::Causal(context) => {
                 let (dx, grads) = weights.attend_causal_backward(&cache.x, context, &cache.attend, rows(&dy), dropout, own);

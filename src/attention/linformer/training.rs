@@ -91,7 +91,7 @@ impl<A: Scalar> LinformerAttention<A> {
             let expected = format!("({batch}, any length, {})", self.config().attention.dim);
             return Err(Error::shape(OPERATION, "queries", expected, x.shape()));
         }
-        let (y, attend) = self.weights().attend_train(&x, &context, dropout, lent.room);
+        let (y, attend) = self.weights().attend_train(&x, &context, dropout, lent.buffers);
         context.forget_packed();
         let cache = AttentionCache {
             layer: self.config().clone().into(),
@@ -151,7 +151,7 @@ impl<A: Scalar> LinformerAttention<A> {
         };
         let (mut dx, own) = self
             .weights()
-            .attend_backward(&cache.x, context, &cache.attend, rows(&dy), dropout, own_weights, lent.room);
+            .attend_backward(&cache.x, context, &cache.attend, rows(&dy), dropout, own_weights, lent.buffers);
         let input = cache.context_input();
         let mut dother = cache.other.as_ref().map(|other| Array3::zeros(other.dim()));
         let (batch, length, _) = input.dim();
