@@ -31,7 +31,7 @@ fn over_n(criterion: &mut Criterion) {
         });
         if n <= 4096 {
             group.bench_with_input(BenchmarkId::new("exact stored", n), &x, |bencher, x| {
-                bencher.iter(|| exact.forward_materialised(black_box(x), None).expect("it fits"));
+                bencher.iter(|| exact.forward_materialized(black_box(x), None).expect("it fits"));
             });
         }
         if n <= 16_384 {

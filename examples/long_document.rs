@@ -124,7 +124,7 @@ fn measure(options: &Options, text: &[u8], form: &str, length: usize) -> Result<
     let x = vectors(&text[..length], dim)?;
     let run = || match form {
         "linformer" => layer.forward(&x, None),
-        "exact stored" => exact.forward_materialised(&x, None),
+        "exact stored" => exact.forward_materialized(&x, None),
         _ => exact.forward(&x, None),
     };
     let before = memory();

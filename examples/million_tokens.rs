@@ -98,7 +98,7 @@ fn encode(encoder: &Encoder<f32>, x: &mut Array3<f32>) -> Result<(), AnyError> {
     let style = ProgressStyle::with_template("{bar:40} {percent} % {elapsed} of about {duration}")?;
     let bar = ProgressBar::new(rows as u64).with_style(style);
     let seen = bar.clone();
-    let mut workspace = Workspace::new().with_watcher(move |rows| seen.inc(rows as u64));
+    let mut workspace = Workspace::new().with_progress(move |rows| seen.inc(rows as u64));
     encoder.forward_in_place(x, None, &mut workspace)?;
     bar.finish_and_clear();
     Ok(())

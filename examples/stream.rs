@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use linformer::ndarray::{Array2, Array3};
-use linformer::{Compressed, Compressor, Embedding, Extent, LinformerAttention, LinformerConfig, ProjectionKind};
+use linformer::{Compressed, Compressor, Embedding, LinformerAttention, LinformerConfig, ProjectionKind, SequenceLengths};
 use support::{AnyError, Options, peak_memory};
 
 const ABOUT: &str =
@@ -152,7 +152,7 @@ impl Model {
 
     /// Compresses the first `length` bytes while they are read.
     fn stream(&self, mut reader: impl Read, length: usize, progress: &ProgressBar) -> Result<Compressed, AnyError> {
-        let mut compressor = self.layer.compressor(1)?.with_extent(Extent::Known(length))?;
+        let mut compressor = self.layer.compressor(1)?.with_lengths(SequenceLengths::Equal(length))?;
         let (mut bytes, mut done) = (Vec::new(), 0);
         while done < length {
             let wanted = self.chunk.min(length - done);

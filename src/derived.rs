@@ -1,12 +1,12 @@
-//! What is computed of parameters, or of other results, and kept: packed operands.
+//! Values that are computed from parameters or from other results, and kept: packed operands.
 
 use std::fmt;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// A value that is made of others when it is first needed, and forgotten when they may change. It is never saved, and a copy makes its own.
+/// A value that is computed from others when it is first needed, and forgotten when they may change. It is never saved, and a copy computes its own.
 pub(crate) struct Derived<T> {
     value: OnceLock<T>,
-    /// What was forgotten last, for the next one to be made in its memory: new memory costs more than packing does.
+    /// The value that was forgotten last: the next one reuses its memory, since new memory costs more than packing does.
     forgotten: Mutex<Option<T>>,
 }
 

@@ -1,4 +1,4 @@
-//! Where the numbers of a new model come from: named initialisers and seeded generator streams. The only file that names rand.
+//! Where the numbers of a new model come from: named initializers and seeded generator streams. The only file that names rand.
 
 mod normal;
 
@@ -15,7 +15,7 @@ use crate::scalar::Scalar;
 
 /// How a learned projection E or F of k rows and n columns starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum Initialization {
     /// Row j averages the j-th of k equal windows. The default: compressed keys and values then start at the scale of the keys and
@@ -23,9 +23,9 @@ pub enum Initialization {
     /// unrelated positions, and its sums grow with √(n/k)).
     #[default]
     MeanPooling,
-    /// Uniform in ±1/√k, as lucidrains' implementation has it.
+    /// Uniform in ±1/√k, as in lucidrains' implementation.
     UniformInverseSqrtK,
-    /// Normal with variance 2/(n + k) (Glorot and Bengio 2010), as tatp22's implementation has it.
+    /// Normal with variance 2/(n + k) (Glorot and Bengio 2010), as in tatp22's implementation.
     XavierNormal,
     /// Normal with this standard deviation; fairseq's effective one is 0.02.
     Normal {
@@ -42,7 +42,7 @@ pub(crate) struct Streams {
     /// `None` where numbers need not be drawn since a checkpoint will bring them.
     seed: Option<u64>,
     next: u64,
-    /// The columns of projections that are kept; all of them if not told.
+    /// The columns of projections that are kept; `None` keeps all of them.
     columns: Option<Range<usize>>,
     /// The option that made a number that is not finite, its value, and the element type.
     refused: Option<(&'static str, f64, &'static str)>,
@@ -58,7 +58,7 @@ impl Streams {
         }
     }
 
-    /// What `draw` makes of the numbers of `seed`.
+    /// Returns the value that `draw` makes of the numbers of `seed`.
     ///
     /// # Errors
     /// Returns an error if one of the numbers is not finite, as of a standard deviation near the end of the element type's range.
@@ -97,7 +97,7 @@ impl Streams {
         }
     }
 
-    /// Of projections only these columns are kept: the numbers that they have in the whole matrix.
+    /// Keeps only these columns of projections, with the numbers that they have in the whole matrix.
     pub(crate) fn with_columns(self, columns: Range<usize>) -> Self {
         let columns = Some(columns);
         Self { columns, ..self }
@@ -133,7 +133,7 @@ impl Streams {
         self.draw(shape, standard_deviation, StandardNormal)
     }
 
-    /// E or F of shape (heads, k, n), initialised as `initialization` says.
+    /// E or F of shape (heads, k, n), initialized as `initialization` says.
     pub(crate) fn projection<A: Scalar>(&mut self, shape: (usize, usize, usize), initialization: Initialization) -> Array3<A> {
         let (_, k, n) = shape;
         let uniform = Uniform::new(-1.0, 1.0).expect("−1 is less than 1");
@@ -185,9 +185,9 @@ impl Distribution<f64> for StandardNormal {
 }
 
 /// The random numbers of one training step: everything that a step draws is a function of these two numbers and of the place where it is
-/// drawn. A run that is stopped after any step goes on with the same numbers.
+/// drawn. A run that is stopped after any step continues with the same numbers.
 ///
-/// The `index` counts the batches that gradients are taken of, from 0; where several batches make one optimiser step, each has its own.
+/// The `index` counts the batches that gradients are taken of, from 0; where several batches make one optimizer step, each has its own.
 ///
 /// ```
 /// use linformer::training::Step;
@@ -197,6 +197,7 @@ impl Distribution<f64> for StandardNormal {
 /// assert_eq!(step, Step::new(7, 1));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 pub struct Step {
     /// The seed of the whole run.
     pub seed: u64,
@@ -234,15 +235,15 @@ const ITEMS: u128 = 1 << 67;
 const ITEM: u128 = 1 << 36;
 
 impl Step {
-    /// Step `index` of the run that is seeded with `seed`.
+    /// Creates step `index` of the run with this `seed`.
     pub fn new(seed: u64, index: u64) -> Self {
         Self { seed, index }
     }
 
-    /// `loss`, or an error that names this step where it is not finite.
+    /// Returns `loss`, or an error that names this step where it is not finite.
     ///
     /// # Errors
-    /// A loss that is NaN or infinite.
+    /// Returns an error if the loss is NaN or infinite.
     pub fn finite_loss(self, loss: f64) -> Result<f64> {
         if loss.is_finite() {
             Ok(loss)
@@ -260,7 +261,7 @@ impl Step {
         Draws(generator)
     }
 
-    /// What a counter-based stream at `place` of `layer` is keyed with.
+    /// Returns the key of the counter-based stream at `place` of `layer`.
     pub(crate) fn key(self, layer: usize, place: Place) -> [u64; 2] {
         self.key_of_part(0, layer, place)
     }

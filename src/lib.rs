@@ -81,7 +81,8 @@
 //! # Features
 //!
 //! * `rayon` (default): batches, tiles and heads spread over the caller's pool. Without it everything runs on the calling thread.
-//! * `checkpoint` (default): the module [`checkpoint`], and serde on the configurations. Brings safetensors, serde, `serde_json` and half.
+//! * `checkpoint` (default): the module [`checkpoint`]. Brings safetensors, `serde_json` and half, and implies `serde`.
+//! * `serde`: `Serialize` and `Deserialize` of configurations, losses, schedules and the options of optimizers. Brings serde.
 //! * `analysis`: the module `analysis`, attention maps and their singular values. Brings nalgebra.
 //!
 //! `ndarray` is part of this crate's interface and re-exported; a new minor version of it makes a new minor version here.
@@ -93,6 +94,7 @@
 pub mod analysis;
 mod attention;
 mod blocks;
+mod buffer_pool;
 #[cfg(feature = "checkpoint")]
 pub mod checkpoint;
 mod config;
@@ -105,21 +107,20 @@ mod models;
 mod ops;
 mod parallel;
 mod parameters;
-mod room;
 mod scalar;
+mod summary;
 pub mod training;
-mod views;
 
 pub use attention::{
-    AttentionCache, BlockwiseCausalAttention, Compressed, Compressor, ExactAttention, Extent, LinformerAttention, Order, PaddingMask,
-    Projection, Projections, Workspace,
+    AttentionCache, BlockwiseCausalAttention, Compressed, Compressor, ExactAttention, LinformerAttention, Order, PaddingMask, Projection,
+    Projections, SequenceLengths, Workspace,
 };
 pub use blocks::{Attention, CompressedSource, Decoder, DecoderBlock, DecoderCache, Encoder, EncoderBlock, EncoderCache, FeedForwardBlock};
 pub use config::{
     AttentionConfig, AttentionKind, BiasPlace, BlockWeights, CausalConfig, ClassifierConfig, ClassifierInput, ContextOverflow, Convolution,
-    ConvolutionKernel, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig, GenerationConfig,
-    HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, Pooling, PositionKind, ProjectionConfig, ProjectionKind, Sharing,
-    SinusoidLayout, SummarySoftmax, Tail, TrainingPass, TranslationConfig,
+    ConvolutionKernel, ConvolutionTail, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig,
+    GenerationConfig, HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, Pooling, PositionKind, ProjectionConfig,
+    ProjectionKind, Sharing, SinusoidLayout, SummarySoftmax, TrainingPass, TranslationConfig,
 };
 pub use error::{Error, Result};
 pub use initialization::Initialization;
@@ -135,6 +136,7 @@ pub use ops::{Activation, batched_matmul, softmax};
 pub use ops::{KernelProbe, Level, ProbeLeft};
 pub use parameters::{Parameters, Role, Visitor, VisitorMut};
 pub use scalar::Scalar;
+pub use summary::{LayerSummary, Summary};
 
 #[doc = include_str!("../docs/guide.md")]
 pub mod guide {}

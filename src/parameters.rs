@@ -9,6 +9,7 @@ use ndarray::{Array, ArrayViewD, ArrayViewMutD, Dimension};
 
 use crate::parallel;
 use crate::scalar::Scalar;
+use crate::summary::Summary;
 
 /// What training may do with a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,6 +62,11 @@ pub trait Parameters<A: Scalar> {
             }
         });
         count
+    }
+
+    /// Returns a table of the layers, the shapes of their tensors and their parameter counts.
+    fn summary(&self) -> Summary {
+        Summary::of(self)
     }
 
     /// A value of the same shape with 0 everywhere: where gradients and moments are kept.

@@ -299,7 +299,7 @@ fn a_watcher_sees_every_row_of_every_block() {
     static CALLED: AtomicBool = AtomicBool::new(false);
     alone(|| {
         let (encoder, batch, length) = encoders().remove(4);
-        let mut workspace = Workspace::new().with_watcher(|rows| {
+        let mut workspace = Workspace::new().with_progress(|rows| {
             SEEN.fetch_add(rows, Ordering::SeqCst);
             CALLED.store(true, Ordering::SeqCst);
         });

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use linformer::ndarray::{Array2, s};
-use linformer::{Compressor, Extent, LinformerAttention, Order, PaddingMask};
+use linformer::{Compressor, SequenceLengths, LinformerAttention, Order, PaddingMask};
 use linformer_fuzz::{Choices, are_near};
 
 fuzz_target!(|data: &[u8]| {
@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
             .or_else(|_| layer.compressor(batch))
             .expect("a small compressor");
         compressor
-            .with_extent(Extent::PerItem(mask.lengths().to_vec()))
+            .with_lengths(SequenceLengths::PerItem(mask.lengths().to_vec()))
             .expect("nothing was pushed")
     };
     let mut parts = vec![new()];

@@ -2,7 +2,7 @@
 
 use linformer::checkpoint::Tensors;
 use linformer::ndarray::{Array2, Array3};
-use linformer::{Convolution, ConvolutionKernel, Encoder, GenerationConfig, LanguageModel, LinformerConfig, ProjectionKind, Sharing, Tail};
+use linformer::{Convolution, ConvolutionKernel, Encoder, GenerationConfig, LanguageModel, LinformerConfig, ProjectionKind, Sharing, ConvolutionTail};
 use serde_json::Value;
 
 /// The largest number in options or a configuration that a model is made of: what describes a large model is right to take its memory.
@@ -81,7 +81,7 @@ impl<'d> Choices<'d> {
             ConvolutionKernel::Depthwise,
             ConvolutionKernel::ChannelMixing,
         ][self.up_to(2)];
-        let tail = if self.coin() { Tail::ZeroPadded } else { Tail::Dropped };
+        let tail = if self.coin() { ConvolutionTail::ZeroPadded } else { ConvolutionTail::Dropped };
         let convolution = Convolution::new(kernel).with_tail(tail).with_all_windows(self.coin());
         let kind = [
             ProjectionKind::Learned,

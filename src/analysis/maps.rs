@@ -19,11 +19,11 @@ pub enum Map {
     Effective,
 }
 
-/// What the attention of each block is given when `encoder` reads `x` (batch, n, dim): (batch, n, width) each, normed where the norm comes
+/// Returns the input of each block's attention when `encoder` reads `x` (batch, n, dim): (batch, n, width) each, normed where the norm comes
 /// first.
 ///
 /// # Errors
-/// As [`Encoder::forward`].
+/// Returns an error as [`Encoder::forward`] does.
 pub fn attention_inputs<A: Scalar>(encoder: &Encoder<A>, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Vec<Array3<A>>> {
     let mut stream = encoder.checked(x.to_owned(), mask)?;
     let mut second = encoder.config().reversible.then(|| stream.clone());
@@ -42,22 +42,22 @@ pub fn attention_inputs<A: Scalar>(encoder: &Encoder<A>, x: &ArrayRef3<A>, mask:
 }
 
 impl<A: Scalar> LanguageModel<A> {
-    /// [`attention_inputs`](crate::analysis::attention_inputs) of the model's encoder for (batch, n) token ids.
+    /// Returns [`attention_inputs`](crate::analysis::attention_inputs) of the model's encoder for (batch, n) token ids.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// Returns an error as [`forward`](Self::forward) does.
     pub fn attention_inputs(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Vec<Array3<A>>> {
         attention_inputs(self.encoder(), &self.encoder_input(tokens, mask)?, mask)
     }
 }
 
-/// A map of block `layer` for what its attention is given, as [`attention_inputs`] has it: (batch, heads, n, n or k).
+/// Returns a map of block `layer` for its attention's input, as from [`attention_inputs`]: (batch, heads, n, n or k).
 ///
 /// It takes n² (or n·k) numbers a head: choose a short text, or one item at a time.
 ///
 /// # Errors
-/// A layer that is not there; an input of another width; a map that the layer's attention does not have (the compressed ones of exact and causal
-/// attention, the effective one of max pooling and of convolutions over channels).
+/// Returns an error if there is no such layer, if the input has another width, or if the layer's attention has no such map (exact and causal attention
+/// have no compressed ones; max pooling and convolutions over channels have no effective one).
 pub fn attention_map<A: Scalar>(
     encoder: &Encoder<A>,
     layer: usize,

@@ -1,4 +1,4 @@
-//! What attention looks at: its maps, layer by layer, and how many directions they have (feature `analysis`).
+//! Attention maps, layer by layer, and how many directions they have (feature `analysis`).
 //!
 //! The paper's reason for a small k is that attention maps are close to matrices of low rank (Figure 1). [`Spectrum`] shows whether yours are:
 //! take the exact map of each layer on your own text, and ask how many singular values make up 90 % of all.

@@ -13,11 +13,11 @@ pub struct Spectrum {
 }
 
 impl Spectrum {
-    /// The singular values of `map` (rows, columns), min(rows, columns) of them, computed in f64. It takes time with the cube of the smaller side:
+    /// Returns the singular values of `map` (rows, columns), min(rows, columns) of them, computed in f64. The time grows with the cube of the smaller side:
     /// less than a second at 512.
     ///
     /// # Errors
-    /// A map without elements, or with one that is not finite.
+    /// Returns an error if the map has no elements, or one that is not finite.
     pub fn of<A: Scalar>(map: ArrayView2<'_, A>) -> Result<Self> {
         const OPERATION: &str = "Spectrum::of";
         if map.is_empty() {
@@ -39,12 +39,12 @@ impl Spectrum {
         Ok(Self { values })
     }
 
-    /// The singular values, the largest first.
+    /// Returns the singular values, the largest first.
     pub fn values(&self) -> &[f64] {
         &self.values
     }
 
-    /// What the first 1, 2, … singular values sum to, as a share of all (paper, Figure 1): it rises to 1. All are 1 where the map is 0.
+    /// Returns the sums of the first 1, 2, … singular values, as a share of all (paper, Figure 1): it rises to 1. All are 1 where the map is 0.
     pub fn cumulative(&self) -> Vec<f64> {
         let total: f64 = self.values.iter().sum();
         let mut sum = 0.0;
@@ -57,10 +57,10 @@ impl Spectrum {
             .collect()
     }
 
-    /// How many of the largest singular values make up `share` of all, at least 1.
+    /// Returns how many of the largest singular values make up `share` of all, at least 1.
     ///
     /// # Errors
-    /// A share outside 0 to 1.
+    /// Returns an error if the share is outside 0 to 1.
     pub fn rank_for(&self, share: f64) -> Result<usize> {
         if !(0.0..=1.0).contains(&share) {
             return Err(Error::argument(

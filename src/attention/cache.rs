@@ -1,24 +1,24 @@
-//! What training keeps of an attention layer.
+//! The values that training keeps of an attention layer.
 
-use ndarray::Array3;
+use ndarray::{Array3, ArrayRef3};
 
 use super::causal::CausalContext;
 use super::compressed::Compressed;
 use super::compressor::CompressionCache;
 use super::gradients::AttendCache;
 use super::mask::PaddingMask;
+use crate::buffer_pool::Buffers;
 use crate::config::{AttentionKind, check_alike};
-use crate::error::Result;
+use crate::error::{Error, Result, checked_len};
 use crate::layers::add;
-use crate::room::Room;
 use crate::scalar::Scalar;
 
-/// What an attention layer's backward pass needs: O(n·d) numbers, no scores.
+/// The values that the backward pass of an attention layer needs: O(n·d) numbers, no scores.
 #[derive(Clone, Debug)]
 pub struct AttentionCache<A = f32> {
     /// The layer that it is of.
     pub(super) layer: AttentionKind,
-    /// What attends. A block with a norm before takes it out after the forward pass and puts it back before the backward pass.
+    /// The sequence of the queries. A block with a norm before takes it out after the forward pass and puts it back before the backward pass.
     pub(super) x: Array3<A>,
     /// The sequence attended to, where it is another.
     pub(super) other: Option<Array3<A>>,
@@ -29,14 +29,14 @@ pub struct AttentionCache<A = f32> {
     pub(super) attend: AttendCache<A>,
 }
 
-/// What was attended to.
+/// The keys and values.
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one a layer
 pub(super) enum CachedContext<A> {
-    /// By every row.
+    /// Visible to every row.
     Whole(Compressed<A>),
-    /// By each row what came before it.
-    Past(CausalContext<A>),
+    /// Each row sees only earlier positions and its own.
+    Causal(CausalContext<A>),
 }
 
 impl<A: Scalar> AttentionCache<A> {
@@ -45,7 +45,7 @@ impl<A: Scalar> AttentionCache<A> {
         check_alike(operation, &layer.clone().into(), &self.layer, &gradients.clone().into())
     }
 
-    /// Takes out the sequence that attends, which whoever can make it again need not keep.
+    /// Takes out the sequence of the queries, which need not be kept where it can be computed again.
     pub(crate) fn take_x(&mut self) -> Array3<A> {
         std::mem::take(&mut self.x)
     }
@@ -55,10 +55,10 @@ impl<A: Scalar> AttentionCache<A> {
         self.x = x;
     }
 
-    /// Gives its memory back.
-    pub(crate) fn give(self, room: Room<'_, A>) {
-        room.give(self.x);
-        self.attend.give(room);
+    /// Returns its memory to the pool.
+    pub(crate) fn recycle(self, buffers: Buffers<'_, A>) {
+        buffers.recycle(self.x);
+        self.attend.recycle(buffers);
     }
 
     pub(super) fn context_input(&self) -> &Array3<A> {
@@ -73,4 +73,30 @@ impl<A: Scalar> AttentionCache<A> {
         add(&mut dx, &dcontext);
         (dx, None)
     }
+}
+
+pub(super) fn check_gradient<A>(operation: &'static str, dy: &ArrayRef3<A>, x: &Array3<A>) -> Result<()> {
+    if dy.dim() == x.dim() {
+        return Ok(());
+    }
+    Err(Error::shape(operation, "dy", format!("{:?}", x.dim()), dy.shape()))
+}
+
+/// The error of gradients without E and F.
+pub(super) fn no_projections(operation: &'static str) -> Error {
+    unlike(operation, "the gradients have no E and F to add to")
+}
+
+/// The error of a cache or of gradients that have not what this layer needs.
+pub(super) fn unlike(operation: &'static str, came: &str) -> Error {
+    Error::argument(
+        operation,
+        format!("expected the cache and the gradients of this layer, but {came}; pass what its forward_train returned, and its zeros_like"),
+    )
+}
+
+/// A copy, which a broadcast view may be too large for.
+pub(super) fn owned<A: Scalar>(operation: &'static str, x: &ArrayRef3<A>) -> Result<Array3<A>> {
+    checked_len(operation, x.shape(), size_of::<A>())?;
+    Ok(x.as_standard_layout().into_owned())
 }

@@ -3,15 +3,15 @@
 mod attend;
 mod backward;
 mod blockwise;
-mod exact;
 mod online;
-mod sight;
 mod state;
 mod summaries;
+mod visibility;
 
 pub use blockwise::BlockwiseCausalAttention;
 
 pub(crate) use attend::CausalContext;
-pub(crate) use sight::{Reach, Sight};
-pub(crate) use state::{LayerState, StateShape, Summarised, step};
+pub(super) use online::{KeyPart, masked_scores};
+pub(crate) use state::{LayerState, StateShape, Summarized, step};
 pub(crate) use summaries::draw_projections;
+pub(crate) use visibility::{Span, Visibility};

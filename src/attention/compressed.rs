@@ -2,8 +2,8 @@
 
 use ndarray::{Array4, ArrayRef3, ArrayView4, Axis};
 
+use super::heads::ItemKeyValues;
 use super::key_values::PackedKeyValues;
-use super::weights::ItemKeyValues;
 use crate::derived::Derived;
 use crate::error::{Error, Result};
 use crate::layers::check_width;
@@ -52,22 +52,22 @@ impl<A: Scalar> Compressed<A> {
     pub(crate) fn packed(&self) -> &PackedKeyValues<A> {
         self.packed.get_or_make_spread(|forgotten| {
             let mut packed = forgotten.unwrap_or_default();
-            packed.repack(self);
+            packed.repack(self.keys.view(), self.values.view(), &self.slots);
             packed
         })
     }
 
-    /// K̄, (batch, key/value heads, slots, `head_dim`).
+    /// Returns K̄, (batch, key/value heads, slots, `head_dim`).
     pub fn keys(&self) -> ArrayView4<'_, A> {
         self.keys.view()
     }
 
-    /// V̄, (batch, key/value heads, slots, `head_dim`).
+    /// Returns V̄, (batch, key/value heads, slots, `head_dim`).
     pub fn values(&self) -> ArrayView4<'_, A> {
         self.values.view()
     }
 
-    /// How many slots each item has; the rest of its rows are not attended to. Fewer than all only where pooling or a convolution
+    /// Returns how many slots each item has; the rest of its rows are not attended to. Fewer than all only where pooling or a convolution
     /// met a short item.
     pub fn slots(&self) -> &[usize] {
         &self.slots
@@ -93,7 +93,7 @@ impl<A: Scalar> Compressed<A> {
         Err(Error::shape(operation, "context", expected, self.keys.shape()))
     }
 
-    /// The number of sequences.
+    /// Returns the number of sequences.
     pub fn batch(&self) -> usize {
         self.slots.len()
     }

@@ -1,6 +1,6 @@
 //! Compression as a sum over positions: in one call, chunk by chunk, or in parts that are added up.
 
-use ndarray::{Array2, ArrayRef2, ArrayRef3, ArrayView1, ArrayView3, Axis};
+use ndarray::{ArrayRef2, ArrayRef3, ArrayView1, ArrayView3, Axis};
 
 use super::compressed::Compressed;
 use super::mask::PaddingMask;
@@ -13,30 +13,31 @@ use crate::scalar::Scalar;
 
 mod accumulate;
 mod backward;
-mod covered;
 mod dense;
 mod features;
 mod finish;
+mod lengths;
 mod order;
 mod part;
 mod pending;
-mod real_rows;
-mod side;
-mod spare;
+mod range_set;
+mod rows;
+mod scratch;
+mod sums;
+mod totals;
 
-pub use order::{Extent, Order};
+pub use lengths::SequenceLengths;
+pub use order::Order;
 
 pub(crate) use backward::{CompressionCache, CompressionGradients};
-pub(crate) use dense::CompressionScratch;
-pub(crate) use spare::Spare;
+pub(crate) use scratch::CompressionScratch;
+pub(crate) use totals::Totals;
 
-use covered::Covered;
-use dense::OwnScratch;
 use pending::Pending;
-use real_rows::RealRows;
-use side::Side;
+use rows::RealRows;
+use scratch::OwnScratch;
 
-/// Positions that are multiplied at once. Sums are added up segment by segment, so that pushes cut at multiples of it add in the same order as one.
+/// Positions that are multiplied at once. PositionSums are added up segment by segment, so that pushes cut at multiples of it add in the same order as one.
 pub(crate) const SEGMENT: usize = crate::ops::SEGMENT;
 
 /// The running sums K̄ = Σₜ E[:, t]·xₜ and V̄ of a batch of sequences.
@@ -69,22 +70,14 @@ pub struct Compressor<'a, A = f32> {
     projections: &'a Projections<A>,
     order: Order,
     batch: usize,
-    /// Each item's length, where it is known.
-    extent: Option<Vec<usize>>,
     /// The length of all items, where one was set for all.
     limit: Option<usize>,
     /// The position of the next row pushed.
     next: usize,
-    covered: Covered,
-    /// One past the last real position of each item.
-    reached: Vec<usize>,
-    /// Keys, and values where these need sums of their own.
-    sides: Vec<Side<A>>,
-    /// The real positions in each (item, slot), for pooling.
-    tokens: Array2<usize>,
+    totals: Totals<A>,
     /// Rows that were pushed and are not in the sums yet.
     pending: Pending<A>,
-    /// Of `push`.
+    /// Scratch space of `push`.
     scratch: OwnScratch<A>,
 }
 
@@ -99,7 +92,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         batch: usize,
         order: Order,
     ) -> Result<Self> {
-        Self::from_spare(config, weights, projections, (batch, 0), order, Spare::default())
+        Self::in_memory_of(Totals::default(), config, weights, projections, (batch, 0), order)
     }
 
     /// Sets how long the sequences will be. Pooling needs it. The other kinds take rows beyond an item's length as padding, and rows beyond a length
@@ -108,27 +101,27 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     /// # Errors
     /// Returns an error if something was pushed already, if the lengths are not one for each item of the batch, or if the projection has no columns
     /// for one of them.
-    pub fn with_extent(mut self, extent: Extent) -> Result<Self> {
-        self.check_untouched("Compressor::with_extent")?;
-        let lengths = match extent {
-            Extent::Known(length) => {
+    pub fn with_lengths(mut self, lengths: SequenceLengths) -> Result<Self> {
+        self.check_untouched("Compressor::with_lengths")?;
+        let lengths = match lengths {
+            SequenceLengths::Equal(length) => {
                 self.limit = Some(length);
                 vec![length; self.batch]
             }
-            Extent::PerItem(lengths) => lengths,
+            SequenceLengths::PerItem(lengths) => lengths,
         };
         if lengths.len() != self.batch {
             return Err(Error::argument(
-                "Compressor::with_extent",
+                "Compressor::with_lengths",
                 format!("{} lengths came for a batch of {}", lengths.len(), self.batch),
             ));
         }
-        self.check_reach("Compressor::with_extent", lengths.iter().copied().max().unwrap_or(0))?;
-        self.extent = Some(lengths);
+        self.check_reach("Compressor::with_lengths", lengths.iter().copied().max().unwrap_or(0))?;
+        self.totals.lengths = Some(lengths);
         Ok(self)
     }
 
-    /// Gives the first pushed row the position `offset`, for a part of a sequence that is merged with others later.
+    /// Gives the first pushed row the position `offset`, for a part of a sequence that is concat with others later.
     ///
     /// # Errors
     /// Returns an error if something was pushed already, or if the projection has no columns for that position.
@@ -145,7 +138,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     ///
     /// # Errors
     /// Returns an error if the chunk has another batch or width, if the mask has another shape than the chunk, if the chunk ends beyond the columns
-    /// of the projection or the length that [`with_extent`](Self::with_extent) set, or if pooling has no extent. The sums are then unchanged.
+    /// of the projection or the length that [`with_lengths`](Self::with_lengths) set, or if pooling was not given the lengths. The sums are then unchanged.
     pub fn push(&mut self, chunk: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<()> {
         self.push_chunk(chunk, mask, true)
     }
@@ -202,29 +195,29 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             return Err(Error::argument(
                 OPERATION,
                 format!(
-                    "the chunk ends at position {end}, but with_extent set the length to {limit}; push fewer rows, or set a larger extent"
+                    "the chunk ends at position {end}, but with_lengths set the length to {limit}; push fewer rows, or set a larger length"
                 ),
             ));
         }
-        if self.extent.is_none() && self.tokens.ncols() > 0 {
+        if self.totals.lengths.is_none() && self.totals.tokens.ncols() > 0 {
             return Err(Error::argument(
                 OPERATION,
-                "pooling must know the length first, since its windows depend on it: call with_extent before the first push",
+                "pooling needs the lengths first, since its windows depend on them: call with_lengths before the first push",
             ));
         }
-        self.covered.check_apart((self.next, end), OPERATION)?;
+        self.totals.pushed.check_apart((self.next, end), OPERATION)?;
         self.count(self.next, rows)?;
         if waits {
             self.add_or_keep(chunk, rows, scratch);
         } else {
             self.add(chunk, self.next, rows, true, scratch);
         }
-        for (reached, rows) in self.reached.iter_mut().zip(rows) {
+        for (reached, rows) in self.totals.ends.iter_mut().zip(rows) {
             if rows.end > 0 {
                 *reached = (*reached).max(self.next + rows.end);
             }
         }
-        self.covered.insert((self.next, end));
+        self.totals.pushed.insert((self.next, end));
         self.next = end;
         Ok(())
     }
@@ -232,31 +225,31 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     /// Adds the sums of another part of the same sequences, which must cover other positions.
     ///
     /// # Errors
-    /// Returns an error if the part comes from another layer, if it differs in batch, order or extent, or if it covers positions that are covered
+    /// Returns an error if the part comes from another layer, if it differs in batch, order or lengths, or if it covers positions that are covered
     /// already. The sums are then unchanged.
     pub fn merge(&mut self, mut other: Self) -> Result<()> {
         const OPERATION: &str = "Compressor::merge";
         let same_layer = std::ptr::eq(self.weights, other.weights) && std::ptr::eq(self.projections, other.projections);
-        if !same_layer || self.batch != other.batch || self.order != other.order || self.extent != other.extent {
+        if !same_layer || self.batch != other.batch || self.order != other.order || self.totals.lengths != other.totals.lengths {
             return Err(Error::argument(
                 OPERATION,
-                "both parts must come from one layer and agree in batch, order and extent",
+                "both parts must come from one layer and agree in batch, order and lengths",
             ));
         }
-        self.covered.check_all_apart(&other.covered, OPERATION)?;
+        self.totals.pushed.check_all_apart(&other.totals.pushed, OPERATION)?;
         let slots = self.allocated().max(other.allocated());
         self.grow(slots)?;
-        self.settle_pending();
-        other.settle_pending();
+        self.flush_pending();
+        other.flush_pending();
         let takes_maximum = self.config.projection.kind == ProjectionKind::MaxPooling;
-        for (side, other) in self.sides.iter_mut().zip(&other.sides) {
-            side.merge(other, takes_maximum);
+        for (own, other) in self.totals.sums.iter_mut().zip(&other.totals.sums) {
+            own.merge(other, takes_maximum);
         }
-        self.tokens += &other.tokens;
-        for (reached, &other) in self.reached.iter_mut().zip(&other.reached) {
+        self.totals.tokens += &other.totals.tokens;
+        for (reached, &other) in self.totals.ends.iter_mut().zip(&other.totals.ends) {
             *reached = (*reached).max(other);
         }
-        self.covered.insert_all(other.covered);
+        self.totals.pushed.insert_all(other.totals.pushed);
         self.next = self.next.max(other.next);
         Ok(())
     }
@@ -281,7 +274,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
                 "a maximum cannot be taken back; compress the sequence anew",
             ));
         }
-        if !self.covered.contains(position) {
+        if !self.totals.pushed.contains(position) {
             return Err(Error::argument(
                 OPERATION,
                 format!("position {position} was not pushed, so there is nothing to replace; push it"),
@@ -289,21 +282,22 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         }
         let rows: Vec<_> = (0..self.batch)
             .map(|item| RealRows {
-                end: usize::from(position < self.extent.as_ref().map_or(usize::MAX, |lengths| lengths[item])),
+                end: usize::from(position < self.totals.lengths.as_ref().map_or(usize::MAX, |lengths| lengths[item])),
                 holes: None,
             })
             .collect();
         let difference = (new - old).insert_axis(Axis(1));
         self.make_room(position, &rows)?;
         self.add(difference.view(), position, &rows, false, &mut CompressionScratch::default());
-        self.sides.iter_mut().for_each(|side| {
-            side.lengthen();
-            side.fold(0..self.batch);
+        self.totals.sums.iter_mut().for_each(|sums| {
+            sums.lengthen();
+            sums.fold(0..self.batch);
         });
         Ok(())
     }
 
-    /// The order of multiplication in use.
+    /// Returns the order of multiplication in use.
+    #[doc(hidden)]
     pub fn order(&self) -> Order {
         self.order
     }
@@ -319,7 +313,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     }
 
     fn check_untouched(&self, operation: &'static str) -> Result<()> {
-        if self.covered.is_empty() {
+        if self.totals.pushed.is_empty() {
             return Ok(());
         }
         Err(Error::argument(
@@ -337,19 +331,19 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     }
 
     fn allocated(&self) -> usize {
-        self.sides[0].slots()
+        self.totals.sums[0].slots()
     }
 
-    /// Makes room for `slots` slots.
+    /// Enlarges the sums to `slots` slots.
     fn grow(&mut self, slots: usize) -> Result<()> {
         if slots <= self.allocated() {
             return Ok(());
         }
-        self.sides.iter_mut().try_for_each(|side| side.grow(slots))
+        self.totals.sums.iter_mut().try_for_each(|sums| sums.grow(slots))
     }
 
-    /// The projection and the weights behind side `index` of the sums.
-    fn side_sources(&self, index: usize) -> (&'a Projection<A>, &'a Linear<A>) {
+    /// The projection and the weights of sums `index`.
+    fn sources(&self, index: usize) -> (&'a Projection<A>, &'a Linear<A>) {
         if index == 0 {
             (&self.projections.key, &self.weights.key)
         } else {
@@ -357,10 +351,10 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         }
     }
 
-    /// Whether side `index` needs E·1.
+    /// Whether sums `index` need E·1.
     fn needs_row_sums(&self, index: usize) -> bool {
         let attention = &self.config.attention;
-        let has_bias = if self.sides.len() == 1 {
+        let has_bias = if self.totals.sums.len() == 1 {
             attention.key_bias || attention.value_bias
         } else if index == 0 {
             attention.key_bias

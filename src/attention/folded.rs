@@ -5,16 +5,14 @@
 
 use ndarray::ArrayView2;
 
-use super::compressed::Compressed;
-use super::heads::scale;
-use super::key_values::HeadScratch;
-use super::partial::Partial;
-use super::weights::AttentionWeights;
+use super::heads::{ItemKeyValues, scale};
+use super::partial::{HeadScratch, Partial};
+use crate::layers::Linear;
 use crate::ops::{Output, PackedMatrix, RowsMut, Runs, SEGMENT, Tile, TileRows, exp_rows, scale_rows, softmax_groups};
 use crate::parallel::{self, Chunks, Pool, for_each_part};
 use crate::scalar::Scalar;
 
-/// What the softmax of a head by itself costs beyond that of all heads at once, in multiplications.
+/// The extra cost of the softmax of one head over that of all heads at once, in multiplications.
 const HEAD_COST: usize = 256;
 
 /// Multiplications, most of them by zero, that take less time than a product for every head.
@@ -31,7 +29,7 @@ pub(super) struct FoldedKeyValues<A> {
     biases: Vec<A>,
     /// V̄·W_O, (heads·slots, dim).
     values: PackedMatrix<A>,
-    /// Room to make them in.
+    /// Memory for the products.
     product: Vec<A>,
     tiles: Pool<Tile<A>>,
 }
@@ -51,11 +49,11 @@ impl<A: Scalar> Default for FoldedKeyValues<A> {
 }
 
 /// Whether it takes fewer multiplications to fold the weights into `slots` keys for `rows` rows, and the scores of a tile take no more
-/// room than its queries would.
-pub(super) fn folds<A: Scalar>(weights: &AttentionWeights<A>, heads: usize, slots: usize, rows: usize) -> bool {
-    let (query_dim, dim) = (weights.query.out_dim(), weights.query.in_dim());
+/// memory than its queries would.
+pub(super) fn folds<A: Scalar>(query: &Linear<A>, heads: usize, slots: usize, rows: usize) -> bool {
+    let (query_dim, dim) = (query.out_dim(), query.in_dim());
     let scores = heads.saturating_mul(slots);
-    if weights.output_factor.is_some() || slots == 0 || slots > SEGMENT || scores > query_dim.max(dim) {
+    if slots == 0 || slots > SEGMENT || scores > query_dim.max(dim) {
         return false;
     }
     let (apart, folded) = (query_dim * (dim + slots), scores * dim);
@@ -63,21 +61,20 @@ pub(super) fn folds<A: Scalar>(weights: &AttentionWeights<A>, heads: usize, slot
 }
 
 impl<A: Scalar> FoldedKeyValues<A> {
-    /// Replaces everything by the first item of `context`, without allocating where the room suffices.
-    pub(super) fn refold(&mut self, weights: &AttentionWeights<A>, heads: usize, context: &Compressed<A>) {
-        let item = context.item(0);
+    /// Replaces everything by W_Q and W_O multiplied into the keys and values of `item`, without allocating where the memory suffices.
+    pub(super) fn refold(&mut self, query: &Linear<A>, output: &Linear<A>, heads: usize, item: ItemKeyValues<'_, A>) {
         (self.heads, self.slots) = (heads, item.count);
         self.tiles.prepare();
-        weights.query.prepare_back();
-        weights.output.prepare();
-        let dim = weights.query.in_dim();
-        let head_dim = context.keys.dim().3;
+        query.prepare_back();
+        output.prepare();
+        let dim = query.in_dim();
+        let head_dim = item.keys.dim().2;
 
         self.multiply(
             dim,
             |head| item.head(head, heads).0,
             |keys, head, to| {
-                weights.query.back_tile(keys, head * head_dim, 0..dim, Output::Set, to);
+                query.back_tile(keys, head * head_dim, 0..dim, Output::Set, to);
             },
         );
         let runs = Runs::of_units(heads, self.slots);
@@ -89,7 +86,7 @@ impl<A: Scalar> FoldedKeyValues<A> {
             keys.repack(rows.t(), scale(head_dim));
         }
         self.biases.clear();
-        if let Some(bias) = weights.query.bias() {
+        if let Some(bias) = query.bias() {
             for (head, bias) in bias.exact_chunks(head_dim).into_iter().enumerate() {
                 let (keys, _) = item.head(head, heads);
                 self.biases
@@ -101,7 +98,7 @@ impl<A: Scalar> FoldedKeyValues<A> {
             dim,
             |head| item.head(head, heads).1,
             |values, head, to| {
-                weights.output.multiply_part(values, head * head_dim, to);
+                output.multiply_part(values, head * head_dim, to);
             },
         );
         let rows = &self.product[..heads * self.slots * dim];
@@ -237,7 +234,7 @@ mod tests {
             for length in [41, 700] {
                 let x = Array3::from_shape_fn((1, length, dim), |(_, t, i)| ((t * dim + i) as f64 * 0.7).sin());
                 let mask = PaddingMask::from_lengths(&[length - 9], length).unwrap();
-                let worth_it = folds(layer.weights(), heads, k, length);
+                let worth_it = folds(layer.query(), heads, k, length);
                 assert!(worth_it || length == 41 && dim == 640, "{heads} heads, k {k}, n {length}");
                 for mask in [None, Some(&mask)] {
                     let expected = layer.attend(&x, &layer.compress(&x, mask).unwrap()).unwrap();
@@ -249,7 +246,7 @@ mod tests {
         }
     }
 
-    /// All heads in one product multiply by zeros that stand for the other heads.
+    /// All heads in one product multiply by zeros in the places of the other heads.
     #[test]
     fn an_infinite_weight_stays_in_its_head() {
         let mut layer = layer(AttentionConfig::new(4, 2), 1);
@@ -260,7 +257,7 @@ mod tests {
         });
         let x = Array3::from_shape_fn((1, 300, 4), |(_, t, i)| ((t * 4 + i) as f64 * 0.7).sin());
         let found = layer.forward(&x, None).unwrap();
-        assert!(folds(layer.weights(), 2, 1, 300));
+        assert!(folds(layer.query(), 2, 1, 300));
         assert!(found.iter().all(|value| !value.is_nan()));
         assert!(found.iter().any(|value| value.is_infinite()));
     }
@@ -269,16 +266,16 @@ mod tests {
     fn weights_stay_apart_where_folding_would_cost_more() {
         let layer = layer(AttentionConfig::new(64, 8), 8);
         for (slots, rows, expected) in [(8, 1000, true), (8, 8, false), (9, 1000, false), (0, 1000, false)] {
-            assert_eq!(folds(layer.weights(), 8, slots, rows), expected, "{slots} slots, {rows} rows");
+            assert_eq!(folds(layer.query(), 8, slots, rows), expected, "{slots} slots, {rows} rows");
         }
-        // What is packed for the tiles follows it, and nothing folded outlives the next item.
+        // The packed operands follow it, and nothing folded outlives the next item.
         let context = layer.compress(&Array3::ones((1, 9, 64)), None).unwrap();
         let mut packed = PackedKeyValues::default();
         for rows in [1000, 8, 1000] {
-            packed.repack_for(layer.weights(), 8, rows, &context);
+            layer.weights().repack_for(rows, &context, &mut packed);
             assert_eq!(packed.folded().is_some(), rows == 1000);
         }
-        packed.repack(&context);
+        packed.repack(context.keys(), context.values(), context.slots());
         assert!(packed.folded().is_none());
     }
 }

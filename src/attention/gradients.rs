@@ -1,28 +1,26 @@
 //! Training of the second half of attention: queries to keys and values. Scores are made again tile by tile, never stored.
 
-use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
+use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, Ix4, s};
 
 use super::compressed::Compressed;
-use super::heads::head_scores;
-use super::key_values::HeadScratch;
-use super::weights::{AttentionWeights, ItemKeyValues, tile};
-use crate::config::AttentionConfig;
-use crate::layers::{TILE, rows, sequence};
+use super::heads::{ItemKeyValues, head_scores};
+use super::partial::HeadScratch;
+use super::weights::{AttentionWeights, tile};
+use crate::buffer_pool::Buffers;
+use crate::layers::{TILE, for_each_tile, rows, sequence};
 use crate::ops::{Dropout, Runs, StagedSum, Tile, gemm};
-use crate::parallel;
-use crate::room::Room;
+use crate::parallel::{self, Parts, Pool, along, for_each_part};
 use crate::scalar::Scalar;
-use crate::views::{outer, split};
 
 mod head;
 
 use head::{HeadBackward, OwnGradients};
 
-/// What the backward pass needs: (batch·m, heads·`head_dim`) twice, and the factored output where there is one.
+/// The values that the backward pass needs: (batch·m, heads·`head_dim`) twice, and the factored output where there is one.
 #[derive(Clone, Debug)]
 pub(crate) struct AttendCache<A> {
     pub(super) queries: Array2<A>,
-    merged: Array2<A>,
+    concat: Array2<A>,
     factored: Option<Array2<A>>,
 }
 
@@ -34,10 +32,10 @@ pub(crate) struct KeyValueGradients<A> {
 }
 
 impl<A: Scalar> AttendCache<A> {
-    /// Gives its memory back.
-    pub(super) fn give(self, room: Room<'_, A>) {
-        room.give(self.queries);
-        room.give(self.merged);
+    /// Returns its memory to the pool.
+    pub(super) fn recycle(self, buffers: Buffers<'_, A>) {
+        buffers.recycle(self.queries);
+        buffers.recycle(self.concat);
     }
 }
 
@@ -45,74 +43,66 @@ impl<A: Scalar> AttentionWeights<A> {
     /// Attention of the rows of `x` (batch, m, dim), and what the backward pass needs.
     pub(crate) fn attend_train(
         &self,
-        config: &AttentionConfig,
         x: &Array3<A>,
         context: &Compressed<A>,
         dropout: Option<Dropout<A>>,
-        room: Room<'_, A>,
+        buffers: Buffers<'_, A>,
     ) -> (Array3<A>, AttendCache<A>) {
         let (batch, length, _) = x.dim();
-        let queries = self.query.forward_rows_in(room, rows(x));
-        let mut merged = room.array2(queries.dim());
-        let cost = parallel::cost(&[merged.len(), 2, context.keys.dim().2]);
-        let mut items = sequence_mut(&mut merged, batch, length);
-        let mut tasks = Vec::new();
-        for (item, rows) in outer(items.view_mut()).into_iter().enumerate() {
-            for (index, rows) in split(rows, Axis(0), TILE).into_iter().enumerate() {
-                tasks.push((item, index * TILE, rows));
-            }
-        }
-        parallel::for_each_with(
-            tasks,
-            cost,
-            |(tile, scratch): &mut (Tile<A>, HeadScratch<A>), (item, start, mut merged)| {
-                let first = item * length + start;
-                let queries = queries.slice(s![first..first + merged.nrows(), ..]);
-                let Some(dropout) = &dropout else {
-                    tile.fill(queries, Runs::of_units(config.heads, config.effective_head_dim()));
-                    context.packed().attend(item, config.heads, tile, scratch);
-                    return tile.copy_to(&mut merged);
-                };
-                merged.assign(&queries);
-                let place = ScorePlace {
-                    item,
-                    start,
-                    length,
-                    heads: config.heads,
-                };
-                attend_with_dropout(&mut merged, context.item(item), place, dropout);
-            },
-        );
-        self.merged_output(queries, merged, (batch, length), room)
+        let queries = self.query.forward_rows_in(buffers, rows(x));
+        let mut concat = buffers.array2(queries.dim());
+        let cost = parallel::cost(&[concat.len(), 2, context.keys.dim().2]);
+        let mut pool = Pool::<(Tile<A>, HeadScratch<A>)>::default();
+        pool.prepare();
+        for_each_tile(sequence_mut(&mut concat, batch, length), TILE, cost, |item, rows, mut concat| {
+            let first = item * length + rows.start;
+            let queries = queries.slice(s![first..first + concat.nrows(), ..]);
+            let Some(dropout) = &dropout else {
+                return pool.with(|(tile, scratch)| {
+                    tile.fill(queries, Runs::of_units(self.heads, self.head_dim()));
+                    context.packed().attend(item, self.heads, tile, scratch);
+                    tile.copy_to(&mut concat);
+                });
+            };
+            concat.assign(&queries);
+            let place = ScoreTile {
+                item,
+                start: rows.start,
+                length,
+                heads: self.heads,
+            };
+            attend_with_dropout(&mut concat, context.item(item), place, dropout);
+        });
+        self.concat_output(queries, concat, (batch, length), buffers)
     }
 
     /// The output of the heads' results side by side, and what the backward pass needs.
-    pub(super) fn merged_output(
+    pub(super) fn concat_output(
         &self,
         queries: Array2<A>,
-        merged: Array2<A>,
+        concat: Array2<A>,
         (batch, length): (usize, usize),
-        room: Room<'_, A>,
+        buffers: Buffers<'_, A>,
     ) -> (Array3<A>, AttendCache<A>) {
-        let factored = self.output_factor.as_ref().map(|factor| factor.forward_rows(merged.view()));
-        let output = self.output.forward_rows_in(room, factored.as_ref().unwrap_or(&merged).view());
-        (sequence(output, batch, length), AttendCache { queries, merged, factored })
+        let factored = self.output_factor.as_ref().map(|factor| factor.forward_rows(concat.view()));
+        let output = self.output.forward_rows_in(buffers, factored.as_ref().unwrap_or(&concat).view());
+        (sequence(output, batch, length), AttendCache { queries, concat, factored })
     }
 
     /// The gradient of the heads' results side by side, given that of the output.
-    pub(super) fn merged_gradient(
+    pub(super) fn concat_gradient(
         &self,
         cache: &AttendCache<A>,
         dy: ArrayView2<'_, A>,
         gradients: &mut Self,
-        room: Room<'_, A>,
+        buffers: Buffers<'_, A>,
     ) -> Array2<A> {
         match (&self.output_factor, &cache.factored, &mut gradients.output_factor) {
             (Some(factor), Some(factored), Some(own)) => {
                 let dfactored = self.output.backward(factored.view(), dy, &mut gradients.output);
-                factor.backward(cache.merged.view(), dfactored.view(), own)
+                factor.backward(cache.concat.view(), dfactored.view(), own)
             }
-            _ => self.output.backward_in(room, cache.merged.view(), dy, &mut gradients.output),
+            _ => self.output.backward_in(buffers, cache.concat.view(), dy, &mut gradients.output),
         }
     }
 
@@ -120,136 +110,145 @@ impl<A: Scalar> AttentionWeights<A> {
     #[allow(clippy::too_many_arguments)] // all of them vary independently
     pub(crate) fn attend_backward(
         &self,
-        config: &AttentionConfig,
         x: &Array3<A>,
         context: &Compressed<A>,
         cache: &AttendCache<A>,
         dy: ArrayView2<'_, A>,
         dropout: Option<Dropout<A>>,
         gradients: &mut Self,
-        room: Room<'_, A>,
+        buffers: Buffers<'_, A>,
     ) -> (Array3<A>, KeyValueGradients<A>) {
         let (batch, length, _) = x.dim();
-        let dmerged = self.merged_gradient(cache, dy, gradients, room);
+        let dconcat = self.concat_gradient(cache, dy, gradients, buffers);
         let mut grads = KeyValueGradients {
             keys: Array4::zeros(context.keys.dim()),
             values: Array4::zeros(context.values.dim()),
         };
-        let mut dqueries = room.array2(cache.queries.dim());
-        heads_backward(
-            config,
+        let mut dqueries = buffers.array2(cache.queries.dim());
+        let heads = HeadsBackward {
+            heads: self.heads,
             context,
             cache,
-            &dmerged,
+            dconcat: &dconcat,
             dropout,
-            (batch, length),
-            &mut dqueries,
-            &mut grads,
-        );
-        room.give(dmerged);
-        let dx = self.query.backward_in(room, rows(x), dqueries.view(), &mut gradients.query);
-        room.give(dqueries);
+            length,
+        };
+        heads.run(sequence_mut(&mut dqueries, batch, length), &mut grads);
+        buffers.recycle(dconcat);
+        let dx = self.query.backward_in(buffers, rows(x), dqueries.view(), &mut gradients.query);
+        buffers.recycle(dqueries);
         (sequence(dx, batch, length), grads)
     }
 }
 
-/// A task has the query heads of one key/value head of one item, and goes over their rows in order.
-#[allow(clippy::too_many_arguments)] // all of them vary independently
-fn heads_backward<A: Scalar>(
-    config: &AttentionConfig,
-    context: &Compressed<A>,
-    cache: &AttendCache<A>,
-    dmerged: &Array2<A>,
+/// The inputs of the way back from the heads' results to queries, keys and values.
+struct HeadsBackward<'t, A> {
+    heads: usize,
+    context: &'t Compressed<A>,
+    cache: &'t AttendCache<A>,
+    /// The gradient of the heads' results side by side.
+    dconcat: &'t Array2<A>,
     dropout: Option<Dropout<A>>,
-    (batch, length): (usize, usize),
-    dqueries: &mut Array2<A>,
-    grads: &mut KeyValueGradients<A>,
-) {
-    let (_, kv_heads, slots, head_dim) = context.keys.dim();
-    let group = config.heads / kv_heads;
-    let cost = parallel::cost(&[cache.queries.len(), 5, slots]);
-    let mut dqueries = sequence_mut(dqueries, batch, length);
-    let parts = owned_parts(dqueries.view_mut(), grads, &context.slots, group * head_dim);
-    parallel::for_each_with(
-        parts,
-        cost,
-        |backward: &mut HeadBackward<A>, (item, kv_head, mut dqueries, mut own)| {
-            let (keys, values) = context.item(item).head(kv_head, kv_heads);
-            backward.attend_to(keys, values);
-            let mut staged = [StagedSum::default(), StagedSum::default()];
-            for head in kv_head * group..(kv_head + 1) * group {
-                let columns = head * head_dim..(head + 1) * head_dim;
-                let own_columns = (head % group) * head_dim..(head % group + 1) * head_dim;
-                for start in (0..length).step_by(TILE) {
-                    let own_rows = start..length.min(start + TILE);
-                    let rows = item * length + own_rows.start..item * length + own_rows.end;
-                    let place = ScorePlace {
-                        item,
-                        start,
-                        length,
-                        heads: config.heads,
-                    };
-                    let dropped = dropout.as_ref().map(|dropout| place.dropped(head, slots, dropout));
-                    backward.tile(
-                        cache.queries.slice(s![rows.clone(), columns.clone()]),
-                        dmerged.slice(s![rows, columns.clone()]),
-                        dropped.as_ref(),
-                        &mut dqueries.slice_mut(s![own_rows, own_columns.clone()]),
-                        &mut own,
-                    );
-                    for (staged, own) in staged.iter_mut().zip(own.slices()) {
-                        staged.added(own);
-                    }
+    /// Query rows of an item.
+    length: usize,
+}
+
+impl<A: Scalar> HeadsBackward<'_, A> {
+    /// A task has the query heads of one key/value head of one item.
+    fn run(&self, dqueries: ArrayViewMut3<'_, A>, grads: &mut KeyValueGradients<A>) {
+        let (_, kv_heads, slots, head_dim) = self.context.keys.dim();
+        let width = self.heads / kv_heads * head_dim;
+        let cost = parallel::cost(&[self.cache.queries.len(), 5, slots]);
+        let mut pool = Pool::<HeadBackward<A>>::default();
+        pool.prepare();
+        let items = (
+            along(dqueries, 0, 1),
+            (along(grads.keys.view_mut(), 0, 1), along(grads.values.view_mut(), 0, 1)),
+        );
+        for_each_part(items, cost, |item, (dqueries, (keys, values))| {
+            let heads = (along(dqueries.view, 2, width), (along(keys.view, 1, 1), along(values.view, 1, 1)));
+            for_each_part(heads, cost, |kv_head, (dqueries, (keys, values))| {
+                let count = self.context.slots[item];
+                let dqueries = dqueries.view.index_axis_move(Axis(0), 0);
+                let own = OwnGradients {
+                    keys: first_slots(keys, count),
+                    values: first_slots(values, count),
+                };
+                pool.with(|backward| self.key_value_head(item, kv_head, dqueries, own, backward));
+            });
+        });
+    }
+
+    /// Goes over the rows of the query heads of one key/value head in order.
+    fn key_value_head(
+        &self,
+        item: usize,
+        kv_head: usize,
+        mut dqueries: ArrayViewMut2<'_, A>,
+        mut own: OwnGradients<'_, A>,
+        backward: &mut HeadBackward<A>,
+    ) {
+        let (_, kv_heads, slots, head_dim) = self.context.keys.dim();
+        let (heads, length, group) = (self.heads, self.length, self.heads / kv_heads);
+        let (keys, values) = self.context.item(item).head(kv_head, kv_heads);
+        backward.attend_to(keys, values);
+        let mut staged = [StagedSum::default(), StagedSum::default()];
+        for head in kv_head * group..(kv_head + 1) * group {
+            let columns = head * head_dim..(head + 1) * head_dim;
+            let own_columns = (head % group) * head_dim..(head % group + 1) * head_dim;
+            for start in (0..length).step_by(TILE) {
+                let own_rows = start..length.min(start + TILE);
+                let rows = item * length + own_rows.start..item * length + own_rows.end;
+                let place = ScoreTile {
+                    item,
+                    start,
+                    length,
+                    heads,
+                };
+                let dropped = self.dropout.as_ref().map(|dropout| place.dropped(head, slots, dropout));
+                backward.tile(
+                    self.cache.queries.slice(s![rows.clone(), columns.clone()]),
+                    self.dconcat.slice(s![rows, columns.clone()]),
+                    dropped.as_ref(),
+                    &mut dqueries.slice_mut(s![own_rows, own_columns.clone()]),
+                    &mut own,
+                );
+                for (staged, own) in staged.iter_mut().zip(own.slices()) {
+                    staged.added(own);
                 }
             }
-            for (staged, own) in staged.iter_mut().zip(own.slices()) {
-                staged.finish(own);
-            }
-        },
-    );
-}
-
-/// The gradients cut by item and key/value head: (item, head, those of its queries, those of its keys and values).
-fn owned_parts<'g, A: Scalar>(
-    dqueries: ArrayViewMut3<'g, A>,
-    grads: &'g mut KeyValueGradients<A>,
-    slots: &[usize],
-    width: usize,
-) -> Vec<(usize, usize, ArrayViewMut2<'g, A>, OwnGradients<'g, A>)> {
-    let mut parts = Vec::new();
-    let items = outer(dqueries)
-        .into_iter()
-        .zip(outer(grads.keys.view_mut()))
-        .zip(outer(grads.values.view_mut()));
-    for (item, ((dqueries, keys), values)) in items.enumerate() {
-        let heads = split(dqueries, Axis(1), width).into_iter().zip(outer(keys)).zip(outer(values));
-        for (head, ((dqueries, keys), values)) in heads.enumerate() {
-            let count = slots[item];
-            let (keys, values) = (keys.split_at(Axis(0), count).0, values.split_at(Axis(0), count).0);
-            parts.push((item, head, dqueries, OwnGradients { keys, values }));
+        }
+        for (staged, own) in staged.iter_mut().zip(own.slices()) {
+            staged.finish(own);
         }
     }
-    parts
 }
 
-fn sequence_mut<A: Scalar>(rows: &mut Array2<A>, batch: usize, length: usize) -> ArrayViewMut3<'_, A> {
+/// The first `count` slots of a part that is one head of one item.
+fn first_slots<A>(part: Parts<'_, A, Ix4>, count: usize) -> ArrayViewMut2<'_, A> {
+    let slots = part.view.index_axis_move(Axis(0), 0).index_axis_move(Axis(0), 0);
+    slots.split_at(Axis(0), count).0
+}
+
+/// Rows as (batch, length, width).
+pub(super) fn sequence_mut<A: Scalar>(rows: &mut Array2<A>, batch: usize, length: usize) -> ArrayViewMut3<'_, A> {
     let width = rows.ncols();
     rows.view_mut()
         .into_shape_with_order((batch, length, width))
         .expect("there are batch · length rows")
 }
 
-/// Where a tile of scores stands among all scores of a layer.
+/// The place of a tile of scores among all scores of a layer.
 #[derive(Clone, Copy)]
-struct ScorePlace {
+struct ScoreTile {
     item: usize,
     start: usize,
     length: usize,
     heads: usize,
 }
 
-impl ScorePlace {
-    /// What is dropped of the tile's scores in `head`.
+impl ScoreTile {
+    /// Returns the dropout of the tile's scores in `head`.
     fn dropped<A>(self, head: usize, slots: usize, dropout: &Dropout<A>) -> Dropped<'_, A> {
         let rows = (self.item * self.heads + head) as u64 * self.length as u64 + self.start as u64;
         let stride = slots as u64;
@@ -261,7 +260,7 @@ impl ScorePlace {
     }
 }
 
-/// What is dropped of a tile of scores: the number of its first element, and of how many each row has, so that tiles do not matter.
+/// The dropout of a tile of scores: the index of its first element and the elements of a row, so that tiles do not matter.
 pub(super) struct Dropped<'d, A> {
     pub(super) dropout: &'d Dropout<A>,
     pub(super) first: u64,
@@ -283,7 +282,7 @@ impl<A: Scalar> Dropped<'_, A> {
 fn attend_with_dropout<A: Scalar>(
     queries: &mut ArrayViewMut2<'_, A>,
     context: ItemKeyValues<'_, A>,
-    place: ScorePlace,
+    place: ScoreTile,
     dropout: &Dropout<A>,
 ) {
     let (head_dim, count) = (context.keys.dim().2, context.count);

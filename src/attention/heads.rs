@@ -1,10 +1,27 @@
-//! softmax(q·kᵀ/√d) of one head, stored: for maps, and for training with dropout.
+//! The keys and values of one item, head by head, and softmax(q·kᵀ/√d) of one head, stored: for maps, and for training with dropout.
 
-use ndarray::{ArrayView2, ArrayViewMut2, s};
+use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, Axis, s};
 
-use super::weights::ItemKeyValues;
 use crate::ops::{gemm, softmax_rows};
 use crate::scalar::Scalar;
+
+/// The keys and values that one item's queries attend to: (heads, slots, `head_dim`) each, of which the first `count` slots are there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ItemKeyValues<'a, A> {
+    pub(crate) keys: ArrayView3<'a, A>,
+    pub(crate) values: ArrayView3<'a, A>,
+    pub(crate) count: usize,
+}
+
+impl<'a, A> ItemKeyValues<'a, A> {
+    /// The keys and the values, (count, `head_dim`) each, that query head `head` of `heads` attends to.
+    pub(crate) fn head(self, head: usize, heads: usize) -> (ArrayView2<'a, A>, ArrayView2<'a, A>) {
+        let head = head * self.keys.dim().0 / heads;
+        // Several times faster than slicing, which shows where sequences are short.
+        let rows = |all: ArrayView3<'a, A>| all.index_axis_move(Axis(0), head).split_at(Axis(0), self.count).0;
+        (rows(self.keys), rows(self.values))
+    }
+}
 
 /// Fills the first columns of `scores` (rows, slots or more; contiguous rows) with softmax(q·kᵀ/√`head_dim`) of one head.
 pub(crate) fn head_scores<A: Scalar>(

@@ -1,12 +1,11 @@
 //! Keys and values packed for the tiles that attend to them.
 
-use ndarray::{ArrayView2, Axis, s};
+use ndarray::{ArrayView2, ArrayView4, Axis, s};
 
-use super::compressed::Compressed;
-use super::folded::{self, FoldedKeyValues};
-use super::heads::scale;
-use super::partial::{Partial, Total};
-use super::weights::AttentionWeights;
+use super::folded::FoldedKeyValues;
+use super::heads::{ItemKeyValues, scale};
+use super::partial::{HeadScratch, Partial};
+use crate::layers::Linear;
 use crate::ops::{Output, PackedMatrix, RowsMut, Runs, Tile, exp_rows, scale_rows};
 use crate::parallel::{self, Chunks, for_each_part};
 use crate::scalar::Scalar;
@@ -33,7 +32,7 @@ pub(crate) struct PackedKeyValues<A> {
 #[derive(Debug)]
 struct PackedHead<A> {
     blocks: Vec<PackedBlock<A>>,
-    /// How many of them count; room is kept for more.
+    /// How many of them are in use; the memory of the others is kept.
     count: usize,
 }
 
@@ -54,25 +53,6 @@ impl<A: Scalar> Default for PackedBlock<A> {
     }
 }
 
-/// Scratch space for one head of a tile.
-#[derive(Debug)]
-pub(crate) struct HeadScratch<A> {
-    pub(super) scores: Tile<A>,
-    /// What one block sums to, and what the blocks so far do.
-    pub(super) latest: Partial<A>,
-    total: Total<A>,
-}
-
-impl<A: Scalar> Default for HeadScratch<A> {
-    fn default() -> Self {
-        Self {
-            scores: Tile::default(),
-            latest: Partial::default(),
-            total: Total::default(),
-        }
-    }
-}
-
 impl<A: Scalar> Default for PackedKeyValues<A> {
     fn default() -> Self {
         Self {
@@ -85,12 +65,9 @@ impl<A: Scalar> Default for PackedKeyValues<A> {
 }
 
 impl<A: Scalar> PackedKeyValues<A> {
-    /// Replaces everything by the one item of `context`, which `rows` rows are to attend to; without allocating where the room suffices.
-    pub(super) fn repack_for(&mut self, weights: &AttentionWeights<A>, heads: usize, rows: usize, context: &Compressed<A>) {
-        if !folded::folds(weights, heads, context.slots[0], rows) {
-            return self.repack(context);
-        }
-        self.folded.refold(weights, heads, context);
+    /// Replaces everything by one item, with W_Q and W_O multiplied into its keys and values.
+    pub(super) fn refold(&mut self, query: &Linear<A>, output: &Linear<A>, heads: usize, item: ItemKeyValues<'_, A>) {
+        self.folded.refold(query, output, heads, item);
         self.is_folded = true;
     }
 
@@ -99,10 +76,11 @@ impl<A: Scalar> PackedKeyValues<A> {
         self.is_folded.then_some(&self.folded)
     }
 
-    /// Replaces everything, without allocating where the room suffices.
-    pub(crate) fn repack(&mut self, context: &Compressed<A>) {
+    /// Replaces everything by keys and values (batch, heads, slots, `head_dim`), of which an item has the first `slots[item]`; without allocating
+    /// where the memory suffices.
+    pub(crate) fn repack(&mut self, keys: ArrayView4<'_, A>, values: ArrayView4<'_, A>, slots: &[usize]) {
         self.is_folded = false;
-        let (batch, heads, slots, head_dim) = context.keys.dim();
+        let (batch, heads, most, head_dim) = keys.dim();
         self.per_item = heads;
         self.heads.resize_with(batch * heads, || PackedHead {
             blocks: Vec::new(),
@@ -113,13 +91,11 @@ impl<A: Scalar> PackedKeyValues<A> {
             size: 1,
         };
         // Moving a number costs about as much as some multiplications.
-        let cost = parallel::cost(&[batch, heads, slots, head_dim, 16]);
+        let cost = parallel::cost(&[batch, heads, most, head_dim, 16]);
         for_each_part(parts, cost, |index, part| {
             let (item, head) = (index / heads, index % heads);
-            let slots = context.slots[item];
-            let keys = context.keys.slice(s![item, head, ..slots, ..]);
-            let values = context.values.slice(s![item, head, ..slots, ..]);
-            part.slice[0].repack(keys, values);
+            let own = s![item, head, ..slots[item], ..];
+            part.slice[0].repack(keys.slice(own), values.slice(own));
         });
     }
 

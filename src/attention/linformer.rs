@@ -3,19 +3,22 @@
 use ndarray::{Array3, Array4, ArrayRef3, s};
 
 use super::compressed::Compressed;
-use super::compressor::{Compressor, Extent, Order};
+use super::compressor::{Compressor, Order, SequenceLengths};
 use super::exact::ExactAttention;
 use super::mask::PaddingMask;
 use super::projection::Projections;
 use super::weights::{AttendScratch, AttentionWeights};
 use super::workspace::Workspace;
-use crate::config::{LinformerConfig, ProjectionConfig, ProjectionKind, Sharing, Tail};
+use crate::config::{ConvolutionTail, LinformerConfig, ProjectionConfig, ProjectionKind, Sharing};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
 use crate::layers::{Linear, check_width, map_tiles};
 use crate::ops::{RowsMut, Runs, Tile, gemm};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
+
+mod in_place;
+mod training;
 
 /// Multi-head attention in O(n·k): softmax(Q(E·K)ᵀ/√`head_dim`)·(F·V) (paper, equation 7).
 ///
@@ -44,10 +47,10 @@ pub struct LinformerAttention<A = f32> {
 parameters!(LinformerAttention { projections } flat { weights });
 
 impl<A: Scalar> LinformerAttention<A> {
-    /// A layer with drawn weights.
+    /// Creates a layer with randomly initialized weights.
     ///
     /// # Errors
-    /// A configuration that describes no layer; [`Sharing::Layerwise`], which takes an [`Encoder`](crate::Encoder).
+    /// Returns an error if the configuration describes no layer, or if it has [`Sharing::Layerwise`], which takes an [`Encoder`](crate::Encoder).
     pub fn new(config: &LinformerConfig, seed: u64) -> Result<Self> {
         config.check()?;
         if config.projection.sharing == Some(Sharing::Layerwise) {
@@ -69,11 +72,11 @@ impl<A: Scalar> LinformerAttention<A> {
         }
     }
 
-    /// The Linformer layer with the weights of an exact layer and with new projections, which compress up to `seq_len` positions to `k` rows.
+    /// Returns the Linformer layer with the weights of an exact layer and with new projections, which compress up to `seq_len` positions to `k` rows.
     ///
     /// Heads, biases, tied keys and values and the output's rank are the exact layer's; its biases enter before the compression, as they enter every
     /// key and value there. With E = F = 1 and k = n the two layers compute the same. Padding leaves an empty slot then, of the score 0 and the value 0,
-    /// as [`AttentionConfig::masked_keys_stay`](crate::AttentionConfig::masked_keys_stay) has it.
+    /// as with [`AttentionConfig::masked_keys_stay`](crate::AttentionConfig::masked_keys_stay).
     ///
     /// ```
     /// use linformer::ndarray::Array3;
@@ -101,32 +104,32 @@ impl<A: Scalar> LinformerAttention<A> {
         Ok(own)
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &LinformerConfig {
         &self.config
     }
 
-    /// The layer's own projections; `None` where it uses its encoder's.
+    /// Returns the layer's own projections; `None` where it uses its encoder's.
     pub fn projections(&self) -> Option<&Projections<A>> {
         self.projections.as_ref()
     }
 
-    /// W_Q, (heads·`head_dim`, dim).
+    /// Returns W_Q, (heads·`head_dim`, dim).
     pub fn query(&self) -> &Linear<A> {
         &self.weights.query
     }
 
-    /// W_K, (`kv_heads`·`head_dim`, dim).
+    /// Returns W_K, (`kv_heads`·`head_dim`, dim).
     pub fn key(&self) -> &Linear<A> {
         &self.weights.key
     }
 
-    /// W_V, (`kv_heads`·`head_dim`, dim); W_K itself where they are tied.
+    /// Returns W_V, (`kv_heads`·`head_dim`, dim); W_K itself where they are tied.
     pub fn value(&self) -> &Linear<A> {
         self.weights.value()
     }
 
-    /// W_O, (dim, heads·`head_dim`), or its second factor.
+    /// Returns W_O, (dim, heads·`head_dim`), or its second factor.
     pub fn output(&self) -> &Linear<A> {
         &self.weights.output
     }
@@ -140,7 +143,7 @@ impl<A: Scalar> LinformerAttention<A> {
         (&mut self.weights, self.projections.as_mut())
     }
 
-    /// The layer's own projections, or those that its encoder lends it.
+    /// The layer's own projections, or the shared ones of its encoder.
     pub(crate) fn own_or<'p>(&'p self, shared: Option<&'p Projections<A>>) -> Result<&'p Projections<A>> {
         self.projections.as_ref().or(shared).ok_or_else(|| {
             Error::argument(
@@ -151,13 +154,13 @@ impl<A: Scalar> LinformerAttention<A> {
         })
     }
 
-    /// Self-attention: (batch, n, dim) → (batch, n, dim).
+    /// Applies self-attention: (batch, n, dim) → (batch, n, dim).
     ///
-    /// What [`attend`](Self::attend) gives for [`compress`](Self::compress), up to rounding: with few keys, W_Q and W_O are multiplied into
+    /// Returns [`attend`](Self::attend) to the result of [`compress`](Self::compress), up to rounding: with few keys, W_Q and W_O are multiplied into
     /// them first, where that takes fewer multiplications.
     ///
     /// # Errors
-    /// Another width, a mask of another shape, n > `seq_len` where the projection has no more columns.
+    /// Returns an error if `x` has another width, if the mask has another shape, or if the sequence is longer than the projection allows.
     pub fn forward(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         const OPERATION: &str = "LinformerAttention::forward";
         check_width(OPERATION, "x", x, self.config.attention.dim)?;
@@ -166,18 +169,18 @@ impl<A: Scalar> LinformerAttention<A> {
         Ok(out)
     }
 
-    /// Keys and values of `context` (batch, n, dim), compressed.
+    /// Returns the compressed keys and values of `context` (batch, n, dim).
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// Returns an error as [`forward`](Self::forward) does.
     pub fn compress(&self, context: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Compressed<A>> {
         self.compress_with(self.own_or(None)?, context, mask)
     }
 
-    /// [`compress`](Self::compress) with the projections of an encoder that shares them among its layers.
+    /// Returns [`compress`](Self::compress) with the projections of an encoder that shares them among its layers.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// Returns an error as [`forward`](Self::forward) does.
     pub fn compress_with(&self, projections: &Projections<A>, context: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Compressed<A>> {
         let (batch, length, _) = context.dim();
         PaddingMask::check(mask, "LinformerAttention::compress", batch, length)?;
@@ -186,27 +189,29 @@ impl<A: Scalar> LinformerAttention<A> {
         compressor.finish()
     }
 
-    /// A compressor of `batch` sequences, for streams and parts.
+    /// Returns a compressor of `batch` sequences, for streams and parts.
     ///
     /// # Errors
-    /// Sizes that overflow.
+    /// Returns an error if the sizes overflow.
     pub fn compressor(&self, batch: usize) -> Result<Compressor<'_, A>> {
         self.compressor_with(self.own_or(None)?, batch)
     }
 
-    /// [`compressor`](Self::compressor) with the projections of an encoder that shares them among its layers.
+    /// Returns [`compressor`](Self::compressor) with the projections of an encoder that shares them among its layers.
     ///
     /// # Errors
-    /// Sizes that overflow.
+    /// Returns an error if the sizes overflow.
     pub fn compressor_with<'a>(&'a self, projections: &'a Projections<A>, batch: usize) -> Result<Compressor<'a, A>> {
         projections.check("LinformerAttention::compressor_with", &self.config)?;
         Compressor::new(&self.config, &self.weights, projections, batch, Order::of(&self.config))
     }
 
-    /// [`compressor`](Self::compressor) with the order of multiplication given, to compare the two.
+    /// Returns [`compressor`](Self::compressor) with the order of multiplication given: tests compare the two.
     ///
     /// # Errors
-    /// [`Order::CompressFirst`] for a kind that does not commute with the weights (max pooling, convolutions over channels).
+    /// Returns an error if [`Order::CompressFirst`] is asked of a kind that does not commute with the weights (max pooling,
+    /// convolutions over channels).
+    #[doc(hidden)]
     pub fn compressor_in_order(&self, batch: usize, order: Order) -> Result<Compressor<'_, A>> {
         if order == Order::CompressFirst && !self.config.projection.commutes() {
             return Err(Error::argument(
@@ -217,7 +222,7 @@ impl<A: Scalar> LinformerAttention<A> {
         Compressor::new(&self.config, &self.weights, self.own_or(None)?, batch, order)
     }
 
-    /// A compressor with the lengths of a batch at hand.
+    /// A compressor with the lengths of a batch.
     pub(crate) fn compressor_for<'a>(
         &'a self,
         projections: &'a Projections<A>,
@@ -228,7 +233,7 @@ impl<A: Scalar> LinformerAttention<A> {
         self.with_lengths(self.compressor_with(projections, batch)?, length, mask)
     }
 
-    /// `compressor` with the lengths of a batch at hand, where its windows depend on them.
+    /// `compressor` with the lengths of a batch, where its windows depend on them.
     pub(crate) fn with_lengths<'a>(
         &self,
         compressor: Compressor<'a, A>,
@@ -238,16 +243,16 @@ impl<A: Scalar> LinformerAttention<A> {
         if !self.config.projection.pools() {
             return Ok(compressor);
         }
-        compressor.with_extent(match mask {
-            None => Extent::Known(length),
-            Some(mask) => Extent::PerItem(mask.lengths().to_vec()),
+        compressor.with_lengths(match mask {
+            None => SequenceLengths::Equal(length),
+            Some(mask) => SequenceLengths::PerItem(mask.lengths().to_vec()),
         })
     }
 
-    /// Attention of `queries` (batch, m, dim) to a compressed sequence: (batch, m, dim). Any m; each row by itself.
+    /// Returns attention of `queries` (batch, m, dim) to a compressed sequence: (batch, m, dim). Any m; each row by itself.
     ///
     /// # Errors
-    /// Another width, or another batch than the compressed one's; a [`Compressed`] of another layer's shape.
+    /// Returns an error if `queries` has another width or another batch than `context`, or if `context` has the shape of another layer.
     pub fn attend(&self, queries: &ArrayRef3<A>, context: &Compressed<A>) -> Result<Array3<A>> {
         self.check_context("LinformerAttention::attend", queries, context)?;
         let packed = context.packed();
@@ -258,14 +263,8 @@ impl<A: Scalar> LinformerAttention<A> {
             self.attend_cost(context.keys.dim().2),
             |(tile, scratch): &mut (Tile<A>, AttendScratch<A>), item, x, out| {
                 tile.fill(x, Runs::of(x.ncols()));
-                self.weights.attend_tile(
-                    &self.config.attention,
-                    tile.rows(),
-                    (packed, item),
-                    false,
-                    RowsMut::of(out),
-                    scratch,
-                );
+                self.weights
+                    .attend_tile(tile.rows(), (packed, item), false, RowsMut::of(out), scratch);
             },
         )
     }
@@ -279,30 +278,31 @@ impl<A: Scalar> LinformerAttention<A> {
             .saturating_mul(self.config.attention.dim.saturating_add(slots))
     }
 
-    /// P̄ = softmax(Q·K̄ᵀ/√`head_dim`): (batch, heads, m, slots), 0 for slots that an item does not have.
+    /// Returns P̄ = softmax(Q·K̄ᵀ/√`head_dim`): (batch, heads, m, slots), 0 for slots that an item does not have.
     ///
     /// # Errors
-    /// As [`attend`](Self::attend).
+    /// Returns an error as [`attend`](Self::attend) does.
     pub fn attention_map(&self, queries: &ArrayRef3<A>, context: &Compressed<A>) -> Result<Array4<A>> {
         self.check_context("LinformerAttention::attention_map", queries, context)?;
-        self.weights
-            .attention_map("LinformerAttention::attention_map", &self.config.attention, queries, context)
+        self.weights.attention_map("LinformerAttention::attention_map", queries, context)
     }
 
-    /// P̄·F: how much each query draws from each of the n positions whose values F compresses, (batch, heads, m, n). With E = F it is P̄·E.
+    /// Returns P̄·F: how much each query draws from each of the n positions whose values F compresses, (batch, heads, m, n).
+    /// With E = F it is P̄·E.
     ///
     /// `mask` says which positions were real; [`PaddingMask::all_real`] where there was none. The result takes m·n numbers a head.
     ///
     /// # Errors
-    /// As [`attend`](Self::attend); a mask of another batch; a kind that has no such map (max pooling, convolutions over channels).
+    /// Returns an error as [`attend`](Self::attend) does, if the mask has another batch, or if the kind of projection has no such map (max pooling,
+    /// convolutions over channels).
     pub fn effective_map(&self, queries: &ArrayRef3<A>, context: &Compressed<A>, mask: &PaddingMask) -> Result<Array4<A>> {
         self.effective_map_with(self.own_or(None)?, queries, context, mask)
     }
 
-    /// [`effective_map`](Self::effective_map) with the projections of an encoder that shares them among its layers.
+    /// Returns [`effective_map`](Self::effective_map) with the projections of an encoder that shares them among its layers.
     ///
     /// # Errors
-    /// As [`effective_map`](Self::effective_map).
+    /// Returns an error as [`effective_map`](Self::effective_map) does.
     pub fn effective_map_with(
         &self,
         projections: &Projections<A>,
@@ -333,7 +333,7 @@ impl<A: Scalar> LinformerAttention<A> {
         }
         let (tail, reach) = match self.config.projection.kind {
             ProjectionKind::Convolution(convolution) => (convolution.tail, convolution.reach(0, self.config.seq_len)),
-            _ => (Tail::default(), 0),
+            _ => (ConvolutionTail::default(), 0),
         };
         let map = self.attention_map(queries, context)?;
         let (_, heads, rows, _) = map.dim();
@@ -358,12 +358,13 @@ impl<A: Scalar> LinformerAttention<A> {
         Ok(effective)
     }
 
-    /// This layer with room for `new_len` positions: its learned E and F, interpolated linearly along the sequence, each row keeping its sum.
+    /// Returns this layer for sequences of up to `new_len` positions: its learned E and F are interpolated linearly along the sequence, and each row
+    /// keeps its sum.
     ///
-    /// It is another model: measure it before you rely on it.
+    /// The result is another model: measure it before you rely on it.
     ///
     /// # Errors
-    /// A projection that is not learned or not the layer's own, or a length of 0.
+    /// Returns an error if the projection is not learned or not the layer's own, or if the length is 0.
     pub fn extended(&self, new_len: usize) -> Result<Self> {
         let projections = self.own_or(None)?.extended(new_len)?;
         let mut config = self.config.clone();

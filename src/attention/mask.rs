@@ -11,11 +11,11 @@ pub(super) fn one_past_last(real: ArrayView1<'_, bool>) -> usize {
 
 /// Which positions of a batch of sequences are real tokens (`true`) and which are padding.
 ///
-/// Padding contributes nothing to keys and values, in every layer, whatever stands there, NaN included. A right-padded batch gives
+/// Padding contributes nothing to keys and values, in every layer, whatever its values are, NaN included. A right-padded batch gives
 /// the same real rows as each sequence alone; holes and padding on the left contribute nothing and leave the other positions where
 /// they are. Query rows at padding are computed as usual.
 ///
-/// The same holds for gradients: a row whose incoming gradient is 0 adds nothing to any of them, whatever stands in it. Where the gradient of
+/// The same holds for gradients: a row whose incoming gradient is 0 adds nothing to any of them, whatever its values are. Where the gradient of
 /// an output is 0 at padding, as losses and pooling make it, all gradients are those with zeros there, and that of padding is 0.
 ///
 /// ```
@@ -34,10 +34,10 @@ pub struct PaddingMask {
 }
 
 impl PaddingMask {
-    /// The first `lengths[i]` positions of item i are real, of `length` altogether.
+    /// Creates a mask in which the first `lengths[i]` of the `length` positions of item i are real.
     ///
     /// # Errors
-    /// An item longer than `length`.
+    /// Returns an error if an item is longer than `length`.
     pub fn from_lengths(lengths: &[usize], length: usize) -> Result<Self> {
         checked_len("PaddingMask::from_lengths", &[lengths.len(), length], 1)?;
         if let Some((item, own)) = lengths.iter().enumerate().find(|&(_, &own)| own > length) {
@@ -52,7 +52,7 @@ impl PaddingMask {
         })
     }
 
-    /// `real[[i, t]]` says whether position t of item i is a real token.
+    /// Creates a mask from `real[[i, t]]`: whether position t of item i is a real token.
     pub fn from_bools(real: &ArrayRef2<bool>) -> Self {
         let lengths = real.outer_iter().map(one_past_last).collect();
         Self {
@@ -61,27 +61,27 @@ impl PaddingMask {
         }
     }
 
-    /// Every position of `batch` items of `length` is real.
+    /// Creates a mask in which every position of `batch` items of `length` is real.
     ///
     /// # Errors
-    /// Sizes that overflow.
+    /// Returns an error if the sizes overflow.
     pub fn all_real(batch: usize, length: usize) -> Result<Self> {
         checked_len("PaddingMask::all_real", &[batch, length], 1)?;
         checked_len("PaddingMask::all_real", &[batch], size_of::<usize>())?;
         Self::from_lengths(&vec![length; batch], length)
     }
 
-    /// (batch, length).
+    /// Returns (batch, length).
     pub fn dim(&self) -> (usize, usize) {
         self.real.dim()
     }
 
-    /// One past the last real position of each item.
+    /// Returns one past the last real position of each item.
     pub fn lengths(&self) -> &[usize] {
         &self.lengths
     }
 
-    /// Whether `position` of `item` is a real token; anything outside the batch is not.
+    /// Returns whether `position` of `item` is a real token; anything outside the batch is not.
     pub fn is_real(&self, item: usize, position: usize) -> bool {
         self.real.get((item, position)).copied().unwrap_or(false)
     }

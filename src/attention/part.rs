@@ -1,8 +1,8 @@
-//! Sequences whose positions are spread over several holders, each of which has a part: what completes their sums.
+//! Sequences whose positions are spread over several holders, each of which has a part, and the exchanges that complete their sums.
 
 use super::projection::Projections;
+use crate::buffer_pool::Buffers;
 use crate::error::Result;
-use crate::room::Room;
 
 /// One holder's part of a batch of sequences. All holders call the same methods in the same order.
 pub(crate) trait Part<A> {
@@ -21,33 +21,33 @@ pub(crate) trait Part<A> {
     /// Replaces every number by its sum over all parts.
     ///
     /// # Errors
-    /// A number that is not finite in any of the parts; what failed in another part.
+    /// Returns an error if a number of any part is not finite, or if another part failed.
     fn sum(&self, numbers: &mut [&mut [A]]) -> Result<()>;
 
     /// Replaces every number by the largest of all parts.
     ///
     /// # Errors
-    /// As [`sum`](Self::sum), but −∞ is a number.
+    /// Returns an error as [`sum`](Self::sum) does, except that −∞ is allowed.
     fn maximum(&self, numbers: &mut [&mut [A]]) -> Result<()>;
 
     /// Replaces every count by its sum over all parts.
     ///
     /// # Errors
-    /// What failed in another part.
+    /// Returns an error if another part failed.
     fn count(&self, counts: &mut [usize]) -> Result<()>;
 
     /// Leaves those places true of which this is the first part that has them.
     ///
     /// # Errors
-    /// What failed in another part.
+    /// Returns an error if another part failed.
     fn first_of(&self, has: &mut [bool]) -> Result<()>;
 }
 
-/// What an encoder lends to its layers: the projections that they share, what completes their sums where the sequences are parts, and memory.
+/// The context that an encoder passes to its layers: the projections that they share, the part where the sequences are spread, and memory.
 pub(crate) struct Lent<'l, A> {
     pub(crate) projections: Option<&'l Projections<A>>,
     pub(crate) part: Option<&'l dyn Part<A>>,
-    pub(crate) room: Room<'l, A>,
+    pub(crate) buffers: Buffers<'l, A>,
 }
 
 impl<A> Clone for Lent<'_, A> {
@@ -59,12 +59,12 @@ impl<A> Clone for Lent<'_, A> {
 impl<A> Copy for Lent<'_, A> {}
 
 impl<'l, A> Lent<'l, A> {
-    /// To layers that have whole sequences at hand.
+    /// The context of layers that have whole sequences.
     pub(crate) fn whole(projections: Option<&'l Projections<A>>) -> Self {
         Self {
             projections,
             part: None,
-            room: Room::new(),
+            buffers: Buffers::new(),
         }
     }
 }

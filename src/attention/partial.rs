@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::ops::{RowsMut, rescale_and_add};
+use crate::ops::{RowsMut, Tile, rescale_and_add};
 use crate::scalar::Scalar;
 
 /// Σ exp(x − max)·v over some of a row's keys, with the maxima and the sums of the exponentials.
@@ -80,6 +80,25 @@ impl<A: Scalar> Total<A> {
                 *to = A::cast(product * factor);
             }
         });
+    }
+}
+
+/// Scratch space for one head of a tile.
+#[derive(Debug)]
+pub(crate) struct HeadScratch<A> {
+    pub(super) scores: Tile<A>,
+    /// The sums of the latest block, and those of all blocks so far.
+    pub(super) latest: Partial<A>,
+    pub(super) total: Total<A>,
+}
+
+impl<A: Scalar> Default for HeadScratch<A> {
+    fn default() -> Self {
+        Self {
+            scores: Tile::default(),
+            latest: Partial::default(),
+            total: Total::default(),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView3, ArrayViewMut3, Axis, s};
 
-use crate::config::{ConvolutionKernel, LinformerConfig, ProjectionKind, Sharing, Tail};
+use crate::config::{ConvolutionKernel, ConvolutionTail, LinformerConfig, ProjectionKind, Sharing};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::{Initialization, Streams, window};
 use crate::parameters::{Parameters, Role, Visitor, VisitorMut, join, parameters};
@@ -14,7 +14,7 @@ use crate::scalar::Scalar;
 /// (`head_dim`, `head_dim`, stride) for its three forms, as PyTorch stores it, after the heads where these do not share. Pooling has nothing.
 #[derive(Clone, Debug)]
 pub struct Projection<A = f32> {
-    pub(crate) form: Form<A>,
+    pub(crate) weights: ProjectionWeights<A>,
     /// (matrices, slots or channels).
     pub(crate) bias: Option<Array2<A>>,
     shared: bool,
@@ -22,7 +22,7 @@ pub struct Projection<A = f32> {
 
 /// The weights of each kind; the first axis counts the matrices: 1 where heads share.
 #[derive(Clone, Debug)]
-pub(crate) enum Form<A> {
+pub(crate) enum ProjectionWeights<A> {
     /// (matrices, k, n).
     Dense {
         matrix: Array3<A>,
@@ -44,11 +44,11 @@ impl<A: Scalar> Projection<A> {
         let head_dim = config.attention.effective_head_dim();
         let shape = (matrices, config.k, config.seq_len);
         let initialization = config.projection.initialization;
-        let (form, channels) = match config.projection.kind {
+        let (weights, channels) = match config.projection.kind {
             ProjectionKind::Learned => {
                 let matrix = streams.projection(shape, initialization.unwrap_or_default());
                 (
-                    Form::Dense {
+                    ProjectionWeights::Dense {
                         matrix,
                         role: Role::Trainable,
                     },
@@ -59,15 +59,15 @@ impl<A: Scalar> Projection<A> {
                 let standard_deviation = 1.0 / (config.k as f64).sqrt();
                 let matrix = streams.projection(shape, initialization.unwrap_or(Initialization::Normal { standard_deviation }));
                 (
-                    Form::Dense {
+                    ProjectionWeights::Dense {
                         matrix,
                         role: Role::Buffer,
                     },
                     config.k,
                 )
             }
-            ProjectionKind::MeanPooling => (Form::Mean, 0),
-            ProjectionKind::MaxPooling => (Form::Max, 0),
+            ProjectionKind::MeanPooling => (ProjectionWeights::Mean, 0),
+            ProjectionKind::MaxPooling => (ProjectionWeights::Max, 0),
             ProjectionKind::Convolution(convolution) => {
                 let shape = convolution.kernel;
                 let dim = kernel_dim(config, shape);
@@ -76,11 +76,11 @@ impl<A: Scalar> Projection<A> {
                     ConvolutionKernel::ChannelMixing => streams.uniform(dim, 1.0 / ((head_dim * stride) as f64).sqrt()),
                     _ => Array4::from_elem(dim, A::cast(1.0 / stride as f64)),
                 };
-                (Form::Convolution { kernel, shape }, out)
+                (ProjectionWeights::Convolution { kernel, shape }, out)
             }
         };
         Self {
-            form,
+            weights,
             bias: config.projection.bias.then(|| Array2::zeros((matrices, channels))),
             shared: matrices == 1 && !(config.projection.effective_sharing() == Sharing::None),
         }
@@ -89,48 +89,48 @@ impl<A: Scalar> Projection<A> {
     /// Whether a layer of `config` can use it.
     fn fits(&self, config: &LinformerConfig) -> bool {
         let matrices = config.projection.matrices(config.attention.heads);
-        let has_form = match (&self.form, config.projection.kind) {
-            (Form::Dense { matrix, .. }, ProjectionKind::Learned | ProjectionKind::Random) => {
+        let fits = match (&self.weights, config.projection.kind) {
+            (ProjectionWeights::Dense { matrix, .. }, ProjectionKind::Learned | ProjectionKind::Random) => {
                 matrix.dim() == (matrices, config.k, config.seq_len)
             }
-            (Form::Mean, ProjectionKind::MeanPooling) | (Form::Max, ProjectionKind::MaxPooling) => true,
-            (Form::Convolution { kernel, shape }, ProjectionKind::Convolution(convolution)) => {
+            (ProjectionWeights::Mean, ProjectionKind::MeanPooling) | (ProjectionWeights::Max, ProjectionKind::MaxPooling) => true,
+            (ProjectionWeights::Convolution { kernel, shape }, ProjectionKind::Convolution(convolution)) => {
                 *shape == convolution.kernel && kernel.dim() == kernel_dim(config, *shape)
             }
             _ => false,
         };
-        has_form && self.bias.is_some() == config.projection.bias
+        fits && self.bias.is_some() == config.projection.bias
     }
 
     /// A learned projection of (matrices, k, n).
     pub(crate) fn learned(matrix: Array3<A>, shared: bool) -> Self {
         let role = Role::Trainable;
         Self {
-            form: Form::Dense { matrix, role },
+            weights: ProjectionWeights::Dense { matrix, role },
             bias: None,
             shared,
         }
     }
 
     pub(crate) fn matrix_mut(&mut self) -> Option<ArrayViewMut3<'_, A>> {
-        match &mut self.form {
-            Form::Dense { matrix, .. } => Some(matrix.view_mut()),
+        match &mut self.weights {
+            ProjectionWeights::Dense { matrix, .. } => Some(matrix.view_mut()),
             _ => None,
         }
     }
 
-    /// The (matrices, k, n) of a learned or random projection; one matrix where the heads share it.
+    /// Returns the (matrices, k, n) of a learned or random projection; one matrix where the heads share it.
     pub fn matrix(&self) -> Option<ArrayView3<'_, A>> {
-        match &self.form {
-            Form::Dense { matrix, .. } => Some(matrix.view()),
+        match &self.weights {
+            ProjectionWeights::Dense { matrix, .. } => Some(matrix.view()),
             _ => None,
         }
     }
 
     /// The number of positions that it has columns for; `None` where any length goes.
     pub(crate) fn columns(&self) -> Option<usize> {
-        match &self.form {
-            Form::Dense { matrix, .. } => Some(matrix.dim().2),
+        match &self.weights {
+            ProjectionWeights::Dense { matrix, .. } => Some(matrix.dim().2),
             _ => None,
         }
     }
@@ -138,12 +138,12 @@ impl<A: Scalar> Projection<A> {
     /// The projection with columns for `new_len` positions, interpolated linearly along the sequence and scaled so that each row keeps its sum.
     ///
     /// # Errors
-    /// Any kind but a learned one, or a length of 0.
+    /// Returns an error if the projection is not learned, or if the length is 0.
     pub(crate) fn extended(&self, new_len: usize) -> Result<Self> {
-        let Form::Dense {
+        let ProjectionWeights::Dense {
             matrix,
             role: Role::Trainable,
-        } = &self.form
+        } = &self.weights
         else {
             return Err(Error::argument(
                 "extended",
@@ -169,7 +169,7 @@ impl<A: Scalar> Projection<A> {
             return Err(Error::argument("extended", reason));
         }
         Ok(Self {
-            form: Form::Dense {
+            weights: ProjectionWeights::Dense {
                 matrix: stretched,
                 role: Role::Trainable,
             },
@@ -187,36 +187,36 @@ impl<A: Scalar> Projection<A> {
         slots: usize,
         real: ArrayView1<'_, bool>,
         length: usize,
-        tail: Tail,
+        tail: ConvolutionTail,
     ) -> Option<Array2<A>> {
         let positions = real.len();
         let mut effective = Array2::zeros((slots, positions));
-        match &self.form {
-            Form::Dense { matrix, .. } => {
+        match &self.weights {
+            ProjectionWeights::Dense { matrix, .. } => {
                 let matrix = matrix.index_axis(Axis(0), head.min(matrix.dim().0 - 1));
                 effective.assign(&matrix.slice(s![..slots, ..positions]));
             }
-            Form::Mean => {
+            ProjectionWeights::Mean => {
                 for slot in 0..slots {
                     let (start, end) = window(slot, slots, length);
                     let count = (start..end).filter(|&position| real[position]).count();
                     effective.slice_mut(s![slot, start..end]).fill(A::cast(1.0 / count.max(1) as f64));
                 }
             }
-            Form::Convolution {
+            ProjectionWeights::Convolution {
                 kernel,
                 shape: ConvolutionKernel::Scalar,
             } => {
                 let kernel = kernel.slice(s![head.min(kernel.dim().0 - 1), 0, 0, ..]);
                 let covered = match tail {
-                    Tail::Dropped => length - length % kernel.len(),
-                    Tail::ZeroPadded => length,
+                    ConvolutionTail::Dropped => length - length % kernel.len(),
+                    ConvolutionTail::ZeroPadded => length,
                 };
                 for position in 0..covered.min(positions) {
                     effective[[position / kernel.len(), position]] = kernel[position % kernel.len()];
                 }
             }
-            Form::Max | Form::Convolution { .. } => return None,
+            ProjectionWeights::Max | ProjectionWeights::Convolution { .. } => return None,
         }
         for (mut column, &real) in effective.columns_mut().into_iter().zip(real) {
             if !real {
@@ -243,8 +243,8 @@ fn kernel_dim(config: &LinformerConfig, shape: ConvolutionKernel) -> (usize, usi
 impl<A: Scalar> Parameters<A> for Projection<A> {
     fn visit<'a>(&'a self, path: &str, visitor: &mut Visitor<'_, 'a, A>) {
         let shared = self.shared;
-        match &self.form {
-            Form::Dense { matrix, role } => {
+        match &self.weights {
+            ProjectionWeights::Dense { matrix, role } => {
                 let view = matrix.view().into_dyn();
                 visitor(
                     &join(path, "weight"),
@@ -252,14 +252,14 @@ impl<A: Scalar> Parameters<A> for Projection<A> {
                     if shared { view.index_axis_move(Axis(0), 0) } else { view },
                 );
             }
-            Form::Convolution { kernel, shape } => {
+            ProjectionWeights::Convolution { kernel, shape } => {
                 let mut view = kernel.view().into_dyn();
                 for axis in unit_axes(*shape, shared) {
                     view = view.index_axis_move(Axis(*axis), 0);
                 }
                 visitor(&join(path, "weight"), Role::Trainable, view);
             }
-            Form::Mean | Form::Max => {}
+            ProjectionWeights::Mean | ProjectionWeights::Max => {}
         }
         if let Some(bias) = &self.bias {
             let view = bias.view().into_dyn();
@@ -270,8 +270,8 @@ impl<A: Scalar> Parameters<A> for Projection<A> {
 
     fn visit_mut<'a>(&'a mut self, path: &str, visitor: &mut VisitorMut<'_, 'a, A>) {
         let shared = self.shared;
-        match &mut self.form {
-            Form::Dense { matrix, role } => {
+        match &mut self.weights {
+            ProjectionWeights::Dense { matrix, role } => {
                 let view = matrix.view_mut().into_dyn();
                 visitor(
                     &join(path, "weight"),
@@ -279,14 +279,14 @@ impl<A: Scalar> Parameters<A> for Projection<A> {
                     if shared { view.index_axis_move(Axis(0), 0) } else { view },
                 );
             }
-            Form::Convolution { kernel, shape } => {
+            ProjectionWeights::Convolution { kernel, shape } => {
                 let mut view = kernel.view_mut().into_dyn();
                 for axis in unit_axes(*shape, shared) {
                     view = view.index_axis_move(Axis(*axis), 0);
                 }
                 visitor(&join(path, "weight"), Role::Trainable, view);
             }
-            Form::Mean | Form::Max => {}
+            ProjectionWeights::Mean | ProjectionWeights::Max => {}
         }
         if let Some(bias) = &mut self.bias {
             let view = bias.view_mut().into_dyn();
@@ -325,12 +325,12 @@ impl<A: Scalar> Projections<A> {
         }
     }
 
-    /// E, which compresses the keys.
+    /// Returns E, which compresses the keys.
     pub fn key(&self) -> &Projection<A> {
         &self.key
     }
 
-    /// F, which compresses the values; E itself where they are tied.
+    /// Returns F, which compresses the values; E itself where they are tied.
     pub fn value(&self) -> &Projection<A> {
         self.value.as_ref().unwrap_or(&self.key)
     }

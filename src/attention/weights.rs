@@ -1,23 +1,26 @@
 //! The weights that all kinds of attention have in common.
 
-use ndarray::{Array4, ArrayRef3, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, s};
+use ndarray::{Array4, ArrayRef3, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
 
 use super::compressed::Compressed;
+use super::folded::folds;
 use super::heads::head_scores;
-use super::key_values::{HeadScratch, PackedKeyValues};
+use super::key_values::PackedKeyValues;
+use super::partial::HeadScratch;
 use crate::config::AttentionConfig;
 use crate::error::{Result, checked_len};
 use crate::initialization::Streams;
 use crate::layers::{Linear, TILE};
 use crate::ops::{Output, RowsMut, Runs, Scratch, Tile, TileRows};
-use crate::parallel;
+use crate::parallel::{self, Pool, along, for_each_part};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
-use crate::views::{outer, split};
 
 /// The four weights, of queries, keys, values and the output, with their biases.
 #[derive(Clone, Debug)]
 pub(crate) struct AttentionWeights<A> {
+    /// Query heads.
+    pub(super) heads: usize,
     pub(crate) query: Linear<A>,
     pub(crate) key: Linear<A>,
     /// `None` where values are tied to keys.
@@ -35,28 +38,11 @@ parameters!(AttentionWeights {
     output
 });
 
-/// The keys and values that one item's queries attend to: (heads, slots, `head_dim`) each, of which the first `count` slots are there.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ItemKeyValues<'a, A> {
-    pub(crate) keys: ArrayView3<'a, A>,
-    pub(crate) values: ArrayView3<'a, A>,
-    pub(crate) count: usize,
-}
-
-impl<'a, A> ItemKeyValues<'a, A> {
-    /// The keys and the values, (count, `head_dim`) each, that query head `head` of `heads` attends to.
-    pub(crate) fn head(self, head: usize, heads: usize) -> (ArrayView2<'a, A>, ArrayView2<'a, A>) {
-        let head = head * self.keys.dim().0 / heads;
-        // Several times faster than slicing, which shows where sequences are short.
-        let rows = |all: ArrayView3<'a, A>| all.index_axis_move(Axis(0), head).split_at(Axis(0), self.count).0;
-        (rows(self.keys), rows(self.values))
-    }
-}
-
 impl<A: Scalar> AttentionWeights<A> {
     pub(crate) fn draw(config: &AttentionConfig, streams: &mut Streams) -> Self {
         let (dim, query_dim, key_value_dim) = (config.dim, config.query_dim(), config.key_value_dim());
         Self {
+            heads: config.heads,
             query: Linear::draw(dim, query_dim, config.query_bias, streams),
             key: Linear::draw(dim, key_value_dim, config.key_bias, streams),
             value: (!config.tie_key_value).then(|| Linear::draw(dim, key_value_dim, config.value_bias, streams)),
@@ -67,11 +53,20 @@ impl<A: Scalar> AttentionWeights<A> {
         }
     }
 
+    /// Width of the input and of the output.
+    pub(super) fn dim(&self) -> usize {
+        self.output.out_dim()
+    }
+
+    pub(super) fn head_dim(&self) -> usize {
+        self.query.out_dim() / self.heads
+    }
+
     pub(crate) fn value(&self) -> &Linear<A> {
         self.value.as_ref().unwrap_or(&self.key)
     }
 
-    /// What makes keys, or values; one and the same where they are tied.
+    /// The weight of the keys, or of the values; the same where they are tied.
     pub(crate) fn source_mut(&mut self, is_value: bool) -> &mut Linear<A> {
         match (&mut self.value, is_value) {
             (Some(value), true) => value,
@@ -79,10 +74,18 @@ impl<A: Scalar> AttentionWeights<A> {
         }
     }
 
+    /// Replaces what is packed by the one item of `context`, which `rows` rows are to attend to; without allocating where the memory suffices.
+    pub(super) fn repack_for(&self, rows: usize, context: &Compressed<A>, packed: &mut PackedKeyValues<A>) {
+        if self.output_factor.is_none() && folds(&self.query, self.heads, context.slots[0], rows) {
+            packed.refold(&self.query, &self.output, self.heads, context.item(0));
+        } else {
+            packed.repack(context.keys.view(), context.values.view(), &context.slots);
+        }
+    }
+
     /// `out` ← or += the attention of the rows of `x` to one item's keys and values.
     pub(crate) fn attend_tile(
         &self,
-        config: &AttentionConfig,
         x: TileRows<'_, A>,
         (context, item): (&PackedKeyValues<A>, usize),
         adds: bool,
@@ -94,9 +97,8 @@ impl<A: Scalar> AttentionWeights<A> {
             let output = if adds { Output::add } else { Output::set };
             return folded.attend(x, output(self.output.bias_slice()), out, heads);
         }
-        self.query
-            .apply_runs(x, Runs::of_units(config.heads, config.effective_head_dim()), queries);
-        context.attend(item, config.heads, queries, heads);
+        self.query.apply_runs(x, Runs::of_units(self.heads, self.head_dim()), queries);
+        context.attend(item, self.heads, queries, heads);
         match &self.output_factor {
             None => self.output.apply_tile(queries.rows(), adds, out),
             Some(first) => {
@@ -107,50 +109,40 @@ impl<A: Scalar> AttentionWeights<A> {
     }
 
     /// softmax(Q·Kᵀ/√`head_dim`) of `queries` (batch, m, dim): (batch, heads, m, slots), 0 for slots that an item does not have.
-    pub(crate) fn attention_map(
-        &self,
-        operation: &'static str,
-        config: &AttentionConfig,
-        queries: &ArrayRef3<A>,
-        context: &Compressed<A>,
-    ) -> Result<Array4<A>> {
-        self.map_of(operation, config, queries, context.keys.dim().2, |item, _, projected, map| {
+    pub(crate) fn attention_map(&self, operation: &'static str, queries: &ArrayRef3<A>, context: &Compressed<A>) -> Result<Array4<A>> {
+        self.map_of(operation, queries, context.keys.dim().2, |item, _, projected, map| {
             for (head, mut scores) in map.outer_iter_mut().enumerate() {
-                head_scores(projected, context.item(item), head, config.heads, &mut scores);
+                head_scores(projected, context.item(item), head, self.heads, &mut scores);
             }
         })
     }
 
-    /// A map (batch, heads, m, slots) of zeros, whose tiles (heads, rows, slots) `fill` fills: it is told the item, the first row, and the
+    /// A map (batch, heads, m, slots) of zeros, whose tiles (heads, rows, slots) `fill` fills, given the item, the first row, and the
     /// projected queries of the rows.
     pub(super) fn map_of(
         &self,
         operation: &'static str,
-        config: &AttentionConfig,
         queries: &ArrayRef3<A>,
         slots: usize,
         fill: impl Fn(usize, usize, ArrayView2<'_, A>, &mut ArrayViewMut3<'_, A>) + Send + Sync,
     ) -> Result<Array4<A>> {
         let (batch, rows, dim) = queries.dim();
-        checked_len(operation, &[batch, config.heads, rows, slots], size_of::<A>())?;
-        let mut map = Array4::zeros((batch, config.heads, rows, slots));
-        let mut tasks = Vec::new();
-        for (item, map) in outer(map.view_mut()).into_iter().enumerate() {
-            for (index, map) in split(map, Axis(1), TILE).into_iter().enumerate() {
-                tasks.push((item, index * TILE, map));
-            }
-        }
-        let cost = parallel::cost(&[batch, rows, config.query_dim(), dim.saturating_add(slots)]);
-        parallel::for_each_with(
-            tasks,
-            cost,
-            |(space, products): &mut (Vec<A>, Scratch<A>), (item, first, mut map)| {
-                let x = queries.slice(s![item, first..first + map.dim().1, ..]);
-                let mut projected = tile(space, x.nrows(), self.query.out_dim());
-                self.query.apply(x, &mut projected, products);
-                fill(item, first, projected.view(), &mut map);
-            },
-        );
+        checked_len(operation, &[batch, self.heads, rows, slots], size_of::<A>())?;
+        let mut map = Array4::zeros((batch, self.heads, rows, slots));
+        let cost = parallel::cost(&[batch, rows, self.query.out_dim(), dim.saturating_add(slots)]);
+        let mut pool = Pool::<(Vec<A>, Scratch<A>)>::default();
+        pool.prepare();
+        for_each_part(along(map.view_mut(), 0, 1), cost, |item, part| {
+            for_each_part(along(part.view.index_axis_move(Axis(0), 0), 1, TILE), cost, |index, mut part| {
+                let first = index * TILE;
+                let x = queries.slice(s![item, first..first + part.view.dim().1, ..]);
+                pool.with(|(space, products)| {
+                    let mut projected = tile(space, x.nrows(), self.query.out_dim());
+                    self.query.apply(x, &mut projected, products);
+                    fill(item, first, projected.view(), &mut part.view);
+                });
+            });
+        });
         Ok(map)
     }
 

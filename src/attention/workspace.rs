@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use ndarray::{ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
 
 use super::compressed::Compressed;
-use super::compressor::{CompressionScratch, SEGMENT, Spare};
+use super::compressor::{CompressionScratch, SEGMENT, Totals};
 use super::key_values::PackedKeyValues;
 use super::weights::{AttendScratch, tile};
 use crate::error::Result;
@@ -16,14 +16,14 @@ use crate::ops::{Runs, Tile};
 use crate::parallel::{self, Parts, Pool, for_each_part};
 use crate::scalar::Scalar;
 
-/// Rows that are normalised and compressed together: a few segments, so that every thread has work.
+/// Rows that are normalized and compressed together: a few segments, so that every thread has work.
 const ROWS_AT_ONCE: usize = 4 * SEGMENT;
 
 /// Memory that is kept from call to call, so that repeated calls do not allocate.
 ///
 /// One workspace serves layers and encoders of any shape, one call after the other; it grows to what the largest of them needs. From the
 /// second call of a shape on Linformer attention of every kind allocates nothing; exact attention makes room for its keys and values in
-/// every call. Short sequences take one thread, a large batch of them all.
+/// every call. A short sequence uses one thread; a large batch uses all.
 ///
 /// ```
 /// use linformer::{Encoder, EncoderConfig, LinformerConfig, Workspace};
@@ -45,10 +45,10 @@ pub struct Workspace<A = f32> {
     watcher: Option<Box<dyn Fn(usize) + Send + Sync>>,
 }
 
-/// What keys and values are made in.
+/// Memory in which keys and values are made.
 pub(crate) struct ContextSpace<A> {
     pub(crate) compression: CompressionScratch<A>,
-    pub(crate) spare: Spare<A>,
+    pub(crate) totals: Totals<A>,
     pub(crate) compressed: Compressed<A>,
     pub(crate) packed: PackedKeyValues<A>,
     pub(crate) normed: Vec<A>,
@@ -102,12 +102,12 @@ impl<A> fmt::Debug for Workspace<A> {
 }
 
 impl<A: Scalar> Workspace<A> {
-    /// An empty one, which allocates when it is used.
+    /// Creates an empty workspace, which allocates when it is used.
     pub fn new() -> Self {
         Self {
             context: ContextSpace {
                 compression: CompressionScratch::default(),
-                spare: Spare::default(),
+                totals: Totals::default(),
                 compressed: Compressed::empty(),
                 packed: PackedKeyValues::default(),
                 normed: Vec::new(),
@@ -118,15 +118,15 @@ impl<A: Scalar> Workspace<A> {
         }
     }
 
-    /// Calls `watcher` with the number of rows, of all items, that have just left a block of an encoder: n for each block and item
-    /// altogether. It is called from several threads.
+    /// Calls `progress` with the number of rows that have just left a block of an encoder: n rows per block and item in total. It is called from
+    /// several threads.
     #[must_use]
-    pub fn with_watcher(mut self, watcher: impl Fn(usize) + Send + Sync + 'static) -> Self {
-        self.watcher = Some(Box::new(watcher));
+    pub fn with_progress(mut self, progress: impl Fn(usize) + Send + Sync + 'static) -> Self {
+        self.watcher = Some(Box::new(progress));
         self
     }
 
-    /// Whether somebody is told of rows as they leave a block.
+    /// Whether the caller watches the progress.
     pub(crate) fn is_watched(&self) -> bool {
         self.watcher.is_some()
     }
@@ -181,7 +181,7 @@ impl<A: Scalar> Workspace<A> {
         })
     }
 
-    /// [`for_each_item`](Self::for_each_item) for `size` items at a time; `work` is told the first of them.
+    /// [`for_each_item`](Self::for_each_item) for `size` items at a time; `work` gets the index of the first of them.
     pub(crate) fn for_each_group(
         &mut self,
         mut items: ArrayViewMut3<'_, A>,

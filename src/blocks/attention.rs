@@ -103,7 +103,7 @@ impl<A: Scalar> Attention<A> {
             Self::Exact(attention) => attention.weights(),
             Self::Causal(attention) => attention.weights(),
         };
-        weights.attend_tile(self.config(), x, (context, 0), true, out, scratch);
+        weights.attend_tile(x, (context, 0), true, out, scratch);
     }
 
     /// Multiplications of a row of a sequence of `length` that attends to it.

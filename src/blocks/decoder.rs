@@ -6,12 +6,12 @@ use super::DecoderBlock;
 use super::encoder::shared_projections;
 use super::training::contiguous;
 use crate::attention::{Compressed, PaddingMask, Projections, Workspace};
+use crate::buffer_pool::BufferPool;
 use crate::config::{DecoderConfig, HasNorms};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{LayerNorm, check_width};
 use crate::parameters::parameters;
-use crate::room::Reserve;
 use crate::scalar::Scalar;
 
 /// A stack of blocks whose rows, the target, attend to each other and to another sequence, the source.
@@ -43,7 +43,7 @@ pub struct Decoder<A = f32> {
     blocks: Vec<DecoderBlock<A>>,
     final_norm: Option<LayerNorm<A>>,
     /// Of the training passes.
-    reserve: Reserve<A>,
+    buffer_pool: BufferPool<A>,
 }
 
 parameters!(Decoder {
@@ -94,12 +94,12 @@ impl<A: Scalar> Decoder<A> {
                 .map(|layer| DecoderBlock::draw(&target, &source, layer, streams))
                 .collect(),
             final_norm: config.final_norm.then(|| LayerNorm::start(config.dim(), config.norm_eps)),
-            reserve: Reserve::default(),
+            buffer_pool: BufferPool::default(),
         }
     }
 
-    pub(super) fn reserve(&self) -> &Reserve<A> {
-        &self.reserve
+    pub(super) fn buffer_pool(&self) -> &BufferPool<A> {
+        &self.buffer_pool
     }
 
     /// The configuration.

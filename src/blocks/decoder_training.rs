@@ -7,11 +7,11 @@ use super::kept::{KeptBlock, train_blocks};
 use super::training::{BlockCache, contiguous, norm_backward, normed};
 use super::{Attention, Decoder, DecoderBlock};
 use crate::attention::{AttentionCache, Lent, PaddingMask, Projections};
+use crate::buffer_pool::Buffers;
 use crate::config::{DecoderConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
 use crate::layers::{add, check_width};
 use crate::ops::Dropout;
-use crate::room::Room;
 use crate::scalar::Scalar;
 
 /// What a decoder's backward pass needs.
@@ -89,7 +89,7 @@ impl<A: Scalar> Decoder<A> {
         check_width(OPERATION, "source", &inputs.source, self.config().dim())?;
         PaddingMask::check(inputs.source_mask.as_ref(), OPERATION, sources, length)?;
         let dim = stream.dim();
-        self.reserve().begin();
+        self.buffer_pool().begin();
         let (mut stream, kept) = train_blocks(
             self.blocks(),
             stream,
@@ -98,7 +98,7 @@ impl<A: Scalar> Decoder<A> {
             |block, own, stream| own.train(stream, self.lent(), &inputs, pass, places(first_layer, block)),
         )?;
         let last = self.final_norm().map(|norm| {
-            let normed = normed(norm, &stream, Room::of(self.reserve()));
+            let normed = normed(norm, &stream, Buffers::of(self.buffer_pool()));
             std::mem::replace(&mut stream, normed)
         });
         let cache = DecoderCache {
@@ -115,9 +115,9 @@ impl<A: Scalar> Decoder<A> {
 
     /// To the self-attentions and to the cross-attentions.
     fn lent(&self) -> [Lent<'_, A>; 2] {
-        let room = Room::of(self.reserve());
+        let buffers = Buffers::of(self.buffer_pool());
         [self.projections(), self.cross_projections()].map(|projections| Lent {
-            room,
+            buffers,
             ..Lent::whole(projections)
         })
     }
@@ -170,7 +170,7 @@ impl<A: Scalar> DecoderBlock<A> {
     ) -> Result<(Array3<A>, [BlockCache<A>; 2])> {
         let (target, source) = self.halves();
         let (stream, first) = target.train(stream, own, inputs.mask.as_ref(), pass, layers[0])?;
-        let (stream, second) = source.train_around(stream, pass, layers[1], cross.room, |queries, dropout| {
+        let (stream, second) = source.train_around(stream, pass, layers[1], cross.buffers, |queries, dropout| {
             self.cross_attention().train_cross(cross, queries, inputs, dropout)
         })?;
         Ok((stream, [first, second]))
@@ -199,7 +199,7 @@ impl<A: Scalar> DecoderBlock<A> {
             pass,
             layers[1],
             own_source,
-            cross.room,
+            cross.buffers,
             |cache, dy, weights, own_attention| {
                 let attention = self.cross_attention();
                 let (dqueries, dcontext) = attention.backward_both(cross, cache, dy, weights, own_attention, of_cross)?;
@@ -258,7 +258,7 @@ mod tests {
                     .forward_train(target.clone(), None, source.clone(), Some(&mask), &pass)
                     .expect("it fits");
                 if between {
-                    decoder.reserve().fill(f64::NAN);
+                    decoder.buffer_pool().fill(f64::NAN);
                 }
                 let inputs = decoder.backward(cache, y.clone(), &mut gradients).expect("it fits");
                 let mut numbers = Vec::new();
@@ -266,7 +266,7 @@ mod tests {
                 (y, inputs, numbers)
             };
             let first = step(false);
-            decoder.reserve().fill(f64::NAN);
+            decoder.buffer_pool().fill(f64::NAN);
             assert!(first == step(false));
             assert!(first == step(true), "what is given back between the passes is not read either");
         }

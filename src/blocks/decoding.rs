@@ -3,7 +3,7 @@
 use ndarray::{Array3, ArrayRef3};
 
 use super::{Attention, Encoder, EncoderBlock};
-use crate::attention::{CausalContext, LayerState, PaddingMask, Projections, StateShape, Summarised, step};
+use crate::attention::{CausalContext, LayerState, PaddingMask, Projections, StateShape, Summarized, step};
 use crate::error::{Error, Result};
 use crate::layers::check_width;
 use crate::scalar::Scalar;
@@ -40,16 +40,16 @@ impl<A: Scalar> Attention<A> {
         mask: Option<&PaddingMask>,
     ) -> Result<(Array3<A>, CausalContext<A>)> {
         match self {
-            Self::Exact(attention) if attention.config().causal => attention.forward_past(x, mask),
+            Self::Exact(attention) if attention.config().causal => attention.forward_causal(x, mask),
             Self::Causal(attention) => attention.forward_with(shared, x, mask),
             _ => Err(not_causal()),
         }
     }
 
     /// How its summaries are made, where it has any.
-    fn summarised<'l>(&'l self, shared: Option<&'l Projections<A>>) -> Result<Option<Summarised<'l, A>>> {
+    fn summarized<'l>(&'l self, shared: Option<&'l Projections<A>>) -> Result<Option<Summarized<'l, A>>> {
         match self {
-            Self::Causal(attention) => Ok(Some(Summarised {
+            Self::Causal(attention) => Ok(Some(Summarized {
                 config: attention.config(),
                 projections: attention.own_or(shared)?,
             })),
@@ -59,14 +59,14 @@ impl<A: Scalar> Attention<A> {
 
     /// One more row of each sequence.
     pub(super) fn step(&self, shared: Option<&Projections<A>>, x: &Array3<A>, states: &mut [&mut LayerState<A>]) -> Result<Array3<A>> {
-        let summarised = self.summarised(shared)?;
+        let summarized = self.summarized(shared)?;
         let (weights, config) = match self {
             Self::Exact(attention) => (attention.weights(), attention.config()),
             Self::Causal(attention) => (attention.weights(), &attention.config().attention),
             Self::Linformer(_) => return Err(not_causal()),
         };
         check_width("Encoder::step", "x", x, config.dim)?;
-        Ok(step(weights, config, summarised, x, states))
+        Ok(step(weights, summarized, x, states))
     }
 
     /// What its states are like.
@@ -109,12 +109,12 @@ impl<A: Scalar> Encoder<A> {
             .collect();
         let mut streams = self.streams(self.checked(x, Some(mask))?);
         for block in self.blocks() {
-            let summarised = block.attention().summarised(shared)?;
+            let summarized = block.attention().summarized(shared)?;
             let shape = block.attention().state_shape()?;
             streams = block.around(streams, |x| {
                 let (y, context) = block.attention().forward_causal(shared, x, Some(mask))?;
                 for (item, (state, &length)) in states.iter_mut().zip(lengths).enumerate() {
-                    state.0.push(LayerState::after(shape, &context, item, length, summarised));
+                    state.0.push(LayerState::after(shape, &context, item, length, summarized));
                 }
                 Ok(y)
             })?;

@@ -6,13 +6,13 @@ use super::EncoderBlock;
 use super::encoder_block::rows_of_items;
 use super::training::contiguous;
 use crate::attention::{PaddingMask, Projections, Workspace, draw_projections};
+use crate::buffer_pool::BufferPool;
 use crate::config::{AttentionKind, EncoderConfig, HasNorms, ProjectionConfig};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{LayerNorm, TILE, check_width};
 use crate::parallel;
 use crate::parameters::{copy_namesakes, parameters};
-use crate::room::Reserve;
 use crate::scalar::Scalar;
 
 /// A stack of blocks on a residual stream, in place and tile by tile.
@@ -36,7 +36,7 @@ pub struct Encoder<A = f32> {
     blocks: Vec<EncoderBlock<A>>,
     final_norm: Option<LayerNorm<A>>,
     /// Of the training passes.
-    reserve: Reserve<A>,
+    buffer_pool: BufferPool<A>,
 }
 
 parameters!(Encoder {
@@ -99,7 +99,7 @@ impl<A: Scalar> Encoder<A> {
             projections: shared_projections(config, streams),
             blocks: (0..config.depth).map(|layer| EncoderBlock::draw(config, layer, streams)).collect(),
             final_norm: config.final_norm.then(|| LayerNorm::start(config.dim(), config.norm_eps)),
-            reserve: Reserve::default(),
+            buffer_pool: BufferPool::default(),
         }
     }
 
@@ -131,8 +131,8 @@ impl<A: Scalar> Encoder<A> {
         self.final_norm.as_ref()
     }
 
-    pub(super) fn reserve(&self) -> &Reserve<A> {
-        &self.reserve
+    pub(super) fn buffer_pool(&self) -> &BufferPool<A> {
+        &self.buffer_pool
     }
 
     #[allow(clippy::type_complexity)] // its three fields

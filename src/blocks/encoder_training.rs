@@ -6,10 +6,10 @@ use super::Encoder;
 use super::kept::{KeptBlock, train_blocks};
 use super::training::{BlockCache, contiguous, norm_backward, normed};
 use crate::attention::{Lent, PaddingMask, Part};
+use crate::buffer_pool::Buffers;
 use crate::config::{EncoderConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
 use crate::parallel;
-use crate::room::Room;
 use crate::scalar::Scalar;
 
 /// What an encoder's backward pass needs.
@@ -73,7 +73,7 @@ impl<A: Scalar> Encoder<A> {
         part: Option<&dyn Part<A>>,
     ) -> Result<(Array3<A>, EncoderCache<A>)> {
         let dim = x.dim();
-        self.reserve().begin();
+        self.buffer_pool().begin();
         let lent = self.lent(part);
         let (mut stream, kept) = if self.config().reversible {
             let mut streams = Box::new([x.clone(), x]);
@@ -92,7 +92,7 @@ impl<A: Scalar> Encoder<A> {
             (stream, Kept::Blocks(kept))
         };
         let last = self.final_norm().map(|norm| {
-            let normed = normed(norm, &stream, lent.room);
+            let normed = normed(norm, &stream, lent.buffers);
             std::mem::replace(&mut stream, normed)
         });
         let cache = EncoderCache {
@@ -117,8 +117,12 @@ impl<A: Scalar> Encoder<A> {
 
     fn lent<'l>(&'l self, part: Option<&'l dyn Part<A>>) -> Lent<'l, A> {
         let projections = self.projections();
-        let room = Room::of(self.reserve());
-        Lent { projections, part, room }
+        let buffers = Buffers::of(self.buffer_pool());
+        Lent {
+            projections,
+            part,
+            buffers,
+        }
     }
 
     /// [`backward`](Self::backward) of a part of sequences, if it is one.
@@ -151,7 +155,7 @@ impl<A: Scalar> Encoder<A> {
         let (pass, mask, lent) = (&cache.pass, cache.mask.as_ref(), self.lent(part));
         if let (Some(norm), Some(last), Some(own)) = (self.final_norm(), cache.last, own_norm) {
             norm_backward(norm, &last, &mut dy, own);
-            lent.room.give(last);
+            lent.buffers.recycle(last);
         }
         let layers = self.blocks().iter().zip(own_blocks).enumerate().rev();
         match cache.kept {
@@ -200,7 +204,7 @@ mod tests {
                 let pass = TrainingPass::new(Step::new(1, 0));
                 let (y, cache) = encoder.forward_train(x.clone(), Some(&mask), &pass).expect("it fits");
                 if between {
-                    encoder.reserve().fill(f64::NAN);
+                    encoder.buffer_pool().fill(f64::NAN);
                 }
                 let dx = encoder.backward(cache, y.clone(), &mut gradients).expect("it fits");
                 let mut numbers = Vec::new();
@@ -208,7 +212,7 @@ mod tests {
                 (y, dx, numbers)
             };
             let first = step(false);
-            encoder.reserve().fill(f64::NAN);
+            encoder.buffer_pool().fill(f64::NAN);
             assert!(first == step(false));
             assert!(first == step(true), "what is given back between the passes is not read either");
         }

@@ -4,10 +4,10 @@ use ndarray::{Array2, Array3};
 
 use super::encoder_block::FeedForwardBlock;
 use super::training::{dropped, norm_backward, normed};
+use crate::buffer_pool::Buffers;
 use crate::config::{NormPlacement, TrainingPass};
 use crate::initialization::Place;
 use crate::layers::{add, drop_out, rows, sequence};
-use crate::room::Room;
 use crate::scalar::Scalar;
 
 #[derive(Clone, Debug)]
@@ -21,10 +21,10 @@ pub(super) struct FeedForwardBlockCache<A> {
 
 impl<A: Scalar> FeedForwardBlockCache<A> {
     /// Gives its memory back.
-    pub(super) fn give(self, room: Room<'_, A>) {
-        room.give(self.x);
+    pub(super) fn recycle(self, buffers: Buffers<'_, A>) {
+        buffers.recycle(self.x);
         if let Some(input) = self.norm_input {
-            room.give(input);
+            buffers.recycle(input);
         }
     }
 }
@@ -37,16 +37,16 @@ impl<A: Scalar> FeedForwardBlock<A> {
         x: Array3<A>,
         pass: &TrainingPass,
         layer: usize,
-        room: Room<'_, A>,
+        buffers: Buffers<'_, A>,
     ) -> (Array3<A>, FeedForwardBlockCache<A>) {
         let (batch, length, _) = x.dim();
-        let normed = (placement == NormPlacement::Pre).then(|| normed(self.norm(), &x, room));
+        let normed = (placement == NormPlacement::Pre).then(|| normed(self.norm(), &x, buffers));
         let activation = pass.dropout(layer, Place::Activation);
-        let (added, hidden) = self.layer().train_rows(rows(normed.as_ref().unwrap_or(&x)), activation, room);
+        let (added, hidden) = self.layer().train_rows(rows(normed.as_ref().unwrap_or(&x)), activation, buffers);
         let mut added = sequence(added, batch, length);
         drop_out(&mut added, pass.dropout(layer, Place::FeedForwardOutput));
         if let Some(normed) = normed {
-            room.give(normed);
+            buffers.recycle(normed);
         }
         let norm_input = None;
         (added, FeedForwardBlockCache { x, norm_input, hidden })
@@ -62,12 +62,12 @@ impl<A: Scalar> FeedForwardBlock<A> {
         pass: &TrainingPass,
         layer: usize,
         gradients: &mut Self,
-        room: Room<'_, A>,
+        buffers: Buffers<'_, A>,
     ) -> Array3<A> {
         let (batch, length, _) = cache.x.dim();
         let dadded = dropped(dadded, pass.dropout(layer, Place::FeedForwardOutput));
         let (own_norm, own_layer, _) = gradients.parts_mut();
-        let normed = (placement == NormPlacement::Pre).then(|| normed(self.norm(), &cache.x, room));
+        let normed = (placement == NormPlacement::Pre).then(|| normed(self.norm(), &cache.x, buffers));
         let activation = pass.dropout(layer, Place::Activation);
         let dinput = self.layer().backward_rows(
             rows(normed.as_ref().unwrap_or(&cache.x)),
@@ -75,10 +75,10 @@ impl<A: Scalar> FeedForwardBlock<A> {
             rows(&dadded),
             activation,
             own_layer,
-            room,
+            buffers,
         );
         if let Some(normed) = normed {
-            room.give(normed);
+            buffers.recycle(normed);
         }
         let mut dinput = sequence(dinput, batch, length);
         if placement == NormPlacement::Pre {
@@ -93,9 +93,9 @@ impl<A: Scalar> FeedForwardBlock<A> {
         x: Array3<A>,
         pass: &TrainingPass,
         layer: usize,
-        room: Room<'_, A>,
+        buffers: Buffers<'_, A>,
     ) -> (Array3<A>, FeedForwardBlockCache<A>) {
-        let (mut stream, mut cache) = self.added(placement, x, pass, layer, room);
+        let (mut stream, mut cache) = self.added(placement, x, pass, layer, buffers);
         match self.residual() {
             None => add(&mut stream, &cache.x),
             Some(residual) => {
@@ -104,7 +104,7 @@ impl<A: Scalar> FeedForwardBlock<A> {
             }
         }
         if placement == NormPlacement::Post {
-            let normed = normed(self.norm(), &stream, room);
+            let normed = normed(self.norm(), &stream, buffers);
             cache.norm_input = Some(std::mem::replace(&mut stream, normed));
         }
         (stream, cache)
@@ -119,12 +119,12 @@ impl<A: Scalar> FeedForwardBlock<A> {
         pass: &TrainingPass,
         layer: usize,
         gradients: &mut Self,
-        room: Room<'_, A>,
+        buffers: Buffers<'_, A>,
     ) -> Array3<A> {
         if let Some(input) = &cache.norm_input {
             norm_backward(self.norm(), input, &mut dy, gradients.parts_mut().0);
         }
-        let mut dx = self.added_backward(placement, cache, &dy, pass, layer, gradients, room);
+        let mut dx = self.added_backward(placement, cache, &dy, pass, layer, gradients, buffers);
         match (self.residual(), gradients.parts_mut().2) {
             (Some(residual), Some(own)) => {
                 let (batch, length, _) = cache.x.dim();
@@ -132,7 +132,7 @@ impl<A: Scalar> FeedForwardBlock<A> {
             }
             _ => add(&mut dx, &dy),
         }
-        room.give(dy);
+        buffers.recycle(dy);
         dx
     }
 }

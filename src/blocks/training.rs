@@ -8,13 +8,13 @@ use super::Attention;
 use super::encoder_block::EncoderBlock;
 use super::feed_forward_training::FeedForwardBlockCache;
 use crate::attention::{AttentionCache, Lent, PaddingMask, Projections};
+use crate::buffer_pool::Buffers;
 use crate::config::{NormPlacement, TrainingPass};
 use crate::error::{Error, Result};
 use crate::initialization::Place;
 use crate::layers::{LayerNorm, TILE, add, drop_out, for_each_tile, rows};
 use crate::ops::Dropout;
 use crate::parallel;
-use crate::room::Room;
 use crate::scalar::Scalar;
 
 /// What a block's backward pass needs.
@@ -28,11 +28,11 @@ pub(crate) struct BlockCache<A> {
 
 impl<A: Scalar> BlockCache<A> {
     /// Gives its memory back.
-    fn give(self, room: Room<'_, A>) {
-        self.attention.give(room);
-        room.give(self.attention_normed);
+    fn recycle(self, buffers: Buffers<'_, A>) {
+        self.attention.recycle(buffers);
+        buffers.recycle(self.attention_normed);
         if let Some(feed_forward) = self.feed_forward {
-            feed_forward.give(room);
+            feed_forward.recycle(buffers);
         }
     }
 }
@@ -55,8 +55,8 @@ pub(super) fn contiguous<A: Scalar>(x: Array3<A>) -> Array3<A> {
     }
 }
 
-pub(super) fn normed<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>, room: Room<'_, A>) -> Array3<A> {
-    let mut normed = room.array3(x.dim());
+pub(super) fn normed<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>, buffers: Buffers<'_, A>) -> Array3<A> {
+    let mut normed = buffers.array3(x.dim());
     let cost = parallel::cost(&[x.len(), 4]);
     for_each_tile(normed.view_mut(), TILE, cost, |item, range, mut rows| {
         norm.apply(x.slice(s![item, range, ..]), &mut rows);
@@ -138,7 +138,7 @@ impl<A: Scalar> EncoderBlock<A> {
         pass: &TrainingPass,
         layer: usize,
     ) -> Result<(Array3<A>, BlockCache<A>)> {
-        self.train_around(x, pass, layer, lent.room, |input, weights| {
+        self.train_around(x, pass, layer, lent.buffers, |input, weights| {
             self.attention().train(lent, input, mask, weights)
         })
     }
@@ -149,31 +149,31 @@ impl<A: Scalar> EncoderBlock<A> {
         x: Array3<A>,
         pass: &TrainingPass,
         layer: usize,
-        room: Room<'_, A>,
+        buffers: Buffers<'_, A>,
         attend: impl FnOnce(Array3<A>, Option<Dropout<A>>) -> Result<(Array3<A>, AttentionCache<A>)>,
     ) -> Result<(Array3<A>, BlockCache<A>)> {
         let weights = pass.dropout(layer, Place::AttentionWeights);
         let input = match self.placement() {
-            NormPlacement::Pre => normed(self.attention_norm(), &x, room),
+            NormPlacement::Pre => normed(self.attention_norm(), &x, buffers),
             NormPlacement::Post => x.clone(),
         };
         let (mut stream, mut attention) = attend(input, weights)?;
         if self.placement() == NormPlacement::Pre {
-            room.give(attention.take_x());
+            buffers.recycle(attention.take_x());
         }
         drop_out(&mut stream, pass.dropout(layer, Place::AttentionOutput));
         add(&mut stream, &x);
         let attention_normed = match self.placement() {
             NormPlacement::Pre => x,
             NormPlacement::Post => {
-                let normed = normed(self.attention_norm(), &stream, room);
+                let normed = normed(self.attention_norm(), &stream, buffers);
                 std::mem::replace(&mut stream, normed)
             }
         };
         let (stream, feed_forward) = match self.feed_forward() {
             None => (stream, None),
             Some(feed_forward) => {
-                let (stream, cache) = feed_forward.train(self.placement(), stream, pass, layer, room);
+                let (stream, cache) = feed_forward.train(self.placement(), stream, pass, layer, buffers);
                 (stream, Some(cache))
             }
         };
@@ -197,7 +197,7 @@ impl<A: Scalar> EncoderBlock<A> {
         gradients: &mut Self,
         shared_gradients: Option<&mut Projections<A>>,
     ) -> Result<Array3<A>> {
-        self.backward_around(cache, dy, pass, layer, gradients, lent.room, |cache, dy, weights, own| {
+        self.backward_around(cache, dy, pass, layer, gradients, lent.buffers, |cache, dy, weights, own| {
             self.attention().backward(lent, cache, dy, weights, own, shared_gradients)
         })
     }
@@ -212,13 +212,13 @@ impl<A: Scalar> EncoderBlock<A> {
         pass: &TrainingPass,
         layer: usize,
         gradients: &mut Self,
-        room: Room<'_, A>,
+        buffers: Buffers<'_, A>,
         attend: impl FnOnce(&AttentionCache<A>, &Array3<A>, Option<Dropout<A>>, &mut Attention<A>) -> Result<Array3<A>>,
     ) -> Result<Array3<A>> {
         let placement = self.placement();
         let (own_norm, own_attention, own_feed_forward) = gradients.parts_mut();
         if let (Some(feed_forward), Some(cache), Some(own)) = (self.feed_forward(), &mut cache.feed_forward, own_feed_forward) {
-            dy = feed_forward.backward(placement, cache, dy, pass, layer, own, room);
+            dy = feed_forward.backward(placement, cache, dy, pass, layer, own, buffers);
         }
         if placement == NormPlacement::Post {
             norm_backward(self.attention_norm(), &cache.attention_normed, &mut dy, own_norm);
@@ -228,7 +228,7 @@ impl<A: Scalar> EncoderBlock<A> {
         if placement == NormPlacement::Pre {
             cache
                 .attention
-                .restore_x(normed(self.attention_norm(), &cache.attention_normed, room));
+                .restore_x(normed(self.attention_norm(), &cache.attention_normed, buffers));
         }
         let mut dinput = attend(&cache.attention, &dattention, weights, own_attention)?;
         if placement == NormPlacement::Pre {
@@ -236,8 +236,8 @@ impl<A: Scalar> EncoderBlock<A> {
         }
         add(&mut dinput, &dy);
         drop(dattention);
-        room.give(dy);
-        cache.give(room);
+        buffers.recycle(dy);
+        cache.recycle(buffers);
         Ok(dinput)
     }
 
@@ -259,29 +259,29 @@ impl<A: Scalar> EncoderBlock<A> {
         let (own_norm, own_attention, own_feed_forward) = gradients.parts_mut();
         if let (Some(feed_forward), Some(own)) = (self.feed_forward(), own_feed_forward) {
             // second += f(norm(first))
-            let (added, mut cache) = feed_forward.added(NormPlacement::Pre, first.clone(), pass, layer, lent.room);
+            let (added, mut cache) = feed_forward.added(NormPlacement::Pre, first.clone(), pass, layer, lent.buffers);
             *second -= &added;
-            lent.room.give(added);
-            let dx = feed_forward.added_backward(NormPlacement::Pre, &mut cache, dsecond, pass, layer, own, lent.room);
+            lent.buffers.recycle(added);
+            let dx = feed_forward.added_backward(NormPlacement::Pre, &mut cache, dsecond, pass, layer, own, lent.buffers);
             add(dfirst, &dx);
-            lent.room.give(dx);
-            cache.give(lent.room);
+            lent.buffers.recycle(dx);
+            cache.recycle(lent.buffers);
         }
         // first += attention(norm(second))
         let weights = pass.dropout(layer, Place::AttentionWeights);
-        let input = normed(self.attention_norm(), second, lent.room);
+        let input = normed(self.attention_norm(), second, lent.buffers);
         let (mut added, cache) = self.attention().train(lent, input, mask, weights)?;
         drop_out(&mut added, pass.dropout(layer, Place::AttentionOutput));
         *first -= &added;
-        lent.room.give(added);
+        lent.buffers.recycle(added);
         let dattention = dropped(dfirst, pass.dropout(layer, Place::AttentionOutput));
         let mut dinput = self
             .attention()
             .backward(lent, &cache, &dattention, weights, own_attention, shared_gradients)?;
         norm_backward(self.attention_norm(), second, &mut dinput, own_norm);
         add(dsecond, &dinput);
-        lent.room.give(dinput);
-        cache.give(lent.room);
+        lent.buffers.recycle(dinput);
+        cache.recycle(lent.buffers);
         Ok(())
     }
 
@@ -295,7 +295,7 @@ impl<A: Scalar> EncoderBlock<A> {
         layer: usize,
     ) -> Result<()> {
         let [first, second] = streams;
-        let input = normed(self.attention_norm(), second, lent.room);
+        let input = normed(self.attention_norm(), second, lent.buffers);
         let (mut added, _) = self
             .attention()
             .train(lent, input, mask, pass.dropout(layer, Place::AttentionWeights))?;
@@ -304,7 +304,7 @@ impl<A: Scalar> EncoderBlock<A> {
         if let Some(feed_forward) = self.feed_forward() {
             add(
                 second,
-                &feed_forward.added(NormPlacement::Pre, first.clone(), pass, layer, lent.room).0,
+                &feed_forward.added(NormPlacement::Pre, first.clone(), pass, layer, lent.buffers).0,
             );
         }
         Ok(())

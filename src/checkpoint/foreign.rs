@@ -98,7 +98,7 @@ impl<'t, A: Scalar> Translation<'t, A> {
     }
 
     /// Gives a native tensor its value.
-    pub(crate) fn give(&mut self, native: &str, tensor: SharedArray<A>) {
+    pub(crate) fn recycle(&mut self, native: &str, tensor: SharedArray<A>) {
         self.give_source(native, Source::one(tensor));
     }
 
@@ -111,14 +111,14 @@ impl<'t, A: Scalar> Translation<'t, A> {
     /// `foreign` as it is, under the name `native`.
     pub(crate) fn copy(&mut self, foreign: &str, native: &str) {
         if let Some(tensor) = self.take(foreign) {
-            self.give(native, tensor);
+            self.recycle(native, tensor);
         }
     }
 
     /// The transpose of the matrix `foreign` under the name `native`.
     pub(crate) fn transpose(&mut self, foreign: &str, native: &str) {
         if let Some(tensor) = self.take(foreign) {
-            self.give(native, tensor.reversed_axes());
+            self.recycle(native, tensor.reversed_axes());
         }
     }
 
@@ -152,7 +152,7 @@ impl<'t, A: Scalar> Translation<'t, A> {
     /// One tensor that the foreign file holds under several names; all copies must agree.
     pub(crate) fn tied(&mut self, foreign: &[String], native: &str) {
         if let Some(tensor) = self.agreeing(foreign) {
-            self.give(native, tensor);
+            self.recycle(native, tensor);
         }
     }
 

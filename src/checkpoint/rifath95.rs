@@ -183,7 +183,7 @@ fn take_attention<A: Scalar>(translation: &mut Translation<'_, A>, layer: usize,
     if let Some(joined) = translation.take(&name) {
         if let Some(thirds) = thirds(&joined) {
             for (ours, third) in parts(layer).iter().zip(thirds) {
-                translation.give(ours, third);
+                translation.recycle(ours, third);
             }
         } else {
             let shape = joined.shape();
@@ -195,7 +195,7 @@ fn take_attention<A: Scalar>(translation: &mut Translation<'_, A>, layer: usize,
     for (ours, theirs) in projections(layer) {
         let Some(matrix) = translation.take(&theirs) else { continue };
         if let Some(flat) = flattened(&matrix, options) {
-            translation.give(&ours, flat);
+            translation.recycle(&ours, flat);
         } else {
             let (shape, expected) = (matrix.shape(), options.projection_shape());
             translation.problem(format!("`{theirs}` has shape {shape:?}, expected {expected:?}"));

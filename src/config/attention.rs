@@ -6,14 +6,14 @@ use crate::initialization::Initialization;
 
 /// The heads and weights that all kinds of attention have in common; [`ExactAttention`](crate::ExactAttention) has an example.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct AttentionConfig {
     /// Model width d.
     pub dim: usize,
     /// Query heads H.
     pub heads: usize,
-    /// Width of a head; `None` stands for `dim` / `heads`, which must then divide.
+    /// Width of a head; `None` means `dim` / `heads`, which must then divide.
     pub head_dim: Option<usize>,
     /// Key and value heads; each serves `heads` / `kv_heads` query heads. 1 is multi-query attention (Shazeer, arXiv 1911.02150).
     pub kv_heads: usize,
@@ -30,16 +30,16 @@ pub struct AttentionConfig {
     /// The width through which the output weight is factored, if it is.
     pub output_rank: Option<usize>,
     /// Whether padding keeps its place in the softmax of exact attention, with the score 0 and the value 0, so that it takes weight from
-    /// the real positions, as tatp22's implementation has it. Otherwise padding is left out. Linformer attention takes no such option.
+    /// the real positions, as in tatp22's implementation. Otherwise padding is left out. Linformer attention takes no such option.
     pub masked_keys_stay: bool,
     /// Whether exact attention is causal: a position attends to itself and to those before it. Linformer attention takes no such option,
     /// since its compressed rows mix all positions; [`CausalConfig`](super::CausalConfig) describes its causal form.
-    #[cfg_attr(feature = "checkpoint", serde(default))]
+    #[cfg_attr(feature = "serde", serde(default))]
     pub causal: bool,
 }
 
 impl AttentionConfig {
-    /// `heads` heads of width `dim` / `heads`, no bias but the output's.
+    /// Creates a configuration of `heads` heads of width `dim` / `heads`, without biases except the output's.
     pub fn new(dim: usize, heads: usize) -> Self {
         Self {
             dim,
@@ -83,17 +83,17 @@ impl AttentionConfig {
         self
     }
 
-    /// Width of a head.
+    /// Returns the width of a head.
     pub fn effective_head_dim(&self) -> usize {
         self.head_dim.unwrap_or(self.dim / self.heads.max(1))
     }
 
-    /// Width of all query heads side by side.
+    /// Returns the width of all query heads side by side.
     pub fn query_dim(&self) -> usize {
         self.heads.saturating_mul(self.effective_head_dim())
     }
 
-    /// Width of all key heads, or of all value heads, side by side.
+    /// Returns the width of all key heads, or of all value heads, side by side.
     pub fn key_value_dim(&self) -> usize {
         self.kv_heads.saturating_mul(self.effective_head_dim())
     }
@@ -101,7 +101,7 @@ impl AttentionConfig {
     /// Checks that this describes a layer.
     ///
     /// # Errors
-    /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
+    /// Returns an error that names the first size that is 0, does not divide or overflows, or the first option without effect.
     pub fn check(&self) -> Result<()> {
         for (option, value) in [("dim", self.dim), ("heads", self.heads), ("kv_heads", self.kv_heads)] {
             at_least_one(option, value)?;
@@ -140,39 +140,43 @@ impl AttentionConfig {
     }
 }
 
-/// Where the key and value biases enter.
+/// The place of the key and value biases.
 ///
 /// They enter every real position before the sequence is compressed, so that row j of K̄ gets the bias times the sum of row j of E, or once afterwards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum BiasPlace {
-    /// K̄ = E(X·Wᵀ + 1·bᵀ), as the paper has it. The default.
+    /// K̄ = E(X·Wᵀ + 1·bᵀ), as in the paper. The default.
     #[default]
     BeforeCompression,
-    /// K̄ = (E·X)Wᵀ + 1·bᵀ, as fairseq has it.
+    /// K̄ = (E·X)Wᵀ + 1·bᵀ, as in fairseq.
     AfterCompression,
 }
 
 /// A Linformer attention layer (paper, equation 7); [`LinformerAttention`](crate::LinformerAttention) has an example.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct LinformerConfig {
-    /// Heads and weights.
+    /// The head and weight options.
     pub attention: AttentionConfig,
     /// The longest sequence of keys and values, n.
     pub seq_len: usize,
     /// The number of rows that n keys and values are compressed to.
+    ///
+    /// A learned or random projection may have more rows than `seq_len`: the layer is defined, and checkpoints have such layers, but it costs more
+    /// than exact attention. Pooling makes no more rows than there are positions. A convolution takes no k above `seq_len`.
     pub k: usize,
     /// How they are compressed.
     pub projection: ProjectionConfig,
-    /// Where the key and value biases enter.
+    /// The place of the key and value biases.
     pub bias_place: BiasPlace,
 }
 
 impl LinformerConfig {
-    /// `heads` heads over `dim` features; at most `seq_len` keys and values, learned projections to `k` rows shared by the heads.
+    /// Creates a configuration of `heads` heads over `dim` features, with at most `seq_len` keys and values and learned
+    /// projections to `k` rows that the heads share.
     pub fn new(dim: usize, heads: usize, seq_len: usize, k: usize) -> Self {
         Self {
             attention: AttentionConfig::new(dim, heads),
@@ -202,6 +206,10 @@ impl LinformerConfig {
         with_projection => projection: ProjectionConfig,
         /// Sets [`ProjectionConfig::kind`].
         with_kind => projection.kind: ProjectionKind,
+        /// Sets [`ProjectionConfig::sharing`].
+        with_sharing => projection.sharing: Option<Sharing>,
+        /// Sets [`ProjectionConfig::initialization`].
+        with_initialization => projection.initialization: Option<Initialization>,
         /// Sets [`ProjectionConfig::bias`].
         with_projection_bias => projection.bias: bool,
         /// Sets [`LinformerConfig::bias_place`].
@@ -215,22 +223,8 @@ impl LinformerConfig {
         self
     }
 
-    /// Sets [`ProjectionConfig::sharing`].
-    #[must_use]
-    pub fn with_sharing(mut self, sharing: Sharing) -> Self {
-        self.projection.sharing = Some(sharing);
-        self
-    }
-
-    /// Sets [`ProjectionConfig::initialization`].
-    #[must_use]
-    pub fn with_initialization(mut self, initialization: Initialization) -> Self {
-        self.projection.initialization = Some(initialization);
-        self
-    }
-
-    /// What the weights of exact attention become with a `projection` put in. Padding has an empty slot then, which is what
-    /// [`AttentionConfig::masked_keys_stay`] is for exact attention.
+    /// Returns the configuration of exact attention's weights with a `projection`. Padding then has an empty slot, as exact attention has with
+    /// [`AttentionConfig::masked_keys_stay`].
     pub(crate) fn compressing(exact: &AttentionConfig, seq_len: usize, k: usize, projection: ProjectionConfig) -> Self {
         Self {
             attention: exact.clone().with_masked_keys_stay(false),
@@ -241,7 +235,7 @@ impl LinformerConfig {
         }
     }
 
-    /// The number of slots that a full sequence is really compressed to; for a convolution it can differ from `k`.
+    /// Returns the number of slots that a full sequence is really compressed to; for a convolution it can differ from `k`.
     ///
     /// ```
     /// use linformer::{Convolution, ConvolutionKernel, LinformerConfig, ProjectionKind};
@@ -266,7 +260,7 @@ impl LinformerConfig {
         }
     }
 
-    /// The stride and kernel length of a convolution, ⌊`seq_len` / `k`⌋; `None` for the other kinds.
+    /// Returns the stride and kernel length of a convolution, ⌊`seq_len` / `k`⌋; `None` for the other kinds.
     pub fn stride(&self) -> Option<usize> {
         match self.projection.kind {
             ProjectionKind::Convolution(Convolution { .. }) => Some((self.seq_len / self.k.max(1)).max(1)),
@@ -274,7 +268,7 @@ impl LinformerConfig {
         }
     }
 
-    /// The key and value heads of the compressed sequence: `heads` where every head has a projection of its own, `kv_heads` otherwise.
+    /// Returns the key and value heads of the compressed sequence: `heads` where every head has a projection of its own, `kv_heads` otherwise.
     pub fn compressed_heads(&self) -> usize {
         self.projection.matrices(self.attention.heads).max(self.attention.kv_heads)
     }
@@ -306,7 +300,7 @@ impl LinformerConfig {
     /// Checks that this describes a layer.
     ///
     /// # Errors
-    /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
+    /// Returns an error that names the first size that is 0, does not divide or overflows, or the first option without effect.
     pub fn check(&self) -> Result<()> {
         self.attention.check()?;
         self.projection.check(self.seq_len, self.k)?;

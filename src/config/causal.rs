@@ -4,9 +4,9 @@ use super::{AttentionConfig, ProjectionConfig, ProjectionKind, Sharing, at_least
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::{Initialization, is_standard_deviation};
 
-/// Which blocks are summarised by one and the same E and F.
+/// Which blocks are summarized by one and the same E and F.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum BlockWeights {
     /// All of them: E and F are (rows, block), and sequences of any length are possible. The default.
@@ -18,7 +18,7 @@ pub enum BlockWeights {
 
 /// How a row's attention to its window and to the summaries become one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum SummarySoftmax {
     /// One softmax goes over both. The default.
@@ -48,21 +48,21 @@ pub enum SummarySoftmax {
 ///
 /// let config = CausalConfig::new(64, 4, 65_536, 4);
 /// assert_eq!((config.effective_block(), config.effective_window(), config.visible_rows()), (512, 512, 1024));
-/// assert_eq!(config.with_block(Some(256)).effective_window(), 256);
+/// assert_eq!(config.with_block(256).effective_window(), 256);
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct CausalConfig {
-    /// Heads and weights.
+    /// The head and weight options.
     pub attention: AttentionConfig,
     /// The longest sequence that the layer is made for. Longer ones are possible unless each block has weights of its own.
     pub seq_len: usize,
     /// r, the summary rows of a block.
     pub rows: usize,
-    /// The positions of a block; `None` stands for ⌈√(`seq_len`·`rows`)⌉, or for `seq_len` where that is less.
+    /// The positions of a block; `None` means ⌈√(`seq_len`·`rows`)⌉, or `seq_len` where that is less.
     pub block: Option<usize>,
-    /// How many positions a row sees exactly, its own included; `None` stands for a block.
+    /// How many positions a row sees exactly, its own included; `None` means a block.
     pub window: Option<usize>,
     /// Which heads and layers share E and F.
     pub sharing: Sharing,
@@ -75,7 +75,8 @@ pub struct CausalConfig {
 }
 
 impl CausalConfig {
-    /// `heads` heads over `dim` features; sequences of up to `seq_len`, of which each block becomes `rows` rows.
+    /// Creates a configuration of `heads` heads over `dim` features for sequences of up to `seq_len`, each block of which is
+    /// summarized by `rows` rows.
     pub fn new(dim: usize, heads: usize, seq_len: usize, rows: usize) -> Self {
         Self {
             attention: AttentionConfig::new(dim, heads),
@@ -93,6 +94,18 @@ impl CausalConfig {
     setters! {
         /// Sets [`CausalConfig::attention`].
         with_attention => attention: AttentionConfig,
+        /// Sets [`AttentionConfig::head_dim`].
+        with_head_dim => attention.head_dim: Option<usize>,
+        /// Sets [`AttentionConfig::kv_heads`].
+        with_kv_heads => attention.kv_heads: usize,
+        /// Sets [`AttentionConfig::tie_key_value`].
+        with_tied_key_value => attention.tie_key_value: bool,
+        /// Sets [`AttentionConfig::query_bias`].
+        with_query_bias => attention.query_bias: bool,
+        /// Sets [`AttentionConfig::output_bias`].
+        with_output_bias => attention.output_bias: bool,
+        /// Sets [`AttentionConfig::output_rank`].
+        with_output_rank => attention.output_rank: Option<usize>,
         /// Sets [`CausalConfig::block`].
         with_block => block: Option<usize>,
         /// Sets [`CausalConfig::window`].
@@ -107,7 +120,15 @@ impl CausalConfig {
         with_initialization => initialization: Initialization,
     }
 
-    /// The positions of a block.
+    /// Sets [`AttentionConfig::key_bias`] and [`AttentionConfig::value_bias`].
+    #[must_use]
+    pub fn with_key_value_bias(mut self, key: bool, value: bool) -> Self {
+        let attention = &mut self.attention;
+        (attention.key_bias, attention.value_bias) = (key, value);
+        self
+    }
+
+    /// Returns the positions of a block.
     pub fn effective_block(&self) -> usize {
         self.block.unwrap_or_else(|| {
             let product = self.seq_len.saturating_mul(self.rows);
@@ -117,33 +138,33 @@ impl CausalConfig {
         })
     }
 
-    /// How many positions a row sees exactly.
+    /// Returns how many positions a row sees exactly.
     pub fn effective_window(&self) -> usize {
         self.window.unwrap_or_else(|| self.effective_block())
     }
 
-    /// The blocks of a full sequence.
+    /// Returns the blocks of a full sequence.
     pub fn blocks(&self) -> usize {
         self.seq_len / self.effective_block().max(1)
     }
 
-    /// The most keys and summary rows that a row of a full sequence sees.
+    /// Returns the most keys and summary rows that a row of a full sequence sees.
     pub fn visible_rows(&self) -> usize {
         let window = self.effective_window().min(self.seq_len);
         window.saturating_add(self.blocks().saturating_mul(self.rows))
     }
 
-    /// The longest sequence that is possible, if there is one.
+    /// Returns the longest sequence that is possible, if there is one.
     pub fn longest(&self) -> Option<usize> {
         (self.block_weights == BlockWeights::PerBlock).then_some(self.seq_len)
     }
 
-    /// The heads of the summaries: `heads` where every head has an E and F of its own, `kv_heads` otherwise.
+    /// Returns the heads of the summaries: `heads` where every head has an E and F of its own, `kv_heads` otherwise.
     pub fn summary_heads(&self) -> usize {
         self.projection().matrices(self.attention.heads).max(self.attention.kv_heads)
     }
 
-    /// Who shares E and F, as projections have it.
+    /// The sharing of E and F as a projection's.
     pub(crate) fn projection(&self) -> ProjectionConfig {
         ProjectionConfig::new(ProjectionKind::Learned).with_sharing(Some(self.sharing))
     }
@@ -159,7 +180,7 @@ impl CausalConfig {
     /// Checks that this describes a layer.
     ///
     /// # Errors
-    /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
+    /// Returns an error that names the first size that is 0, does not divide or overflows, or the first option without effect.
     pub fn check(&self) -> Result<()> {
         self.attention.check()?;
         for (option, value) in [

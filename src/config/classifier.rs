@@ -7,7 +7,7 @@ use crate::ops::Activation;
 
 /// How a classifier makes one vector of a sequence. Padding takes no part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Pooling {
     /// The mean over the real positions; 0 where there is none. The default.
@@ -19,9 +19,9 @@ pub enum Pooling {
     First,
 }
 
-/// What a classifier reads.
+/// The input of a classifier.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum ClassifierInput {
     /// Token ids; see [`LanguageModelConfig`] (its head must be [`HeadKind::None`]).
@@ -32,7 +32,7 @@ pub enum ClassifierInput {
         features: usize,
         /// The blocks.
         encoder: EncoderConfig,
-        /// What tells the model where a position stands; [`PositionKind::None`] for sets.
+        /// The encoding of positions; [`PositionKind::None`] for sets.
         position: PositionKind,
     },
 }
@@ -45,16 +45,16 @@ pub enum ClassifierInput {
 ///
 /// // Series of up to 64 vectors of 3 numbers, in 4 classes.
 /// let encoder = EncoderConfig::new(LinformerConfig::new(16, 2, 64, 8), 1);
-/// let config = ClassifierConfig::features(3, encoder, 4).with_pooling(Pooling::Max).with_hidden_dim(Some(8));
+/// let config = ClassifierConfig::features(3, encoder, 4).with_pooling(Pooling::Max).with_hidden_dim(8);
 /// let model = Classifier::<f32>::new(&config, 0)?;
 /// assert_eq!(model.forward_features(&Array3::ones((2, 50, 3)), None)?.dim(), (2, 4));
 /// # Ok::<(), linformer::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct ClassifierConfig {
-    /// What is read.
+    /// The input.
     pub input: ClassifierInput,
     /// The number of classes.
     pub classes: usize,
@@ -67,12 +67,15 @@ pub struct ClassifierConfig {
 }
 
 impl ClassifierConfig {
-    /// Tokens in, mean pooling, no hidden layer.
+    /// Creates a configuration with token input, mean pooling and no hidden layer.
     pub fn tokens(model: LanguageModelConfig, classes: usize) -> Self {
         Self::new(ClassifierInput::Tokens(model.with_head(HeadKind::None)), classes)
     }
 
-    /// Vectors of `features` numbers in, no positions, mean pooling, no hidden layer.
+    /// Creates a configuration with vectors of `features` numbers as input, mean pooling and no hidden layer.
+    ///
+    /// The vectors have no positions, as points of a set have none; for a series set some [`with_position`](Self::with_position), since without them its
+    /// order hardly shows.
     pub fn features(features: usize, encoder: EncoderConfig, classes: usize) -> Self {
         let input = ClassifierInput::Features {
             features,
@@ -82,7 +85,7 @@ impl ClassifierConfig {
         Self::new(input, classes)
     }
 
-    /// Mean pooling, no hidden layer.
+    /// Creates a configuration with mean pooling and no hidden layer.
     pub fn new(input: ClassifierInput, classes: usize) -> Self {
         Self {
             input,
@@ -102,10 +105,20 @@ impl ClassifierConfig {
         with_activation => activation: Activation,
     }
 
+    /// Sets the positions of the input, tokens or features.
+    #[must_use]
+    pub fn with_position(mut self, value: PositionKind) -> Self {
+        match &mut self.input {
+            ClassifierInput::Tokens(model) => model.position = value,
+            ClassifierInput::Features { position, .. } => *position = value,
+        }
+        self
+    }
+
     /// Checks that this describes a model.
     ///
     /// # Errors
-    /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
+    /// Returns an error that names the first size that is 0, does not divide or overflows, or the first option without effect.
     pub fn check(&self) -> Result<()> {
         at_least_one("classes", self.classes)?;
         let width = match &self.input {

@@ -19,7 +19,7 @@ use crate::error::{Error, Result, checked_len};
 /// assert!(config.is_causal() && config.check().is_ok());
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct DecoderConfig {
     /// How a target attends to itself; its `dim` is the decoder's.
@@ -32,9 +32,9 @@ pub struct DecoderConfig {
     pub middle_feed_forward: Option<FeedForwardConfig>,
     /// The feed-forward after cross-attention, if there is one.
     pub feed_forward: Option<FeedForwardConfig>,
-    /// Where the blocks normalise.
+    /// Where the blocks normalize.
     pub norm: NormPlacement,
-    /// What LayerNorm adds to the variance.
+    /// The number that LayerNorm adds to the variance.
     pub norm_eps: f64,
     /// Whether the last block is followed by a norm of its own.
     pub final_norm: bool,
@@ -43,7 +43,7 @@ pub struct DecoderConfig {
 }
 
 impl DecoderConfig {
-    /// `depth` pre-norm blocks with a GELU feed-forward of four times the width after cross-attention, and a final norm.
+    /// Creates a configuration of `depth` pre-norm blocks with a GELU feed-forward of four times the width after cross-attention, and a final norm.
     pub fn new(self_attention: impl Into<AttentionKind>, cross_attention: impl Into<AttentionKind>, depth: usize) -> Self {
         let self_attention = self_attention.into();
         let ff_dim = self_attention.attention().dim.saturating_mul(4);
@@ -75,12 +75,12 @@ impl DecoderConfig {
         with_k_by_layer => k_by_layer: Option<Vec<usize>>,
     }
 
-    /// The decoder's width d.
+    /// Returns the decoder's width d.
     pub fn dim(&self) -> usize {
         self.self_attention.attention().dim
     }
 
-    /// Whether no position of a target sees a later one.
+    /// Returns whether no position of a target sees a later one.
     pub fn is_causal(&self) -> bool {
         self.self_attention.is_causal()
     }
@@ -115,7 +115,8 @@ impl DecoderConfig {
     /// Checks that this describes a decoder.
     ///
     /// # Errors
-    /// Sizes of 0, sizes that do not divide or that overflow, attentions that do not fit each other, and options without effect, each by name.
+    /// Returns an error that names the first size that is 0, does not divide or overflows, an attention that does not fit the other, or the first
+    /// option without effect.
     pub fn check(&self) -> Result<()> {
         let (own, cross) = (&self.self_attention, &self.cross_attention);
         let compresses = [own, cross].iter().any(|kind| matches!(kind, AttentionKind::Linformer(_)));
@@ -161,7 +162,7 @@ impl DecoderConfig {
 
 /// Tokens in, token scores out, given a source: the half of an encoder–decoder that writes.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct DecoderLanguageModelConfig {
     /// The number of token ids.
@@ -170,16 +171,16 @@ pub struct DecoderLanguageModelConfig {
     pub decoder: DecoderConfig,
     /// The width of token and position vectors where it is not the decoder's; products lead in and out.
     pub embedding_dim: Option<usize>,
-    /// What tells the model where a token stands.
+    /// The encoding of positions.
     pub position: PositionKind,
-    /// Whether the sum of token and position vectors is normalised.
+    /// Whether the sum of token and position vectors is normalized.
     pub embedding_norm: bool,
-    /// What makes scores of features.
+    /// The head that computes token scores.
     pub head: HeadKind,
 }
 
 impl DecoderLanguageModelConfig {
-    /// Learned positions up to the `seq_len` of self-attention (sinusoidal ones where that is exact), and a plain head.
+    /// Creates a configuration with learned positions up to the `seq_len` of self-attention (sinusoidal ones where that is exact), and a plain head.
     pub fn new(vocab_size: usize, decoder: DecoderConfig) -> Self {
         Self {
             vocab_size,
@@ -202,7 +203,7 @@ impl DecoderLanguageModelConfig {
         with_head => head: HeadKind,
     }
 
-    /// The width of token and position vectors.
+    /// Returns the width of token and position vectors.
     pub fn effective_embedding_dim(&self) -> usize {
         self.embedding_dim.unwrap_or(self.decoder.dim())
     }
@@ -210,7 +211,7 @@ impl DecoderLanguageModelConfig {
     /// Checks that this describes a model.
     ///
     /// # Errors
-    /// As [`DecoderConfig::check`]; sizes of 0, or that overflow.
+    /// Returns an error as [`DecoderConfig::check`] does, or if a size is 0 or overflows.
     pub fn check(&self) -> Result<()> {
         self.decoder.check()?;
         at_least_one("vocab_size", self.vocab_size)?;
@@ -236,17 +237,17 @@ impl DecoderLanguageModelConfig {
 /// assert!(EncoderDecoderConfig::new(source, target).check().is_ok());
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct EncoderDecoderConfig {
-    /// What reads: a model without a head, whose features are as wide as the decoder.
+    /// The model that reads the source: it has no head, and its features are as wide as the decoder.
     pub source: LanguageModelConfig,
-    /// What writes: a model whose self-attention is causal.
+    /// The model that writes the target: its self-attention is causal.
     pub target: DecoderLanguageModelConfig,
 }
 
 impl EncoderDecoderConfig {
-    /// `source` without its head, and `target`.
+    /// Creates a configuration of `source` without its head, and `target`.
     pub fn new(source: LanguageModelConfig, target: DecoderLanguageModelConfig) -> Self {
         Self {
             source: source.with_head(HeadKind::None),
@@ -257,8 +258,8 @@ impl EncoderDecoderConfig {
     /// Checks that this describes a model.
     ///
     /// # Errors
-    /// As [`LanguageModelConfig::check`] and [`DecoderLanguageModelConfig::check`]; a source with a head, of another width, or with a token that
-    /// counts as padding; a target that sees what comes later, has no head, or counts positions after padding.
+    /// Returns an error as [`LanguageModelConfig::check`] and [`DecoderLanguageModelConfig::check`] do; if the source has a head, another width or a
+    /// token that counts as padding; or if the target sees later positions, has no head or counts positions after padding.
     pub fn check(&self) -> Result<()> {
         self.source.check()?;
         self.target.check()?;

@@ -6,7 +6,7 @@ use crate::ops::Activation;
 
 /// A feed-forward layer.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct FeedForwardConfig {
     /// The width in between.
@@ -20,7 +20,7 @@ pub struct FeedForwardConfig {
 }
 
 impl FeedForwardConfig {
-    /// GELU in between, with biases.
+    /// Creates a configuration with GELU in between and with biases.
     pub fn new(ff_dim: usize) -> Self {
         Self {
             ff_dim,
@@ -42,7 +42,7 @@ impl FeedForwardConfig {
     /// Checks that this describes a layer between `dim` and `out_dim` features.
     ///
     /// # Errors
-    /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
+    /// Returns an error that names the first size that is 0, does not divide or overflows, or the first option without effect.
     pub fn check(&self, dim: usize, out_dim: usize) -> Result<()> {
         for (option, value) in [("ff_dim", self.ff_dim), ("dim", dim), ("out_dim", out_dim)] {
             at_least_one(option, value)?;
@@ -51,9 +51,9 @@ impl FeedForwardConfig {
     }
 }
 
-/// Where a block normalises.
+/// Where a block normalizes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum NormPlacement {
     /// x + f(norm(x)). The default.
@@ -65,7 +65,7 @@ pub enum NormPlacement {
 
 /// The attention of the blocks of an encoder or decoder.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum AttentionKind {
     /// Linformer: O(n·k).
@@ -77,7 +77,7 @@ pub enum AttentionKind {
 }
 
 impl AttentionKind {
-    /// Heads and weights.
+    /// Returns the head and weight options.
     pub fn attention(&self) -> &AttentionConfig {
         match self {
             Self::Linformer(config) => &config.attention,
@@ -94,7 +94,7 @@ impl AttentionKind {
         }
     }
 
-    /// Whether a position sees nothing after itself.
+    /// Returns whether a position sees nothing after itself.
     pub fn is_causal(&self) -> bool {
         match self {
             Self::Linformer(_) => false,
@@ -155,18 +155,18 @@ impl From<AttentionConfig> for AttentionKind {
 ///
 /// // Three post-norm blocks, the last of which compresses to half as many rows.
 /// let config = EncoderConfig::new(LinformerConfig::new(64, 4, 512, 32), 3)
-///     .with_feed_forward(Some(FeedForwardConfig::new(256)))
+///     .with_feed_forward(FeedForwardConfig::new(256))
 ///     .with_norm(NormPlacement::Post)
-///     .with_k_by_layer(Some(vec![32, 32, 16]));
+///     .with_k_by_layer(vec![32, 32, 16]);
 /// config.check()?;
 ///
 /// // Options that fit no model are errors that say why.
-/// let error = config.with_k_by_layer(Some(vec![32, 16])).check().unwrap_err();
+/// let error = config.with_k_by_layer(vec![32, 16]).check().unwrap_err();
 /// assert!(error.to_string().contains("one entry for each of the 3 layers"));
 /// # Ok::<(), linformer::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct EncoderConfig {
     /// The attention of the blocks; its `dim` is the encoder's.
@@ -175,9 +175,9 @@ pub struct EncoderConfig {
     pub depth: usize,
     /// The feed-forward of the blocks, if they have one.
     pub feed_forward: Option<FeedForwardConfig>,
-    /// Where the blocks normalise.
+    /// Where the blocks normalize.
     pub norm: NormPlacement,
-    /// What LayerNorm adds to the variance.
+    /// The number that LayerNorm adds to the variance.
     pub norm_eps: f64,
     /// Whether the last block is followed by a norm of its own.
     pub final_norm: bool,
@@ -191,7 +191,7 @@ pub struct EncoderConfig {
 }
 
 impl EncoderConfig {
-    /// `depth` pre-norm blocks with a GELU feed-forward of four times the width, and a final norm.
+    /// Creates a configuration of `depth` pre-norm blocks with a GELU feed-forward of four times the width, and a final norm.
     pub fn new(attention: impl Into<AttentionKind>, depth: usize) -> Self {
         let attention = attention.into();
         let ff_dim = attention.attention().dim.saturating_mul(4);
@@ -209,6 +209,18 @@ impl EncoderConfig {
     }
 
     setters! {
+        /// Sets [`AttentionConfig::head_dim`].
+        with_head_dim => (attention.attention_mut().head_dim): Option<usize>,
+        /// Sets [`AttentionConfig::kv_heads`].
+        with_kv_heads => (attention.attention_mut().kv_heads): usize,
+        /// Sets [`AttentionConfig::tie_key_value`].
+        with_tied_key_value => (attention.attention_mut().tie_key_value): bool,
+        /// Sets [`AttentionConfig::query_bias`].
+        with_query_bias => (attention.attention_mut().query_bias): bool,
+        /// Sets [`AttentionConfig::output_bias`].
+        with_output_bias => (attention.attention_mut().output_bias): bool,
+        /// Sets [`AttentionConfig::output_rank`].
+        with_output_rank => (attention.attention_mut().output_rank): Option<usize>,
         /// Sets [`EncoderConfig::feed_forward`].
         with_feed_forward => feed_forward: Option<FeedForwardConfig>,
         /// Sets [`EncoderConfig::norm`]; see also [`EncoderConfig::with_final_norm`].
@@ -225,7 +237,22 @@ impl EncoderConfig {
         with_hidden_dim => hidden_dim: Option<usize>,
     }
 
-    /// The encoder's width d.
+    /// Sets [`AttentionConfig::key_bias`] and [`AttentionConfig::value_bias`].
+    #[must_use]
+    pub fn with_key_value_bias(mut self, key: bool, value: bool) -> Self {
+        let attention = self.attention.attention_mut();
+        (attention.key_bias, attention.value_bias) = (key, value);
+        self
+    }
+
+    /// Sets [`EncoderConfig::attention`].
+    #[must_use]
+    pub fn with_attention(mut self, attention: impl Into<AttentionKind>) -> Self {
+        self.attention = attention.into();
+        self
+    }
+
+    /// Returns the encoder's width d.
     pub fn dim(&self) -> usize {
         self.attention.attention().dim
     }
@@ -258,7 +285,7 @@ impl EncoderConfig {
         self.attention.sharing() == Some(Sharing::Layerwise)
     }
 
-    /// What an encoder with exact attention becomes with a `projection` put in.
+    /// Returns the configuration of an encoder with exact attention with a `projection`.
     ///
     /// # Errors
     /// Returns an error if the attention is not exact, or cannot be compressed.
@@ -281,7 +308,7 @@ impl EncoderConfig {
     /// Checks that this describes an encoder.
     ///
     /// # Errors
-    /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
+    /// Returns an error that names the first size that is 0, does not divide or overflows, or the first option without effect.
     pub fn check(&self) -> Result<()> {
         self.attention.check()?;
         // The widest type: a model of f32 numbers takes fewer.
@@ -303,7 +330,7 @@ impl EncoderConfig {
         Ok(())
     }
 
-    /// Layers that stand for all others: the first, one in between and the last, or all where each may have a k of its own.
+    /// Layers that represent all others: the first, one in between and the last, or all where each may have a k of its own.
     fn distinct_layers(&self) -> impl Iterator<Item = usize> {
         let (depth, each) = (self.depth, self.k_by_layer.is_some());
         (0..if each { depth } else { depth.min(2) }).chain((!each && depth > 2).then(|| depth - 1))

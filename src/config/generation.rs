@@ -3,8 +3,9 @@
 use super::setters;
 use crate::error::{Error, Result};
 
-/// What to do with a text that is longer than the model's context.
+/// The treatment of a text that is longer than the model's context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum ContextOverflow {
     /// Returns an error. The default.
@@ -25,7 +26,7 @@ pub enum ContextOverflow {
 ///
 /// let model = LanguageModelConfig::new(9, EncoderConfig::new(CausalConfig::new(16, 2, 32, 2), 1));
 /// let model = LanguageModel::<f32>::new(&model, 0)?;
-/// let config = GenerationConfig::new(5).with_temperature(0.8).with_top_k(Some(3)).with_seed(1);
+/// let config = GenerationConfig::new(5).with_temperature(0.8).with_top_k(3).with_seed(1);
 /// let write = || model.generate_one(&[1, 2], &config)?.collect::<Result<Vec<usize>, _>>();
 /// assert_eq!(write()?.len(), 5);
 /// assert_eq!(write()?, write()?, "one seed, one text");
@@ -36,15 +37,16 @@ pub enum ContextOverflow {
 /// assert_eq!(steps.iter().map(|step| step[1].unwrap()).collect::<Vec<_>>(), write()?);
 ///
 /// // Options without effect are errors: without a temperature nothing is drawn.
-/// assert!(GenerationConfig::new(5).with_top_k(Some(3)).check().is_err());
+/// assert!(GenerationConfig::new(5).with_top_k(3).check().is_err());
 /// # Ok::<(), linformer::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct GenerationConfig {
     /// The most tokens that a sequence gets.
     pub max_new_tokens: usize,
-    /// What scores are divided by before the softmax; 0 always takes the highest score (the first of equals).
+    /// The number that scores are divided by before the softmax; 0 always takes the highest score (the first of equals).
     pub temperature: f64,
     /// Only this many of the highest scores are drawn from.
     pub top_k: Option<usize>,
@@ -52,7 +54,7 @@ pub struct GenerationConfig {
     /// reach it to within rounding, a few units in the last place of the model's scores, so that probabilities that add up to it in decimal are
     /// enough.
     pub top_p: Option<f64>,
-    /// What positive scores of tokens that the text already has are divided by, and negative ones multiplied by (Keskar et al., arXiv 1909.05858);
+    /// The number that positive scores of tokens in the text are divided by, and negative ones multiplied by (Keskar et al., arXiv 1909.05858);
     /// 1 does nothing.
     pub repetition_penalty: f64,
     /// Tokens of the vocabulary that end a sequence. They are part of the result.
@@ -65,12 +67,12 @@ pub struct GenerationConfig {
     pub seeds: Vec<u64>,
     /// The most tokens of context, where it is less than the model's own limit.
     pub max_context: Option<usize>,
-    /// What happens to longer ones.
+    /// The treatment of longer texts.
     pub overflow: ContextOverflow,
 }
 
 impl GenerationConfig {
-    /// At most `max_new_tokens` tokens, always the likeliest.
+    /// Creates a configuration that takes at most `max_new_tokens` tokens, always the likeliest.
     pub fn new(max_new_tokens: usize) -> Self {
         Self {
             max_new_tokens,
@@ -110,7 +112,7 @@ impl GenerationConfig {
     /// Checks that tokens can be chosen so.
     ///
     /// # Errors
-    /// Numbers out of range, and options without effect, each by name.
+    /// Returns an error that names the first option that is out of range or without effect.
     pub fn check(&self) -> Result<()> {
         let finite = |option, value: f64, holds: bool, reason| {
             if holds && value.is_finite() {

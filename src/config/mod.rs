@@ -19,7 +19,7 @@ pub use decoder::{DecoderConfig, DecoderLanguageModelConfig, EncoderDecoderConfi
 pub use encoder::{AttentionKind, EncoderConfig, FeedForwardConfig, NormPlacement};
 pub use generation::{ContextOverflow, GenerationConfig};
 pub use model::{HeadKind, LanguageModelConfig, PositionKind, SinusoidLayout};
-pub use projection::{Convolution, ConvolutionKernel, ProjectionConfig, ProjectionKind, Sharing, Tail};
+pub use projection::{Convolution, ConvolutionKernel, ConvolutionTail, ProjectionConfig, ProjectionKind, Sharing};
 pub use training::TrainingPass;
 pub use translation::TranslationConfig;
 
@@ -28,17 +28,32 @@ pub(crate) use norms::{HasNorms, check_eps};
 
 use crate::error::{Error, Result};
 
-/// Writes `with_…` methods that set one field each.
+/// Writes `with_…` methods that set one field each; those of options take the value or the option. A place that is no path of fields is in
+/// parentheses.
 macro_rules! setters {
-    ($($(#[$doc:meta])* $name:ident => $($field:ident).+ : $type:ty),* $(,)?) => {
-        $(
-            $(#[$doc])*
-            #[must_use]
-            pub fn $name(mut self, value: $type) -> Self {
-                self.$($field).+ = value;
-                self
-            }
-        )*
+    () => {};
+    ($(#[$doc:meta])* $name:ident => ($($place:tt)+): Option<$type:ty> $(, $($rest:tt)*)?) => {
+        $(#[$doc])*
+        #[must_use]
+        pub fn $name(mut self, value: impl Into<Option<$type>>) -> Self {
+            self.$($place)+ = value.into();
+            self
+        }
+
+        $($crate::config::setters! { $($rest)* })?
+    };
+    ($(#[$doc:meta])* $name:ident => ($($place:tt)+): $type:ty $(, $($rest:tt)*)?) => {
+        $(#[$doc])*
+        #[must_use]
+        pub fn $name(mut self, value: $type) -> Self {
+            self.$($place)+ = value;
+            self
+        }
+
+        $($crate::config::setters! { $($rest)* })?
+    };
+    ($(#[$doc:meta])* $name:ident => $($field:ident).+: $($rest:tt)+) => {
+        $crate::config::setters! { $(#[$doc])* $name => ($($field).+): $($rest)+ }
     };
 }
 pub(crate) use setters;

@@ -6,18 +6,18 @@ use crate::ops::Activation;
 
 /// The layout of sinusoidal positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum SinusoidLayout {
     /// All sines, then all cosines.
     Halves,
-    /// Sine and cosine by turns, as in the original Transformer.
+    /// Sines and cosines interleaved, as in the original Transformer.
     Interleaved,
 }
 
-/// What tells a model where a token stands; [`Position`](crate::Position) shows one.
+/// The encoding of positions; [`Position`](crate::Position) shows one.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum PositionKind {
     /// Nothing.
@@ -48,9 +48,9 @@ pub enum PositionKind {
     },
 }
 
-/// What makes token scores of a language model's features.
+/// The head that computes token scores from a language model's features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum HeadKind {
     /// Nothing: the model returns features.
@@ -70,7 +70,7 @@ pub enum HeadKind {
 
 /// Tokens in, features or token scores out; [`LanguageModel`](crate::LanguageModel) has an example.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct LanguageModelConfig {
     /// The number of token ids.
@@ -79,19 +79,20 @@ pub struct LanguageModelConfig {
     pub encoder: EncoderConfig,
     /// The width of token and position vectors where it is not the encoder's; products lead in and out.
     pub embedding_dim: Option<usize>,
-    /// What tells the model where a token stands.
+    /// The encoding of positions.
     pub position: PositionKind,
-    /// Whether the sum of token and position vectors is normalised.
+    /// Whether the sum of token and position vectors is normalized.
     pub embedding_norm: bool,
     /// A token whose vectors are set to 0 before the first block where no mask is given, as fairseq does. It is no mask: deeper
     /// blocks see whatever padding has become.
     pub zeroed_token: Option<usize>,
-    /// What makes token scores.
+    /// The head that computes token scores.
     pub head: HeadKind,
 }
 
 impl LanguageModelConfig {
-    /// Learned positions up to the encoder's `seq_len` (sinusoidal ones for exact attention, which has none), a plain head.
+    /// Creates a configuration with learned positions up to the encoder's `seq_len` (sinusoidal ones for exact attention,
+    /// which has none) and a plain head.
     pub fn new(vocab_size: usize, encoder: EncoderConfig) -> Self {
         Self {
             vocab_size,
@@ -117,7 +118,7 @@ impl LanguageModelConfig {
         with_head => head: HeadKind,
     }
 
-    /// The width of token and position vectors.
+    /// Returns the width of token and position vectors.
     pub fn effective_embedding_dim(&self) -> usize {
         self.embedding_dim.unwrap_or(self.encoder.dim())
     }
@@ -125,7 +126,7 @@ impl LanguageModelConfig {
     /// Checks that this describes a model.
     ///
     /// # Errors
-    /// Sizes of 0, sizes that do not divide or that overflow, and options without effect, each by name.
+    /// Returns an error that names the first size that is 0, does not divide or overflows, or the first option without effect.
     pub fn check(&self) -> Result<()> {
         self.encoder.check()?;
         at_least_one("vocab_size", self.vocab_size)?;

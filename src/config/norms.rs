@@ -1,4 +1,4 @@
-//! What norms add to the variance, which not every element type can.
+//! Checks of the number that norms add to the variance, which not every element type can hold.
 
 use super::{
     ClassifierConfig, ClassifierInput, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, LanguageModelConfig,

@@ -6,7 +6,7 @@ use crate::initialization::{Initialization, is_standard_deviation};
 
 /// Which heads and layers use one and the same E and F (paper, section 4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Sharing {
     /// Every head has its own E and its own F.
@@ -22,22 +22,22 @@ pub enum Sharing {
 
 /// The weights of one window of a strided convolution whose kernel is as long as its stride.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum ConvolutionKernel {
     /// One weight for each position of the window, the same for all channels.
     Scalar,
     /// One weight for each position and channel of a head.
     Depthwise,
-    /// One (`head_dim`, `head_dim`) matrix for each position: PyTorch's `Conv1d`, as tatp22's implementation has it.
+    /// One (`head_dim`, `head_dim`) matrix for each position: PyTorch's `Conv1d`, as in tatp22's implementation.
     ChannelMixing,
 }
 
-/// What becomes of the positions after the last whole window.
+/// The treatment of the positions after the last whole window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
-pub enum Tail {
+pub enum ConvolutionTail {
     /// They are left out, as PyTorch's `Conv1d` does. The default.
     #[default]
     Dropped,
@@ -47,31 +47,31 @@ pub enum Tail {
 
 /// A strided convolution along the sequence; its stride is ⌊`seq_len` / `k`⌋.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Convolution {
     /// The weights of a window.
     pub kernel: ConvolutionKernel,
-    /// What becomes of an incomplete window.
-    pub tail: Tail,
+    /// The treatment of an incomplete window.
+    pub tail: ConvolutionTail,
     /// Whether a shorter sequence is attended as if it were `seq_len` long, with nothing at the positions that it does not reach (windows
     /// there hold the biases alone, as in tatp22's implementation under a mask). Otherwise it has fewer slots.
     pub all_windows: bool,
 }
 
 impl Convolution {
-    /// A convolution that drops the tail and has as many slots as the sequence has windows.
+    /// Creates a convolution that drops the tail and has as many slots as the sequence has windows.
     pub fn new(kernel: ConvolutionKernel) -> Self {
         Self {
             kernel,
-            tail: Tail::Dropped,
+            tail: ConvolutionTail::Dropped,
             all_windows: false,
         }
     }
 
     setters! {
         /// Sets [`Convolution::tail`].
-        with_tail => tail: Tail,
+        with_tail => tail: ConvolutionTail,
         /// Sets [`Convolution::all_windows`].
         with_all_windows => all_windows: bool,
     }
@@ -84,15 +84,15 @@ impl Convolution {
     /// The number of windows of a sequence of `length` positions at this `stride`.
     pub(crate) fn windows(self, length: usize, stride: usize) -> usize {
         match self.tail {
-            Tail::Dropped => length / stride,
-            Tail::ZeroPadded => length.div_ceil(stride),
+            ConvolutionTail::Dropped => length / stride,
+            ConvolutionTail::ZeroPadded => length.div_ceil(stride),
         }
     }
 }
 
-/// What makes k rows out of n.
+/// The kind of projection of n rows to k.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub enum ProjectionKind {
     /// A trained (k, n) matrix: the paper's E and F. The default.
@@ -110,12 +110,12 @@ pub enum ProjectionKind {
 
 /// How keys and values are compressed along the sequence; [`LinformerConfig`](crate::LinformerConfig) has the shorter ways to say it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct ProjectionConfig {
-    /// What makes k rows out of n.
+    /// The kind of projection of n rows to k.
     pub kind: ProjectionKind,
-    /// Who shares it; `None` stands for [`Sharing::Headwise`]. Pooling has nothing to share and takes no mode.
+    /// Which heads and layers share it; `None` means [`Sharing::Headwise`]. Pooling has no weights to share and takes no mode.
     pub sharing: Option<Sharing>,
     /// Whether a trained number is added to each slot (learned), or to each channel (convolution), after the key and value weights.
     pub bias: bool,
@@ -125,7 +125,7 @@ pub struct ProjectionConfig {
 }
 
 impl ProjectionConfig {
-    /// A projection of this kind with its defaults.
+    /// Creates a projection of this kind with its defaults.
     pub fn new(kind: ProjectionKind) -> Self {
         Self { kind, ..Self::default() }
     }
@@ -139,7 +139,7 @@ impl ProjectionConfig {
         with_initialization => initialization: Option<Initialization>,
     }
 
-    /// Who shares the projection, with the default filled in. Pooling is alike for all heads, keys and values.
+    /// Returns which heads and layers share the projection, with the default filled in. Pooling is alike for all heads, keys and values.
     pub fn effective_sharing(&self) -> Sharing {
         match self.kind {
             ProjectionKind::MeanPooling | ProjectionKind::MaxPooling => Sharing::KeyValue,

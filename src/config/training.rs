@@ -1,4 +1,4 @@
-//! What a training pass does besides the forward pass.
+//! Options of a training pass: dropout and gradient checkpointing.
 
 use super::setters;
 use crate::error::{Error, Result};
@@ -6,33 +6,35 @@ use crate::initialization::{Place, Step};
 use crate::ops::Dropout;
 use crate::scalar::Scalar;
 
-/// How a training pass regularises, and what it keeps. None of it is part of a model: inference drops nothing.
+/// How a training pass regularizes, and what it keeps. None of it is part of a model: inference drops nothing.
 ///
 /// Rates are the probability that an element is dropped; the others are scaled up by 1/(1 − rate). [`training`](crate::training) has an
 /// example.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct TrainingPass {
     /// Which random numbers are drawn: a pass with the same step drops the same elements.
     pub step: Step,
-    /// Of the attention's probabilities.
+    /// Dropout rate of the attention's probabilities.
     pub attention_dropout: f64,
-    /// Of what attention and feed-forward add to the residual stream.
+    /// Dropout rate of the residual branches.
     pub residual_dropout: f64,
-    /// Between the two products of the feed-forward.
+    /// Dropout rate between the two products of the feed-forward.
     pub activation_dropout: f64,
-    /// Of the embedded tokens.
+    /// Dropout rate of the embedded tokens.
     pub embedding_dropout: f64,
-    /// Of whole blocks, where they keep the width (LayerDrop, Fan et al., arXiv 1909.11556).
+    /// Dropout rate of whole blocks, where they keep the width (LayerDrop, Fan et al., arXiv 1909.11556).
     pub layer_drop: f64,
     /// Whether only the inputs of the blocks are kept and each block is computed again in the backward pass.
     pub gradient_checkpointing: bool,
     /// Which of several parts of the batch the pass is for: each drops elements of its own.
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) part: u32,
 }
 
 impl TrainingPass {
-    /// A pass that drops nothing and keeps what the backward pass needs.
+    /// Creates a pass that drops nothing and keeps everything that the backward pass needs.
     pub fn new(step: Step) -> Self {
         Self {
             step,
@@ -70,7 +72,7 @@ impl TrainingPass {
     /// Checks that every rate is at least 0 and below 1.
     ///
     /// # Errors
-    /// The first rate that is not.
+    /// Returns an error that names the first rate that is not.
     pub fn check(&self) -> Result<()> {
         let rates = [
             ("attention_dropout", self.attention_dropout),

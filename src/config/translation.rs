@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 ///
 /// [`EncoderDecoder`](crate::EncoderDecoder) shows a search.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct TranslationConfig {
     /// The token before the first of every target.
@@ -37,7 +38,7 @@ pub struct TranslationConfig {
 }
 
 impl TranslationConfig {
-    /// Targets of at most `max_new_tokens` tokens, always the likeliest token.
+    /// Creates a configuration for targets of at most `max_new_tokens` tokens, always the likeliest token.
     pub fn new(start_token: usize, end_token: usize, max_new_tokens: usize) -> Self {
         Self {
             start_token,
@@ -58,7 +59,7 @@ impl TranslationConfig {
     /// Checks that targets can be searched for so, of a vocabulary of `vocab_size` tokens.
     ///
     /// # Errors
-    /// Numbers out of range, and options without effect, each by name.
+    /// Returns an error that names the first option that is out of range or without effect.
     pub fn check(&self, vocab_size: usize) -> Result<()> {
         at_least_one("beams", self.beams)?;
         for (option, token) in [("start_token", self.start_token), ("end_token", self.end_token)] {
@@ -84,7 +85,7 @@ impl TranslationConfig {
         Ok(())
     }
 
-    /// What the log-probability of a target of `length` tokens is divided by: a number above 0 and finite, whatever α is.
+    /// Returns the divisor of the log-probability of a target of `length` tokens: a number above 0 and finite, whatever α is.
     pub(crate) fn divisor(&self, length: usize) -> f64 {
         let power = libm::pow((5.0 + length as f64) / 6.0, self.length_penalty);
         power.clamp(f64::MIN_POSITIVE, f64::MAX)

@@ -108,7 +108,7 @@ mod tests {
         let Layers { edges, densities } = Layers::new();
         for layer in 1..LAYERS {
             let area = edges[layer] * (densities[layer + 1] - densities[layer]);
-            // What the rounded constants miss gathers in the uppermost.
+            // The error of the rounded constants gathers in the uppermost.
             let bound = if layer + 1 == LAYERS { 1e-8 } else { 1e-12 };
             assert!((area - AREA).abs() < bound, "{layer}: {area}");
         }

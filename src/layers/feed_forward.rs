@@ -7,12 +7,12 @@ use std::ops::Range;
 use ndarray::{Array2, Array3, ArrayRef3};
 
 use super::{Linear, check_width, map_tiles, rows, sequence};
+use crate::buffer_pool::Buffers;
 use crate::config::{FeedForwardConfig, check_alike};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::ops::{Activation, RowsMut, Runs, Tile, TileRows};
 use crate::parameters::parameters;
-use crate::room::Room;
 use crate::scalar::Scalar;
 
 /// Multiplications that an activation costs, roughly.
@@ -137,7 +137,7 @@ impl<A: Scalar> FeedForward<A> {
         check_width("FeedForward::forward_train", "x", x, self.input.in_dim())?;
         let x = x.as_standard_layout().into_owned();
         let (batch, length, _) = x.dim();
-        let (y, hidden) = self.train_rows(rows(&x), None, Room::new());
+        let (y, hidden) = self.train_rows(rows(&x), None, Buffers::new());
         Ok((sequence(y, batch, length), FeedForwardCache { x, hidden }))
     }
 
@@ -158,7 +158,7 @@ impl<A: Scalar> FeedForward<A> {
             return Err(Error::shape(OPERATION, "dy", format!("{expected:?}"), dy.shape()));
         }
         let dy = dy.as_standard_layout().into_owned();
-        let dx = self.backward_rows(rows(&cache.x), cache.hidden, rows(&dy), None, gradients, Room::new());
+        let dx = self.backward_rows(rows(&cache.x), cache.hidden, rows(&dy), None, gradients, Buffers::new());
         Ok(sequence(dx, batch, length))
     }
 

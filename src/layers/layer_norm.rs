@@ -9,7 +9,6 @@ use crate::ops::{LongSum, add_widened, layer_norm_backward_rows, layer_norm_rows
 use crate::parallel::{self, Parts, for_each_part};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
-use crate::views::{outer, split};
 
 /// Rows whose gradients of weight and bias one task sums up.
 const GRADIENT_ROWS: usize = 512;
@@ -96,9 +95,9 @@ impl<A: Scalar> LayerNorm<A> {
         let dim = self.weight.len();
         let blocks = x.nrows().div_ceil(GRADIENT_ROWS);
         let mut sums = Array2::<f64>::zeros((blocks, 2 * dim));
-        let tasks = split(dy.view_mut(), Axis(0), GRADIENT_ROWS)
-            .into_iter()
-            .zip(outer(sums.view_mut()))
+        let tasks = dy
+            .axis_chunks_iter_mut(Axis(0), GRADIENT_ROWS)
+            .zip(sums.outer_iter_mut())
             .enumerate()
             .collect();
         let cost = parallel::cost(&[x.len(), 8]);

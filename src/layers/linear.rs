@@ -5,6 +5,7 @@ use std::ops::Range;
 use ndarray::{Array1, Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::{TILE, check_width, map_tiles, tile_rows};
+use crate::buffer_pool::Buffers;
 use crate::config::at_least_one;
 use crate::derived::Derived;
 use crate::error::{Error, Result, checked_len};
@@ -12,9 +13,7 @@ use crate::initialization::Streams;
 use crate::ops::{Output, PackedMatrix, Rows, RowsMut, Runs, Scratch, Tile, TileRows, add_bias, gemm};
 use crate::parallel::{self, Parts, Pool, for_each_part};
 use crate::parameters::parameters;
-use crate::room::Room;
 use crate::scalar::Scalar;
-use crate::views::split;
 
 mod gradients;
 
@@ -144,17 +143,17 @@ impl<A: Scalar> Linear<A> {
 
     /// y of the rows of `x`, spread over threads.
     pub(crate) fn forward_rows(&self, x: ArrayView2<'_, A>) -> Array2<A> {
-        self.forward_rows_in(Room::new(), x)
+        self.forward_rows_in(Buffers::new(), x)
     }
 
-    /// [`forward_rows`](Self::forward_rows) in memory of `room`.
-    pub(crate) fn forward_rows_in(&self, room: Room<'_, A>, x: ArrayView2<'_, A>) -> Array2<A> {
+    /// [`forward_rows`](Self::forward_rows) in memory of `buffers`.
+    pub(crate) fn forward_rows_in(&self, buffers: Buffers<'_, A>, x: ArrayView2<'_, A>) -> Array2<A> {
         if x.nrows() >= PACKED_ROWS {
             self.prepare();
         }
-        let mut y = room.array2((x.nrows(), self.out_dim()));
+        let mut y = buffers.array2((x.nrows(), self.out_dim()));
         let cost = parallel::cost(&[x.nrows(), self.weight.len()]);
-        let tasks = split(y.view_mut(), Axis(0), TILE).into_iter().enumerate().collect();
+        let tasks = y.axis_chunks_iter_mut(Axis(0), TILE).enumerate().collect();
         parallel::for_each_with(tasks, cost, |scratch: &mut Scratch<A>, (tile, mut y)| {
             let first = tile * TILE;
             self.apply(x.slice(s![first..first + y.nrows(), ..]), &mut y, scratch);
@@ -166,12 +165,18 @@ impl<A: Scalar> Linear<A> {
     ///
     /// `x` is (rows, in), `dy` (rows, out).
     pub(crate) fn backward(&self, x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>, gradients: &mut Self) -> Array2<A> {
-        self.backward_in(Room::new(), x, dy, gradients)
+        self.backward_in(Buffers::new(), x, dy, gradients)
     }
 
-    /// [`backward`](Self::backward) in memory of `room`.
-    pub(crate) fn backward_in(&self, room: Room<'_, A>, x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>, gradients: &mut Self) -> Array2<A> {
-        let mut dx = room.array2((dy.nrows(), self.in_dim()));
+    /// [`backward`](Self::backward) in memory of `buffers`.
+    pub(crate) fn backward_in(
+        &self,
+        buffers: Buffers<'_, A>,
+        x: ArrayView2<'_, A>,
+        dy: ArrayView2<'_, A>,
+        gradients: &mut Self,
+    ) -> Array2<A> {
+        let mut dx = buffers.array2((dy.nrows(), self.in_dim()));
         let cost = parallel::cost(&[dy.nrows(), self.weight.len()]);
         parallel::both(
             cost,

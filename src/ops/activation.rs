@@ -7,7 +7,7 @@ use crate::scalar::Scalar;
 
 /// A pointwise non-linearity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Activation {
     /// x·Φ(x) with the exact normal distribution function (Hendrycks and Gimpel, arXiv 1606.08415).

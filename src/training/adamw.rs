@@ -13,7 +13,7 @@ use crate::scalar::Scalar;
 
 /// What [`AdamW`] needs to know besides the learning rate.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct AdamWConfig {
     /// β₁ and β₂: how much of the two moments is kept in a step. Each at least 0 and less than 1.

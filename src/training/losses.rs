@@ -16,6 +16,7 @@ const EXPONENTIAL: usize = 8;
 
 /// How many losses become one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum Reduction {
     /// Their mean. The default.
@@ -56,6 +57,7 @@ impl Reduction {
 /// # Ok::<(), linformer::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct CrossEntropy {
     /// ε, from 0 to 1.
@@ -177,6 +179,7 @@ fn cost<A>(logits: &ArrayRef2<A>) -> usize {
 /// # Ok::<(), linformer::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct MeanSquaredError {
     /// How the elements' losses become one.

@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use crate::parallel;
 use crate::parameters::{Parameters, Role};
 use crate::scalar::{Scalar, inverse_power_of_two};
-use crate::views::split;
 
 /// About how many elements one task steps.
 const PIECE: usize = 1 << 15;
@@ -336,16 +335,18 @@ fn cut<'a, A: Scalar>(slot: &'a mut Slot<A>, parameter: ArrayViewMutD<'a, A>, gr
         return;
     }
     let (axis, size) = cuts(parameter.shape());
-    let mut moments: Vec<_> = moments.map(|moment| split(moment, axis, size).into_iter()).collect();
-    let mut gradient = gradient;
-    for parameter in split(parameter, axis, size) {
-        let (own, rest) = gradient.split_at(axis, parameter.len_of(axis));
-        gradient = rest;
+    let (mut parameter, mut gradient, mut moments) = (parameter, gradient, moments.collect::<Vec<_>>());
+    while parameter.len_of(axis) > 0 {
+        let at = size.min(parameter.len_of(axis));
+        let (own, rest) = parameter.split_at(axis, at);
+        let (own_gradient, gradient_rest) = gradient.split_at(axis, at);
+        let (own_moments, moments_rest) = moments.into_iter().map(|moment| moment.split_at(axis, at)).unzip();
+        (parameter, gradient, moments) = (rest, gradient_rest, moments_rest);
         pieces.push(Piece {
             name,
-            parameter,
-            gradient: own,
-            moments: moments.iter_mut().filter_map(Iterator::next).collect(),
+            parameter: own,
+            gradient: own_gradient,
+            moments: own_moments,
             decays,
         });
     }

@@ -4,7 +4,7 @@ use crate::parameters::Role;
 
 /// Which parameters weight decay pulls towards 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum WeightDecay {
     /// All that are stepped, as PyTorch has it with one parameter group. The default.

@@ -22,6 +22,7 @@ use crate::config::setters;
 /// assert_eq!(rates, [0.25, 0.5, 0.75, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0]);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Schedule {
     /// The highest rate.
@@ -33,6 +34,7 @@ pub struct Schedule {
 
 /// What follows the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 enum Shape {
     Constant,
     Linear { total: u64 },

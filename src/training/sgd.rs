@@ -12,7 +12,7 @@ use crate::scalar::Scalar;
 
 /// What [`Sgd`] needs to know besides the learning rate.
 #[derive(Clone, Debug, Default, PartialEq)]
-#[cfg_attr(feature = "checkpoint", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct SgdConfig {
     /// How much of the velocity is kept in a step: at least 0 and less than 1. With 0 there is no velocity, and no memory for it.

@@ -10,6 +10,8 @@ mod attention;
 #[cfg(feature = "checkpoint")]
 mod checkpoint;
 mod common;
+#[cfg(feature = "serde")]
+mod configurations;
 mod distributed;
 mod errors;
 mod fingerprints;

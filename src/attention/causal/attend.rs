@@ -2,22 +2,21 @@
 
 use std::ops::Range;
 
-use ndarray::{Array3, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array3, ArrayRef3, ArrayView2, ArrayViewMut2, s};
 
 use super::super::compressed::Compressed;
-use super::super::gradients::{AttendCache, Dropped};
+use super::super::gradients::{AttendCache, Dropped, sequence_mut};
+use super::super::heads::ItemKeyValues;
 use super::super::key_values::block_width;
-use super::super::weights::{AttentionWeights, ItemKeyValues, tile};
+use super::super::weights::{AttentionWeights, tile};
 use super::online::{KeyPart, Online};
-use super::sight::{Reach, Sight};
-use crate::config::AttentionConfig;
+use super::visibility::{Span, Visibility};
+use crate::buffer_pool::Buffers;
 use crate::error::{Result, checked_len};
-use crate::layers::{TILE, rows};
+use crate::layers::{TILE, for_each_tile, rows};
 use crate::ops::{Dropout, Scratch};
-use crate::parallel;
-use crate::room::Room;
+use crate::parallel::{self, Pool};
 use crate::scalar::Scalar;
-use crate::views::{outer, split};
 
 /// Rows below which a tile of queries is not cut, however short the window.
 const FEWEST_ROWS: usize = 32;
@@ -27,10 +26,10 @@ const FEWEST_ROWS: usize = 32;
 pub(crate) struct CausalContext<A> {
     pub(crate) keys: Compressed<A>,
     pub(crate) summaries: Option<Compressed<A>>,
-    pub(crate) sights: Vec<Sight>,
+    pub(crate) visibility: Vec<Visibility>,
     /// Whether one softmax goes over keys and summaries; otherwise each has its own, and the results are added.
     pub(crate) joint: bool,
-    pub(crate) reach: Reach,
+    pub(crate) span: Span,
 }
 
 /// The same of one item.
@@ -38,7 +37,7 @@ pub(crate) struct CausalContext<A> {
 pub(crate) struct ItemContext<'a, A> {
     pub(crate) keys: ItemKeyValues<'a, A>,
     pub(crate) summaries: Option<ItemKeyValues<'a, A>>,
-    pub(crate) sight: &'a Sight,
+    pub(crate) visibility: &'a Visibility,
     pub(crate) joint: bool,
 }
 
@@ -47,7 +46,7 @@ impl<A: Scalar> CausalContext<A> {
         ItemContext {
             keys: self.keys.item(item),
             summaries: self.summaries.as_ref().map(|summaries| summaries.item(item)),
-            sight: &self.sights[item],
+            visibility: &self.visibility[item],
             joint: self.joint,
         }
     }
@@ -62,11 +61,11 @@ impl<A: Scalar> CausalContext<A> {
 
     /// The most keys that a row sees.
     pub(super) fn window(&self) -> usize {
-        self.reach.window.unwrap_or(usize::MAX)
+        self.span.window.unwrap_or(usize::MAX)
     }
 
     /// About how many slots a row sees.
-    pub(super) fn seen(&self) -> usize {
+    pub(super) fn visible(&self) -> usize {
         let (keys, summaries) = self.slots();
         keys.min(self.window()).saturating_add(summaries)
     }
@@ -77,7 +76,7 @@ impl<A: Scalar> CausalContext<A> {
     }
 }
 
-/// Where a tile of scores stands among all scores of a layer, for dropout.
+/// The place of a tile of scores among all scores of a layer, for dropout.
 #[derive(Clone, Copy)]
 pub(super) struct ScorePlace<'d, A> {
     pub(super) dropout: &'d Dropout<A>,
@@ -89,7 +88,7 @@ pub(super) struct ScorePlace<'d, A> {
 }
 
 impl<'d, A> ScorePlace<'d, A> {
-    /// What is dropped of the weights of `head` from `row` on; the first is that of slot `slot`, and the summaries follow the keys.
+    /// Returns the dropout of the weights of `head` from `row` on; the first is that of slot `slot`, and the summaries follow the keys.
     pub(super) fn dropped(&self, head: usize, heads: usize, row: usize, slot: usize) -> Dropped<'d, A> {
         let stride = (self.slots.0 + self.slots.1) as u64;
         let rows = (self.item * heads + head) as u64 * self.length as u64 + row as u64;
@@ -109,7 +108,7 @@ pub(crate) struct CausalScratch<A> {
     factor: Vec<A>,
     products: Scratch<A>,
     online: Online<A>,
-    seen: Vec<Range<usize>>,
+    visible: Vec<Range<usize>>,
 }
 
 impl<A: Scalar> Default for CausalScratch<A> {
@@ -120,7 +119,7 @@ impl<A: Scalar> Default for CausalScratch<A> {
             factor: Vec::new(),
             products: Scratch::default(),
             online: Online::default(),
-            seen: Vec::new(),
+            visible: Vec::new(),
         }
     }
 }
@@ -150,24 +149,26 @@ pub(super) fn attend_head<A: Scalar>(
     place: Option<ScorePlace<'_, A>>,
     scratch: &mut CausalScratch<A>,
 ) {
-    let CausalScratch { result, online, seen, .. } = scratch;
+    let CausalScratch {
+        result, online, visible, ..
+    } = scratch;
     let (rows, head_dim) = queries.dim();
     let mut result = tile(result, rows, head_dim);
     result.fill(A::zero());
     online.reset(rows, head_dim);
     let last = first + rows - 1;
-    let keys = context.sight.keys(first).start..context.sight.keys(last).end;
-    let own = |row: usize| context.sight.keys(first + row);
+    let keys = context.visibility.keys(first).start..context.visibility.keys(last).end;
+    let own = |row: usize| context.visibility.keys(first + row);
     let mut add =
         |from: ItemKeyValues<'_, A>, slots: Range<usize>, own: &dyn Fn(usize) -> Range<usize>, offset: usize, online: &mut Online<A>| {
             let (keys, values) = from.head(head, heads);
             for block in even_blocks(slots) {
-                seen.clear();
-                seen.extend((0..rows).map(|row| within(&own(row), &block)));
+                visible.clear();
+                visible.extend((0..rows).map(|row| clip(&own(row), &block)));
                 let part = KeyPart {
                     keys: keys.slice(s![block.clone(), ..]),
                     values: values.slice(s![block.clone(), ..]),
-                    seen,
+                    visible,
                 };
                 let dropped = place.map(|place| place.dropped(head, heads, first, offset + block.start));
                 online.add(queries.view(), &part, dropped.as_ref());
@@ -180,8 +181,8 @@ pub(super) fn attend_head<A: Scalar>(
             online.reset(rows, head_dim);
         }
         let offset = place.map_or(0, |place| place.slots.0);
-        let own = |row: usize| 0..context.sight.summaries(first + row);
-        add(summaries, 0..context.sight.summaries(last), &own, offset, online);
+        let own = |row: usize| 0..context.visibility.summaries(first + row);
+        add(summaries, 0..context.visibility.summaries(last), &own, offset, online);
     }
     online.add_quotients(&mut result);
     queries.assign(&result);
@@ -195,34 +196,23 @@ fn even_blocks(slots: Range<usize>) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// The part of `range` that lies in `block`, counted from the block's start.
-pub(super) fn within(range: &Range<usize>, block: &Range<usize>) -> Range<usize> {
-    let clip = |slot: usize| slot.clamp(block.start, block.end) - block.start;
-    clip(range.start)..clip(range.end)
+pub(super) fn clip(range: &Range<usize>, block: &Range<usize>) -> Range<usize> {
+    let clipped = |slot: usize| slot.clamp(block.start, block.end) - block.start;
+    clipped(range.start)..clipped(range.end)
 }
 
 impl<A: Scalar> AttentionWeights<A> {
     /// Attention of `x` (batch, rows, dim) to what each row sees.
-    pub(crate) fn attend_causal(
-        &self,
-        operation: &'static str,
-        config: &AttentionConfig,
-        x: &ArrayRef3<A>,
-        context: &CausalContext<A>,
-    ) -> Result<Array3<A>> {
+    pub(crate) fn attend_causal(&self, operation: &'static str, x: &ArrayRef3<A>, context: &CausalContext<A>) -> Result<Array3<A>> {
         let (batch, length, _) = x.dim();
-        checked_len(operation, &[batch, length, config.dim], size_of::<A>())?;
-        let mut output = Array3::zeros((batch, length, config.dim));
-        let size = context.tile_rows();
-        let mut tasks = Vec::new();
-        for (item, rows) in outer(output.view_mut()).into_iter().enumerate() {
-            for (index, rows) in split(rows, Axis(0), size).into_iter().enumerate() {
-                tasks.push((item, index * size, rows));
-            }
-        }
-        let cost = parallel::cost(&[batch, length, 2, config.query_dim(), config.dim.saturating_add(context.seen())]);
-        parallel::for_each_with(tasks, cost, |scratch: &mut CausalScratch<A>, (item, first, mut out)| {
-            let x = x.slice(s![item, first..first + out.nrows(), ..]);
-            self.attend_causal_rows(config, x, first, context.item(item), &mut out, scratch);
+        checked_len(operation, &[batch, length, self.dim()], size_of::<A>())?;
+        let mut output = Array3::zeros((batch, length, self.dim()));
+        let cost = parallel::cost(&[batch, length, 2, self.query.out_dim(), self.dim().saturating_add(context.visible())]);
+        let mut pool = Pool::<CausalScratch<A>>::default();
+        pool.prepare();
+        for_each_tile(output.view_mut(), context.tile_rows(), cost, |item, rows, mut out| {
+            let (first, x) = (rows.start, x.slice(s![item, rows, ..]));
+            pool.with(|scratch| self.attend_causal_rows(x, first, context.item(item), &mut out, scratch));
         });
         Ok(output)
     }
@@ -230,7 +220,6 @@ impl<A: Scalar> AttentionWeights<A> {
     /// Fills `out` with the attention of the rows of `x`, the first of which is row `first` of its item.
     fn attend_causal_rows(
         &self,
-        config: &AttentionConfig,
         x: ArrayView2<'_, A>,
         first: usize,
         context: ItemContext<'_, A>,
@@ -240,7 +229,7 @@ impl<A: Scalar> AttentionWeights<A> {
         let mut space = std::mem::take(&mut scratch.queries);
         let mut queries = tile(&mut space, x.nrows(), self.query.out_dim());
         self.query.apply(x, &mut queries, &mut scratch.products);
-        attend_heads(&mut queries, first, context, config.heads, None, scratch);
+        attend_heads(&mut queries, first, context, self.heads, None, scratch);
         self.apply_output(queries.view(), out, &mut scratch.factor, &mut scratch.products);
         scratch.queries = space;
     }
@@ -248,31 +237,30 @@ impl<A: Scalar> AttentionWeights<A> {
     /// [`attend_causal`](Self::attend_causal), and what the backward pass needs.
     pub(crate) fn attend_causal_train(
         &self,
-        config: &AttentionConfig,
         x: &Array3<A>,
         context: &CausalContext<A>,
         dropout: Option<Dropout<A>>,
     ) -> (Array3<A>, AttendCache<A>) {
         let (batch, length, _) = x.dim();
         let queries = self.query.forward_rows(rows(x));
-        let mut merged = queries.clone();
-        let size = context.tile_rows();
-        let cost = parallel::cost(&[merged.len(), 2, context.seen()]);
-        let mut tasks = Vec::new();
-        for (item, rows) in split(merged.view_mut(), Axis(0), length.max(1)).into_iter().enumerate() {
-            for (index, rows) in split(rows, Axis(0), size).into_iter().enumerate() {
-                tasks.push((item, index * size, rows));
-            }
-        }
-        parallel::for_each_with(tasks, cost, |scratch: &mut CausalScratch<A>, (item, first, mut queries)| {
-            let place = dropout.as_ref().map(|dropout| ScorePlace {
-                dropout,
-                item,
-                length,
-                slots: context.slots(),
-            });
-            attend_heads(&mut queries, first, context.item(item), config.heads, place, scratch);
-        });
-        self.merged_output(queries, merged, (batch, length), Room::new())
+        let mut concat = queries.clone();
+        let cost = parallel::cost(&[concat.len(), 2, context.visible()]);
+        let mut pool = Pool::<CausalScratch<A>>::default();
+        pool.prepare();
+        for_each_tile(
+            sequence_mut(&mut concat, batch, length),
+            context.tile_rows(),
+            cost,
+            |item, rows, mut queries| {
+                let place = dropout.as_ref().map(|dropout| ScorePlace {
+                    dropout,
+                    item,
+                    length,
+                    slots: context.slots(),
+                });
+                pool.with(|scratch| attend_heads(&mut queries, rows.start, context.item(item), self.heads, place, scratch));
+            },
+        );
+        self.concat_output(queries, concat, (batch, length), Buffers::new())
     }
 }

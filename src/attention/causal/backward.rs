@@ -2,21 +2,19 @@
 
 use std::ops::Range;
 
-use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
+use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, Ix4, s};
 
-use super::super::gradients::{AttendCache, KeyValueGradients};
-use super::super::heads::scale;
-use super::super::weights::{AttentionWeights, ItemKeyValues, tile};
-use super::attend::{CausalContext, ItemContext, ScorePlace, within};
+use super::super::gradients::{AttendCache, KeyValueGradients, sequence_mut};
+use super::super::heads::{ItemKeyValues, scale};
+use super::super::weights::{AttentionWeights, tile};
+use super::attend::{CausalContext, ItemContext, ScorePlace, clip};
 use super::online::{KeyPart, masked_scores};
-use super::sight::Sight;
-use crate::config::AttentionConfig;
+use super::visibility::Visibility;
+use crate::buffer_pool::Buffers;
 use crate::layers::{rows, sequence};
 use crate::ops::{Dropout, StagedSum, gemm, idle_rows, softmax_backward_rows, softmax_rows, without_idle};
-use crate::parallel;
-use crate::room::Room;
+use crate::parallel::{self, Parts, Pool, along, for_each_part};
 use crate::scalar::Scalar;
-use crate::views::{outer, split};
 
 /// The gradients of what rows attend to, each (batch, heads, slots, `head_dim`); without summaries theirs have no slots.
 #[derive(Debug)]
@@ -49,7 +47,7 @@ struct Own<'g, A> {
     summary_values: ArrayViewMut3<'g, A>,
 }
 
-/// What [`Own`] gradients have of earlier tiles.
+/// The part of [`Own`] gradients that comes from earlier tiles.
 #[derive(Default)]
 struct StagedOwn {
     of_keys: [StagedSum; 2],
@@ -58,9 +56,9 @@ struct StagedOwn {
 
 impl StagedOwn {
     /// Tells that the rows of a tile were added.
-    fn added<A: Scalar>(&mut self, own: &mut Own<'_, A>, sight: &Sight, rows: &Range<usize>) {
+    fn added<A: Scalar>(&mut self, own: &mut Own<'_, A>, visibility: &Visibility, rows: &Range<usize>) {
         let width = own.keys.ncols();
-        let slots = sight.keys(rows.start).start * width..sight.keys(rows.end - 1).end * width;
+        let slots = visibility.keys(rows.start).start * width..visibility.keys(rows.end - 1).end * width;
         for (staged, own) in self.of_keys.iter_mut().zip([&mut own.keys, &mut own.values]) {
             staged.added_to(slots.clone(), own.as_slice_mut().expect("one head's are contiguous"));
         }
@@ -80,31 +78,21 @@ impl StagedOwn {
 }
 
 /// Scratch space for one tile of one head.
-struct TileSpace<A> {
+#[derive(Default)]
+struct BackwardScratch<A> {
     scores: Vec<A>,
     dropped: Vec<A>,
     dscores: Vec<A>,
-    seen: [Vec<Range<usize>>; 2],
+    visible: [Vec<Range<usize>>; 2],
 }
 
-impl<A> Default for TileSpace<A> {
-    fn default() -> Self {
-        Self {
-            scores: Vec::new(),
-            dropped: Vec::new(),
-            dscores: Vec::new(),
-            seen: [Vec::new(), Vec::new()],
-        }
-    }
-}
-
-/// What a task reads.
+/// The inputs of a task.
 struct Task<'t, A> {
     context: ItemContext<'t, A>,
     place: Option<ScorePlace<'t, A>>,
     /// All query heads side by side, and the gradient of their results: (rows, heads·`head_dim`).
     queries: ArrayView2<'t, A>,
-    dmerged: ArrayView2<'t, A>,
+    dconcat: ArrayView2<'t, A>,
     heads: usize,
 }
 
@@ -113,7 +101,6 @@ impl<A: Scalar> AttentionWeights<A> {
     #[allow(clippy::too_many_arguments)] // all of them vary independently
     pub(crate) fn attend_causal_backward(
         &self,
-        config: &AttentionConfig,
         x: &Array3<A>,
         context: &CausalContext<A>,
         cache: &AttendCache<A>,
@@ -122,10 +109,10 @@ impl<A: Scalar> AttentionWeights<A> {
         gradients: &mut Self,
     ) -> (Array3<A>, CausalGradients<A>) {
         let (batch, length, _) = x.dim();
-        let dmerged = self.merged_gradient(cache, dy, gradients, Room::new());
+        let dconcat = self.concat_gradient(cache, dy, gradients, Buffers::new());
         let mut grads = CausalGradients::zeros(context);
         let mut dqueries = Array2::zeros(cache.queries.dim());
-        heads_backward(config, context, cache, &dmerged, dropout, length, &mut dqueries, &mut grads);
+        heads_backward(self.heads, context, cache, &dconcat, dropout, length, &mut dqueries, &mut grads);
         let dx = self.query.backward(rows(x), dqueries.view(), &mut gradients.query);
         (sequence(dx, batch, length), grads)
     }
@@ -134,23 +121,43 @@ impl<A: Scalar> AttentionWeights<A> {
 /// A task has the query heads of one key/value head of one item, and goes over their rows in order.
 #[allow(clippy::too_many_arguments)] // all of them vary independently
 fn heads_backward<A: Scalar>(
-    config: &AttentionConfig,
+    heads: usize,
     context: &CausalContext<A>,
     cache: &AttendCache<A>,
-    dmerged: &Array2<A>,
+    dconcat: &Array2<A>,
     dropout: Option<Dropout<A>>,
     length: usize,
     dqueries: &mut Array2<A>,
     grads: &mut CausalGradients<A>,
 ) {
     let (_, kv_heads, _, head_dim) = context.keys.keys.dim();
-    let group = config.heads / kv_heads;
-    let cost = parallel::cost(&[cache.queries.len(), 5, context.seen()]);
-    let size = context.tile_rows();
-    parallel::for_each_with(
-        owned_parts(dqueries, grads, length, group * head_dim),
-        cost,
-        |space: &mut TileSpace<A>, (item, kv_head, mut dqueries, mut own)| {
+    let group = heads / kv_heads;
+    let cost = parallel::cost(&[cache.queries.len(), 5, context.visible()]);
+    let batch = context.keys.batch();
+    let CausalGradients { keys, summaries } = grads;
+    let shared_by = summaries.keys.dim().1 / kv_heads;
+    let mut pool = Pool::<BackwardScratch<A>>::default();
+    pool.prepare();
+    let items = (
+        along(sequence_mut(dqueries, batch, length), 0, 1),
+        (both_along(keys, 0, 1), both_along(summaries, 0, 1)),
+    );
+    for_each_part(items, cost, |item, (dqueries, (keys, summaries))| {
+        let by_head = (
+            along(dqueries.view, 2, group * head_dim),
+            (
+                (along(keys.0.view, 1, 1), along(keys.1.view, 1, 1)),
+                (along(summaries.0.view, 1, shared_by), along(summaries.1.view, 1, shared_by)),
+            ),
+        );
+        for_each_part(by_head, cost, |kv_head, (dqueries, (keys, summaries))| {
+            let mut dqueries = dqueries.view.index_axis_move(Axis(0), 0);
+            let mut own = Own {
+                keys: of_item(keys.0).index_axis_move(Axis(0), 0),
+                values: of_item(keys.1).index_axis_move(Axis(0), 0),
+                summary_keys: of_item(summaries.0),
+                summary_values: of_item(summaries.1),
+            };
             let rows = item * length..(item + 1) * length;
             let task = Task {
                 context: context.item(item),
@@ -161,57 +168,23 @@ fn heads_backward<A: Scalar>(
                     slots: context.slots(),
                 }),
                 queries: cache.queries.slice(s![rows.clone(), ..]),
-                dmerged: dmerged.slice(s![rows, ..]),
-                heads: config.heads,
+                dconcat: dconcat.slice(s![rows, ..]),
+                heads,
             };
-            let mut staged = StagedOwn::default();
-            for within in 0..group {
-                for first in (0..length).step_by(size) {
-                    let rows = first..length.min(first + size);
-                    let mut dqueries = dqueries.slice_mut(s![rows.clone(), within * head_dim..(within + 1) * head_dim]);
-                    task.tile_backward(kv_head * group + within, within, rows.clone(), &mut dqueries, &mut own, space);
-                    staged.added(&mut own, task.context.sight, &rows);
-                }
-            }
-            staged.finish(&mut own);
-        },
-    );
+            let own_heads = kv_head * group..(kv_head + 1) * group;
+            pool.with(|space| task.run(own_heads, context.tile_rows(), &mut dqueries, &mut own, space));
+        });
+    });
 }
 
-/// The gradients cut by item and key/value head: (item, head, those of its queries, what it owns).
-fn owned_parts<'g, A: Scalar>(
-    dqueries: &'g mut Array2<A>,
-    grads: &'g mut CausalGradients<A>,
-    length: usize,
-    width: usize,
-) -> Vec<(usize, usize, ArrayViewMut2<'g, A>, Own<'g, A>)> {
-    let CausalGradients { keys, summaries } = grads;
-    let shared_by = summaries.keys.dim().1 / keys.keys.dim().1;
-    let items = split(dqueries.view_mut(), Axis(0), length.max(1))
-        .into_iter()
-        .zip(outer(keys.keys.view_mut()))
-        .zip(outer(keys.values.view_mut()))
-        .zip(outer(summaries.keys.view_mut()))
-        .zip(outer(summaries.values.view_mut()));
-    let mut parts = Vec::new();
-    for (item, ((((dqueries, keys), values), summary_keys), summary_values)) in items.enumerate() {
-        let heads = split(dqueries, Axis(1), width)
-            .into_iter()
-            .zip(outer(keys))
-            .zip(outer(values))
-            .zip(split(summary_keys, Axis(0), shared_by))
-            .zip(split(summary_values, Axis(0), shared_by));
-        for (head, ((((dqueries, keys), values), summary_keys), summary_values)) in heads.enumerate() {
-            let own = Own {
-                keys,
-                values,
-                summary_keys,
-                summary_values,
-            };
-            parts.push((item, head, dqueries, own));
-        }
-    }
-    parts
+/// The part that belongs to one item.
+fn of_item<A>(part: Parts<'_, A, Ix4>) -> ArrayViewMut3<'_, A> {
+    part.view.index_axis_move(Axis(0), 0)
+}
+
+/// The gradients of keys and those of values, cut along `axis`.
+fn both_along<A>(grads: &mut KeyValueGradients<A>, axis: usize, size: usize) -> (Parts<'_, A, Ix4>, Parts<'_, A, Ix4>) {
+    (along(grads.keys.view_mut(), axis, size), along(grads.values.view_mut(), axis, size))
 }
 
 /// Keys and values that a tile sees some of, and how the columns of its scores are split between them and the summaries.
@@ -224,6 +197,28 @@ struct Columns<'c, A> {
 }
 
 impl<'t, A: Scalar> Task<'t, A> {
+    /// Goes over the rows of some query heads in order, in tiles of `size`.
+    fn run(
+        &self,
+        heads: Range<usize>,
+        size: usize,
+        dqueries: &mut ArrayViewMut2<'_, A>,
+        own: &mut Own<'_, A>,
+        space: &mut BackwardScratch<A>,
+    ) {
+        let (length, head_dim) = (self.queries.nrows(), own.keys.ncols());
+        let mut staged = StagedOwn::default();
+        for (within, head) in heads.enumerate() {
+            for first in (0..length).step_by(size) {
+                let rows = first..length.min(first + size);
+                let mut dqueries = dqueries.slice_mut(s![rows.clone(), within * head_dim..(within + 1) * head_dim]);
+                self.tile_backward(head, within, rows.clone(), &mut dqueries, own, space);
+                staged.added(own, self.context.visibility, &rows);
+            }
+        }
+        staged.finish(own);
+    }
+
     /// One tile of one head: dV += Pᵀ·dO, dP = dO·Vᵀ, dS = P∘(dP − ⟨P, dP⟩), dq = dS·K/√d, dK += dSᵀ·q/√d.
     fn tile_backward(
         &self,
@@ -232,18 +227,18 @@ impl<'t, A: Scalar> Task<'t, A> {
         rows: Range<usize>,
         dqueries: &mut ArrayViewMut2<'_, A>,
         own: &mut Own<'_, A>,
-        space: &mut TileSpace<A>,
+        space: &mut BackwardScratch<A>,
     ) {
         let head_dim = dqueries.ncols();
         let block = s![rows.clone(), head * head_dim..(head + 1) * head_dim];
-        let (queries, dout) = (self.queries.slice(block), self.dmerged.slice(block));
-        let TileSpace {
+        let (queries, dout) = (self.queries.slice(block), self.dconcat.slice(block));
+        let BackwardScratch {
             scores,
             dropped,
             dscores,
-            seen,
+            visible,
         } = space;
-        let columns = self.columns(head, &rows, seen);
+        let columns = self.columns(head, &rows, visible);
         let width = columns.width();
         let mut weights = tile(scores, rows.len(), width);
         columns.softmax(queries, &mut weights);
@@ -277,31 +272,31 @@ impl<'t, A: Scalar> Task<'t, A> {
         gemm(scale(head_dim), second.t(), queries.view(), A::one(), &mut dkeys);
     }
 
-    /// What the rows see.
-    fn columns<'c>(&self, head: usize, rows: &Range<usize>, seen: &'c mut [Vec<Range<usize>>; 2]) -> Columns<'c, A>
+    /// Returns the keys and summaries that the rows see.
+    fn columns<'c>(&self, head: usize, rows: &Range<usize>, visible: &'c mut [Vec<Range<usize>>; 2]) -> Columns<'c, A>
     where
         't: 'c,
     {
-        let sight = self.context.sight;
-        let [seen_keys, seen_summaries] = seen;
-        let slots = sight.keys(rows.start).start..sight.keys(rows.end - 1).end;
-        seen_keys.clear();
-        seen_keys.extend(rows.clone().map(|row| within(&sight.keys(row), &slots)));
-        seen_summaries.clear();
-        seen_summaries.extend(rows.clone().map(|row| 0..sight.summaries(row)));
-        let count = sight.summaries(rows.end - 1);
-        let of = |from: ItemKeyValues<'t, A>, slots: Range<usize>, seen: &'c [Range<usize>]| {
+        let visibility = self.context.visibility;
+        let [visible_keys, visible_summaries] = visible;
+        let slots = visibility.keys(rows.start).start..visibility.keys(rows.end - 1).end;
+        visible_keys.clear();
+        visible_keys.extend(rows.clone().map(|row| clip(&visibility.keys(row), &slots)));
+        visible_summaries.clear();
+        visible_summaries.extend(rows.clone().map(|row| 0..visibility.summaries(row)));
+        let count = visibility.summaries(rows.end - 1);
+        let of = |from: ItemKeyValues<'t, A>, slots: Range<usize>, visible: &'c [Range<usize>]| {
             let (keys, values) = from.head(head, self.heads);
             KeyPart {
                 keys: keys.slice_move(s![slots.clone(), ..]).reborrow(),
                 values: values.slice_move(s![slots, ..]).reborrow(),
-                seen,
+                visible,
             }
         };
         Columns {
-            keys: of(self.context.keys, slots.clone(), seen_keys),
+            keys: of(self.context.keys, slots.clone(), visible_keys),
             // Without summaries, none of the keys.
-            summaries: of(self.context.summaries.unwrap_or(self.context.keys), 0..count, seen_summaries),
+            summaries: of(self.context.summaries.unwrap_or(self.context.keys), 0..count, visible_summaries),
             slots,
             joint: self.context.joint,
         }

@@ -2,15 +2,14 @@
 
 use ndarray::{Array3, ArrayRef3};
 
-use super::super::cache::{AttentionCache, CachedContext};
+use super::super::cache::{AttentionCache, CachedContext, check_gradient, no_projections, owned, unlike};
 use super::super::exact::ExactAttention;
 use super::super::gradients::KeyValueGradients;
 use super::super::mask::PaddingMask;
 use super::super::projection::Projections;
-use super::super::training::{check_gradient, no_projections, owned, unlike};
 use super::super::weights::AttentionWeights;
-use super::summaries::{draw_projections, summarise, summarise_backward};
-use super::{CausalContext, Reach, Sight};
+use super::summaries::{draw_projections, summarize, summarize_backward};
+use super::{CausalContext, Span, Visibility};
 use crate::config::{CausalConfig, Sharing, SummarySoftmax};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
@@ -51,10 +50,10 @@ pub struct BlockwiseCausalAttention<A = f32> {
 parameters!(BlockwiseCausalAttention { projections } flat { layer });
 
 impl<A: Scalar> BlockwiseCausalAttention<A> {
-    /// A layer with drawn weights.
+    /// Creates a layer with randomly initialized weights.
     ///
     /// # Errors
-    /// A configuration that describes no layer; [`Sharing::Layerwise`], which takes an [`Encoder`](crate::Encoder).
+    /// Returns an error if the configuration describes no layer, or if it has [`Sharing::Layerwise`], which takes an [`Encoder`](crate::Encoder).
     pub fn new(config: &CausalConfig, seed: u64) -> Result<Self> {
         config.check()?;
         if config.sharing == Sharing::Layerwise {
@@ -75,12 +74,12 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         }
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &CausalConfig {
         &self.config
     }
 
-    /// E and F of the summaries, (rows, block) or (rows, blocks·block) for each matrix; `None` where they are its encoder's.
+    /// Returns E and F of the summaries, (rows, block) or (rows, blocks·block) for each matrix; `None` where they are its encoder's.
     pub fn projections(&self) -> Option<&Projections<A>> {
         self.projections.as_ref()
     }
@@ -89,7 +88,7 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         self.layer.weights()
     }
 
-    /// The layer's own projections, or those that its encoder lends it.
+    /// The layer's own projections, or the shared ones of its encoder.
     pub(crate) fn own_or<'p>(&'p self, shared: Option<&'p Projections<A>>) -> Result<&'p Projections<A>> {
         self.projections.as_ref().or(shared).ok_or_else(|| {
             Error::argument(
@@ -99,10 +98,10 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         })
     }
 
-    /// Self-attention: (batch, n, dim) → (batch, n, dim). Any n, unless each block has weights of its own.
+    /// Applies self-attention: (batch, n, dim) → (batch, n, dim). Any n, unless each block has weights of its own.
     ///
     /// # Errors
-    /// Another width, a mask of another shape, n > `seq_len` where no block has weights there.
+    /// Returns an error if `x` has another width, if the mask has another shape, or if the sequence is longer than the blocks that have weights.
     pub fn forward(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         Ok(self.forward_with(None, x, mask)?.0)
     }
@@ -116,7 +115,7 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
     ) -> Result<(Array3<A>, CausalContext<A>)> {
         const OPERATION: &str = "BlockwiseCausalAttention::forward";
         let context = self.context(OPERATION, self.own_or(shared)?, x, mask)?;
-        let y = self.weights().attend_causal(OPERATION, &self.config.attention, x, &context)?;
+        let y = self.weights().attend_causal(OPERATION, x, &context)?;
         Ok((y, context))
     }
 
@@ -135,16 +134,16 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         collected.push(x.view(), |item| mask.map(|mask| mask.item(item)));
         let keys = collected.finish();
         Ok(CausalContext {
-            summaries: Some(summarise(&self.config, projections, &keys, length, mask)?),
-            sights: Sight::of_batch(self.reach(), batch, length, length, mask),
+            summaries: Some(summarize(&self.config, projections, &keys, length, mask)?),
+            visibility: Visibility::of_batch(self.span(), batch, length, length, mask),
             keys,
             joint: self.config.softmax == SummarySoftmax::Joint,
-            reach: self.reach(),
+            span: self.span(),
         })
     }
 
-    fn reach(&self) -> Reach {
-        Reach {
+    fn span(&self) -> Span {
+        Span {
             window: Some(self.config.effective_window()),
             blocks: Some((self.config.effective_block(), self.config.rows)),
             padding_stays: false,
@@ -164,19 +163,19 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         }
     }
 
-    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
+    /// Returns [`forward`](Self::forward)'s result and the cache that [`backward`](Self::backward) needs.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// Returns an error as [`forward`](Self::forward) does.
     pub fn forward_train(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<(Array3<A>, AttentionCache<A>)> {
         self.train_with(None, owned("BlockwiseCausalAttention::forward_train", x)?, mask, None)
     }
 
-    /// The gradient of `x`, given `dy` of the output, both (batch, n, dim). Those of the parameters are added to `gradients`, a value like
+    /// Returns the gradient of `x`, given `dy` of the output, both (batch, n, dim). Those of the parameters are added to `gradients`, a value like
     /// the layer's own [`zeros_like`](crate::Parameters::zeros_like).
     ///
     /// # Errors
-    /// `dy` of another shape than the output; a cache or gradients of a layer of another configuration.
+    /// Returns an error if `dy` has another shape than the output, or if the cache or the gradients are of a layer of another configuration.
     pub fn backward(&self, cache: &AttentionCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
         self.backward_dropped(None, cache, dy, None, gradients, None)
     }
@@ -189,13 +188,13 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         dropout: Option<Dropout<A>>,
     ) -> Result<(Array3<A>, AttentionCache<A>)> {
         let context = self.context("BlockwiseCausalAttention::forward_train", self.own_or(shared)?, &x, mask)?;
-        let (y, attend) = self.weights().attend_causal_train(&self.config.attention, &x, &context, dropout);
+        let (y, attend) = self.weights().attend_causal_train(&x, &context, dropout);
         let cache = AttentionCache {
             layer: self.config.clone().into(),
             x,
             other: None,
             mask: mask.cloned(),
-            context: CachedContext::Past(context),
+            context: CachedContext::Causal(context),
             compression: None,
             attend,
         };
@@ -216,18 +215,18 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         check_gradient(OPERATION, dy, &cache.x)?;
         let own_projections = gradients.projections.as_mut().or(shared_gradients);
         let own_projections = own_projections.ok_or_else(|| no_projections(OPERATION))?;
-        let CachedContext::Past(context) = &cache.context else {
+        let CachedContext::Causal(context) = &cache.context else {
             return Err(unlike(OPERATION, "the cache has no keys, values and summaries of what came before"));
         };
         let dy = owned(OPERATION, dy)?;
         let own = gradients.layer.weights_mut();
-        let (mut dx, grads) =
-            self.weights()
-                .attend_causal_backward(&self.config.attention, &cache.x, context, &cache.attend, rows(&dy), dropout, own);
+        let (mut dx, grads) = self
+            .weights()
+            .attend_causal_backward(&cache.x, context, &cache.attend, rows(&dy), dropout, own);
         let mut keys: KeyValueGradients<A> = grads.keys;
         let (length, mask) = (cache.x.dim().1, cache.mask.as_ref());
         let projections = self.own_or(shared)?;
-        summarise_backward(
+        summarize_backward(
             &self.config,
             projections,
             &context.keys,

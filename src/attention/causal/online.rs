@@ -12,11 +12,11 @@ use crate::ops::{exp_rows, gemm};
 use crate::scalar::Scalar;
 
 /// Keys and values of one head, and what each query row sees of them.
-pub(super) struct KeyPart<'p, A> {
-    pub(super) keys: ArrayView2<'p, A>,
-    pub(super) values: ArrayView2<'p, A>,
+pub(in crate::attention) struct KeyPart<'p, A> {
+    pub(in crate::attention) keys: ArrayView2<'p, A>,
+    pub(in crate::attention) values: ArrayView2<'p, A>,
     /// The keys that each row sees.
-    pub(super) seen: &'p [Range<usize>],
+    pub(in crate::attention) visible: &'p [Range<usize>],
 }
 
 /// The softmax over the keys so far of some query rows of one head (online softmax: Milakov and Gimelshein, arXiv 1805.02867).
@@ -34,7 +34,7 @@ impl<A: Scalar> Online<A> {
         self.total.reset(rows, head_dim);
     }
 
-    /// Adds the keys of `part`. What a row does not see has no influence on it, NaN or not.
+    /// Adds the keys of `part`. Keys and values that a row does not see have no influence on it, NaN or not.
     pub(super) fn add(&mut self, queries: ArrayView2<'_, A>, part: &KeyPart<'_, A>, dropped: Option<&Dropped<'_, A>>) {
         let ((rows, head_dim), width) = (queries.dim(), part.keys.nrows());
         if width == 0 {
@@ -55,7 +55,7 @@ impl<A: Scalar> Online<A> {
         if let Some(dropped) = dropped {
             dropped.apply(&mut scores);
         }
-        weigh(scores.view(), part, &mut tile(&mut latest.products, rows, head_dim), finite);
+        multiply_values(scores.view(), part, &mut tile(&mut latest.products, rows, head_dim), finite);
         total.add(latest, head_dim);
     }
 
@@ -71,40 +71,45 @@ impl<A: Scalar> Online<A> {
 }
 
 /// q·kᵀ/√`head_dim`, and −∞ where a row does not see the key.
-pub(super) fn masked_scores<A: Scalar>(queries: ArrayView2<'_, A>, part: &KeyPart<'_, A>, scores: &mut ArrayViewMut2<'_, A>) {
+pub(in crate::attention) fn masked_scores<A: Scalar>(queries: ArrayView2<'_, A>, part: &KeyPart<'_, A>, scores: &mut ArrayViewMut2<'_, A>) {
     gemm(scale(queries.ncols()), queries, part.keys.t(), A::zero(), scores);
-    for (mut scores, seen) in scores.rows_mut().into_iter().zip(part.seen) {
-        scores.slice_mut(s![..seen.start]).fill(A::neg_infinity());
-        scores.slice_mut(s![seen.end..]).fill(A::neg_infinity());
+    for (mut scores, visible) in scores.rows_mut().into_iter().zip(part.visible) {
+        scores.slice_mut(s![..visible.start]).fill(A::neg_infinity());
+        scores.slice_mut(s![visible.end..]).fill(A::neg_infinity());
     }
 }
 
 /// out ← weights·values, where a row that does not see a value is not touched by it: 0·NaN would be NaN.
-pub(super) fn weigh<A: Scalar>(weights: ArrayView2<'_, A>, part: &KeyPart<'_, A>, out: &mut ArrayViewMut2<'_, A>, space: &mut Vec<A>) {
+pub(super) fn multiply_values<A: Scalar>(
+    weights: ArrayView2<'_, A>,
+    part: &KeyPart<'_, A>,
+    out: &mut ArrayViewMut2<'_, A>,
+    space: &mut Vec<A>,
+) {
     let width = part.values.nrows();
-    let wild = if part.seen.iter().all(|seen| *seen == (0..width)) {
+    let non_finite = if part.visible.iter().all(|visible| *visible == (0..width)) {
         Vec::new()
     } else {
-        wild_rows(part.values)
+        non_finite_rows(part.values)
     };
-    if wild.is_empty() {
+    if non_finite.is_empty() {
         return gemm(A::one(), weights, part.values, A::zero(), out);
     }
     let mut finite = tile(space, width, part.values.ncols());
     finite.assign(&part.values);
-    for &row in &wild {
+    for &row in &non_finite {
         finite.row_mut(row).fill(A::zero());
     }
     gemm(A::one(), weights, finite.view(), A::zero(), out);
-    for ((mut out, weights), seen) in out.rows_mut().into_iter().zip(weights.rows()).zip(part.seen) {
-        for &row in wild.iter().filter(|row| seen.contains(row)) {
+    for ((mut out, weights), visible) in out.rows_mut().into_iter().zip(weights.rows()).zip(part.visible) {
+        for &row in non_finite.iter().filter(|row| visible.contains(row)) {
             out.scaled_add(weights[row], &part.values.row(row));
         }
     }
 }
 
 /// The rows that hold a number that is not finite.
-fn wild_rows<A: Scalar>(values: ArrayView2<'_, A>) -> Vec<usize> {
+fn non_finite_rows<A: Scalar>(values: ArrayView2<'_, A>) -> Vec<usize> {
     let is_wild = |row: &usize| !values.row(*row).iter().fold(A::zero(), |sum, &x| sum + x * A::zero()).is_finite();
     (0..values.nrows()).filter(is_wild).collect()
 }

@@ -1,37 +1,37 @@
-//! What one layer keeps of one sequence that grows: the last keys and values, the sums of the unfinished block, the summaries.
+//! The state of one layer for one growing sequence: the last keys and values, the sums of the unfinished block, the summaries.
 
 use std::ops::Range;
 
 use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView2, Axis, s};
 
+use super::super::heads::ItemKeyValues;
 use super::super::projection::Projections;
-use super::super::weights::{AttentionWeights, ItemKeyValues};
+use super::super::weights::AttentionWeights;
 use super::attend::{CausalScratch, ItemContext, attend_head};
 use super::summaries::{column, matrix_of};
-use super::{CausalContext, Sight};
+use super::{CausalContext, Visibility};
 use crate::config::{AttentionConfig, CausalConfig, SummarySoftmax};
 use crate::layers::rows;
 use crate::ops::add_scaled_widened;
-use crate::parallel;
+use crate::parallel::{self, Pool, along, for_each_part};
 use crate::scalar::Scalar;
-use crate::views::split;
 
 /// The summaries' side of a layer.
 #[derive(Clone, Copy)]
-pub(crate) struct Summarised<'l, A> {
+pub(crate) struct Summarized<'l, A> {
     pub(crate) config: &'l CausalConfig,
     pub(crate) projections: &'l Projections<A>,
 }
 
 /// Rows (heads, rows, `head_dim`) of keys and of values, of which the first are filled.
 #[derive(Clone, Debug)]
-struct Rows<A> {
+struct CachedRows<A> {
     keys: Array3<A>,
     values: Array3<A>,
     filled: usize,
 }
 
-impl<A: Scalar> Rows<A> {
+impl<A: Scalar> CachedRows<A> {
     fn new(heads: usize, head_dim: usize) -> Self {
         let none = || Array3::zeros((heads, 0, head_dim));
         Self {
@@ -41,7 +41,7 @@ impl<A: Scalar> Rows<A> {
         }
     }
 
-    /// Room for `more` rows after those that are filled, but for no more than `most` altogether.
+    /// Reserves memory for `more` rows after those that are filled, but for no more than `most` in total.
     fn reserve(&mut self, more: usize, most: usize) {
         let (heads, capacity, head_dim) = self.keys.dim();
         let needed = self.filled + more;
@@ -77,7 +77,7 @@ impl<A: Scalar> Rows<A> {
     }
 }
 
-/// What the layer is like that a state belongs to.
+/// The shape of the layer that a state belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StateShape {
     kv_heads: usize,
@@ -88,52 +88,52 @@ pub(crate) struct StateShape {
 }
 
 impl StateShape {
-    pub(crate) fn new(config: &AttentionConfig, window: usize, summarised: Option<&CausalConfig>) -> Self {
+    pub(crate) fn new(config: &AttentionConfig, window: usize, summarized: Option<&CausalConfig>) -> Self {
         Self {
             kv_heads: config.kv_heads,
             head_dim: config.effective_head_dim(),
             window,
-            summary: summarised.map(|config| (config.summary_heads(), config.rows, config.effective_block())),
+            summary: summarized.map(|config| (config.summary_heads(), config.rows, config.effective_block())),
         }
     }
 }
 
-/// What one layer keeps of one sequence: O(window + summaries) rows, or all keys and values where it attends exactly to everything.
+/// The state of one layer for one sequence: O(window + summaries) rows, or all keys and values where it attends exactly to everything.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerState<A> {
     shape: StateShape,
     /// The positions so far.
     position: usize,
     /// The last ones of a window, position t at row t modulo the window.
-    window: Rows<A>,
+    window: CachedRows<A>,
     /// The sums of the unfinished block, (heads, rows, `head_dim`) of keys and of values, in `f64`: a block may be long.
     sums: Option<[Array3<f64>; 2]>,
-    summaries: Rows<A>,
+    summaries: CachedRows<A>,
 }
 
 impl<A: Scalar> LayerState<A> {
-    /// What is kept of a sequence that has not begun.
+    /// The state of a sequence that has not begun.
     pub(crate) fn start(shape: StateShape) -> Self {
         let StateShape { kv_heads, head_dim, .. } = shape;
         let summary_heads = shape.summary.map_or(kv_heads, |(heads, ..)| heads);
         Self {
             shape,
             position: 0,
-            window: Rows::new(kv_heads, head_dim),
+            window: CachedRows::new(kv_heads, head_dim),
             sums: shape
                 .summary
                 .map(|(heads, rows, _)| [(); 2].map(|()| Array3::zeros((heads, rows, head_dim)))),
-            summaries: Rows::new(summary_heads, head_dim),
+            summaries: CachedRows::new(summary_heads, head_dim),
         }
     }
 
-    /// What is kept of `item`, whose first `length` positions were run with `context`.
+    /// The state of `item` after its first `length` positions were run with `context`.
     pub(crate) fn after(
         shape: StateShape,
         context: &CausalContext<A>,
         item: usize,
         length: usize,
-        summarised: Option<Summarised<'_, A>>,
+        summarized: Option<Summarized<'_, A>>,
     ) -> Self {
         let mut state = Self::start(shape);
         state.position = length;
@@ -149,9 +149,9 @@ impl<A: Scalar> LayerState<A> {
             }
         }
         state.window.filled = kept;
-        if let Some(summarised) = summarised {
-            state.take_summaries(context, item, summarised);
-            state.take_sums(context, item, summarised);
+        if let Some(summarized) = summarized {
+            state.take_summaries(context, item, summarized);
+            state.take_sums(context, item, summarized);
         }
         state
     }
@@ -161,7 +161,7 @@ impl<A: Scalar> LayerState<A> {
         self.shape == shape
     }
 
-    fn take_summaries(&mut self, context: &CausalContext<A>, item: usize, Summarised { config, .. }: Summarised<'_, A>) {
+    fn take_summaries(&mut self, context: &CausalContext<A>, item: usize, Summarized { config, .. }: Summarized<'_, A>) {
         let Some(summaries) = &context.summaries else { return };
         // Blocks that only padding completes have summaries too.
         let count = self.position / config.effective_block() * config.rows;
@@ -176,19 +176,19 @@ impl<A: Scalar> LayerState<A> {
     }
 
     /// The sums of the block that is not complete.
-    fn take_sums(&mut self, context: &CausalContext<A>, item: usize, summarised: Summarised<'_, A>) {
-        let config = summarised.config;
+    fn take_sums(&mut self, context: &CausalContext<A>, item: usize, summarized: Summarized<'_, A>) {
+        let config = summarized.config;
         let first = self.position - self.position % config.effective_block();
         for position in first..self.position {
             let flat = |from: &Array4<A>| from.slice(s![item, .., position, ..]).iter().copied().collect::<Vec<A>>();
             let (keys, values) = (flat(&context.keys.keys), flat(&context.keys.values));
-            self.add_to_sums(position, (ArrayView1::from(&keys), ArrayView1::from(&values)), summarised);
+            self.add_to_sums(position, (ArrayView1::from(&keys), ArrayView1::from(&values)), summarized);
         }
     }
 
     /// S += E[:, t]·k_tᵀ, head by head.
-    fn add_to_sums(&mut self, position: usize, (keys, values): (ArrayView1<'_, A>, ArrayView1<'_, A>), summarised: Summarised<'_, A>) {
-        let Summarised { config, projections } = summarised;
+    fn add_to_sums(&mut self, position: usize, (keys, values): (ArrayView1<'_, A>, ArrayView1<'_, A>), summarized: Summarized<'_, A>) {
+        let Summarized { config, projections } = summarized;
         let Some(sums) = &mut self.sums else { return };
         let column = column(config, position);
         let (heads, _, head_dim) = sums[0].dim();
@@ -196,7 +196,7 @@ impl<A: Scalar> LayerState<A> {
         for (sums, (projection, from)) in sums.iter_mut().zip(sides) {
             for (head, mut sums) in sums.outer_iter_mut().enumerate() {
                 let matrix = matrix_of(projection, head);
-                // Positions behind the last block with weights of its own are never summarised.
+                // Positions behind the last block with weights of its own are never summarized.
                 if column >= matrix.ncols() {
                     continue;
                 }
@@ -210,15 +210,15 @@ impl<A: Scalar> LayerState<A> {
     }
 
     /// Takes in the next position; a block that it completes becomes a summary.
-    fn push(&mut self, keys: ArrayView1<'_, A>, values: ArrayView1<'_, A>, summarised: Option<Summarised<'_, A>>) {
+    fn push(&mut self, keys: ArrayView1<'_, A>, values: ArrayView1<'_, A>, summarized: Option<Summarized<'_, A>>) {
         let window = self.shape.window;
         if self.window.filled < window {
             self.window.reserve(1, window);
         }
         self.window.write(self.position % window, (keys, values));
-        if let Some(summarised) = summarised {
-            self.add_to_sums(self.position, (keys, values), summarised);
-            if (self.position + 1).is_multiple_of(summarised.config.effective_block()) {
+        if let Some(summarized) = summarized {
+            self.add_to_sums(self.position, (keys, values), summarized);
+            if (self.position + 1).is_multiple_of(summarized.config.effective_block()) {
                 self.complete_block();
             }
         }
@@ -243,8 +243,7 @@ impl<A: Scalar> LayerState<A> {
 /// One more row of each of several sequences, (sequences, 1, dim), each with what `states` kept of it so far.
 pub(crate) fn step<A: Scalar>(
     weights: &AttentionWeights<A>,
-    config: &AttentionConfig,
-    summarised: Option<Summarised<'_, A>>,
+    summarized: Option<Summarized<'_, A>>,
     x: &Array3<A>,
     states: &mut [&mut LayerState<A>],
 ) -> Array3<A> {
@@ -252,42 +251,41 @@ pub(crate) fn step<A: Scalar>(
     let keys = weights.key.forward_rows(x);
     let values = weights.value.as_ref().map(|value| value.forward_rows(x));
     let values = values.as_ref().unwrap_or(&keys);
-    let mut merged = weights.query.forward_rows(x);
+    let mut concat = weights.query.forward_rows(x);
     for ((state, keys), values) in states.iter_mut().zip(keys.rows()).zip(values.rows()) {
-        state.push(keys, values, summarised);
+        state.push(keys, values, summarized);
     }
-    let joint = summarised.is_none_or(|summarised| summarised.config.softmax == SummarySoftmax::Joint);
-    let sights: Vec<Sight> = states
+    let joint = summarized.is_none_or(|summarized| summarized.config.softmax == SummarySoftmax::Joint);
+    let visibility: Vec<Visibility> = states
         .iter()
-        .map(|state| Sight::All {
+        .map(|state| Visibility::All {
             keys: state.window.filled,
             summaries: state.summaries.filled,
         })
         .collect();
-    let seen: usize = states.iter().map(|state| state.window.filled + state.summaries.filled).sum();
-    let cost = parallel::cost(&[seen, 2, config.query_dim()]);
-    let mut tasks = Vec::new();
-    for (item, queries) in split(merged.view_mut(), Axis(0), 1).into_iter().enumerate() {
-        let heads = split(queries, Axis(1), config.effective_head_dim());
-        tasks.extend(heads.into_iter().enumerate().map(|(head, queries)| (item, head, queries)));
-    }
+    let visible: usize = states.iter().map(|state| state.window.filled + state.summaries.filled).sum();
+    let cost = parallel::cost(&[visible, 2, weights.query.out_dim()]);
     let states: &[&mut LayerState<A>] = states;
-    parallel::for_each_with(tasks, cost, |scratch: &mut CausalScratch<A>, (item, head, mut queries)| {
+    let mut pool = Pool::<CausalScratch<A>>::default();
+    pool.prepare();
+    for_each_part(along(concat.view_mut(), 0, 1), cost, |item, part| {
         let context = ItemContext {
             keys: states[item].window.view(),
-            summaries: summarised.map(|_| states[item].summaries.view()),
-            sight: &sights[item],
+            summaries: summarized.map(|_| states[item].summaries.view()),
+            visibility: &visibility[item],
             joint,
         };
-        attend_head(&mut queries, 0, context, (head, config.heads), None, scratch);
+        for_each_part(along(part.view, 1, weights.head_dim()), cost, |head, mut part| {
+            pool.with(|scratch| attend_head(&mut part.view, 0, context, (head, weights.heads), None, scratch));
+        });
     });
-    let output = output_rows(weights, merged.view());
+    let output = output_rows(weights, concat.view());
     output.insert_axis(Axis(1))
 }
 
-fn output_rows<A: Scalar>(weights: &AttentionWeights<A>, merged: ArrayView2<'_, A>) -> Array2<A> {
+fn output_rows<A: Scalar>(weights: &AttentionWeights<A>, concat: ArrayView2<'_, A>) -> Array2<A> {
     match &weights.output_factor {
-        None => weights.output.forward_rows(merged),
-        Some(factor) => weights.output.forward_rows(factor.forward_rows(merged).view()),
+        None => weights.output.forward_rows(concat),
+        Some(factor) => weights.output.forward_rows(factor.forward_rows(concat).view()),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut2, Axis, CowArray, Ix2, s};
+use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut2, ArrayViewMut4, Axis, CowArray, Ix2, s};
 
 use super::super::compressed::Compressed;
 use super::super::gradients::KeyValueGradients;
@@ -12,9 +12,8 @@ use crate::config::{BlockWeights, CausalConfig, Sharing};
 use crate::error::{Result, checked_len};
 use crate::initialization::Streams;
 use crate::ops::{StagedSum, gemm};
-use crate::parallel;
+use crate::parallel::{self, Chunks, along, for_each_part};
 use crate::scalar::Scalar;
-use crate::views::outer;
 
 /// E and F as `config` has them start.
 pub(crate) fn draw_projections<A: Scalar>(config: &CausalConfig, streams: &mut Streams) -> Projections<A> {
@@ -113,7 +112,7 @@ pub(super) fn matrix_of<'p, A: Scalar>(projection: &'p Projection<A>, head: usiz
 }
 
 /// The summaries of all complete blocks of `length` positions with these keys and values; a block of nothing but padding has none.
-pub(crate) fn summarise<A: Scalar>(
+pub(crate) fn summarize<A: Scalar>(
     config: &CausalConfig,
     projections: &Projections<A>,
     keys: &Compressed<A>,
@@ -128,32 +127,30 @@ pub(crate) fn summarise<A: Scalar>(
     checked_len("BlockwiseCausalAttention", &[batch, heads, most, head_dim], size_of::<A>())?;
     let shape = (batch, heads, most, head_dim);
     let mut summaries = Compressed::of(Array4::zeros(shape), Array4::zeros(shape), slots);
-    let mut tasks = Vec::new();
-    for (from, projection, out) in [
-        (&keys.keys, projections.key(), &mut summaries.keys),
-        (&keys.values, projections.value(), &mut summaries.values),
-    ] {
-        for (item, out) in outer(out.view_mut()).into_iter().enumerate() {
-            for (head, out) in outer(out).into_iter().enumerate() {
-                let from = from.slice(s![item, head * kv_heads / heads, .., ..]);
-                tasks.push((item, from, matrix_of(projection, head), out));
-            }
-        }
-    }
     let cost = parallel::cost(&[2, batch, heads, length, rows, head_dim]);
-    parallel::for_each(tasks, cost, |(item, from, matrix, mut out)| {
-        for (index, block) in blocks[item].iter().enumerate() {
-            let mut out = out.slice_mut(s![index * rows..(index + 1) * rows, ..]);
-            let from = from.slice(s![block.slots.clone(), ..]);
-            gemm(A::one(), block.of(matrix).view(), from, A::zero(), &mut out);
-        }
+    let sources = [(&keys.keys, projections.key()), (&keys.values, projections.value())];
+    let mut finished = [summaries.keys.view_mut(), summaries.values.view_mut()];
+    let parts = Chunks {
+        slice: &mut finished,
+        size: 1,
+    };
+    for_each_part(parts, cost, |index, part| {
+        let (from, projection) = sources[index];
+        for_each_head(part.slice[0].view_mut(), cost, |item, head, mut out| {
+            let from = from.slice(s![item, head * kv_heads / heads, .., ..]);
+            for (index, block) in blocks[item].iter().enumerate() {
+                let mut out = out.slice_mut(s![index * rows..(index + 1) * rows, ..]);
+                let from = from.slice(s![block.slots.clone(), ..]);
+                gemm(A::one(), block.of(matrix_of(projection, head)).view(), from, A::zero(), &mut out);
+            }
+        });
     });
     Ok(summaries)
 }
 
 /// Adds to the gradients of keys, values and projections what those of the summaries lead to: dK += Eᵀ·dS, dE += dS·Kᵀ.
 #[allow(clippy::too_many_arguments)] // all of them vary independently
-pub(crate) fn summarise_backward<A: Scalar>(
+pub(crate) fn summarize_backward<A: Scalar>(
     config: &CausalConfig,
     projections: &Projections<A>,
     keys: &Compressed<A>,
@@ -176,6 +173,15 @@ pub(crate) fn summarise_backward<A: Scalar>(
     matrix_gradients(config, &blocks, keys.values.view(), summaries.values.view(), value);
 }
 
+/// Calls `work` for each head of each item.
+fn for_each_head<A: Scalar>(heads: ArrayViewMut4<'_, A>, cost: usize, work: impl Fn(usize, usize, ArrayViewMut2<'_, A>) + Sync) {
+    for_each_part(along(heads, 0, 1), cost, |item, part| {
+        for_each_part(along(part.view.index_axis_move(Axis(0), 0), 0, 1), cost, |head, part| {
+            work(item, head, part.view.index_axis_move(Axis(0), 0));
+        });
+    });
+}
+
 /// dK += Eᵀ·dS.
 fn key_gradients<A: Scalar>(
     config: &CausalConfig,
@@ -187,11 +193,7 @@ fn key_gradients<A: Scalar>(
     let (heads, rows) = (config.summary_heads(), config.rows);
     let group = heads / config.attention.kv_heads;
     let cost = parallel::cost(&[dkeys.len(), group, rows]);
-    let mut tasks = Vec::new();
-    for (item, dkeys) in outer(dkeys.view_mut()).into_iter().enumerate() {
-        tasks.extend(outer(dkeys).into_iter().enumerate().map(|(kv_head, dkeys)| (item, kv_head, dkeys)));
-    }
-    parallel::for_each(tasks, cost, |(item, kv_head, mut dkeys)| {
+    for_each_head(dkeys.view_mut(), cost, |item, kv_head, mut dkeys| {
         for head in kv_head * group..(kv_head + 1) * group {
             let matrix = matrix_of(projection, head);
             for (index, block) in blocks[item].iter().enumerate() {

@@ -2,13 +2,14 @@
 
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, Axis, ShapeBuilder, s};
 
-use super::super::projection::{Form, Projection};
-use super::dense::CompressionScratch;
-use super::side::Side;
-use super::{Compressor, Order, ProjectionKind, RealRows, SEGMENT};
+use super::super::projection::{Projection, ProjectionWeights};
+use super::rows::RealRows;
+use super::scratch::CompressionScratch;
+use super::sums::PositionSums;
+use super::{Compressor, Order, ProjectionKind, SEGMENT};
 use crate::config::ConvolutionKernel;
 use crate::error::Result;
-use crate::ops::{Rows, add_scaled_widened, long_sum};
+use crate::ops::{add_scaled_widened, long_sum};
 use crate::parallel::{self, Chunks, along, for_each_part};
 use crate::scalar::Scalar;
 
@@ -17,7 +18,7 @@ fn task_columns(dim: usize) -> usize {
     (dim / 2).next_multiple_of(32).clamp(64, 256)
 }
 
-/// Where the windows of one item lie.
+/// The places of the windows of one item.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Windows {
     /// Equal windows over this length (pooling), or windows of a fixed stride.
@@ -41,7 +42,7 @@ impl Windows {
 }
 
 impl<A: Scalar> Compressor<'_, A> {
-    /// Makes room for the windows of rows that start at position `start`.
+    /// Enlarges the sums to the windows of rows that start at position `start`.
     pub(super) fn make_room(&mut self, start: usize, rows: &[RealRows<'_>]) -> Result<()> {
         let Some(stride) = self.config.stride() else {
             return Ok(());
@@ -58,12 +59,12 @@ impl<A: Scalar> Compressor<'_, A> {
     pub(super) fn count(&mut self, start: usize, rows: &[RealRows<'_>]) -> Result<()> {
         self.make_room(start, rows)?;
         self.count_tokens(start, rows);
-        for index in 0..self.sides.len() {
+        for index in 0..self.totals.sums.len() {
             if self.needs_row_sums(index) {
-                let (projection, _) = self.side_sources(index);
+                let (projection, _) = self.sources(index);
                 for (item, rows) in rows.iter().enumerate() {
                     let windows = self.windows(item);
-                    let sums = self.sides[index].long_row_sums.index_axis_mut(Axis(0), item);
+                    let sums = self.totals.sums[index].long_row_sums.index_axis_mut(Axis(0), item);
                     add_row_sums(projection, sums, start, rows, windows);
                 }
             }
@@ -80,7 +81,7 @@ impl<A: Scalar> Compressor<'_, A> {
         is_new: bool,
         scratch: &mut CompressionScratch<A>,
     ) {
-        if self.order == Order::CompressFirst && matches!(self.projections.key().form, Form::Dense { .. }) {
+        if self.order == Order::CompressFirst && matches!(self.projections.key().weights, ProjectionWeights::Dense { .. }) {
             return self.compress_dense(chunk, start, rows, scratch);
         }
         let (one, many);
@@ -92,7 +93,7 @@ impl<A: Scalar> Compressor<'_, A> {
             &many
         };
         if self.config.projection.kind != ProjectionKind::MaxPooling {
-            self.sides.iter_mut().for_each(Side::lengthen);
+            self.totals.sums.iter_mut().for_each(PositionSums::lengthen);
         }
         match self.order {
             Order::CompressFirst => self.compress_inputs(chunk, start, rows, windows),
@@ -107,7 +108,7 @@ impl<A: Scalar> Compressor<'_, A> {
                 size: stride,
             };
         }
-        let length = self.extent.as_ref().map_or(0, |lengths| lengths[item]);
+        let length = self.totals.lengths.as_ref().map_or(0, |lengths| lengths[item]);
         Windows {
             length: Some(length),
             size: self.config.slots_of(length),
@@ -115,13 +116,13 @@ impl<A: Scalar> Compressor<'_, A> {
     }
 
     fn count_tokens(&mut self, start: usize, rows: &[RealRows<'_>]) {
-        if self.tokens.ncols() == 0 {
+        if self.totals.tokens.ncols() == 0 {
             return;
         }
         for (item, rows) in rows.iter().enumerate() {
             let windows = self.windows(item);
             for row in (0..rows.end).filter(|&row| rows.is_real(row)) {
-                self.tokens[[item, windows.slot(start + row)]] += 1;
+                self.totals.tokens[[item, windows.slot(start + row)]] += 1;
             }
         }
     }
@@ -129,15 +130,15 @@ impl<A: Scalar> Compressor<'_, A> {
     /// sums += E·X, column block by column block.
     fn compress_inputs(&mut self, chunk: ArrayView3<'_, A>, start: usize, rows: &[RealRows<'_>], windows: &[Windows]) {
         let (_, length, dim) = chunk.dim();
-        let cost = parallel::cost(&[self.batch, length, dim, self.sides.len()]);
+        let cost = parallel::cost(&[self.batch, length, dim, self.totals.sums.len()]);
         let width = task_columns(dim);
         let projections = [self.projections.key(), self.projections.value()];
-        let sides = Chunks {
-            slice: &mut self.sides,
+        let parts = Chunks {
+            slice: &mut self.totals.sums,
             size: 1,
         };
-        for_each_part(sides, cost, |side, part| {
-            let projection = projections[side];
+        for_each_part(parts, cost, |index, part| {
+            let projection = projections[index];
             let Some(sums) = part.slice[0].long() else { return };
             for_each_part(along(sums.view_mut(), 0, 1), cost, |item, part| {
                 for_each_part(along(part.view, 1, 1), cost, |matrix, part| {
@@ -183,41 +184,18 @@ pub(super) fn add_segment<A: Scalar>(
     for (row, values) in x.outer_iter().enumerate().filter(|&(row, _)| rows.is_real(from + row)) {
         let mut sum = sums.row_mut(windows.slot(position + row));
         let sum = sum.as_slice_mut().expect("rows of sums are contiguous");
-        match &projection.form {
-            Form::Convolution {
+        match &projection.weights {
+            ProjectionWeights::Convolution {
                 kernel,
                 shape: ConvolutionKernel::Scalar,
             } => add_scaled_widened(sum, kernel[[matrix, 0, 0, windows.offset(position + row)]].widen(), values),
-            Form::Convolution { kernel, .. } => {
+            ProjectionWeights::Convolution { kernel, .. } => {
                 let weights = kernel.slice(s![matrix, .., 0, windows.offset(position + row)]);
                 let products = values.iter().zip(weights).map(|(value, weight)| value.widen() * weight.widen());
                 sum.iter_mut().zip(products).for_each(|(sum, product)| *sum += product);
             }
-            Form::Dense { .. } | Form::Mean | Form::Max => add_scaled_widened(sum, 1.0, values),
+            ProjectionWeights::Dense { .. } | ProjectionWeights::Mean | ProjectionWeights::Max => add_scaled_widened(sum, 1.0, values),
         }
-    }
-}
-
-/// The rows of a segment in memory of their own, with zeros in place of those that are not real; contiguous ones that are all real as they are.
-pub(super) fn copied<'c, A: Scalar>(x: ArrayView2<'c, A>, from: usize, rows: &RealRows<'_>, copy: &'c mut Vec<A>) -> Rows<'c, A> {
-    let (count, stride) = x.dim();
-    if rows.holes.is_none()
-        && let Some(data) = x.to_slice()
-    {
-        return Rows { data, stride, count };
-    }
-    let mut to = super::super::weights::tile(copy, count, stride);
-    for (row, (mut to, x)) in to.outer_iter_mut().zip(x.outer_iter()).enumerate() {
-        if rows.is_real(from + row) {
-            to.assign(&x);
-        } else {
-            to.fill(A::zero());
-        }
-    }
-    Rows {
-        data: &copy[..count * stride],
-        stride,
-        count,
     }
 }
 
@@ -231,7 +209,7 @@ fn add_row_sums<A: Scalar>(
 ) {
     for (matrix, mut sums) in sums.outer_iter_mut().enumerate() {
         for (from, to) in segments(start, rows.end) {
-            if let Form::Dense { matrix: weights, .. } = &projection.form {
+            if let ProjectionWeights::Dense { matrix: weights, .. } = &projection.weights {
                 let weights = weights.slice(s![matrix, .., start + from..start + to]);
                 for (sum, weights) in sums.iter_mut().zip(weights.rows()) {
                     *sum += if rows.holes.is_none() {

@@ -1,16 +1,18 @@
 //! The gradients of a compression: from those of K̄ and V̄ to those of the sequence, the weights and the projections.
 
-use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView2, ArrayView3, Axis, CowArray, Ix2, s};
+use ndarray::{Array3, Array4, ArrayView1, ArrayView3, Axis, s};
 
 use super::super::PaddingMask;
 use super::super::compressed::Compressed;
 use super::super::gradients::KeyValueGradients;
 use super::super::part::Part;
-use super::super::projection::{Form, Projection, Projections};
+use super::super::projection::{Projection, ProjectionWeights, Projections};
 use super::super::weights::AttentionWeights;
 use super::accumulate::Windows;
-use super::side::Side;
-use super::{BiasPlace, CompressionScratch, Compressor, Order, ProjectionKind, RealRows};
+use super::rows::RealRows;
+use super::sums::PositionSums;
+use super::totals::Totals;
+use super::{BiasPlace, CompressionScratch, Compressor, Order, ProjectionKind};
 use crate::config::LinformerConfig;
 use crate::error::Result;
 use crate::layers::Linear;
@@ -18,33 +20,15 @@ use crate::ops::{LongSum, StagedSum, gemm, long_sum};
 use crate::parallel::{self, Parts, for_each_part};
 use crate::parameters::Role;
 use crate::scalar::Scalar;
-use crate::views::outer;
 
 mod dense;
 mod features;
 
-/// The rows as they are where all are real, a copy with zeros in place of the others where not: a product with 0 would let NaN through.
-fn selected<'x, A: Scalar>(x: ArrayView2<'x, A>, from: usize, rows: &RealRows<'_>) -> CowArray<'x, A, Ix2> {
-    if rows.holes.is_none() || (0..x.nrows()).all(|row| rows.is_real(from + row)) {
-        return x.into();
-    }
-    let mut copy: Array2<A> = x.to_owned();
-    for (row, mut values) in copy.outer_iter_mut().enumerate() {
-        if !rows.is_real(from + row) {
-            values.fill(A::zero());
-        }
-    }
-    copy.into()
-}
-
-/// What training keeps of a compression, (batch, slots, dim) or less: the sums, and where the sequences end.
+/// The values that training keeps of a compression, (batch, slots, dim) or less: the sums, and the ends of the sequences.
 #[derive(Clone, Debug)]
 pub(crate) struct CompressionCache<A> {
-    sides: Vec<Side<A>>,
-    tokens: Array2<usize>,
-    reached: Vec<usize>,
-    extent: Option<Vec<usize>>,
-    /// Which maxima stand in this part of the sequences, side by side with the sums; `None` where the whole is at hand.
+    totals: Totals<A>,
+    /// Which maxima are this part's, for each of the sums; `None` where the sequences are whole.
     owners: Option<Vec<Array4<bool>>>,
 }
 
@@ -53,13 +37,13 @@ pub(crate) struct CompressionCache<A> {
 pub(crate) struct CompressionGradients<'g, A> {
     pub(crate) weights: &'g mut AttentionWeights<A>,
     pub(crate) projections: &'g mut Projections<A>,
-    /// Of the sequence, (batch, n, dim).
+    /// The gradient of the sequence, (batch, n, dim).
     pub(crate) x: &'g mut Array3<A>,
 }
 
-/// The gradients of one side of the sums.
-struct SideGradients<A> {
-    sums: Array4<A>,
+/// The gradients of [`PositionSums`].
+struct SumGradients<A> {
+    values: Array4<A>,
     row_sums: Array3<A>,
 }
 
@@ -81,12 +65,9 @@ impl<A: Scalar> Compressor<'_, A> {
         };
         let mut compressed = Compressed::empty();
         self.finish_into(&mut compressed, &mut CompressionScratch::default())?;
-        self.sides.iter_mut().for_each(Side::shrink);
+        self.totals.sums.iter_mut().for_each(PositionSums::shrink);
         let cache = CompressionCache {
-            sides: self.sides,
-            tokens: self.tokens,
-            reached: self.reached,
-            extent: self.extent,
+            totals: self.totals,
             owners,
         };
         Ok((compressed, cache))
@@ -94,10 +75,7 @@ impl<A: Scalar> Compressor<'_, A> {
 
     /// A new compressor in the state that it had when it was finished.
     pub(crate) fn resumed(mut self, cache: CompressionCache<A>) -> Self {
-        self.sides = cache.sides;
-        self.tokens = cache.tokens;
-        self.reached = cache.reached;
-        self.extent = cache.extent;
+        self.totals = cache.totals;
         self
     }
 
@@ -127,18 +105,18 @@ impl<A: Scalar> Compressor<'_, A> {
             self.features_backward(x, &rows, &windows, [&whole.keys, &whole.values], gradients);
             return Ok(());
         }
-        let mut sides: Vec<SideGradients<A>> = self.sides.iter().map(SideGradients::zeros).collect();
+        let mut dsums: Vec<SumGradients<A>> = self.totals.sums.iter().map(SumGradients::zeros).collect();
         for (is_value, own, whole) in [(false, &own.keys, &whole.keys), (true, &own.values, &whole.values)] {
-            let side = if is_value { self.sides.len() - 1 } else { 0 };
+            let index = if is_value { self.totals.sums.len() - 1 } else { 0 };
             let linear = gradients.weights.source_mut(is_value);
             parallel::both(
                 parallel::cost(&[own.len(), self.config.attention.dim]),
-                || self.weights_backward(side, own, linear),
-                || self.sums_backward(is_value, whole, &mut sides[side]),
+                || self.weights_backward(index, own, linear),
+                || self.sums_backward(is_value, whole, &mut dsums[index]),
             );
         }
-        for (index, side) in sides.into_iter().enumerate() {
-            self.inputs_backward(index, x, &rows, &windows, &side, gradients);
+        for (index, dsums) in dsums.into_iter().enumerate() {
+            self.inputs_backward(index, x, &rows, &windows, &dsums, gradients);
         }
         Ok(())
     }
@@ -163,8 +141,8 @@ impl<A: Scalar> Compressor<'_, A> {
     }
 
     /// W += dK̄ᵀ·(E·X), b += dK̄ᵀ·(E·1); a task has one head's rows of W, and adds up item after item.
-    fn weights_backward(&self, side: usize, grad: &Array4<A>, linear: &mut Linear<A>) {
-        let sums = &self.sides[side];
+    fn weights_backward(&self, index: usize, grad: &Array4<A>, linear: &mut Linear<A>) {
+        let sums = &self.totals.sums[index];
         let last = sums.row_sums.dim().1 - 1;
         let (batch, heads, slots, head_dim) = grad.dim();
         let with_kv_head = |kv_head: usize| (0..heads).filter(move |&head| self.key_value_features(head).start == kv_head * head_dim);
@@ -178,7 +156,7 @@ impl<A: Scalar> Compressor<'_, A> {
             let mut staged = StagedSum::default();
             for head in with_kv_head(kv_head) {
                 for (item, grad) in grad.outer_iter().enumerate() {
-                    let inputs = sums.sums.slice(s![item, head.min(last), ..slots, ..]);
+                    let inputs = sums.values.slice(s![item, head.min(last), ..slots, ..]);
                     gemm(A::one(), grad.index_axis(Axis(0), head).t(), inputs, A::one(), &mut part.view);
                     staged.added(part.view.as_slice_mut().expect("rows of a weight are contiguous"));
                 }
@@ -202,15 +180,16 @@ impl<A: Scalar> Compressor<'_, A> {
     }
 
     /// d(E·X) += dK̄·W, d(E·1) += dK̄·b.
-    fn sums_backward(&self, is_value: bool, grad: &Array4<A>, side: &mut SideGradients<A>) {
-        let (_, linear) = self.side_sources(usize::from(is_value));
-        let matrices = side.row_sums.dim().1;
+    fn sums_backward(&self, is_value: bool, grad: &Array4<A>, dsums: &mut SumGradients<A>) {
+        let (_, linear) = self.sources(usize::from(is_value));
+        let matrices = dsums.row_sums.dim().1;
         let before = self.config.bias_place == BiasPlace::BeforeCompression;
         let (batch, heads, slots, head_dim) = grad.dim();
         let cost = parallel::cost(&[batch, heads, slots, head_dim, self.config.attention.dim]);
-        let tasks: Vec<_> = outer(side.sums.view_mut())
-            .into_iter()
-            .zip(outer(side.row_sums.view_mut()))
+        let tasks: Vec<_> = dsums
+            .values
+            .outer_iter_mut()
+            .zip(dsums.row_sums.outer_iter_mut())
             .enumerate()
             .collect();
         parallel::for_each(tasks, cost, |(item, (mut sums, mut row_sums))| {
@@ -235,37 +214,39 @@ impl<A: Scalar> Compressor<'_, A> {
         x: ArrayView3<'_, A>,
         rows: &[RealRows<'_>],
         windows: &[Windows],
-        side: &SideGradients<A>,
+        dsums: &SumGradients<A>,
         gradients: &mut CompressionGradients<'_, A>,
     ) {
-        let (projection, _) = self.side_sources(index);
+        let (projection, _) = self.sources(index);
         let own = gradients.projections.source_mut(index > 0);
-        if let (Form::Dense { matrix, .. }, Form::Dense { matrix: grad, role }) = (&projection.form, &mut own.form) {
+        if let (ProjectionWeights::Dense { matrix, .. }, ProjectionWeights::Dense { matrix: grad, role }) =
+            (&projection.weights, &mut own.weights)
+        {
             let cost = parallel::cost(&[x.len(), matrix.dim().0, matrix.dim().1]);
             let collect = || {
                 if *role == Role::Trainable {
-                    dense::collect(grad, side, x, rows, cost);
+                    dense::collect(grad, dsums, x, rows, cost);
                 }
             };
-            return parallel::both(cost, || dense::spread(matrix, side, rows, gradients.x, cost), collect);
+            return parallel::both(cost, || dense::spread(matrix, dsums, rows, gradients.x, cost), collect);
         }
         let complete = |item: usize| self.complete_windows(item);
         let mut dkernel = own.kernel_sums();
         for (item, mut dx) in gradients.x.outer_iter_mut().enumerate() {
-            for matrix in 0..side.row_sums.dim().1 {
+            for matrix in 0..dsums.row_sums.dim().1 {
                 for row in (0..rows[item].end).filter(|&row| rows[item].is_real(row)) {
                     let slot = windows[item].slot(self.next + row);
                     if slot >= complete(item) {
                         continue;
                     }
-                    let sums = side.sums.slice(s![item, matrix, slot, ..]);
-                    let weight = match &projection.form {
-                        Form::Convolution { kernel, .. } => kernel[[matrix, 0, 0, windows[item].offset(self.next + row)]],
-                        _ => A::one() / A::cast(self.tokens[[item, slot]].max(1) as f64),
+                    let sums = dsums.values.slice(s![item, matrix, slot, ..]);
+                    let weight = match &projection.weights {
+                        ProjectionWeights::Convolution { kernel, .. } => kernel[[matrix, 0, 0, windows[item].offset(self.next + row)]],
+                        _ => A::one() / A::cast(self.totals.tokens[[item, slot]].max(1) as f64),
                     };
                     dx.row_mut(row).scaled_add(weight, &sums);
                     if let Some(dkernel) = &mut dkernel {
-                        let term = sums.dot(&x.slice(s![item, row, ..])) + side.row_sums[[item, matrix, slot]];
+                        let term = sums.dot(&x.slice(s![item, row, ..])) + dsums.row_sums[[item, matrix, slot]];
                         dkernel[[matrix, 0, 0, windows[item].offset(self.next + row)]] += term.widen();
                     }
                 }
@@ -278,7 +259,7 @@ impl<A: Scalar> Compressor<'_, A> {
     pub(super) fn complete_windows(&self, item: usize) -> usize {
         match self.config.projection.kind {
             ProjectionKind::Convolution(convolution) => {
-                let reach = convolution.reach(self.reached[item], self.config.seq_len);
+                let reach = convolution.reach(self.totals.ends[item], self.config.seq_len);
                 convolution.windows(reach, self.config.stride().unwrap_or(1))
             }
             _ => usize::MAX,
@@ -287,13 +268,13 @@ impl<A: Scalar> Compressor<'_, A> {
 }
 
 impl<A: Scalar> CompressionCache<A> {
-    /// Sets the gradients of maxima that stand in other parts to 0.
+    /// Sets the gradients of maxima that are in other parts to 0.
     pub(crate) fn keep_owned(&self, grads: &mut KeyValueGradients<A>) {
         let Some(owners) = &self.owners else {
             return;
         };
-        for (side, grad) in [&mut grads.keys, &mut grads.values].into_iter().enumerate() {
-            let owners = owners[side.min(owners.len() - 1)].slice(s![.., .., ..grad.dim().2, ..]);
+        for (index, grad) in [&mut grads.keys, &mut grads.values].into_iter().enumerate() {
+            let owners = owners[index.min(owners.len() - 1)].slice(s![.., .., ..grad.dim().2, ..]);
             grad.zip_mut_with(&owners, |grad, &owned| {
                 if !owned {
                     *grad = A::zero();
@@ -303,11 +284,11 @@ impl<A: Scalar> CompressionCache<A> {
     }
 }
 
-impl<A: Scalar> SideGradients<A> {
-    fn zeros(side: &Side<A>) -> Self {
+impl<A: Scalar> SumGradients<A> {
+    fn zeros(sums: &PositionSums<A>) -> Self {
         Self {
-            sums: Array4::zeros(side.sums.dim()),
-            row_sums: Array3::zeros(side.row_sums.dim()),
+            values: Array4::zeros(sums.values.dim()),
+            row_sums: Array3::zeros(sums.row_sums.dim()),
         }
     }
 }
@@ -323,9 +304,9 @@ fn projection_bias_backward<A: Scalar>(grad: &Array4<A>, projection: &mut Projec
         for (head, rows) in item.outer_iter().enumerate() {
             let sum = &mut sums[head.min(matrices - 1)];
             let of_slots = || rows.rows().into_iter().map(long_sum);
-            match (&projection.form, len) {
-                (Form::Convolution { .. }, 1) => sum.add(ArrayView1::from(&[of_slots().sum::<f64>()])),
-                (Form::Convolution { .. }, _) => sum.add_rows(rows),
+            match (&projection.weights, len) {
+                (ProjectionWeights::Convolution { .. }, 1) => sum.add(ArrayView1::from(&[of_slots().sum::<f64>()])),
+                (ProjectionWeights::Convolution { .. }, _) => sum.add_rows(rows),
                 _ => sum.add(ArrayView1::from(&of_slots().collect::<Vec<f64>>())),
             }
         }
@@ -338,15 +319,15 @@ fn projection_bias_backward<A: Scalar>(grad: &Array4<A>, projection: &mut Projec
 impl<A: Scalar> Projection<A> {
     /// Where the gradient of a convolution's kernel is summed: all positions have a share in it.
     fn kernel_sums(&self) -> Option<Array4<f64>> {
-        match &self.form {
-            Form::Convolution { kernel, .. } => Some(Array4::zeros(kernel.dim())),
+        match &self.weights {
+            ProjectionWeights::Convolution { kernel, .. } => Some(Array4::zeros(kernel.dim())),
             _ => None,
         }
     }
 
-    /// Of gradients: adds these sums, rounded once.
+    /// Adds these sums to gradients, rounded once.
     fn add_kernel_sums(&mut self, sums: Option<Array4<f64>>) {
-        if let (Form::Convolution { kernel, .. }, Some(sums)) = (&mut self.form, sums) {
+        if let (ProjectionWeights::Convolution { kernel, .. }, Some(sums)) = (&mut self.weights, sums) {
             kernel.zip_mut_with(&sums, |kernel, sum| *kernel = A::cast(kernel.widen() + sum));
         }
     }

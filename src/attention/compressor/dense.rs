@@ -4,13 +4,12 @@ use std::ops::Range;
 
 use ndarray::{Array3, ArrayView3, ArrayViewMut4, s};
 
-use super::super::projection::Form;
-use super::accumulate::copied;
-use super::features::SegmentScratch;
-use super::finish::FinishScratch;
-use super::side::Side;
-use super::{Compressor, RealRows, SEGMENT};
-use crate::ops::{Aligned, Output, Rows, RowsMut, Runs, Tile, multiply_panels, pack_panels, pack_segment, panels_len};
+use super::super::projection::ProjectionWeights;
+use super::rows::{RealRows, copied};
+use super::scratch::CompressionScratch;
+use super::sums::PositionSums;
+use super::{Compressor, SEGMENT};
+use crate::ops::{Output, Rows, RowsMut, Runs, Tile, multiply_panels, pack_panels, pack_segment, panels_len};
 use crate::parallel::{self, Chunks, Pool, along, for_each_part};
 use crate::scalar::Scalar;
 
@@ -21,39 +20,6 @@ const TASK_ROWS: usize = 24;
 /// Segments of a sequence whose sums are added in the element type, before they are moved to those in `f64`. A power of two, since rounds
 /// do not straddle them.
 const FOLDED: usize = 8;
-
-/// Scratch space of a compression, kept from chunk to chunk.
-#[derive(Debug)]
-pub(crate) struct CompressionScratch<A> {
-    panels: Aligned<A>,
-    copies: Pool<Vec<A>>,
-    /// Some rows of E in one segment. All of E is not kept packed, since that would be as much again as the model has.
-    left: Pool<Tile<A>>,
-    pub(super) finished: Pool<FinishScratch<A>>,
-    pub(super) segments: Pool<SegmentScratch<A>>,
-}
-
-/// Scratch space of one owner; a copy of it makes its own.
-#[derive(Debug)]
-pub(super) struct OwnScratch<A>(pub(super) Option<CompressionScratch<A>>);
-
-impl<A> Clone for OwnScratch<A> {
-    fn clone(&self) -> Self {
-        Self(None)
-    }
-}
-
-impl<A: Scalar> Default for CompressionScratch<A> {
-    fn default() -> Self {
-        Self {
-            panels: Aligned::default(),
-            copies: Pool::default(),
-            left: Pool::default(),
-            finished: Pool::default(),
-            segments: Pool::default(),
-        }
-    }
-}
 
 /// Some segments of some items, whose rows are packed together.
 #[derive(Clone, Debug)]
@@ -157,21 +123,23 @@ impl<A: Scalar> Compressor<'_, A> {
         copies.prepare();
         left.prepare();
         if (0..chunk.segments()).any(|segment| chunk.folds_after(segment)) {
-            self.sides.iter_mut().for_each(Side::lengthen);
+            self.totals.sums.iter_mut().for_each(PositionSums::lengthen);
         }
-        let forms = [&self.projections.key().form, &self.projections.value().form];
-        let cost = parallel::cost(&[self.batch, x.dim().1, x.dim().2, self.config.k, self.sides.len()]);
+        let weights = [&self.projections.key().weights, &self.projections.value().weights];
+        let cost = parallel::cost(&[self.batch, x.dim().1, x.dim().2, self.config.k, self.totals.sums.len()]);
         for round in chunk.rounds() {
             let needed = round.items.len() * round.segments.len() * round.size;
             let panels = panels.resize(needed);
             chunk.pack(&round, panels, copies);
             let panels = &*panels;
-            let sides = Chunks {
-                slice: &mut self.sides,
+            let parts = Chunks {
+                slice: &mut self.totals.sums,
                 size: 1,
             };
-            for_each_part(sides, cost, |side, part| {
-                let Form::Dense { matrix, .. } = forms[side] else { return };
+            for_each_part(parts, cost, |index, part| {
+                let ProjectionWeights::Dense { matrix, .. } = weights[index] else {
+                    return;
+                };
                 let round = RoundProduct {
                     chunk,
                     round: &round,
@@ -179,13 +147,13 @@ impl<A: Scalar> Compressor<'_, A> {
                     panels,
                 };
                 let items = s![round.round.items.clone(), .., .., ..];
-                for_each_row_block(part.slice[0].sums.slice_mut(items), cost, |place, mut sums| {
+                for_each_row_block(part.slice[0].values.slice_mut(items), cost, |place, mut sums| {
                     let sums = sums.as_slice_mut().expect("sums are contiguous, row by row");
                     left.with(|left| round.add(place, sums, left));
                 });
             });
             if round.segments.clone().last().is_some_and(|segment| chunk.folds_after(segment)) {
-                self.sides.iter_mut().for_each(|side| side.fold(round.items.clone()));
+                self.totals.sums.iter_mut().for_each(|sums| sums.fold(round.items.clone()));
             }
         }
     }

@@ -2,35 +2,18 @@
 
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, ArrayViewMut4, Axis, s};
 
-use super::super::projection::{Form, Projection};
+use super::super::projection::{Projection, ProjectionWeights};
 use super::super::weights::tile;
-use super::accumulate::{Windows, add_segment, copied, segments};
-use super::side::larger;
-use super::{Compressor, RealRows};
+use super::Compressor;
+use super::accumulate::{Windows, add_segment, segments};
+use super::rows::{RealRows, copied, matrix_of};
+use super::scratch::SegmentScratch;
+use super::sums::larger;
 use crate::config::{BiasPlace, ConvolutionKernel};
 use crate::layers::Linear;
-use crate::ops::{ProductScratch, Rows, add_bias};
+use crate::ops::{ProductScratch, add_bias};
 use crate::parallel::{self, Chunks, Pool, along, for_each_part};
 use crate::scalar::Scalar;
-
-/// Scratch space for one segment.
-#[derive(Debug)]
-pub(super) struct SegmentScratch<A> {
-    /// The rows, where they cannot be read in place.
-    copy: Vec<A>,
-    features: Vec<A>,
-    products: ProductScratch<A>,
-}
-
-impl<A: Scalar> Default for SegmentScratch<A> {
-    fn default() -> Self {
-        Self {
-            copy: Vec::new(),
-            features: Vec::new(),
-            products: ProductScratch::default(),
-        }
-    }
-}
 
 impl<A: Scalar> Compressor<'_, A> {
     /// sums += E·(X·Wᵀ), key/value head by key/value head.
@@ -57,12 +40,12 @@ impl<A: Scalar> Compressor<'_, A> {
         let cost = parallel::cost(&[self.batch, length, dim, config.attention.key_value_dim()]);
         spaces.prepare();
         // Calls `add` with the features of each segment of a key/value head.
-        let each_segment = |side: usize, item: usize, kv_head: usize, add: &mut dyn FnMut(Features<'_, '_, A>)| {
+        let each_segment = |index: usize, item: usize, kv_head: usize, add: &mut dyn FnMut(Features<'_, '_, A>)| {
             spaces.with(|scratch| {
                 let SegmentScratch { features, copy, products } = scratch;
                 for (from, to) in segments(start, rows[item].end) {
                     let x = chunk.slice(s![item, from..to, ..]);
-                    let x = head_features(sources[side].1, kv_head, head_dim, x, with_bias, features, products);
+                    let x = head_features(sources[index].1, kv_head, head_dim, x, with_bias, features, products);
                     add(Features {
                         x: x.view(),
                         start,
@@ -75,15 +58,15 @@ impl<A: Scalar> Compressor<'_, A> {
                 }
             });
         };
-        let sides = Chunks {
-            slice: &mut self.sides,
+        let parts = Chunks {
+            slice: &mut self.totals.sums,
             size: 1,
         };
-        for_each_part(sides, cost, |side, part| {
-            let projection = sources[side].0;
+        for_each_part(parts, cost, |index, part| {
+            let projection = sources[index].0;
             if let Some(sums) = part.slice[0].long() {
                 return for_each_group(sums.view_mut(), group, cost, |item, kv_head, mut sums| {
-                    each_segment(side, item, kv_head, &mut |mut features| {
+                    each_segment(index, item, kv_head, &mut |mut features| {
                         for (within, mut sums) in sums.outer_iter_mut().enumerate() {
                             let matrix = if shared { 0 } else { kv_head * group + within };
                             features.add_to(projection, matrix, &mut sums);
@@ -91,8 +74,8 @@ impl<A: Scalar> Compressor<'_, A> {
                     });
                 });
             }
-            for_each_group(part.slice[0].sums.view_mut(), group, cost, |item, kv_head, mut maxima| {
-                each_segment(side, item, kv_head, &mut |features| {
+            for_each_group(part.slice[0].values.view_mut(), group, cost, |item, kv_head, mut maxima| {
+                each_segment(index, item, kv_head, &mut |features| {
                     maxima.outer_iter_mut().for_each(|mut maxima| features.raise(&mut maxima));
                 });
             });
@@ -128,13 +111,13 @@ struct Features<'f, 'm, A> {
 impl<A: Scalar> Features<'_, '_, A> {
     fn add_to(&mut self, projection: &Projection<A>, matrix: usize, sums: &mut ArrayViewMut2<'_, f64>) {
         let position = self.start + self.from;
-        match &projection.form {
-            Form::Dense { matrix: weights, .. } => {
+        match &projection.weights {
+            ProjectionWeights::Dense { matrix: weights, .. } => {
                 let x = matrix_of(copied(self.x, self.from, self.rows, self.copy));
                 let weights = weights.slice(s![matrix, .., position..position + x.nrows()]);
                 self.products.add_long(weights, x, sums);
             }
-            Form::Convolution {
+            ProjectionWeights::Convolution {
                 kernel,
                 shape: ConvolutionKernel::ChannelMixing,
             } => {
@@ -142,7 +125,7 @@ impl<A: Scalar> Features<'_, '_, A> {
                 let kernel = kernel.index_axis(Axis(0), matrix);
                 mix_channels(kernel, x, position, self.windows, sums, self.products);
             }
-            Form::Mean | Form::Max | Form::Convolution { .. } => {
+            ProjectionWeights::Mean | ProjectionWeights::Max | ProjectionWeights::Convolution { .. } => {
                 add_segment(projection, matrix, self.x, self.start, self.from, self.rows, self.windows, sums);
             }
         }
@@ -203,8 +186,4 @@ fn mix_channels<A: Scalar>(
         let mut sums = sums.slice_mut(s![slot..slot + rows.nrows(), ..]);
         products.add_long(rows, kernel.slice(s![.., .., offset]).t(), &mut sums);
     }
-}
-
-fn matrix_of<A>(rows: Rows<'_, A>) -> ArrayView2<'_, A> {
-    ArrayView2::from_shape((rows.count, rows.stride), rows.data).expect("contiguous rows")
 }

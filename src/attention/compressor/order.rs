@@ -1,10 +1,11 @@
-//! What comes first, and how long a sequence will be.
+//! The order of multiplication.
 
 use crate::config::{LinformerConfig, ProjectionKind};
 
-/// What comes first: the compression along the sequence or the key and value weights.
+/// The order of multiplication: the compression along the sequence first, or the key and value weights.
 ///
-/// E·(X·Wᵀ) = (E·X)·Wᵀ: both give the same numbers, up to rounding.
+/// E·(X·Wᵀ) = (E·X)·Wᵀ, so that both give the same numbers, up to rounding. Tests compare the two.
+#[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Order {
@@ -15,7 +16,7 @@ pub enum Order {
 }
 
 impl Order {
-    /// The order that takes fewer multiplications for a full sequence. It does not depend on the length at hand, so that streams
+    /// Returns the order that takes fewer multiplications for a full sequence. It does not depend on the length of a call, so that streams
     /// and single calls agree.
     pub fn of(config: &LinformerConfig) -> Self {
         if !config.projection.commutes() {
@@ -48,14 +49,4 @@ impl Order {
             Self::ProjectFirst
         }
     }
-}
-
-/// How long the whole sequence will be: pooling must know before the first position comes, since its windows depend on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Extent {
-    /// All items have this length.
-    Known(usize),
-    /// Each item has a length of its own; what comes after it is padding.
-    PerItem(Vec<usize>),
 }

@@ -1,39 +1,39 @@
-//! Sums of a part of the sequences, completed by those of the others.
+//! PositionSums of a part of the sequences, completed by those of the others.
 
 use ndarray::{Array4, Axis, Zip};
 
 use super::super::part::Part;
-use super::{Compressor, Extent, ProjectionKind};
+use super::{Compressor, ProjectionKind, SequenceLengths};
 use crate::error::Result;
 use crate::scalar::Scalar;
 
 impl<A: Scalar> Compressor<'_, A> {
     /// A compressor for the rows of a part. A matrix has the part's columns only, so that the part is all there is to it; windows lie in the
-    /// whole sequence, and the first row stands where the part begins.
+    /// whole sequence, and the first row has the position where the part begins.
     pub(crate) fn of_part(self, part: &dyn Part<A>, lengths: &[usize]) -> Result<Self> {
         if self.projections.key().columns().is_some() {
             return Ok(self);
         }
         let compressor = if self.config.projection.pools() {
-            self.with_extent(Extent::PerItem(lengths.to_vec()))?
+            self.with_lengths(SequenceLengths::PerItem(lengths.to_vec()))?
         } else {
             self
         };
         compressor.starting_at(part.offset())
     }
 
-    /// Adds the sums of all other parts. Of maxima it gives those that stand in this part, side by side with the sums; the first of equal
+    /// Adds the sums of all other parts. For maxima it returns which of them are this part's, one flag for each of the sums; the first of equal
     /// ones counts.
     pub(super) fn complete(&mut self, part: &dyn Part<A>) -> Result<Option<Vec<Array4<bool>>>> {
         let takes_maximum = self.config.projection.kind == ProjectionKind::MaxPooling;
-        let before = takes_maximum.then(|| (self.sides.clone(), self.tokens.clone()));
+        let before = takes_maximum.then(|| (self.totals.sums.clone(), self.totals.tokens.clone()));
         Self::complete_all(std::slice::from_mut(self), part)?;
-        let Some((sides, tokens)) = before else {
+        let Some((sums, tokens)) = before else {
             return Ok(None);
         };
-        let mut owners = Vec::with_capacity(sides.len());
-        for (own, whole) in sides.iter().zip(&self.sides) {
-            let mut owned = Zip::from(&own.sums).and(&whole.sums).map_collect(|own, whole| own == whole);
+        let mut owners = Vec::with_capacity(sums.len());
+        for (own, whole) in sums.iter().zip(&self.totals.sums) {
+            let mut owned = Zip::from(&own.values).and(&whole.values).map_collect(|own, whole| own == whole);
             for ((item, slot), _) in tokens.indexed_iter().filter(|&(_, &count)| count == 0) {
                 owned.index_axis_mut(Axis(0), item).index_axis_mut(Axis(1), slot).fill(false);
             }
@@ -57,14 +57,20 @@ impl<A: Scalar> Compressor<'_, A> {
             compressor.reach(own)?;
             lengths = others;
         }
-        let mut counts: Vec<usize> = compressors.iter().flat_map(|compressor| &compressor.tokens).copied().collect();
+        let mut counts: Vec<usize> = compressors
+            .iter()
+            .flat_map(|compressor| &compressor.totals.tokens)
+            .copied()
+            .collect();
         let mut sums = Vec::new();
         for compressor in compressors.iter_mut() {
-            let with_row_sums: Vec<bool> = (0..compressor.sides.len()).map(|side| compressor.needs_row_sums(side)).collect();
-            compressor.settle_pending();
-            for (side, with_row_sums) in compressor.sides.iter_mut().zip(with_row_sums) {
-                side.round();
-                sums.extend(side.slices(with_row_sums));
+            let with_row_sums: Vec<bool> = (0..compressor.totals.sums.len())
+                .map(|index| compressor.needs_row_sums(index))
+                .collect();
+            compressor.flush_pending();
+            for (own, with_row_sums) in compressor.totals.sums.iter_mut().zip(with_row_sums) {
+                own.round();
+                sums.extend(own.slices(with_row_sums));
             }
         }
         if takes_maximum {
@@ -76,16 +82,20 @@ impl<A: Scalar> Compressor<'_, A> {
             return Ok(());
         }
         part.count(&mut counts)?;
-        for (tokens, count) in compressors.iter_mut().flat_map(|compressor| &mut compressor.tokens).zip(counts) {
+        for (tokens, count) in compressors
+            .iter_mut()
+            .flat_map(|compressor| &mut compressor.totals.tokens)
+            .zip(counts)
+        {
             *tokens = count;
         }
         Ok(())
     }
 
-    /// Takes in where the whole sequences end, with room for all windows.
+    /// Sets the ends of the whole sequences, and enlarges the sums to all their windows.
     fn reach(&mut self, lengths: &[usize]) -> Result<()> {
-        self.reached.clear();
-        self.reached.extend_from_slice(lengths);
+        self.totals.ends.clear();
+        self.totals.ends.extend_from_slice(lengths);
         match self.config.stride() {
             Some(stride) => self.grow(lengths.iter().copied().max().unwrap_or(0).div_ceil(stride)),
             None => Ok(()),

@@ -1,27 +1,20 @@
-//! Rows that are pushed a few at a time, and wait until their segment is complete.
+//! Rows that are pushed a few at a time and kept until their segment is complete.
 
 use ndarray::{Array2, ArrayView2, ArrayView3, Axis, s};
 
-use super::super::projection::Form;
-use super::{CompressionScratch, Compressor, Order, RealRows, SEGMENT};
+use super::super::projection::ProjectionWeights;
+use super::rows::RealRows;
+use super::scratch::CompressionScratch;
+use super::{Compressor, Order, SEGMENT};
 use crate::scalar::Scalar;
 
 /// The last rows that were pushed, less than a segment of them, position by position.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pending<A> {
     /// (positions, batch, dim)
     rows: Vec<A>,
     /// (positions, batch)
     real: Vec<bool>,
-}
-
-impl<A> Default for Pending<A> {
-    fn default() -> Self {
-        Self {
-            rows: Vec::new(),
-            real: Vec::new(),
-        }
-    }
 }
 
 impl<A: Scalar> Pending<A> {
@@ -45,9 +38,9 @@ impl<A: Scalar> Pending<A> {
 }
 
 impl<A: Scalar> Compressor<'_, A> {
-    /// Adds rows to the sums, or keeps them until their segment is complete: products of a few rows take many times as long for each of them.
+    /// Adds rows to the sums, or keeps them until their segment is complete: a product of a few rows takes many times as long per row.
     pub(super) fn add_or_keep(&mut self, chunk: ArrayView3<'_, A>, rows: &[RealRows<'_>], scratch: &mut CompressionScratch<A>) {
-        let multiplies = self.order == Order::ProjectFirst || matches!(self.projections.key().form, Form::Dense { .. });
+        let multiplies = self.order == Order::ProjectFirst || matches!(self.projections.key().weights, ProjectionWeights::Dense { .. });
         if !multiplies || self.batch == 0 {
             return self.add(chunk, self.next, rows, true, scratch);
         }
@@ -72,7 +65,7 @@ impl<A: Scalar> Compressor<'_, A> {
         }
     }
 
-    /// Adds the rows that wait, the last of which is before position `end`.
+    /// Adds the pending rows, the last of which is before position `end`.
     pub(super) fn add_pending(&mut self, end: usize, scratch: &mut CompressionScratch<A>) {
         let count = self.pending.real.len() / self.batch.max(1);
         if count == 0 {
@@ -89,8 +82,8 @@ impl<A: Scalar> Compressor<'_, A> {
         self.pending = pending;
     }
 
-    /// Adds the rows that wait, if there are any.
-    pub(super) fn settle_pending(&mut self) {
+    /// Adds the pending rows, if there are any.
+    pub(super) fn flush_pending(&mut self) {
         if !self.pending.real.is_empty() {
             self.add_pending(self.next, &mut CompressionScratch::default());
         }

@@ -23,7 +23,7 @@ impl<A> OwnGradients<'_, A> {
     }
 }
 
-/// One key/value head's keys and values as the products of its tiles want them, and room for those.
+/// One key/value head's keys and values as the products of its tiles want them, and memory for those products.
 #[derive(Debug)]
 pub(super) struct HeadBackward<A> {
     /// (`head_dim`, count), divided by √`head_dim`.
@@ -41,7 +41,7 @@ pub(super) struct HeadBackward<A> {
     dqueries: Vec<A>,
 }
 
-/// Room for the products of one tile.
+/// Memory for the products of one tile.
 #[derive(Debug)]
 struct TileProducts<A> {
     rows: Scratch<A>,

@@ -141,7 +141,7 @@ impl<A: Scalar> Direction for Translation<'_, A> {
         if handed(self, &peer)
             && let Some(matrix) = self.agreeing(&peer)
         {
-            self.give(native, matrix.reversed_axes());
+            self.recycle(native, matrix.reversed_axes());
         }
     }
 

@@ -140,7 +140,7 @@ impl<'m, A: Scalar> Writer<'m, A> {
         tensor
     }
 
-    fn give(&mut self, peer: &str, tensor: ArrayD<A>) {
+    fn recycle(&mut self, peer: &str, tensor: ArrayD<A>) {
         if let Err(error) = self.peer.insert(peer, tensor) {
             self.problems.push(error.to_string());
         }
@@ -150,7 +150,7 @@ impl<'m, A: Scalar> Writer<'m, A> {
 impl<A: Scalar> Direction for Writer<'_, A> {
     fn copy(&mut self, peer: &str, native: &str) {
         if let Some(tensor) = self.take(native) {
-            self.give(peer, tensor.to_owned());
+            self.recycle(peer, tensor.to_owned());
         }
     }
 
@@ -161,14 +161,14 @@ impl<A: Scalar> Direction for Writer<'_, A> {
         let rows = tensor.len_of(Axis(0)) / peer.len().max(1);
         for (index, name) in peer.iter().enumerate() {
             let part = tensor.slice_axis(Axis(0), Slice::from(index * rows..(index + 1) * rows));
-            self.give(name, part.to_owned());
+            self.recycle(name, part.to_owned());
         }
     }
 
     fn shared(&mut self, peer: &[String], native: &str, layout: Layout) {
         if let Some(tensor) = self.take(native) {
             for name in peer {
-                self.give(name, laid(tensor.view(), layout));
+                self.recycle(name, laid(tensor.view(), layout));
             }
         }
     }
@@ -176,7 +176,7 @@ impl<A: Scalar> Direction for Writer<'_, A> {
     fn stacked(&mut self, peer: &[String], native: &str, layout: Layout) {
         if let Some(tensor) = self.take(native) {
             for (name, part) in peer.iter().zip(tensor.outer_iter()) {
-                self.give(name, laid(part, layout));
+                self.recycle(name, laid(part, layout));
             }
         }
     }
@@ -184,7 +184,7 @@ impl<A: Scalar> Direction for Writer<'_, A> {
     fn unused(&mut self, peer: &str, shape: Option<&[usize]>) {
         let Some(shape) = shape else { return };
         match checked_len("tatp22", shape, size_of::<A>()) {
-            Ok(_) => self.give(peer, ArrayD::zeros(IxDyn(shape))),
+            Ok(_) => self.recycle(peer, ArrayD::zeros(IxDyn(shape))),
             Err(error) => self.problems.push(format!("`{peer}`: {error}")),
         }
     }

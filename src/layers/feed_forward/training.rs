@@ -5,11 +5,11 @@ use std::ops::Range;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::{ACTIVATION_COST, FeedForward, FeedForwardScratch};
+use crate::buffer_pool::Buffers;
 use crate::layers::linear::{Linear, LongGradients};
 use crate::layers::tile_rows;
 use crate::ops::{Dropout, Output, ROUNDED_ROWS, RowsMut, Runs, Tile, idle_rows};
 use crate::parallel::{self, Pool, along, for_each_part};
-use crate::room::Room;
 use crate::scalar::Scalar;
 
 /// Rows whose gradients of the hidden features are made before those of the weights are.
@@ -47,14 +47,14 @@ struct BackwardTile<'t, A> {
 
 impl<A: Scalar> FeedForward<A> {
     /// y of the rows of `x`, and what [`backward_rows`](Self::backward_rows) needs besides `x`: W₁·x + b₁.
-    pub(crate) fn train_rows(&self, x: ArrayView2<'_, A>, dropout: Option<Dropout<A>>, room: Room<'_, A>) -> (Array2<A>, Array2<A>) {
+    pub(crate) fn train_rows(&self, x: ArrayView2<'_, A>, dropout: Option<Dropout<A>>, buffers: Buffers<'_, A>) -> (Array2<A>, Array2<A>) {
         if self.hidden_runs().start_with_panels() {
             self.input.prepare();
         }
         self.output.prepare();
         let rows = x.nrows();
-        let mut y = room.array2((rows, self.output.out_dim()));
-        let mut hidden = room.array2((rows, self.input.out_dim()));
+        let mut y = buffers.array2((rows, self.output.out_dim()));
+        let mut hidden = buffers.array2((rows, self.input.out_dim()));
         let mut pool = Pool::<TrainingScratch<A>>::default();
         pool.prepare();
         let size = tile_rows(rows);
@@ -87,13 +87,13 @@ impl<A: Scalar> FeedForward<A> {
         dy: ArrayView2<'_, A>,
         dropout: Option<Dropout<A>>,
         gradients: &mut Self,
-        room: Room<'_, A>,
+        buffers: Buffers<'_, A>,
     ) -> Array2<A> {
         self.input.prepare_back();
         self.output.prepare_back();
         let rows = x.nrows();
-        let mut dx = room.array2((rows, self.input.in_dim()));
-        let mut activated = room.array2((rows.min(GROUP), self.output.in_dim()));
+        let mut dx = buffers.array2((rows, self.input.in_dim()));
+        let mut activated = buffers.array2((rows.min(GROUP), self.output.in_dim()));
         let mut pool = Pool::<TrainingScratch<A>>::default();
         pool.prepare();
         let mut long = (rows > ROUNDED_ROWS).then(|| [&self.output, &self.input].map(LongGradients::zeros));
@@ -123,8 +123,8 @@ impl<A: Scalar> FeedForward<A> {
             gradients.output.add_rounded(for_output);
             gradients.input.add_rounded(for_input);
         }
-        room.give(hidden);
-        room.give(activated);
+        buffers.recycle(hidden);
+        buffers.recycle(activated);
         dx
     }
 

@@ -215,7 +215,7 @@ proptest! {
         // `scramble` numbers the parameters in order, and those of the summaries come last.
         let (a, b) = (blockwise.forward(&x, mask).unwrap(), exact.forward(&x, mask).unwrap());
         prop_assert!(difference(a.view(), b.view()) < 1e-12);
-        let stored = exact.forward_materialised(&x, mask).unwrap();
+        let stored = exact.forward_materialized(&x, mask).unwrap();
         prop_assert!(difference(stored.view(), b.view()) < 1e-12);
     }
 

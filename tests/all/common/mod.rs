@@ -9,8 +9,8 @@ pub mod gradients;
 
 use linformer::ndarray::{Array, Array3, ArrayD, ArrayView, Dimension};
 use linformer::{
-    Activation, AttentionConfig, BiasPlace, Convolution, ConvolutionKernel, EncoderConfig, FeedForwardConfig, LanguageModel,
-    LanguageModelConfig, LinformerConfig, NormPlacement, Parameters, ProjectionConfig, ProjectionKind, Sharing, Tail,
+    Activation, AttentionConfig, BiasPlace, Convolution, ConvolutionKernel, ConvolutionTail, EncoderConfig, FeedForwardConfig,
+    LanguageModel, LanguageModelConfig, LinformerConfig, NormPlacement, Parameters, ProjectionConfig, ProjectionKind, Sharing,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -98,7 +98,7 @@ fn kinds() -> impl Strategy<Value = ProjectionKind> {
             ConvolutionKernel::Depthwise,
             ConvolutionKernel::ChannelMixing,
         ]),
-        select(vec![Tail::Dropped, Tail::ZeroPadded]),
+        select(vec![ConvolutionTail::Dropped, ConvolutionTail::ZeroPadded]),
         any::<bool>(),
     )
         .prop_map(|(kernel, tail, all)| ProjectionKind::Convolution(Convolution::new(kernel).with_tail(tail).with_all_windows(all)));

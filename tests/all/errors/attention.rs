@@ -83,8 +83,8 @@ fn shapes_of_exact_attention() {
         assert_eq!(argument(layer.attend(queries, context, mask).unwrap_err()), expected);
         assert_eq!(argument(layer.attention_map(queries, context, mask).unwrap_err()), expected);
     }
-    assert_eq!(argument(layer.forward_materialised(&narrow, None).unwrap_err()), "queries");
-    assert_eq!(argument(layer.forward_materialised(&x, Some(&mask)).unwrap_err()), "mask");
+    assert_eq!(argument(layer.forward_materialized(&narrow, None).unwrap_err()), "queries");
+    assert_eq!(argument(layer.forward_materialized(&x, Some(&mask)).unwrap_err()), "mask");
 }
 
 /// Scores that memory cannot address are refused before anything is computed.
@@ -94,7 +94,7 @@ fn stored_scores_that_cannot_be_addressed_are_errors() {
     let one = Array3::<f64>::zeros((1, 1, 1));
     let long = one.broadcast((1, 1 << 31, 1)).unwrap();
     for error in [
-        layer.forward_materialised(&long, None).unwrap_err(),
+        layer.forward_materialized(&long, None).unwrap_err(),
         layer.attention_map(&long, &long, None).unwrap_err(),
     ] {
         assert!(matches!(error, Error::Overflow { .. }), "{error}");

@@ -3,9 +3,9 @@
 use linformer::ndarray::{Array2, Array3};
 use linformer::training::{AdamW, AdamWConfig, Optimizer, Step};
 use linformer::{
-    Activation, AttentionConfig, BiasPlace, BlockWeights, CausalConfig, Convolution, ConvolutionKernel, Decoder, DecoderConfig, Encoder,
-    EncoderConfig, FeedForwardConfig, Initialization, LinformerConfig, NormPlacement, PaddingMask, Parameters, ProjectionConfig,
-    ProjectionKind, Scalar, Sharing, SummarySoftmax, Tail, TrainingPass,
+    Activation, AttentionConfig, BiasPlace, BlockWeights, CausalConfig, Convolution, ConvolutionKernel, ConvolutionTail, Decoder,
+    DecoderConfig, Encoder, EncoderConfig, FeedForwardConfig, Initialization, LinformerConfig, NormPlacement, PaddingMask, Parameters,
+    ProjectionConfig, ProjectionKind, Scalar, Sharing, SummarySoftmax, TrainingPass,
 };
 
 use super::pieces::sequence;
@@ -71,7 +71,7 @@ fn one_block(attention: impl Into<linformer::AttentionKind>) -> EncoderConfig {
 }
 
 fn projections<A: Scalar>(record: &mut Record) {
-    let convolution = |kernel| ProjectionKind::Convolution(Convolution::new(kernel).with_tail(Tail::ZeroPadded));
+    let convolution = |kernel| ProjectionKind::Convolution(Convolution::new(kernel).with_tail(ConvolutionTail::ZeroPadded));
     let kinds = [
         ProjectionKind::Learned,
         ProjectionKind::Random,

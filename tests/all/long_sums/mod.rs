@@ -5,8 +5,8 @@ mod models;
 
 use linformer::ndarray::{Array2, Array3, ArrayD, s};
 use linformer::{
-    Compressor, Convolution, ConvolutionKernel, Extent, LinformerAttention, LinformerConfig, Order, Parameters, ProjectionKind, Scalar,
-    Sharing, batched_matmul, softmax,
+    Compressor, Convolution, ConvolutionKernel, LinformerAttention, LinformerConfig, Order, Parameters, ProjectionKind, Scalar,
+    SequenceLengths, Sharing, batched_matmul, softmax,
 };
 
 /// What one sum may be off by, relative to that of its terms' magnitudes.
@@ -115,7 +115,7 @@ fn layer<A: Scalar>(kind: ProjectionKind, sharing: Option<Sharing>, length: usiz
 /// Keys and values of `x` pushed in chunks.
 fn pushed<A: Scalar>(layer: &LinformerAttention<A>, x: &Array3<A>, order: Order, chunk: usize) -> Option<Vec<f64>> {
     let compressor = layer.compressor_in_order(1, order).ok()?;
-    let mut compressor = compressor.with_extent(Extent::Known(x.dim().1)).unwrap();
+    let mut compressor = compressor.with_lengths(SequenceLengths::Equal(x.dim().1)).unwrap();
     for start in (0..x.dim().1).step_by(chunk) {
         compressor
             .push(&x.slice(s![.., start..x.dim().1.min(start + chunk), ..]), None)

@@ -2,7 +2,9 @@
 
 use crate::common::{bits, difference, encoder_config, linformer_config, scramble, sequence, tensors};
 use linformer::ndarray::{Array3, Axis, concatenate, s};
-use linformer::{Compressor, Encoder, Extent, LinformerAttention, LinformerConfig, Order, PaddingMask, Parameters, ProjectionKind};
+use linformer::{
+    Compressor, Encoder, LinformerAttention, LinformerConfig, Order, PaddingMask, Parameters, ProjectionKind, SequenceLengths,
+};
 use proptest::prelude::*;
 
 fn layer(config: &LinformerConfig, seed: u64) -> LinformerAttention<f64> {
@@ -14,7 +16,9 @@ fn layer(config: &LinformerConfig, seed: u64) -> LinformerAttention<f64> {
 /// The compressor, with the lengths where it needs them.
 fn with_lengths<'a>(compressor: Compressor<'a, f64>, config: &LinformerConfig, lengths: &[usize]) -> Compressor<'a, f64> {
     match config.projection.kind {
-        ProjectionKind::MeanPooling | ProjectionKind::MaxPooling => compressor.with_extent(Extent::PerItem(lengths.to_vec())).unwrap(),
+        ProjectionKind::MeanPooling | ProjectionKind::MaxPooling => {
+            compressor.with_lengths(SequenceLengths::PerItem(lengths.to_vec())).unwrap()
+        }
         _ => compressor,
     }
 }
@@ -277,7 +281,11 @@ fn aligned_chunks_are_bit_equal() {
             let x = sequence((1, n, 12), 5);
             let mut results = Vec::new();
             for cuts in [vec![0, n], vec![0, chunk, 3 * chunk, 17 * chunk, n], vec![0, 16 * chunk, n]] {
-                let mut compressor = layer.compressor_in_order(1, order).unwrap().with_extent(Extent::Known(n)).unwrap();
+                let mut compressor = layer
+                    .compressor_in_order(1, order)
+                    .unwrap()
+                    .with_lengths(SequenceLengths::Equal(n))
+                    .unwrap();
                 for range in cuts.windows(2) {
                     compressor.push(&x.slice(s![.., range[0]..range[1], ..]), None).unwrap();
                 }
@@ -308,7 +316,7 @@ fn rows_that_wait_are_not_lost() {
             let new = || {
                 layer
                     .compressor_in_order(2, order)
-                    .map(|new| new.with_extent(Extent::PerItem(mask.lengths().to_vec())).unwrap())
+                    .map(|new| new.with_lengths(SequenceLengths::PerItem(mask.lengths().to_vec())).unwrap())
             };
             let Ok(mut whole) = new() else { continue };
             whole.push(&x, Some(&mask)).unwrap();

@@ -82,7 +82,7 @@ fn exact_attention() {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let forward = layer.forward(&x, mask).unwrap();
-                let stored = layer.forward_materialised(&x, mask).unwrap();
+                let stored = layer.forward_materialized(&x, mask).unwrap();
                 let map = layer.attention_map(&x, &x, mask).unwrap();
                 [bits(&forward), bits(&stored), bits(&map)]
             })

@@ -12,10 +12,11 @@ use linformer::{
     Attention, AttentionCache, AttentionConfig, AttentionKind, BlockwiseCausalAttention, CausalConfig, CausalState, Classifier,
     ClassifierCache, ClassifierConfig, Compressed, CompressedSource, Compressor, Decoder, DecoderBlock, DecoderCache, DecoderConfig,
     DecoderLanguageModel, DecoderLanguageModelCache, DecoderLanguageModelConfig, Embedding, Encoder, EncoderBlock, EncoderCache,
-    EncoderConfig, EncoderDecoder, EncoderDecoderCache, EncoderDecoderConfig, EncoderDecoderState, Error, ExactAttention, Extent,
-    FeedForward, FeedForwardBlock, FeedForwardCache, FeedForwardConfig, Generation, GenerationConfig, Head, Initialization, LanguageModel,
+    EncoderConfig, EncoderDecoder, EncoderDecoderCache, EncoderDecoderConfig, EncoderDecoderState, Error, ExactAttention, FeedForward,
+    FeedForwardBlock, FeedForwardCache, FeedForwardConfig, Generation, GenerationConfig, Head, Initialization, LanguageModel,
     LanguageModelCache, LanguageModelConfig, LayerNorm, Linear, LinformerAttention, LinformerConfig, Order, PaddingMask, PairBatch,
-    Position, PositionKind, Projection, ProjectionConfig, Projections, TokenPairs, TrainingPass, Translation, TranslationConfig, Workspace,
+    Position, PositionKind, Projection, ProjectionConfig, Projections, SequenceLengths, TokenPairs, TrainingPass, Translation,
+    TranslationConfig, Workspace,
 };
 
 fn crosses<T: Send + Sync + Unpin + std::fmt::Debug>() {}
@@ -41,7 +42,7 @@ fn public_types_cross_threads_and_can_be_shown() {
         Projections
     );
     check!(Encoder, EncoderBlock, LanguageModel, Classifier);
-    check!(Compressed, Compressor<'static>, PaddingMask, CausalState, Order, Extent);
+    check!(Compressed, Compressor<'static>, PaddingMask, CausalState, Order, SequenceLengths);
     check!(AttentionCache, EncoderCache, FeedForwardCache, LanguageModelCache, ClassifierCache);
     check!(
         AttentionConfig,
@@ -109,7 +110,7 @@ fn decoders_choices_and_ranks_cross_threads() {
         linformer::Sharing,
         linformer::SinusoidLayout,
         linformer::SummarySoftmax,
-        linformer::Tail,
+        linformer::ConvolutionTail,
     );
     check!(linformer::training::Reduction, linformer::training::WeightDecay);
     check!(Shards, SingleProcess, linformer::distributed::Combine);

@@ -2,10 +2,11 @@
 
 use ndarray::{Array2, Array4, ArrayView2, ArrayView3, s};
 
-use super::super::super::projection::Form;
+use super::super::super::projection::ProjectionWeights;
 use super::super::accumulate::Windows;
-use super::super::{BiasPlace, Compressor, RealRows};
-use super::{CompressionGradients, selected};
+use super::super::rows::{RealRows, copied, matrix_of};
+use super::super::{BiasPlace, Compressor};
+use super::CompressionGradients;
 use crate::config::ConvolutionKernel;
 use crate::ops::{LongSum, StagedSum, gemm};
 use crate::scalar::Scalar;
@@ -23,8 +24,9 @@ impl<A: Scalar> Compressor<'_, A> {
         gradients: &mut CompressionGradients<'_, A>,
     ) {
         let before = self.config.bias_place == BiasPlace::BeforeCompression;
+        let mut copy = Vec::new();
         for (is_value, grad) in [false, true].into_iter().zip(grads) {
-            let (projection, linear) = self.side_sources(usize::from(is_value));
+            let (projection, linear) = self.sources(usize::from(is_value));
             let mut dkernel = projection.kernel_sums();
             for head in 0..grad.dim().1 {
                 let (mut dbias, mut staged) = (LongSum::zeros(grad.dim().3), StagedSum::default());
@@ -37,9 +39,9 @@ impl<A: Scalar> Compressor<'_, A> {
                 for item in 0..self.batch {
                     let real = rows[item].end;
                     // Rows that are not real are zeros from here on.
-                    let x = selected(x.slice(s![item, ..real, ..]), 0, &rows[item]);
+                    let x = matrix_of(copied(x.slice(s![item, ..real, ..]), 0, &rows[item], &mut copy));
                     let mut features = Array2::zeros((x.nrows(), weight.nrows()));
-                    gemm(A::one(), x.view(), weight.t(), A::zero(), &mut features.view_mut());
+                    gemm(A::one(), x, weight.t(), A::zero(), &mut features.view_mut());
                     if let Some(bias) = &bias {
                         for (_, mut row) in features.outer_iter_mut().enumerate().filter(|&(row, _)| rows[item].is_real(row)) {
                             row += bias;
@@ -59,7 +61,7 @@ impl<A: Scalar> Compressor<'_, A> {
                     dbias.add_rows(dfeatures.view());
                     let mut dweight = gradients.weights.source_mut(is_value).weight_mut();
                     let mut dweight = dweight.slice_mut(s![features_of.clone(), ..]);
-                    gemm(A::one(), dfeatures.t(), x.view(), A::one(), &mut dweight);
+                    gemm(A::one(), dfeatures.t(), x, A::one(), &mut dweight);
                     staged.added(dweight.as_slice_mut().expect("rows of a weight are contiguous"));
                     let mut dx = gradients.x.slice_mut(s![item, ..real, ..]);
                     gemm(A::one(), dfeatures.view(), weight, A::one(), &mut dx);
@@ -90,9 +92,9 @@ impl<A: Scalar> Compressor<'_, A> {
         dkernel: &mut Option<Array4<f64>>,
     ) -> Array2<A> {
         let mut dfeatures = Array2::zeros(features.dim());
-        let (projection, _) = self.side_sources(usize::from(is_value));
+        let (projection, _) = self.sources(usize::from(is_value));
         let real = || (0..features.nrows()).filter(|&row| rows.is_real(row));
-        let (Form::Convolution { kernel, shape }, Some(dkernel)) = (&projection.form, dkernel) else {
+        let (ProjectionWeights::Convolution { kernel, shape }, Some(dkernel)) = (&projection.weights, dkernel) else {
             first_maxima(
                 features,
                 grad,

@@ -9,7 +9,7 @@ fn blocks_give_what_stored_scores_give() {
         let x = sequence((2, length, 6), 3);
         for mask in &masks(length) {
             let tiled = layer.forward(&x, mask.as_ref()).unwrap();
-            let stored = layer.forward_materialised(&x, mask.as_ref()).unwrap();
+            let stored = layer.forward_materialized(&x, mask.as_ref()).unwrap();
             assert!(tiled.iter().all(|value| value.is_finite()));
             assert!(difference(tiled.view(), stored.view()) < CLOSE, "length {length}, {mask:?}");
         }
@@ -42,7 +42,7 @@ fn stored_scores_follow_the_definition() {
         let x = sequence((2, 30, config.dim), 1);
         for mask in &masks(30) {
             let (output, _) = by_definition(&layer, &x, &x, mask.as_ref());
-            let stored = layer.forward_materialised(&x, mask.as_ref()).unwrap();
+            let stored = layer.forward_materialized(&x, mask.as_ref()).unwrap();
             assert!(difference(stored.view(), output.view()) < CLOSE, "{config:?}");
         }
     }

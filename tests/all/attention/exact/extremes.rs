@@ -90,7 +90,7 @@ fn nothing_to_attend_to_gives_the_output_bias() {
         assert!(is_bias(layer.attend(&queries, &padding, Some(&mask)).unwrap()));
         let mask = PaddingMask::from_lengths(&[0, 0], 3).unwrap();
         assert!(is_bias(layer.forward(&queries, Some(&mask)).unwrap()));
-        assert!(is_bias(layer.forward_materialised(&queries, Some(&mask)).unwrap()));
+        assert!(is_bias(layer.forward_materialized(&queries, Some(&mask)).unwrap()));
         let map = layer.attention_map(&queries, &queries, Some(&mask)).unwrap();
         assert!(map.iter().all(|&weight| weight == 0.0));
     }
@@ -104,7 +104,7 @@ fn empty_batches_and_sequences_are_defined() {
         let mask = PaddingMask::all_real(shape.0, shape.1).unwrap();
         for mask in [None, Some(&mask)] {
             assert_eq!(layer.forward(&x, mask).unwrap().dim(), shape);
-            assert_eq!(layer.forward_materialised(&x, mask).unwrap().dim(), shape);
+            assert_eq!(layer.forward_materialized(&x, mask).unwrap().dim(), shape);
             assert_eq!(layer.attention_map(&x, &x, mask).unwrap().dim(), (shape.0, 2, shape.1, shape.1));
         }
     }

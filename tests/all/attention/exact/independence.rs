@@ -19,7 +19,7 @@ fn what_stands_at_padding_changes_nothing() {
             assert_eq!(bits(&ours), bits(&other));
             let [ours, other] = [&clean, &dirty].map(|context| layer.attention_map(&queries, context, Some(&mask)).unwrap());
             assert_eq!(bits(&ours), bits(&other));
-            for forward in [ExactAttention::forward, ExactAttention::forward_materialised] {
+            for forward in [ExactAttention::forward, ExactAttention::forward_materialized] {
                 let [ours, other] = [&clean, &dirty].map(|x| forward(&layer, x, Some(&mask)).unwrap());
                 for ((item, position, feature), value) in ours.indexed_iter() {
                     if mask.is_real(item, position) {
@@ -108,6 +108,6 @@ fn strides_do_not_matter() {
     for mask in [None, Some(&mask)] {
         let expected = layer.forward(&x, mask).unwrap();
         assert!(difference(layer.forward(&strided, mask).unwrap().view(), expected.view()) < CLOSE);
-        assert!(difference(layer.forward_materialised(&strided, mask).unwrap().view(), expected.view()) < CLOSE);
+        assert!(difference(layer.forward_materialized(&strided, mask).unwrap().view(), expected.view()) < CLOSE);
     }
 }

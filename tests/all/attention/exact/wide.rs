@@ -17,7 +17,7 @@ fn wide_layers_are_their_definition_and_follow_their_weights() {
             let mut layer = ExactAttention::<f64>::new(&config, 1).unwrap();
             let x = sequence((1, 70, dim), 2);
             for _ in 0..2 {
-                let stored = layer.forward_materialised(&x, None).unwrap();
+                let stored = layer.forward_materialized(&x, None).unwrap();
                 assert!(
                     difference(layer.forward(&x, None).unwrap().view(), stored.view()) < CLOSE,
                     "{config:?}"

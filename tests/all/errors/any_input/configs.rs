@@ -4,9 +4,9 @@
 
 use linformer::{
     Activation, AttentionConfig, AttentionKind, BiasPlace, BlockWeights, CausalConfig, ClassifierConfig, ClassifierInput, Convolution,
-    ConvolutionKernel, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig, HeadKind,
-    Initialization, LanguageModelConfig, LinformerConfig, NormPlacement, Pooling, PositionKind, ProjectionConfig, ProjectionKind, Sharing,
-    SinusoidLayout, SummarySoftmax, Tail,
+    ConvolutionKernel, ConvolutionTail, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig,
+    HeadKind, Initialization, LanguageModelConfig, LinformerConfig, NormPlacement, Pooling, PositionKind, ProjectionConfig, ProjectionKind,
+    Sharing, SinusoidLayout, SummarySoftmax,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -72,7 +72,11 @@ fn kind() -> impl Strategy<Value = ProjectionKind> {
         ConvolutionKernel::Depthwise,
         ConvolutionKernel::ChannelMixing,
     ]);
-    let convolution = (kernel, select(vec![Tail::Dropped, Tail::ZeroPadded]), any::<bool>());
+    let convolution = (
+        kernel,
+        select(vec![ConvolutionTail::Dropped, ConvolutionTail::ZeroPadded]),
+        any::<bool>(),
+    );
     prop_oneof![
         2 => Just(ProjectionKind::Learned),
         1 => Just(ProjectionKind::Random),

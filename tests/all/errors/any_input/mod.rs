@@ -12,9 +12,9 @@ use crate::common::sequence;
 use linformer::ndarray::{Array2, Array3, Axis, ShapeBuilder};
 use linformer::training::{AdamW, AdamWConfig, CrossEntropy, MeanSquaredError, Optimizer, Schedule, Sgd, SgdConfig, Step, TokenMasking};
 use linformer::{
-    BlockwiseCausalAttention, Classifier, ContextOverflow, Embedding, Encoder, EncoderBlock, ExactAttention, Extent, FeedForward,
+    BlockwiseCausalAttention, Classifier, ContextOverflow, Embedding, Encoder, EncoderBlock, ExactAttention, FeedForward,
     FeedForwardConfig, GenerationConfig, LanguageModel, LayerNorm, Linear, LinformerAttention, Order, PaddingMask, Parameters, Position,
-    PositionKind, TrainingPass, Workspace, batched_matmul,
+    PositionKind, SequenceLengths, TrainingPass, Workspace, batched_matmul,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -175,7 +175,7 @@ proptest! {
             let y = layer.forward(&x, mask.as_ref());
             prop_assert!(!y.is_ok_and(|y| y.dim() != x.dim()));
             let _ = layer.attend(&x.slice(linformer::ndarray::s![.., ..input.length / 2, ..]), &x, mask.as_ref());
-            let _ = layer.forward_materialised(&x, mask.as_ref());
+            let _ = layer.forward_materialized(&x, mask.as_ref());
             let _ = layer.attention_map(&x, &x, mask.as_ref());
             if let Ok((y, cache)) = layer.forward_train(&x, mask.as_ref()) {
                 prop_assert!(layer.backward(&cache, &y, &mut layer.zeros_like()).is_ok());
@@ -193,7 +193,7 @@ proptest! {
 
     #[test]
     fn compressors(
-        config in linformer(), inputs in prop::collection::vec((input(), mask()), 1..4), extent in prop::option::of(size()),
+        config in linformer(), inputs in prop::collection::vec((input(), mask()), 1..4), lengths in prop::option::of(size()),
         offsets in (0..12_usize, select(vec![0, 3, usize::MAX, usize::MAX - 5])), order in any::<bool>(), position in size(),
     ) {
         let Ok(layer) = LinformerAttention::<f64>::new(&config, 1) else { return Ok(()) };
@@ -201,8 +201,8 @@ proptest! {
         let order = if order { Order::CompressFirst } else { Order::ProjectFirst };
         let new = || {
             let compressor = layer.compressor_in_order(batch, order)?;
-            match extent {
-                Some(length) => compressor.with_extent(if length % 2 == 0 { Extent::Known(length) } else { Extent::PerItem(vec![length; batch]) }),
+            match lengths {
+                Some(length) => compressor.with_lengths(if length % 2 == 0 { SequenceLengths::Equal(length) } else { SequenceLengths::PerItem(vec![length; batch]) }),
                 None => Ok(compressor),
             }
         };

@@ -157,18 +157,30 @@ fn compressors_used_wrongly() {
     let mut pushed = new();
     pushed.push(&x, None).unwrap();
     refused!(pushed.clone().starting_at(2), Error::Argument { .. }, "already");
-    refused!(pushed.clone().with_extent(Extent::Known(6)), Error::Argument { .. }, "already");
-    refused!(new().with_extent(Extent::PerItem(vec![1, 2])), Error::Argument { .. }, "batch");
-    refused!(new().with_extent(Extent::Known(7)), Error::TooLong { .. }, "7");
+    refused!(
+        pushed.clone().with_lengths(SequenceLengths::Equal(6)),
+        Error::Argument { .. },
+        "already"
+    );
+    refused!(
+        new().with_lengths(SequenceLengths::PerItem(vec![1, 2])),
+        Error::Argument { .. },
+        "batch"
+    );
+    refused!(new().with_lengths(SequenceLengths::Equal(7)), Error::TooLong { .. }, "7");
     refused!(new().starting_at(7), Error::TooLong { .. }, "7");
     let pooling = LinformerAttention::<f64>::new(&config().with_kind(ProjectionKind::MeanPooling), 0).unwrap();
-    let far = pooling.compressor(1).unwrap().with_extent(Extent::Known(usize::MAX)).unwrap();
+    let far = pooling
+        .compressor(1)
+        .unwrap()
+        .with_lengths(SequenceLengths::Equal(usize::MAX))
+        .unwrap();
     let mut far = far.starting_at(usize::MAX - 3).unwrap();
     far.push(&x, None).unwrap();
     refused!(far.push(&x, None), Error::Overflow { .. }, "memory");
     assert!(far.finish().unwrap().keys().iter().all(|value| value.is_finite()));
-    let mut short = new().with_extent(Extent::Known(2)).unwrap();
-    refused!(short.push(&x, None), Error::Argument { .. }, "extent");
+    let mut short = new().with_lengths(SequenceLengths::Equal(2)).unwrap();
+    refused!(short.push(&x, None), Error::Argument { .. }, "larger length");
     refused!(pushed.clone().merge(pushed.clone()), Error::Argument { .. }, "overlap");
     let other = LinformerAttention::<f64>::new(&config(), 0).unwrap();
     refused!(
@@ -183,7 +195,11 @@ fn compressors_used_wrongly() {
 
     for kind in [ProjectionKind::MeanPooling, ProjectionKind::MaxPooling] {
         let pooling = LinformerAttention::<f64>::new(&config().with_kind(kind), 0).unwrap();
-        refused!(pooling.compressor(1).unwrap().push(&x, None), Error::Argument { .. }, "with_extent");
+        refused!(
+            pooling.compressor(1).unwrap().push(&x, None),
+            Error::Argument { .. },
+            "with_lengths"
+        );
         refused!(pooling.extended(9), Error::Argument { .. }, "learned");
     }
     let max = LinformerAttention::<f64>::new(&config().with_kind(ProjectionKind::MaxPooling), 0).unwrap();
@@ -192,7 +208,7 @@ fn compressors_used_wrongly() {
         Error::Argument { .. },
         "weights come first"
     );
-    let mut max = max.compressor(1).unwrap().with_extent(Extent::Known(3)).unwrap();
+    let mut max = max.compressor(1).unwrap().with_lengths(SequenceLengths::Equal(3)).unwrap();
     max.push(&x, None).unwrap();
     refused!(max.replace(0, &row, &row), Error::Argument { .. }, "maximum");
     refused!(layer.extended(0), Error::Config { .. }, "seq_len");

@@ -18,9 +18,9 @@ use crate::common::{scramble, sequence};
 use linformer::ndarray::{Array2, Array3, array, s};
 use linformer::{
     Activation, AttentionConfig, BiasPlace, Classifier, ClassifierConfig, Convolution, ConvolutionKernel, Embedding, Encoder, EncoderBlock,
-    EncoderConfig, Error, ExactAttention, Extent, FeedForward, FeedForwardConfig, HeadKind, Initialization, LanguageModel,
-    LanguageModelConfig, LayerNorm, Linear, LinformerAttention, LinformerConfig, NormPlacement, Order, PaddingMask, Parameters,
-    PositionKind, ProjectionKind, Sharing, batched_matmul,
+    EncoderConfig, Error, ExactAttention, FeedForward, FeedForwardConfig, HeadKind, Initialization, LanguageModel, LanguageModelConfig,
+    LayerNorm, Linear, LinformerAttention, LinformerConfig, NormPlacement, Order, PaddingMask, Parameters, PositionKind, ProjectionKind,
+    SequenceLengths, Sharing, batched_matmul,
 };
 
 fn config() -> LinformerConfig {

@@ -2,21 +2,19 @@
 
 use ndarray::{Array3, Array4, ArrayRef3, s};
 
+use super::super::causal::{CausalContext, KeyPart, Span, Visibility, masked_scores};
 use super::super::compressed::Compressed;
-use super::super::exact::ExactAttention;
 use super::super::mask::PaddingMask;
 use super::super::weights::AttentionWeights;
-use super::online::{KeyPart, masked_scores};
-use super::{CausalContext, Reach, Sight};
-use crate::config::AttentionConfig;
+use super::ExactAttention;
 use crate::error::{Error, Result};
 use crate::layers::check_width;
 use crate::ops::softmax_rows;
 use crate::scalar::Scalar;
 
 impl<A: Scalar> ExactAttention<A> {
-    /// What the last `rows` of `length` positions see of these keys and values.
-    pub(crate) fn past(
+    /// Returns these keys and values with what the last `rows` of `length` positions see of them.
+    pub(crate) fn causal_context(
         &self,
         operation: &'static str,
         keys: Compressed<A>,
@@ -27,35 +25,35 @@ impl<A: Scalar> ExactAttention<A> {
             let reason = format!("causal queries are the last rows of their context, so {length} positions have no {rows} of them");
             return Err(Error::argument(operation, reason));
         }
-        let reach = Reach {
+        let span = Span {
             window: None,
             blocks: None,
             padding_stays: self.config().masked_keys_stay,
         };
         Ok(CausalContext {
-            sights: Sight::of_batch(reach, keys.batch(), length, rows, mask),
+            visibility: Visibility::of_batch(span, keys.batch(), length, rows, mask),
             keys,
             summaries: None,
             joint: true,
-            reach,
+            span,
         })
     }
 
     /// Causal self-attention, and what its rows saw.
-    pub(crate) fn forward_past(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<(Array3<A>, CausalContext<A>)> {
+    pub(crate) fn forward_causal(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<(Array3<A>, CausalContext<A>)> {
         const OPERATION: &str = "ExactAttention::forward";
         let (batch, length, _) = x.dim();
         check_width(OPERATION, "x", x, self.config().dim)?;
         PaddingMask::check(mask, OPERATION, batch, length)?;
         let mut keys = self.key_values(batch, length)?;
         keys.push(x.view(), |item| mask.map(|mask| mask.item(item)));
-        let context = self.past(OPERATION, keys.finish(), (length, length), mask)?;
-        let y = self.weights().attend_causal(OPERATION, self.config(), x, &context)?;
+        let context = self.causal_context(OPERATION, keys.finish(), (length, length), mask)?;
+        let y = self.weights().attend_causal(OPERATION, x, &context)?;
         Ok((y, context))
     }
 
     /// Attention of the last rows of a sequence to what came before each of them.
-    pub(crate) fn attend_past(
+    pub(crate) fn attend_causal(
         &self,
         operation: &'static str,
         queries: &ArrayRef3<A>,
@@ -63,29 +61,27 @@ impl<A: Scalar> ExactAttention<A> {
         length: usize,
         mask: Option<&PaddingMask>,
     ) -> Result<Array3<A>> {
-        let context = self.past(operation, keys, (queries.dim().1, length), mask)?;
-        self.weights().attend_causal(operation, self.config(), queries, &context)
+        let context = self.causal_context(operation, keys, (queries.dim().1, length), mask)?;
+        self.weights().attend_causal(operation, queries, &context)
     }
 }
 
 impl<A: Scalar> AttentionWeights<A> {
     /// softmax(Q·Kᵀ/√`head_dim`) of what each row sees: (batch, heads, rows, slots), 0 for what it does not.
-    pub(crate) fn causal_map(
-        &self,
-        operation: &'static str,
-        config: &AttentionConfig,
-        queries: &ArrayRef3<A>,
-        context: &CausalContext<A>,
-    ) -> Result<Array4<A>> {
+    pub(crate) fn causal_map(&self, operation: &'static str, queries: &ArrayRef3<A>, context: &CausalContext<A>) -> Result<Array4<A>> {
         let (_, _, slots, head_dim) = context.keys.keys.dim();
-        self.map_of(operation, config, queries, slots, |item, first, projected, map| {
+        self.map_of(operation, queries, slots, |item, first, projected, map| {
             let context = context.item(item);
-            let seen: Vec<_> = (first..first + projected.nrows()).map(|row| context.sight.keys(row)).collect();
+            let visible: Vec<_> = (first..first + projected.nrows()).map(|row| context.visibility.keys(row)).collect();
             for (head, mut map) in map.outer_iter_mut().enumerate() {
-                let (keys, values) = context.keys.head(head, config.heads);
+                let (keys, values) = context.keys.head(head, self.heads);
                 let queries = projected.slice(s![.., head * head_dim..(head + 1) * head_dim]);
                 let mut map = map.slice_mut(s![.., ..keys.nrows()]);
-                let part = KeyPart { keys, values, seen: &seen };
+                let part = KeyPart {
+                    keys,
+                    values,
+                    visible: &visible,
+                };
                 masked_scores(queries, &part, &mut map);
                 for mut row in map.rows_mut() {
                     if let Some(row) = row.as_slice_mut() {

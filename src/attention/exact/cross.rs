@@ -2,10 +2,10 @@
 
 use ndarray::{Array3, ArrayRef3, s};
 
-use super::compressed::Compressed;
-use super::exact::{ExactAttention, query_tile};
-use super::mask::PaddingMask;
-use super::weights::AttendScratch;
+use super::super::compressed::Compressed;
+use super::super::mask::PaddingMask;
+use super::super::weights::AttendScratch;
+use super::{ExactAttention, query_tile};
 use crate::error::Result;
 use crate::layers::{check_width, for_each_tile};
 use crate::ops::{RowsMut, Runs, Tile};
@@ -40,7 +40,7 @@ impl<A: Scalar> ExactAttention<A> {
             pool.with(|(tile, scratch)| {
                 tile.fill(queries.slice(s![item, rows, ..]), Runs::of(dim));
                 self.weights()
-                    .attend_tile(self.config(), tile.rows(), (packed, item), false, RowsMut::of(out), scratch);
+                    .attend_tile(tile.rows(), (packed, item), false, RowsMut::of(out), scratch);
             });
         });
         Ok(output)

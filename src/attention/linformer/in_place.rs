@@ -5,12 +5,13 @@ use std::ops::Range;
 
 use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2, Axis, s};
 
-use super::compressor::{Compressor, Order};
-use super::linformer::LinformerAttention;
-use super::mask::{PaddingMask, one_past_last};
-use super::part::Part;
-use super::projection::Projections;
-use super::workspace::{ContextSpace, TileSpace, Workspace};
+use super::super::compressed::Compressed;
+use super::super::compressor::{Compressor, Order};
+use super::super::mask::{PaddingMask, one_past_last};
+use super::super::part::Part;
+use super::super::projection::Projections;
+use super::super::workspace::{ContextSpace, TileSpace, Workspace};
+use super::LinformerAttention;
 use crate::error::{Error, Result};
 use crate::layers::{LayerNorm, check_width};
 use crate::ops::RowsMut;
@@ -18,10 +19,10 @@ use crate::parallel;
 use crate::scalar::Scalar;
 
 impl<A: Scalar> LinformerAttention<A> {
-    /// [`forward`](Self::forward) into an array of x's shape, in memory that is kept from call to call.
+    /// Computes [`forward`](Self::forward) into an array of x's shape, in memory that is kept from call to call.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); an `out` of another shape, or whose elements do not lie in order.
+    /// Returns an error as [`forward`](Self::forward) does, or if `out` has another shape or is not in standard layout.
     pub fn forward_into(
         &self,
         x: &ArrayRef3<A>,
@@ -60,7 +61,7 @@ impl<A: Scalar> LinformerAttention<A> {
                 space.take(x.slice(s![rows, ..]), None);
                 let TileSpace { x, attention, .. } = space;
                 self.weights()
-                    .attend_tile(&self.config().attention, x.rows(), (packed, 0), false, RowsMut::of(out), attention);
+                    .attend_tile(x.rows(), (packed, 0), false, RowsMut::of(out), attention);
             });
             Ok(())
         })
@@ -76,13 +77,13 @@ impl<A: Scalar> LinformerAttention<A> {
         space: &mut ContextSpace<A>,
     ) -> Result<()> {
         let own = real.map_or(rows.nrows(), one_past_last);
-        let spare = mem::take(&mut space.spare);
-        let mut compressor = Compressor::of_item(self.config(), self.weights(), projections, own, spare)?;
+        let earlier = mem::take(&mut space.totals);
+        let mut compressor = Compressor::of_item(self.config(), self.weights(), projections, own, earlier)?;
         space.add_rows(&mut compressor, rows, norm, real)?;
         compressor.finish_into(&mut space.compressed, &mut space.compression)?;
         let ContextSpace { compressed, packed, .. } = &mut *space;
-        packed.repack_for(self.weights(), self.config().attention.heads, rows.nrows(), compressed);
-        space.spare = compressor.into_spare();
+        self.weights().repack_for(rows.nrows(), compressed, packed);
+        space.totals = compressor.into_totals();
         Ok(())
     }
 
@@ -126,7 +127,8 @@ impl<A: Scalar> ContextSpace<A> {
     /// Makes the packed keys and values of one item of what the compressor has added up.
     pub(crate) fn finish(&mut self, mut compressor: Compressor<'_, A>) -> Result<()> {
         compressor.finish_into(&mut self.compressed, &mut self.compression)?;
-        self.packed.repack(&self.compressed);
+        let Compressed { keys, values, slots, .. } = &self.compressed;
+        self.packed.repack(keys.view(), values.view(), slots);
         Ok(())
     }
 }

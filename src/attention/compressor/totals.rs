@@ -1,67 +1,60 @@
-//! Compressors in memory that is kept.
+//! The sums of a compressor.
+
+use std::mem;
 
 use ndarray::{Array2, Ix2};
 
 use super::super::projection::Projections;
 use super::super::weights::AttentionWeights;
-use super::covered::Covered;
-use super::dense::OwnScratch;
 use super::pending::Pending;
-use super::side::{Side, refill};
+use super::range_set::RangeSet;
+use super::scratch::OwnScratch;
+use super::sums::{PositionSums, refill};
 use super::{Compressor, Order};
 use crate::config::{LinformerConfig, ProjectionKind};
 use crate::error::{Result, checked_len};
 use crate::scalar::Scalar;
 
-/// The memory of a compressor.
-#[derive(Debug)]
-pub(crate) struct Spare<A> {
-    sides: Vec<Side<A>>,
-    tokens: Array2<usize>,
-    reached: Vec<usize>,
-    extent: Vec<usize>,
-    covered: Covered,
-}
-
-impl<A> Default for Spare<A> {
-    fn default() -> Self {
-        Self {
-            sides: Vec::new(),
-            tokens: Array2::zeros((0, 0)),
-            reached: Vec::new(),
-            extent: Vec::new(),
-            covered: Covered::default(),
-        }
-    }
+/// The sums of a compressor. The next compressor can reuse their memory, and training keeps them for the backward pass.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Totals<A> {
+    /// The sums for the keys, and for the values where these need their own.
+    pub(super) sums: Vec<PositionSums<A>>,
+    /// The real positions in each (item, slot), for pooling.
+    pub(super) tokens: Array2<usize>,
+    /// One past the last real position of each item.
+    pub(super) ends: Vec<usize>,
+    /// Each item's length, where it is known.
+    pub(super) lengths: Option<Vec<usize>>,
+    /// The positions that were pushed.
+    pub(super) pushed: RangeSet,
 }
 
 impl<'a, A: Scalar> Compressor<'a, A> {
-    /// A compressor of one sequence of `length` positions, in the memory of an earlier one, with its length where its windows depend on it.
+    /// A compressor of one sequence of `length` positions, in the memory of an earlier one.
     pub(crate) fn of_item(
         config: &'a LinformerConfig,
         weights: &'a AttentionWeights<A>,
         projections: &'a Projections<A>,
         length: usize,
-        mut spare: Spare<A>,
+        mut earlier: Totals<A>,
     ) -> Result<Self> {
-        let mut extent = std::mem::take(&mut spare.extent);
-        let mut compressor = Self::from_spare(config, weights, projections, (1, length), Order::of(config), spare)?;
-        if config.projection.pools() {
-            extent.clear();
-            extent.push(length);
-            compressor.extent = Some(extent);
-        }
+        let mut lengths = mem::take(&mut earlier.lengths).unwrap_or_default();
+        lengths.clear();
+        lengths.push(length);
+        let mut compressor = Self::in_memory_of(earlier, config, weights, projections, (1, length), Order::of(config))?;
+        compressor.totals.lengths = Some(lengths);
         Ok(compressor)
     }
 
     /// A compressor in the memory of an earlier one, of sequences that are probably `length` long.
-    pub(crate) fn from_spare(
+    pub(super) fn in_memory_of(
+        mut totals: Totals<A>,
         config: &'a LinformerConfig,
         weights: &'a AttentionWeights<A>,
         projections: &'a Projections<A>,
         (batch, length): (usize, usize),
         order: Order,
-        mut spare: Spare<A>,
     ) -> Result<Self> {
         let matrices = config.projection.matrices(config.attention.heads);
         let (heads, head_dim) = (config.compressed_heads(), config.attention.effective_head_dim());
@@ -69,7 +62,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             Order::CompressFirst => (matrices, config.attention.dim, true),
             Order::ProjectFirst => (heads, head_dim, config.attention.tie_key_value),
         };
-        let sides = if tied && config.projection.ties_key_value() { 1 } else { 2 };
+        let count = if tied && config.projection.ties_key_value() { 1 } else { 2 };
         let slots = match config.projection.kind {
             // More windows are added as the sequence reaches them.
             ProjectionKind::Convolution(_) => config.stride().map_or(0, |stride| length.div_ceil(stride)),
@@ -82,41 +75,32 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             _ => A::zero(),
         };
         let counted = Ix2(batch, if config.projection.pools() { slots } else { 0 });
-        spare.sides.truncate(sides);
-        spare.sides.resize_with(sides, Side::default);
-        for side in &mut spare.sides {
-            side.reset((batch, outer, slots, width), matrices, start);
+        totals.sums.truncate(count);
+        totals.sums.resize_with(count, PositionSums::default);
+        for sums in &mut totals.sums {
+            sums.reset((batch, outer, slots, width), matrices, start);
         }
-        refill(&mut spare.tokens, counted, 0);
-        spare.reached.clear();
-        spare.reached.resize(batch, 0);
-        spare.covered.clear();
+        refill(&mut totals.tokens, counted, 0);
+        totals.ends.clear();
+        totals.ends.resize(batch, 0);
+        totals.lengths = None;
+        totals.pushed.clear();
         Ok(Self {
             config,
             weights,
             projections,
             order,
             batch,
-            extent: None,
             limit: None,
             next: 0,
-            covered: spare.covered,
-            reached: spare.reached,
-            sides: spare.sides,
-            tokens: spare.tokens,
+            totals,
             pending: Pending::default(),
             scratch: OwnScratch(None),
         })
     }
 
-    /// What the next compressor can use again.
-    pub(crate) fn into_spare(self) -> Spare<A> {
-        Spare {
-            sides: self.sides,
-            tokens: self.tokens,
-            reached: self.reached,
-            extent: self.extent.unwrap_or_default(),
-            covered: self.covered,
-        }
+    /// Returns the sums, for the next compressor to reuse their memory.
+    pub(crate) fn into_totals(self) -> Totals<A> {
+        self.totals
     }
 }

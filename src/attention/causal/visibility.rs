@@ -8,7 +8,7 @@ use super::super::mask::PaddingMask;
 
 /// How far back rows see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Reach {
+pub(crate) struct Span {
     /// The positions whose keys a row sees, its own included; all of them where there is no window.
     pub(crate) window: Option<usize>,
     /// The length of a block and the rows of its summary, where there are summaries.
@@ -19,17 +19,17 @@ pub(crate) struct Reach {
 
 /// Which slots of one item its query rows see.
 #[derive(Clone, Debug)]
-pub(crate) enum Sight {
+pub(crate) enum Visibility {
     /// Every row sees this many keys and this many summary rows.
     All { keys: usize, summaries: usize },
-    /// What a row sees depends on its position.
-    Past(Past),
+    /// The slots that a row sees depend on its position.
+    ByPosition(SlotsBefore),
 }
 
 /// The slots of the positions before each position.
 #[derive(Clone, Debug)]
-pub(crate) struct Past {
-    reach: Reach,
+pub(crate) struct SlotsBefore {
+    span: Span,
     /// The position of the first query row.
     first: usize,
     /// How many keys the positions before each position have; `None` where each has one.
@@ -38,11 +38,11 @@ pub(crate) struct Past {
     summaries_before: Option<Vec<usize>>,
 }
 
-impl Sight {
-    /// The sight of each item of a batch of `length` positions whose query rows are the last `rows`.
-    pub(crate) fn of_batch(reach: Reach, batch: usize, length: usize, rows: usize, mask: Option<&PaddingMask>) -> Vec<Self> {
+impl Visibility {
+    /// The visibility of each item of a batch of `length` positions whose query rows are the last `rows`.
+    pub(crate) fn of_batch(span: Span, batch: usize, length: usize, rows: usize, mask: Option<&PaddingMask>) -> Vec<Self> {
         (0..batch)
-            .map(|item| Self::Past(Past::new(reach, mask.map(|mask| mask.item(item)), length - rows)))
+            .map(|item| Self::ByPosition(SlotsBefore::new(span, mask.map(|mask| mask.item(item)), length - rows)))
             .collect()
     }
 
@@ -50,7 +50,7 @@ impl Sight {
     pub(crate) fn keys(&self, row: usize) -> Range<usize> {
         match self {
             Self::All { keys, .. } => 0..*keys,
-            Self::Past(past) => past.keys(row),
+            Self::ByPosition(slots) => slots.keys(row),
         }
     }
 
@@ -58,19 +58,19 @@ impl Sight {
     pub(crate) fn summaries(&self, row: usize) -> usize {
         match self {
             Self::All { summaries, .. } => *summaries,
-            Self::Past(past) => past.summaries(row),
+            Self::ByPosition(slots) => slots.summaries(row),
         }
     }
 }
 
-impl Past {
-    fn new(reach: Reach, real: Option<ArrayView1<'_, bool>>, first: usize) -> Self {
-        let keys_before = real.filter(|_| !reach.padding_stays).map(|real| counts(real.iter().copied()));
+impl SlotsBefore {
+    fn new(span: Span, real: Option<ArrayView1<'_, bool>>, first: usize) -> Self {
+        let keys_before = real.filter(|_| !span.padding_stays).map(|real| counts(real.iter().copied()));
         let summaries_before = real
-            .zip(reach.blocks)
+            .zip(span.blocks)
             .map(|(real, (block, _))| counts(real.exact_chunks(block).into_iter().map(|block| block.iter().any(|&real| real))));
         Self {
-            reach,
+            span,
             first,
             keys_before,
             summaries_before,
@@ -79,7 +79,7 @@ impl Past {
 
     fn keys(&self, row: usize) -> Range<usize> {
         let end = self.first + row + 1;
-        let start = self.reach.window.map_or(0, |window| end.saturating_sub(window));
+        let start = self.span.window.map_or(0, |window| end.saturating_sub(window));
         match &self.keys_before {
             None => start..end,
             Some(before) => before[start]..before[end],
@@ -87,7 +87,7 @@ impl Past {
     }
 
     fn summaries(&self, row: usize) -> usize {
-        let Some((block, rows)) = self.reach.blocks else {
+        let Some((block, rows)) = self.span.blocks else {
             return 0;
         };
         let complete = (self.first + row + 1) / block;

@@ -1,14 +1,14 @@
-//! The positions that were pushed.
+//! Sets of positions.
 
 use crate::error::{Error, Result};
 
 /// Ranges of positions, in order and apart.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Covered {
+pub(super) struct RangeSet {
     ranges: Vec<(usize, usize)>,
 }
 
-impl Covered {
+impl RangeSet {
     pub(super) fn clear(&mut self) {
         self.ranges.clear();
     }

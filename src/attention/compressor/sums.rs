@@ -1,4 +1,4 @@
-//! The sums of keys or values.
+//! The sums over positions, in the element type or in `f64`.
 
 use std::ops::Range;
 
@@ -9,13 +9,14 @@ use crate::ops::{add_sums, add_widened};
 use crate::parallel::{self, Chunks, for_each_part};
 use crate::scalar::Scalar;
 
-/// Sums that one task moves.
+/// PositionSums that one task moves.
 const TASK_SUMS: usize = 1 << 14;
 
-/// Where the sums are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+/// The precision that the sums are held in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Precision {
     /// In the element type: too few for their roundings to show.
+    #[default]
     Short,
     /// The last few in the element type, all before them in `f64`, whose roundings do not show after millions of terms.
     Long,
@@ -23,61 +24,50 @@ enum Place {
     Rounded,
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct Side<A> {
+/// The sums of keys, of values, or of both where they are the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PositionSums<A> {
     /// Compression first: (batch, matrices, slots, dim). Weights first: (batch, compressed heads, slots, `head_dim`).
-    pub(super) sums: Array4<A>,
+    pub(super) values: Array4<A>,
     /// E·1 over the real positions, (batch, matrices, slots): what a bias before compression is multiplied by. Made by [`round`](Self::round).
     pub(super) row_sums: Array3<A>,
-    /// What is to be added to the sums where there are many terms; else of any shape.
-    long: Array4<f64>,
-    place: Place,
+    /// To be added to the values where there are many terms; otherwise of any shape.
+    long_values: Array4<f64>,
+    precision: Precision,
     /// E·1 so far.
     pub(super) long_row_sums: Array3<f64>,
 }
 
-impl<A: Scalar> Default for Side<A> {
-    fn default() -> Self {
-        Self {
-            sums: Array4::zeros((0, 0, 0, 0)),
-            row_sums: Array3::zeros((0, 0, 0)),
-            long: Array4::zeros((0, 0, 0, 0)),
-            place: Place::Short,
-            long_row_sums: Array3::zeros((0, 0, 0)),
-        }
-    }
-}
-
-impl<A: Scalar> Side<A> {
+impl<A: Scalar> PositionSums<A> {
     /// Empty sums of this shape, every one of them `start`.
     pub(super) fn reset(&mut self, shape: (usize, usize, usize, usize), matrices: usize, start: A) {
-        refill(&mut self.sums, Ix4(shape.0, shape.1, shape.2, shape.3), start);
+        refill(&mut self.values, Ix4(shape.0, shape.1, shape.2, shape.3), start);
         refill(&mut self.row_sums, Ix3(shape.0, matrices, shape.2), A::zero());
         refill(&mut self.long_row_sums, Ix3(shape.0, matrices, shape.2), 0.0);
-        self.place = Place::Short;
+        self.precision = Precision::Short;
     }
 
     pub(super) fn slots(&self) -> usize {
-        self.sums.dim().2
+        self.values.dim().2
     }
 
     /// The sums where [`lengthen`](Self::lengthen) was called.
     pub(super) fn long(&mut self) -> Option<&mut Array4<f64>> {
-        (self.place == Place::Long).then_some(&mut self.long)
+        (self.precision == Precision::Long).then_some(&mut self.long_values)
     }
 
-    /// Makes room for sums in `f64`.
+    /// Allocates the sums in `f64`.
     pub(super) fn lengthen(&mut self) {
-        if self.place != Place::Long {
-            refill(&mut self.long, self.sums.raw_dim(), 0.0);
-            self.place = Place::Long;
+        if self.precision != Precision::Long {
+            refill(&mut self.long_values, self.values.raw_dim(), 0.0);
+            self.precision = Precision::Long;
         }
     }
 
     /// Moves the sums of some items to those in `f64`.
     pub(super) fn fold(&mut self, items: Range<usize>) {
         let items = s![items, .., .., ..];
-        let (mut long, mut sums) = (self.long.slice_mut(items), self.sums.slice_mut(items));
+        let (mut long, mut sums) = (self.long_values.slice_mut(items), self.values.slice_mut(items));
         let (Some(long), Some(sums)) = (long.as_slice_mut(), sums.as_slice_mut()) else {
             return;
         };
@@ -100,29 +90,29 @@ impl<A: Scalar> Side<A> {
 
     /// Rounds all sums to the element type, once.
     pub(super) fn round(&mut self) {
-        if let (Place::Long, Some(long), Some(sums)) = (self.place, self.long.as_slice(), self.sums.as_slice_mut()) {
+        if let (Precision::Long, Some(long), Some(sums)) = (self.precision, self.long_values.as_slice(), self.values.as_slice_mut()) {
             add_sums(long, sums);
         }
-        if self.place != Place::Rounded {
+        if self.precision != Precision::Rounded {
             let rounded = self.row_sums.iter_mut().zip(&self.long_row_sums);
             rounded.for_each(|(sum, &long)| *sum = A::cast(long));
         }
-        self.place = Place::Rounded;
+        self.precision = Precision::Rounded;
     }
 
     /// Gives up memory that rounded sums have no use for.
     pub(super) fn shrink(&mut self) {
-        self.long = Array4::zeros((0, 0, 0, 0));
+        self.long_values = Array4::zeros((0, 0, 0, 0));
     }
 
-    /// Makes room for `slots` slots, the new ones empty.
+    /// Enlarges the sums to `slots` slots, the new ones empty.
     pub(super) fn grow(&mut self, slots: usize) -> Result<()> {
-        let (batch, outer, _, width) = self.sums.dim();
+        let (batch, outer, _, width) = self.values.dim();
         checked_len("Compressor", &[batch, outer, slots, width], size_of::<f64>())?;
-        if self.place == Place::Long {
-            self.long = with_slots(&self.long, slots);
+        if self.precision == Precision::Long {
+            self.long_values = with_slots(&self.long_values, slots);
         }
-        self.sums = with_slots(&self.sums, slots);
+        self.values = with_slots(&self.values, slots);
         self.row_sums = with_slots(&self.row_sums, slots);
         self.long_row_sums = with_slots(&self.long_row_sums, slots);
         Ok(())
@@ -135,23 +125,23 @@ impl<A: Scalar> Side<A> {
         } else {
             None
         };
-        self.sums.as_slice_memory_order_mut().into_iter().chain(row_sums)
+        self.values.as_slice_memory_order_mut().into_iter().chain(row_sums)
     }
 
     /// Adds the sums of `other`, which has no more slots; or takes the larger ones.
     pub(super) fn merge(&mut self, other: &Self, takes_maximum: bool) {
         let slots = other.slots();
         if takes_maximum {
-            let mut sums = self.sums.slice_mut(s![.., .., ..slots, ..]);
-            sums.zip_mut_with(&other.sums, |sum, &other| *sum = larger(*sum, other));
+            let mut sums = self.values.slice_mut(s![.., .., ..slots, ..]);
+            sums.zip_mut_with(&other.values, |sum, &other| *sum = larger(*sum, other));
         } else {
             self.lengthen();
             // Pushes that go on behind the other part may never reach the place where they would do so.
-            self.fold(0..self.sums.dim().0);
-            let mut sums = self.long.slice_mut(s![.., .., ..slots, ..]);
-            sums.zip_mut_with(&other.sums, |sum, other| *sum += other.widen());
-            if other.place == Place::Long {
-                sums += &other.long;
+            self.fold(0..self.values.dim().0);
+            let mut sums = self.long_values.slice_mut(s![.., .., ..slots, ..]);
+            sums.zip_mut_with(&other.values, |sum, other| *sum += other.widen());
+            if other.precision == Precision::Long {
+                sums += &other.long_values;
             }
         }
         let mut row_sums = self.long_row_sums.slice_mut(s![.., .., ..slots]);
