@@ -252,7 +252,7 @@ fn rows_of_panel<'p, A, const NR: usize>(product: &Product<'p, A>, first: usize)
     panel[..product.inner * NR].as_chunks::<NR>().0
 }
 
-/// One panel against all rows: the panel stays in the nearest cache. `next` is brought near meanwhile, but in long chains, whose panels were packed a moment ago.
+/// One panel against all rows: the panel stays in the nearest cache. `next` is brought near meanwhile.
 #[inline(always)]
 fn column<A: Scalar, const FMA: bool, const PAIRED: bool, const MR: usize, const MID: usize, const LOW: usize, const NR: usize>(
     product: &Product<'_, A>,
@@ -261,7 +261,11 @@ fn column<A: Scalar, const FMA: bool, const PAIRED: bool, const MR: usize, const
     c: &mut [A],
 ) {
     // Each of the first blocks brings a part of the next panel near.
-    let parts = product.rows.div_ceil(MR).min(NEXT_PARTS);
+    let share = if next.is_empty() {
+        0
+    } else {
+        next.len().div_ceil(product.rows.div_ceil(MR).min(NEXT_PARTS))
+    };
     for row in (0..product.rows).step_by(MR) {
         let c = &mut c[row * product.stride + first..];
         let rows = MR.min(product.rows - row);
@@ -272,16 +276,17 @@ fn column<A: Scalar, const FMA: bool, const PAIRED: bool, const MR: usize, const
             output: product.output,
             stride: product.stride,
         };
-        let next = next.chunks(next.len().div_ceil(parts).max(1)).nth(row / MR).unwrap_or(&[]);
+        let next = next.get(row / MR * share..).unwrap_or(&[]);
+        let next = &next[..share.min(next.len())];
         match product.left {
             Left::LongRows(left) if product.inner > CHAIN => {
                 let (left, _) = left[row * STRIDE..].as_chunks::<STRIDE>();
                 if rows > MID {
-                    block_of_chains::<A, FMA, MR, NR, PAIRED>(left, panel, place, c);
+                    block_of_chains::<A, FMA, MR, NR, PAIRED>(left, panel, next, place, c);
                 } else if rows > LOW {
-                    block_of_chains::<A, FMA, MID, NR, false>(left, panel, place, c);
+                    block_of_chains::<A, FMA, MID, NR, false>(left, panel, next, place, c);
                 } else {
-                    block_of_chains::<A, FMA, LOW, NR, false>(left, panel, place, c);
+                    block_of_chains::<A, FMA, LOW, NR, false>(left, panel, next, place, c);
                 }
             }
             Left::Rows(left) | Left::LongRows(left) => {

@@ -93,6 +93,7 @@ pub(super) const CHAIN: usize = 48;
 pub(super) fn block_of_chains<A: Scalar, const FMA: bool, const MR: usize, const NR: usize, const PAIRED: bool>(
     left: &[[A; STRIDE]],
     panel: &[[A; NR]],
+    next: &[[A; NR]],
     place: Place<'_, A>,
     c: &mut [A],
 ) {
@@ -101,24 +102,24 @@ pub(super) fn block_of_chains<A: Scalar, const FMA: bool, const MR: usize, const
     let mut totals = [[A::zero(); NR]; MR];
     // A length that LLVM does not know, as in `block`.
     let chain = std::hint::black_box(CHAIN);
+    let mut next = Next::of(next, chain, panel.len());
     for (index, part) in panel.chunks(chain).enumerate() {
+        next.bring_near();
         let mut sums = [[A::zero(); NR]; MR];
         add_positions::<A, FMA, MR, NR, PAIRED>(left, index * chain, part, &mut sums);
-        add_chain(sums, &mut totals);
+        add_chain(sums, std::hint::black_box(&mut totals));
     }
     write(totals, place, c);
 }
 
 #[inline(always)]
 fn add_chain<A: Scalar, const MR: usize, const NR: usize>(sums: [[A; NR]; MR], totals: &mut [[A; NR]; MR]) {
-    let place = Place {
-        rows: MR,
-        width: NR,
-        first: 0,
-        output: Output::Add,
-        stride: NR,
-    };
-    write(sums, place, std::hint::black_box(totals.as_flattened_mut()));
+    #[allow(clippy::needless_range_loop)] // LLVM keeps sums in memory that it does not see indexed
+    for i in 0..MR {
+        for j in 0..NR {
+            totals[i][j] += sums[i][j];
+        }
+    }
 }
 
 /// The sums of one panel of the left operand, chain by chain, in `HALVES` blocks of ROWS rows: LLVM keeps one block of 12 rows of 16 numbers in memory, but not
@@ -145,7 +146,7 @@ pub(super) fn block_of_panels<A: Scalar, const FMA: bool, const MR: usize, const
             }
         }
         for (part, totals) in totals.iter_mut().enumerate() {
-            add_chain(sums[part], totals);
+            add_chain(sums[part], std::hint::black_box(totals));
         }
     }
     for (part, sums) in totals.into_iter().enumerate() {
@@ -165,7 +166,12 @@ impl<'p, A: Scalar, const NR: usize> Next<'p, A, NR> {
     /// All of `rows` while `positions` are gone through, `turn` of them at a time.
     #[inline(always)]
     fn of(rows: &'p [[A; NR]], turn: usize, positions: usize) -> Self {
-        Self(rows.chunks((rows.len() * turn).div_ceil(positions.max(1)).max(1)))
+        let a_turn = if rows.is_empty() {
+            1
+        } else {
+            (rows.len() * turn).div_ceil(positions)
+        };
+        Self(rows.chunks(a_turn))
     }
 
     #[inline(always)]
@@ -180,7 +186,9 @@ impl<'p, A: Scalar, const NR: usize> Next<'p, A, NR> {
 /// Brings near where the sums will go, so that it is in the nearest cache when they are there.
 #[inline(always)]
 fn bring_near<A: Scalar, const MR: usize, const NR: usize>(inner: usize, place: Place<'_, A>, c: &[A]) {
-    if inner < NEAR {
+    // At such a distance all rows fall into the same few places of the cache and drive one another out.
+    let conflicting = (place.stride * size_of::<A>()).is_multiple_of(4096);
+    if inner < NEAR || conflicting {
         return;
     }
     for row in 0..MR.min(place.rows) {
