@@ -10,7 +10,7 @@ use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_grou
 use linformer::ndarray::{Array2, Axis};
 use linformer::training::{CrossEntropy, Step};
 use linformer::{
-    AttentionConfig, AttentionKind, CausalConfig, CausalState, EncoderConfig, LanguageModel, LanguageModelConfig, PositionKind,
+    AttentionConfig, AttentionKind, CausalConfig, EncoderConfig, LanguageModel, LanguageModelConfig, LanguageModelState, PositionKind,
     SinusoidLayout, TrainingPass,
 };
 
@@ -41,7 +41,7 @@ fn models(seq_len: usize) -> [(&'static str, LanguageModel<f32>); 2] {
 }
 
 /// A state after `context` tokens and one more, so that it has room to grow, and the token that follows.
-fn filled(model: &LanguageModel<f32>, context: usize) -> (CausalState<f32>, usize) {
+fn filled(model: &LanguageModel<f32>, context: usize) -> (LanguageModelState<f32>, usize) {
     let text: Vec<usize> = (0..context).map(|position| (position * 7 + position / 13) % VOCABULARY).collect();
     let (scores, mut state) = model.prefill(&[text]).expect("it fits");
     let scores = model.step(&mut state, &[Some(best(&scores))]).expect("a token of the vocabulary");

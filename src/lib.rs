@@ -125,8 +125,8 @@ pub use error::{Error, Result};
 pub use initialization::Initialization;
 pub use layers::{Embedding, FeedForward, FeedForwardCache, LayerNorm, Linear, Position};
 pub use models::{
-    CausalState, Classifier, ClassifierCache, DecoderLanguageModel, DecoderLanguageModelCache, EncoderDecoder, EncoderDecoderCache,
-    EncoderDecoderState, Generation, Head, LanguageModel, LanguageModelCache, PairBatch, TokenPairs, Translation,
+    Classifier, ClassifierCache, DecoderLanguageModel, DecoderLanguageModelCache, EncoderDecoder, EncoderDecoderCache, EncoderDecoderState,
+    Generation, LanguageModel, LanguageModelCache, LanguageModelHead, LanguageModelState, PairBatch, TokenPairs, Translation,
 };
 pub use ndarray;
 pub use ops::{Activation, batched_matmul, softmax};

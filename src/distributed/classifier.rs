@@ -107,7 +107,7 @@ impl<A: Scalar> Sharded<'_, Classifier<A>> {
 
     fn part<'t>(&self, team: &'t Team<'t>, read: Read<'_, A>, mask: Option<&PaddingMask>) -> Result<SequencePart<'t>> {
         match (self.model().input(), read) {
-            (Input::Tokens(body), Read::Tokens(tokens)) => body.part(team, self, tokens, mask),
+            (Input::Tokens(backbone), Read::Tokens(tokens)) => backbone.part(team, self, tokens, mask),
             _ => SequencePart::new(team, self.shards(), read.dim().0, mask),
         }
     }
@@ -159,7 +159,7 @@ impl<A: Scalar> Classifier<A> {
     /// The features of a part's rows, before they are pooled.
     fn features_of_part(&self, read: Read<'_, A>, mask: Option<&PaddingMask>, part: &dyn Part<A>) -> Result<Array3<A>> {
         match (self.input(), read) {
-            (Input::Tokens(body), Read::Tokens(tokens)) => body.forward_part(tokens, mask, part),
+            (Input::Tokens(backbone), Read::Tokens(tokens)) => backbone.forward_part(tokens, mask, part),
             (Input::Features { input, position, encoder }, Read::Features(x)) => {
                 let mut x = input.forward(x)?;
                 position.add_from(start(Some(part)), &mut x.view_mut(), Padding::None)?;

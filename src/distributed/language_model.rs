@@ -9,12 +9,12 @@ use crate::attention::{PaddingMask, Part};
 use crate::config::TrainingPass;
 use crate::error::{Error, Result};
 use crate::layers::{flat, sequence};
-use crate::models::{Body, LanguageModel, select};
+use crate::models::{Backbone, LanguageModel, select};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
 use crate::training::{CrossEntropy, Reduction};
 
-impl<A: Scalar> Body<A> {
+impl<A: Scalar> Backbone<A> {
     /// This rank's part of the sequences, with what positions count of them.
     pub(super) fn part<'t, M>(
         &self,
@@ -24,7 +24,7 @@ impl<A: Scalar> Body<A> {
         mask: Option<&PaddingMask>,
     ) -> Result<SequencePart<'t>> {
         let mut part = SequencePart::new(team, sharded.shards(), tokens.nrows(), mask)?;
-        if let Some(padding) = self.ends.position.padding_token() {
+        if let Some(padding) = self.embeddings.position.padding_token() {
             let counts: Vec<usize> = match mask {
                 Some(mask) => mask.real().outer_iter().map(|row| count(row, |&real| real)).collect(),
                 None => tokens.outer_iter().map(|row| count(row, |&token| token != padding)).collect(),
@@ -101,9 +101,9 @@ impl<A: Scalar> Sharded<'_, LanguageModel<A>> {
     ) -> Result<T> {
         let header = self.sequence_header(tokens.nrows(), tokens.ncols(), mask);
         self.together(operation, header, |team| {
-            let body = self.model().body();
-            let part = body.part(team, self, tokens, mask)?;
-            let features = body.forward_part(tokens, mask, &part)?;
+            let backbone = self.model().backbone();
+            let part = backbone.part(team, self, tokens, mask)?;
+            let features = backbone.forward_part(tokens, mask, &part)?;
             check_output(team.rank(), real_rows(&features, mask))?;
             finish(features)
         })
@@ -132,7 +132,7 @@ impl<A: Scalar> Sharded<'_, LanguageModel<A>> {
             let mut gradients = self.model().zeros_like();
             let mut totals = [0.0, targets.iter().flatten().count() as f64];
             let mut add_up = || {
-                let part = self.model().body().part(team, self, tokens, mask)?;
+                let part = self.model().backbone().part(team, self, tokens, mask)?;
                 let (scores, cache) = self
                     .model()
                     .forward_train_part(tokens, positions, mask, &self.own_pass(pass), Some(&part))?;

@@ -2,10 +2,10 @@
 
 use ndarray::{Array3, ArrayRef2, Axis, s};
 
-use super::ends::Ends;
+use super::embeddings::{Embeddings, EmbeddingsCache};
 use crate::attention::{PaddingMask, Part};
-use crate::blocks::Encoder;
-use crate::config::LanguageModelConfig;
+use crate::blocks::{Encoder, EncoderCache, EncoderState};
+use crate::config::{LanguageModelConfig, TrainingPass};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::Start;
@@ -14,24 +14,24 @@ use crate::scalar::Scalar;
 
 /// Token and position vectors, the encoder, and the products around it.
 #[derive(Clone, Debug)]
-pub(crate) struct Body<A> {
-    pub(crate) ends: Ends<A>,
+pub(crate) struct Backbone<A> {
+    pub(crate) embeddings: Embeddings<A>,
     pub(crate) encoder: Encoder<A>,
 }
 
-parameters!(Body { encoder } flat { ends });
+parameters!(Backbone { encoder } flat { embeddings });
 
-impl<A: Scalar> Body<A> {
+impl<A: Scalar> Backbone<A> {
     pub(crate) fn draw(config: &LanguageModelConfig, streams: &mut Streams) -> Self {
-        let (ends, encoder) = Ends::draw_around(config, streams, |streams| Encoder::draw(&config.encoder, streams));
-        Self { ends, encoder }
+        let (embeddings, encoder) = Embeddings::draw_around(config, streams, |streams| Encoder::draw(&config.encoder, streams));
+        Self { embeddings, encoder }
     }
 
     /// (batch, n) token ids → (batch, n, dim): what the encoder is given.
-    pub(crate) fn lead_in(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>, part: Option<&dyn Part<A>>) -> Result<Array3<A>> {
+    pub(crate) fn embed(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>, part: Option<&dyn Part<A>>) -> Result<Array3<A>> {
         let (batch, length) = tokens.dim();
         PaddingMask::check(mask, "LanguageModel", batch, length)?;
-        self.ends.lead_in(start(part), tokens, mask)
+        self.embeddings.embed(start(part), tokens, mask)
     }
 
     /// (batch, n) token ids → (batch, n, embedding width).
@@ -47,9 +47,67 @@ impl<A: Scalar> Body<A> {
         part: Option<&dyn Part<A>>,
         encode: impl FnOnce(Array3<A>) -> Result<Array3<A>>,
     ) -> Result<Array3<A>> {
-        let x = self.lead_in(tokens, mask, part)?;
-        self.ends.lead_out(encode(x)?)
+        let x = self.embed(tokens, mask, part)?;
+        self.embeddings.project_out(encode(x)?)
     }
+
+    pub(super) fn train(
+        &self,
+        tokens: &ArrayRef2<usize>,
+        mask: Option<&PaddingMask>,
+        pass: &TrainingPass,
+        part: Option<&dyn Part<A>>,
+    ) -> Result<(Array3<A>, BackboneCache<A>)> {
+        let (batch, length) = tokens.dim();
+        PaddingMask::check(mask, "LanguageModel", batch, length)?;
+        let (x, embeddings) = self.embeddings.embed_train(start(part), tokens, mask, pass, 0)?;
+        let (x, encoder) = self.encoder.forward_train_part(x, mask, pass, part)?;
+        let (x, encoded) = self.embeddings.project_out_train(x)?;
+        Ok((
+            x,
+            BackboneCache {
+                embeddings,
+                encoder,
+                encoded,
+            },
+        ))
+    }
+
+    pub(super) fn backward(&self, cache: BackboneCache<A>, dy: Array3<A>, gradients: &mut Self, part: Option<&dyn Part<A>>) -> Result<()> {
+        let pass = *cache.encoder.pass();
+        let dy = self
+            .embeddings
+            .project_out_backward(cache.encoded.as_ref(), dy, &mut gradients.embeddings);
+        let dy = self.encoder.backward_part(cache.encoder, dy, &mut gradients.encoder, part)?;
+        self.embeddings
+            .embed_backward(start(part), &cache.embeddings, dy, &pass, &mut gradients.embeddings);
+        Ok(())
+    }
+
+    pub(super) fn prefill(
+        &self,
+        tokens: &ArrayRef2<usize>,
+        lengths: &[usize],
+        mask: &PaddingMask,
+    ) -> Result<(Array3<A>, Vec<EncoderState<A>>)> {
+        let x = self.embeddings.embed(Start::default(), tokens, Some(mask))?;
+        let (x, states) = self.encoder.prefill(x, lengths, mask)?;
+        Ok((self.embeddings.project_out(x)?, states))
+    }
+
+    pub(super) fn step(&self, tokens: &ArrayRef2<usize>, positions: &[usize], states: &mut [&mut EncoderState<A>]) -> Result<Array3<A>> {
+        let x = self.encoder.step(self.embeddings.embed_at(tokens, positions)?, states)?;
+        self.embeddings.project_out(x)
+    }
+}
+
+/// What the backward pass of the part from tokens to features needs.
+#[derive(Clone, Debug)]
+pub(super) struct BackboneCache<A> {
+    embeddings: EmbeddingsCache<A>,
+    encoder: EncoderCache<A>,
+    /// Before the product out of the encoder's width.
+    encoded: Option<Array3<A>>,
 }
 
 /// Where a part's rows begin in their sequences.

@@ -1,17 +1,24 @@
 //! A sequence in, class scores out.
 
+mod pooling;
+mod training;
+
 use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, Axis};
 
-use super::body::Body;
+use super::backbone::Backbone;
 use crate::attention::PaddingMask;
 use crate::blocks::Encoder;
-use crate::config::{ClassifierConfig, ClassifierInput, HasNorms, Pooling, ProjectionConfig};
+use crate::config::{ClassifierConfig, ClassifierInput, HasNorms, ProjectionConfig};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{Linear, Padding, Position, Start, check_width};
-use crate::ops::{Activation, LongSum};
+use crate::ops::Activation;
 use crate::parameters::{Parameters, Visitor, VisitorMut, copy_namesakes, join, parameters};
 use crate::scalar::Scalar;
+
+use pooling::pool;
+pub(crate) use pooling::pool_part;
+pub use training::ClassifierCache;
 
 /// A sequence of tokens or vectors in, class scores out.
 ///
@@ -38,7 +45,7 @@ parameters!(Classifier { hidden, output } flat { input });
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one a model
 pub(crate) enum Input<A> {
-    Tokens(Body<A>),
+    Tokens(Backbone<A>),
     Features {
         input: Linear<A>,
         position: Position<A>,
@@ -49,7 +56,7 @@ pub(crate) enum Input<A> {
 impl<A: Scalar> Parameters<A> for Input<A> {
     fn visit<'a>(&'a self, path: &str, visitor: &mut Visitor<'_, 'a, A>) {
         match self {
-            Self::Tokens(body) => body.visit(path, visitor),
+            Self::Tokens(backbone) => backbone.visit(path, visitor),
             Self::Features { input, position, encoder } => {
                 input.visit(&join(path, "input"), visitor);
                 position.visit(&join(path, "position"), visitor);
@@ -60,7 +67,7 @@ impl<A: Scalar> Parameters<A> for Input<A> {
 
     fn visit_mut<'a>(&'a mut self, path: &str, visitor: &mut VisitorMut<'_, 'a, A>) {
         match self {
-            Self::Tokens(body) => body.visit_mut(path, visitor),
+            Self::Tokens(backbone) => backbone.visit_mut(path, visitor),
             Self::Features { input, position, encoder } => {
                 input.visit_mut(&join(path, "input"), visitor);
                 position.visit_mut(&join(path, "position"), visitor);
@@ -99,7 +106,7 @@ impl<A: Scalar> Classifier<A> {
 
     pub(crate) fn draw(config: &ClassifierConfig, streams: &mut Streams) -> Self {
         let (input, width) = match &config.input {
-            ClassifierInput::Tokens(model) => (Input::Tokens(Body::draw(model, streams)), model.effective_embedding_dim()),
+            ClassifierInput::Tokens(model) => (Input::Tokens(Backbone::draw(model, streams)), model.effective_embedding_dim()),
             ClassifierInput::Features {
                 features,
                 encoder,
@@ -149,13 +156,13 @@ impl<A: Scalar> Classifier<A> {
     /// A model that reads features, a token outside the vocabulary, a mask of another shape, a sequence longer than the positions
     /// or projections allow.
     pub fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array2<A>> {
-        let Input::Tokens(body) = &self.input else {
+        let Input::Tokens(backbone) = &self.input else {
             return Err(Error::argument(
                 "Classifier::forward",
                 "the model reads features, not tokens; use forward_features",
             ));
         };
-        self.scores(&body.forward(tokens, mask)?, mask)
+        self.scores(&backbone.forward(tokens, mask)?, mask)
     }
 
     /// (batch, n, features) → (batch, classes) scores.
@@ -192,46 +199,4 @@ impl<A: Scalar> Classifier<A> {
         }
         Ok(self.output.forward(&pooled)?.index_axis_move(Axis(1), 0))
     }
-}
-
-/// One vector of each item's real positions: (batch, dim).
-pub(super) fn pool<A: Scalar>(features: &Array3<A>, pooling: Pooling, mask: Option<&PaddingMask>) -> Array2<A> {
-    let (batch, _, dim) = features.dim();
-    let mut pooled = Array2::zeros((batch, dim));
-    for (item, (mut target, rows)) in pooled.outer_iter_mut().zip(features.outer_iter()).enumerate() {
-        let mut real = rows
-            .outer_iter()
-            .enumerate()
-            .filter(|&(position, _)| mask.is_none_or(|mask| mask.is_real(item, position)))
-            .map(|(_, row)| row);
-        match pooling {
-            Pooling::First => {
-                if let Some(row) = real.next() {
-                    target.assign(&row);
-                }
-            }
-            Pooling::Max => {
-                if let Some(row) = real.next() {
-                    target.assign(&row);
-                }
-                for row in real {
-                    target.zip_mut_with(&row, |most, &value| {
-                        if value > *most || value.is_nan() {
-                            *most = value;
-                        }
-                    });
-                }
-            }
-            Pooling::Mean => {
-                let (mut sum, mut count) = (LongSum::zeros(dim), 0_usize);
-                for row in real {
-                    sum.add(row);
-                    count += 1;
-                }
-                let means = sum.sums().iter().map(|sum| A::cast(sum / count.max(1) as f64));
-                target.iter_mut().zip(means).for_each(|(target, mean)| *target = mean);
-            }
-        }
-    }
-    pooled
 }

@@ -34,9 +34,9 @@
 
 mod accumulation;
 mod adamw;
+mod loss_and_gradients;
 mod losses;
 mod masking;
-mod models;
 mod optimizer;
 mod range;
 mod rules;

@@ -1,12 +1,90 @@
-//! One vector of each item of a batch whose sequences are in parts.
+//! One vector of each item of a batch: of whole sequences, of parts of them, and the gradient.
 
 use ndarray::{Array2, Array3};
 
-use super::classifier::pool;
 use crate::attention::{PaddingMask, Part};
 use crate::config::Pooling;
 use crate::error::Result;
+use crate::ops::LongSum;
 use crate::scalar::Scalar;
+
+/// One vector of each item's real positions: (batch, dim).
+pub(super) fn pool<A: Scalar>(features: &Array3<A>, pooling: Pooling, mask: Option<&PaddingMask>) -> Array2<A> {
+    let (batch, _, dim) = features.dim();
+    let mut pooled = Array2::zeros((batch, dim));
+    for (item, (mut target, rows)) in pooled.outer_iter_mut().zip(features.outer_iter()).enumerate() {
+        let mut real = rows
+            .outer_iter()
+            .enumerate()
+            .filter(|&(position, _)| mask.is_none_or(|mask| mask.is_real(item, position)))
+            .map(|(_, row)| row);
+        match pooling {
+            Pooling::First => {
+                if let Some(row) = real.next() {
+                    target.assign(&row);
+                }
+            }
+            Pooling::Max => {
+                if let Some(row) = real.next() {
+                    target.assign(&row);
+                }
+                for row in real {
+                    target.zip_mut_with(&row, |most, &value| {
+                        if value > *most || value.is_nan() {
+                            *most = value;
+                        }
+                    });
+                }
+            }
+            Pooling::Mean => {
+                let (mut sum, mut count) = (LongSum::zeros(dim), 0_usize);
+                for row in real {
+                    sum.add(row);
+                    count += 1;
+                }
+                let means = sum.sums().iter().map(|sum| A::cast(sum / count.max(1) as f64));
+                target.iter_mut().zip(means).for_each(|(target, mean)| *target = mean);
+            }
+        }
+    }
+    pooled
+}
+
+/// The gradient of the features, given that of the pooled ones.
+pub(super) fn pool_backward<A: Scalar>(features: &Array3<A>, dy: &Array2<A>, pooling: Pooling, mask: Option<&PaddingMask>) -> Array3<A> {
+    let mut dx = Array3::zeros(features.dim());
+    for (item, (mut dx, rows)) in dx.outer_iter_mut().zip(features.outer_iter()).enumerate() {
+        let real: Vec<usize> = (0..rows.nrows())
+            .filter(|&position| mask.is_none_or(|mask| mask.is_real(item, position)))
+            .collect();
+        let Some(&first) = real.first() else {
+            continue;
+        };
+        let dy = dy.row(item);
+        match pooling {
+            Pooling::First => dx.row_mut(first).assign(&dy),
+            Pooling::Mean => {
+                let factor = A::one() / A::cast(real.len() as f64);
+                for &position in &real {
+                    dx.row_mut(position).scaled_add(factor, &dy);
+                }
+            }
+            Pooling::Max => {
+                for (feature, &dy) in dy.iter().enumerate() {
+                    let best = real.iter().fold(first, |best, &position| {
+                        if rows[[position, feature]] > rows[[best, feature]] {
+                            position
+                        } else {
+                            best
+                        }
+                    });
+                    dx[[best, feature]] = dy;
+                }
+            }
+        }
+    }
+    dx
+}
 
 /// What is pooled over all parts, and this part's share of it: the sum over all parts of shares ∘ what a part pools is what is pooled.
 pub(crate) struct Pooled<A> {

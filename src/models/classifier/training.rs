@@ -2,16 +2,17 @@
 
 use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, Axis};
 
-use super::body::start;
-use super::classifier::{Classifier, Input, pool};
-use super::part_pooling::{Pooled, pool_part};
-use super::training::{BodyCache, activate, differentiate, linear_rows};
+use super::pooling::{Pooled, pool, pool_backward, pool_part};
+use super::{Classifier, Input};
 use crate::attention::{PaddingMask, Part};
 use crate::blocks::EncoderCache;
-use crate::config::{ClassifierConfig, Pooling, TrainingPass, check_alike};
+use crate::config::{ClassifierConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
 use crate::initialization::Place;
 use crate::layers::{Linear, Padding, check_width, drop_out};
+use crate::models::backbone::{BackboneCache, start};
+use crate::models::embeddings::linear_rows;
+use crate::models::head::{activate, differentiate};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
 
@@ -32,7 +33,7 @@ pub struct ClassifierCache<A = f32> {
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one a pass
 enum InputCache<A> {
-    Tokens(BodyCache<A>),
+    Tokens(BackboneCache<A>),
     Features { x: Array3<A>, encoder: EncoderCache<A> },
 }
 
@@ -58,13 +59,13 @@ impl<A: Scalar> Classifier<A> {
         pass: &TrainingPass,
         part: Option<&dyn Part<A>>,
     ) -> Result<(Array2<A>, ClassifierCache<A>)> {
-        let Input::Tokens(body) = self.input() else {
+        let Input::Tokens(backbone) = self.input() else {
             return Err(Error::argument(
                 "Classifier::forward_train",
                 "the model reads features, not tokens; use forward_train_features",
             ));
         };
-        let (features, cache) = body.train(tokens, mask, pass, part)?;
+        let (features, cache) = backbone.train(tokens, mask, pass, part)?;
         self.train_scores(features, InputCache::Tokens(cache), mask, part)
     }
 
@@ -188,8 +189,8 @@ impl<A: Scalar> Classifier<A> {
         }
         let dfeatures = pool_backward(&cache.features, &dpooled, self.config().pooling, cache.mask.as_ref());
         match (self.input(), cache.input, own_input) {
-            (Input::Tokens(body), InputCache::Tokens(cache), Input::Tokens(own)) => {
-                body.backward(cache, dfeatures, own, part)?;
+            (Input::Tokens(backbone), InputCache::Tokens(cache), Input::Tokens(own)) => {
+                backbone.backward(cache, dfeatures, own, part)?;
                 Ok(None)
             }
             (
@@ -210,40 +211,4 @@ impl<A: Scalar> Classifier<A> {
             _ => Err(Error::argument(OPERATION, "the cache or the gradients are of another model")),
         }
     }
-}
-
-/// The gradient of the features, given that of the pooled ones.
-fn pool_backward<A: Scalar>(features: &Array3<A>, dy: &Array2<A>, pooling: Pooling, mask: Option<&PaddingMask>) -> Array3<A> {
-    let mut dx = Array3::zeros(features.dim());
-    for (item, (mut dx, rows)) in dx.outer_iter_mut().zip(features.outer_iter()).enumerate() {
-        let real: Vec<usize> = (0..rows.nrows())
-            .filter(|&position| mask.is_none_or(|mask| mask.is_real(item, position)))
-            .collect();
-        let Some(&first) = real.first() else {
-            continue;
-        };
-        let dy = dy.row(item);
-        match pooling {
-            Pooling::First => dx.row_mut(first).assign(&dy),
-            Pooling::Mean => {
-                let factor = A::one() / A::cast(real.len() as f64);
-                for &position in &real {
-                    dx.row_mut(position).scaled_add(factor, &dy);
-                }
-            }
-            Pooling::Max => {
-                for (feature, &dy) in dy.iter().enumerate() {
-                    let best = real.iter().fold(first, |best, &position| {
-                        if rows[[position, feature]] > rows[[best, feature]] {
-                            position
-                        } else {
-                            best
-                        }
-                    });
-                    dx[[best, feature]] = dy;
-                }
-            }
-        }
-    }
-    dx
 }

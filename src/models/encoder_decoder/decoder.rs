@@ -2,14 +2,14 @@
 
 use ndarray::{Array3, ArrayRef2, ArrayRef3};
 
-use super::ends::Ends;
-use super::head::Head;
 use crate::attention::PaddingMask;
-use crate::blocks::{CompressedSource, Decoder, EncoderState};
-use crate::config::{DecoderLanguageModelConfig, HasNorms};
-use crate::error::Result;
+use crate::blocks::{CompressedSource, Decoder, DecoderCache, EncoderState};
+use crate::config::{DecoderLanguageModelConfig, HasNorms, TrainingPass, check_alike};
+use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{Embedding, Start};
+use crate::models::embeddings::{Embeddings, EmbeddingsCache};
+use crate::models::head::{HeadCache, LanguageModelHead};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
@@ -29,12 +29,12 @@ use crate::scalar::Scalar;
 #[derive(Clone, Debug)]
 pub struct DecoderLanguageModel<A = f32> {
     config: DecoderLanguageModelConfig,
-    ends: Ends<A>,
+    embeddings: Embeddings<A>,
     decoder: Decoder<A>,
-    head: Option<Head<A>>,
+    head: Option<LanguageModelHead<A>>,
 }
 
-parameters!(DecoderLanguageModel { decoder, head } flat { ends });
+parameters!(DecoderLanguageModel { decoder, head } flat { embeddings });
 
 impl<A: Scalar> DecoderLanguageModel<A> {
     /// A model with drawn weights.
@@ -47,13 +47,13 @@ impl<A: Scalar> DecoderLanguageModel<A> {
     }
 
     pub(crate) fn draw(config: &DecoderLanguageModelConfig, streams: &mut Streams) -> Self {
-        let (ends, decoder) = Ends::draw_around(config, streams, |streams| Decoder::draw(&config.decoder, streams));
+        let (embeddings, decoder) = Embeddings::draw_around(config, streams, |streams| Decoder::draw(&config.decoder, streams));
         let sizes = (config.effective_embedding_dim(), config.vocab_size);
         Self {
             config: config.clone(),
-            ends,
+            embeddings,
             decoder,
-            head: Head::draw(config.head, sizes, config.decoder.norm_eps, streams),
+            head: LanguageModelHead::draw(config.head, sizes, config.decoder.norm_eps, streams),
         }
     }
 
@@ -69,21 +69,21 @@ impl<A: Scalar> DecoderLanguageModel<A> {
 
     /// The token vectors.
     pub fn embedding(&self) -> &Embedding<A> {
-        &self.ends.embedding
+        &self.embeddings.embedding
     }
 
     /// What makes token scores, if the model has it.
-    pub fn head(&self) -> Option<&Head<A>> {
+    pub fn head(&self) -> Option<&LanguageModelHead<A>> {
         self.head.as_ref()
     }
 
-    pub(super) fn ends(&self) -> &Ends<A> {
-        &self.ends
+    pub(super) fn embeddings(&self) -> &Embeddings<A> {
+        &self.embeddings
     }
 
     #[allow(clippy::type_complexity)] // its fields
-    pub(super) fn parts_mut(&mut self) -> (&mut Ends<A>, &mut Decoder<A>, Option<&mut Head<A>>) {
-        (&mut self.ends, &mut self.decoder, self.head.as_mut())
+    pub(super) fn parts_mut(&mut self) -> (&mut Embeddings<A>, &mut Decoder<A>, Option<&mut LanguageModelHead<A>>) {
+        (&mut self.embeddings, &mut self.decoder, self.head.as_mut())
     }
 
     /// A source (batch, n, dim), compressed once for each block; see [`Decoder::compress`].
@@ -115,15 +115,15 @@ impl<A: Scalar> DecoderLanguageModel<A> {
     /// As [`forward`](Self::forward); a source that another decoder compressed.
     pub fn attend(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>, source: &CompressedSource<A>) -> Result<Array3<A>> {
         PaddingMask::check(mask, "DecoderLanguageModel::forward", tokens.nrows(), tokens.ncols())?;
-        let x = self.ends.lead_in(Start::default(), tokens, mask)?;
+        let x = self.embeddings.embed(Start::default(), tokens, mask)?;
         self.scores(self.decoder.attend(&x, mask, source)?)
     }
 
     /// What the blocks put out, led out and scored.
     fn scores(&self, decoded: Array3<A>) -> Result<Array3<A>> {
-        let features = self.ends.lead_out(decoded)?;
+        let features = self.embeddings.project_out(decoded)?;
         match &self.head {
-            Some(head) => head.forward(features, self.ends.embedding.weight()),
+            Some(head) => head.forward(features, self.embeddings.embedding.weight()),
             None => Ok(features),
         }
     }
@@ -136,7 +136,95 @@ impl<A: Scalar> DecoderLanguageModel<A> {
         source: &CompressedSource<A>,
         of: &[usize],
     ) -> Result<Array3<A>> {
-        let x = self.ends.lead_in_at(tokens, positions)?;
+        let x = self.embeddings.embed_at(tokens, positions)?;
         self.scores(self.decoder.step(x, states, source, of)?)
     }
+
+    /// [`forward`](Self::forward) with the pass's dropout, and what [`backward`](Self::backward) needs.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward); a rate below 0, or of 1 or more.
+    pub fn forward_train(
+        &self,
+        tokens: &ArrayRef2<usize>,
+        mask: Option<&PaddingMask>,
+        source: Array3<A>,
+        source_mask: Option<&PaddingMask>,
+        pass: &TrainingPass,
+    ) -> Result<(Array3<A>, DecoderLanguageModelCache<A>)> {
+        self.train_after(0, (tokens, mask), (source, source_mask), pass)
+    }
+
+    /// [`forward_train`](Self::forward_train) in a model that has numbered other layers below `first_layer`.
+    pub(super) fn train_after(
+        &self,
+        first_layer: usize,
+        (tokens, mask): (&ArrayRef2<usize>, Option<&PaddingMask>),
+        source: (Array3<A>, Option<&PaddingMask>),
+        pass: &TrainingPass,
+    ) -> Result<(Array3<A>, DecoderLanguageModelCache<A>)> {
+        PaddingMask::check(mask, "DecoderLanguageModel::forward_train", tokens.nrows(), tokens.ncols())?;
+        let (x, embeddings) = self.embeddings().embed_train(Start::default(), tokens, mask, pass, first_layer)?;
+        let (x, decoder) = self.decoder().train_after(first_layer, (x, mask), source, pass)?;
+        let (features, decoded) = self.embeddings().project_out_train(x)?;
+        let (output, head) = match self.head() {
+            Some(head) => {
+                let (scores, cache) = head.train(features, self.embedding().weight())?;
+                (scores, Some(cache))
+            }
+            None => (features, None),
+        };
+        let cache = DecoderLanguageModelCache {
+            config: self.config().clone(),
+            embeddings,
+            decoder,
+            decoded,
+            head,
+            output: output.dim(),
+        };
+        Ok((output, cache))
+    }
+
+    /// The gradient of the source, given `dy` of the output of [`forward_train`](Self::forward_train). Those of the parameters are added to
+    /// `gradients`.
+    ///
+    /// # Errors
+    /// `dy` of another shape than the output, a cache or gradients of a model of another configuration.
+    pub fn backward(&self, cache: DecoderLanguageModelCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+        const OPERATION: &str = "DecoderLanguageModel::backward";
+        check_alike(OPERATION, self.config(), &cache.config, gradients.config())?;
+        if dy.dim() != cache.output {
+            let expected = format!("{:?}", cache.output);
+            return Err(Error::shape(OPERATION, "dy", expected, dy.shape()));
+        }
+        let mut dy = dy.as_standard_layout().into_owned();
+        let pass = *cache.decoder.pass();
+        let (own_embeddings, own_decoder, own_head) = gradients.parts_mut();
+        if let (Some(head), Some(head_cache), Some(own)) = (self.head(), &cache.head, own_head) {
+            dy = head.backward(
+                head_cache,
+                &dy,
+                self.embedding().weight(),
+                own,
+                own_embeddings.embedding.weight_mut(),
+            );
+        }
+        dy = self.embeddings().project_out_backward(cache.decoded.as_ref(), dy, own_embeddings);
+        let (dy, dsource) = self.decoder().backward(cache.decoder, dy, own_decoder)?;
+        self.embeddings()
+            .embed_backward(Start::default(), &cache.embeddings, dy, &pass, own_embeddings);
+        Ok(dsource)
+    }
+}
+
+/// What the backward pass of a decoder of tokens needs.
+#[derive(Clone, Debug)]
+pub struct DecoderLanguageModelCache<A = f32> {
+    pub(super) config: DecoderLanguageModelConfig,
+    embeddings: EmbeddingsCache<A>,
+    decoder: DecoderCache<A>,
+    /// Before the product out of the decoder's width.
+    decoded: Option<Array3<A>>,
+    head: Option<HeadCache<A>>,
+    output: (usize, usize, usize),
 }

@@ -2,10 +2,10 @@
 
 use ndarray::Array2;
 
-use super::decoding::{Continued, padded};
-use super::encoder_decoder::EncoderDecoder;
+use super::EncoderDecoder;
 use crate::blocks::{CompressedSource, EncoderState};
 use crate::error::{Error, Result};
+use crate::models::continued::{Continued, padded};
 use crate::scalar::Scalar;
 
 /// What an [`EncoderDecoder`] keeps of targets that it writes: the sources, compressed for each block, and for each target and block what

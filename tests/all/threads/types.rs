@@ -9,13 +9,14 @@ use linformer::distributed::{Shards, SingleProcess};
 use linformer::ndarray::{Array2, Array3};
 use linformer::training::{Accumulation, AdamW, AdamWConfig, CrossEntropy, MaskedTokens, MeanSquaredError, Schedule, Sgd, SgdConfig, Step};
 use linformer::{
-    Attention, AttentionCache, AttentionConfig, AttentionKind, BlockwiseCausalAttention, CausalConfig, CausalState, Classifier,
-    ClassifierCache, ClassifierConfig, Compressed, CompressedSource, Compressor, Decoder, DecoderBlock, DecoderCache, DecoderConfig,
-    DecoderLanguageModel, DecoderLanguageModelCache, DecoderLanguageModelConfig, Embedding, Encoder, EncoderBlock, EncoderCache,
-    EncoderConfig, EncoderDecoder, EncoderDecoderCache, EncoderDecoderConfig, EncoderDecoderState, Error, ExactAttention, Extent,
-    FeedForward, FeedForwardBlock, FeedForwardCache, FeedForwardConfig, Generation, GenerationConfig, Head, Initialization, LanguageModel,
-    LanguageModelCache, LanguageModelConfig, LayerNorm, Linear, LinformerAttention, LinformerConfig, Order, PaddingMask, PairBatch,
-    Position, PositionKind, Projection, ProjectionConfig, Projections, TokenPairs, TrainingPass, Translation, TranslationConfig, Workspace,
+    Attention, AttentionCache, AttentionConfig, AttentionKind, BlockwiseCausalAttention, CausalConfig, Classifier, ClassifierCache,
+    ClassifierConfig, Compressed, CompressedSource, Compressor, Decoder, DecoderBlock, DecoderCache, DecoderConfig, DecoderLanguageModel,
+    DecoderLanguageModelCache, DecoderLanguageModelConfig, Embedding, Encoder, EncoderBlock, EncoderCache, EncoderConfig, EncoderDecoder,
+    EncoderDecoderCache, EncoderDecoderConfig, EncoderDecoderState, Error, ExactAttention, Extent, FeedForward, FeedForwardBlock,
+    FeedForwardCache, FeedForwardConfig, Generation, GenerationConfig, Initialization, LanguageModel, LanguageModelCache,
+    LanguageModelConfig, LanguageModelHead, LanguageModelState, LayerNorm, Linear, LinformerAttention, LinformerConfig, Order, PaddingMask,
+    PairBatch, Position, PositionKind, Projection, ProjectionConfig, Projections, TokenPairs, TrainingPass, Translation, TranslationConfig,
+    Workspace,
 };
 
 fn crosses<T: Send + Sync + Unpin + std::fmt::Debug>() {}
@@ -31,7 +32,15 @@ macro_rules! check {
 
 #[test]
 fn public_types_cross_threads_and_can_be_shown() {
-    check!(Linear, LayerNorm, Embedding, Position, FeedForward, FeedForwardBlock, Head);
+    check!(
+        Linear,
+        LayerNorm,
+        Embedding,
+        Position,
+        FeedForward,
+        FeedForwardBlock,
+        LanguageModelHead
+    );
     check!(
         LinformerAttention,
         ExactAttention,
@@ -41,7 +50,7 @@ fn public_types_cross_threads_and_can_be_shown() {
         Projections
     );
     check!(Encoder, EncoderBlock, LanguageModel, Classifier);
-    check!(Compressed, Compressor<'static>, PaddingMask, CausalState, Order, Extent);
+    check!(Compressed, Compressor<'static>, PaddingMask, LanguageModelState, Order, Extent);
     check!(AttentionCache, EncoderCache, FeedForwardCache, LanguageModelCache, ClassifierCache);
     check!(
         AttentionConfig,
