@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use linformer::ndarray::{Array2, Axis};
-use linformer::training::{CrossEntropy, Step};
+use linformer::training::{CrossEntropy, Step, TokenBatch, Trainable};
 use linformer::{
     AttentionConfig, AttentionKind, CausalConfig, EncoderConfig, LanguageModel, LanguageModelConfig, LanguageModelState, PositionKind,
     SinusoidLayout, TrainingPass,
@@ -99,7 +99,7 @@ fn training(criterion: &mut Criterion) {
             group.bench_function(BenchmarkId::new(name, n), |bencher| {
                 bencher.iter(|| {
                     model
-                        .loss_and_gradients(black_box(&tokens), None, &targets, &CrossEntropy::new(), None, &pass)
+                        .loss_and_gradients(&TokenBatch::new(black_box(&tokens), &targets), &CrossEntropy::new(), &pass)
                         .expect("it fits")
                 });
             });

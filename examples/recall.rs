@@ -7,7 +7,7 @@ mod support;
 use std::process::ExitCode;
 
 use linformer::ndarray::{Array2, Axis};
-use linformer::training::{CrossEntropy, Step};
+use linformer::training::{CrossEntropy, Step, TokenBatch, Trainable};
 use linformer::{
     AttentionConfig, AttentionKind, LanguageModel, LanguageModelConfig, LinformerConfig, Parameters, PositionKind, TrainingPass,
 };
@@ -112,8 +112,8 @@ fn run(task: Task, options: &Options, k: Option<usize>) -> Result<f64, AnyError>
     let batch = options.count("batch");
     let spent = support::train(&mut model, &plan, |model, step| {
         let questions = task.questions(n, batch, step);
-        let (positions, pass) = (Some(questions.positions.as_slice()), TrainingPass::new(step));
-        Ok(model.loss_and_gradients(&questions.tokens, positions, &questions.answers, &CrossEntropy::new(), None, &pass)?)
+        let batch = TokenBatch::new(questions.tokens, questions.answers).at(questions.positions);
+        Ok(model.loss_and_gradients(&batch, &CrossEntropy::new(), &TrainingPass::new(step))?)
     })?;
     let right = share_of_right(&model, &task.questions(n, TEST, Step::new(!options.seed(), 0)))?;
     println!(

@@ -9,7 +9,7 @@ mod support;
 
 use std::process::ExitCode;
 
-use linformer::training::CrossEntropy;
+use linformer::training::{CrossEntropy, TokenBatch, Trainable};
 use linformer::{
     AttentionConfig, AttentionKind, Classifier, ClassifierConfig, LanguageModelConfig, LinformerConfig, Pooling, TrainingPass,
 };
@@ -121,7 +121,11 @@ fn train(
     let spent = support::train(&mut model, &plan, |model, step| {
         let batch = expressions(size, batch, step.seed, step.index)?;
         let pass = TrainingPass::new(step);
-        Ok(model.loss_and_gradients(&batch.tokens, &batch.classes, &CrossEntropy::new(), Some(&batch.mask), &pass)?)
+        Ok(model.loss_and_gradients(
+            &TokenBatch::new(&batch.tokens, &batch.classes).with_mask(&batch.mask),
+            &CrossEntropy::new(),
+            &pass,
+        )?)
     })?;
     let accuracy = support::accuracy(&model, test)?;
     println!(

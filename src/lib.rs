@@ -56,7 +56,7 @@
 //! # From one sequence to another
 //!
 //! An [`EncoderDecoder`] reads a source and writes a target. The blocks of its [`Decoder`] attend to the target's past, blockwise or exactly, and to the source,
-//! whose keys and values each of them compresses once ([`Decoder::compress`]). It trains on pairs ([`PairBatch`]), and [`EncoderDecoder::translate`] searches
+//! whose keys and values each of them compresses once ([`Decoder::compress`]). It trains on pairs ([`training::PairBatch`]), and [`EncoderDecoder::translate`] searches
 //! for the likeliest targets.
 //!
 //! # Shapes and types
@@ -126,7 +126,7 @@ pub use initialization::Initialization;
 pub use layers::{Embedding, FeedForward, FeedForwardCache, LayerNorm, Linear, Position};
 pub use models::{
     Classifier, ClassifierCache, DecoderLanguageModel, DecoderLanguageModelCache, EncoderDecoder, EncoderDecoderCache, EncoderDecoderState,
-    Generation, LanguageModel, LanguageModelCache, LanguageModelHead, LanguageModelState, PairBatch, TokenPairs, Translation,
+    Generation, LanguageModel, LanguageModelCache, LanguageModelHead, LanguageModelState, Sequences, TokenPairs, Translation,
 };
 pub use ndarray;
 pub use ops::{Activation, batched_matmul, softmax};

@@ -19,7 +19,7 @@ use draw::{Curve, HeatMap};
 use linformer::analysis::{Map, Spectrum, attention_map};
 use linformer::checkpoint::Checkpoint;
 use linformer::ndarray::{Array2, Array4, s};
-use linformer::training::CrossEntropy;
+use linformer::training::{CrossEntropy, Trainable};
 use linformer::{Attention, AttentionConfig, LanguageModel, LanguageModelConfig, TrainingPass};
 use support::{AnyError, Budget, Options, Plan};
 
@@ -111,8 +111,7 @@ fn trained(options: &Options, text: &[u8], n: usize) -> Result<LanguageModel<f32
     };
     support::train(&mut model, &plan, |model, step| {
         let masked = corpus.training_batch(WINDOWS, step)?;
-        let (positions, pass) = (Some(masked.positions.as_slice()), TrainingPass::new(step));
-        Ok(model.loss_and_gradients(&masked.tokens, positions, &masked.targets, &CrossEntropy::new(), None, &pass)?)
+        Ok(model.loss_and_gradients(&masked, &CrossEntropy::new(), &TrainingPass::new(step))?)
     })?;
     println!("it needs {:.2} bits for a hidden byte", corpus.bits(&model)?);
     Ok(model)

@@ -1,6 +1,6 @@
 //! What dropout costs.
 
-use linformer::training::{CrossEntropy, Step};
+use linformer::training::{CrossEntropy, Step, TokenBatch, Trainable};
 use linformer::{Classifier, TrainingPass};
 
 use crate::support::{AnyError, Batch, Clock};
@@ -22,7 +22,11 @@ pub(crate) fn measure(model: &Classifier<f32>, batch: &Batch, rate: f64) -> Resu
                 .with_embedding_dropout(rate);
             let clock = Clock::start();
             let pass = [none, residual, everywhere][kind];
-            model.loss_and_gradients(&batch.tokens, &batch.classes, &CrossEntropy::new(), Some(&batch.mask), &pass)?;
+            model.loss_and_gradients(
+                &TokenBatch::new(&batch.tokens, &batch.classes).with_mask(&batch.mask),
+                &CrossEntropy::new(),
+                &pass,
+            )?;
             // The first round warms up.
             *seconds += if round > 0 { clock.seconds() } else { 0.0 };
         }

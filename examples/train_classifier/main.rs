@@ -17,7 +17,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use documents::Documents;
-use linformer::training::{CrossEntropy, Step};
+use linformer::training::{CrossEntropy, Step, TokenBatch, Trainable};
 use linformer::{
     AttentionConfig, AttentionKind, Classifier, ClassifierConfig, LanguageModelConfig, LinformerConfig, Pooling, TrainingPass,
 };
@@ -156,7 +156,11 @@ fn train(options: &Options, seed: u64, classes: usize, training: &[Sequence], te
     let spent = support::train(&mut model, &plan, |model, step| {
         let batch = drawn(training, batch, step)?;
         let pass = TrainingPass::new(step).with_residual_dropout(dropout);
-        Ok(model.loss_and_gradients(&batch.tokens, &batch.classes, &CrossEntropy::new(), Some(&batch.mask), &pass)?)
+        Ok(model.loss_and_gradients(
+            &TokenBatch::new(&batch.tokens, &batch.classes).with_mask(&batch.mask),
+            &CrossEntropy::new(),
+            &pass,
+        )?)
     })?;
     let accuracy = support::accuracy(&model, test)?;
     println!(

@@ -11,7 +11,7 @@ mod sweep;
 use std::process::ExitCode;
 
 use corpus::Corpus;
-use linformer::training::CrossEntropy;
+use linformer::training::{CrossEntropy, Trainable};
 use linformer::{AttentionConfig, AttentionKind, LanguageModel, LanguageModelConfig, LinformerConfig, Sharing, TrainingPass};
 use support::{AnyError, Budget, FLAG, Options, Plan, Spent};
 
@@ -132,9 +132,7 @@ fn train(options: &Options, shape: &Shape, corpus: &Corpus) -> Result<(f64, Spen
     let batch = options.count("batch");
     let spent = support::train(&mut model, &plan, |model, step| {
         let masked = corpus.training_batch(batch, step)?;
-        let pass = TrainingPass::new(step);
-        let positions = Some(masked.positions.as_slice());
-        Ok(model.loss_and_gradients(&masked.tokens, positions, &masked.targets, &CrossEntropy::new(), None, &pass)?)
+        Ok(model.loss_and_gradients(&masked, &CrossEntropy::new(), &TrainingPass::new(step))?)
     })?;
     Ok((corpus.bits(&model)?, spent))
 }

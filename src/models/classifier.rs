@@ -1,9 +1,10 @@
 //! A sequence in, class scores out.
 
 mod pooling;
+mod sequences;
 mod training;
 
-use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, Axis};
+use ndarray::{Array2, Array3, Axis};
 
 use super::backbone::Backbone;
 use crate::attention::PaddingMask;
@@ -18,6 +19,7 @@ use crate::scalar::Scalar;
 
 use pooling::pool;
 pub(crate) use pooling::pool_part;
+pub use sequences::Sequences;
 pub use training::ClassifierCache;
 
 /// A sequence of tokens or vectors in, class scores out.
@@ -29,7 +31,7 @@ pub use training::ClassifierCache;
 /// // 64 particles of 3 numbers each, 5 classes.
 /// let encoder = EncoderConfig::new(LinformerConfig::new(16, 4, 64, 4), 1);
 /// let model = Classifier::<f32>::new(&ClassifierConfig::features(3, encoder, 5), 0)?;
-/// assert_eq!(model.forward_features(&Array3::ones((2, 64, 3)), None)?.dim(), (2, 5));
+/// assert_eq!(model.forward(&Array3::ones((2, 64, 3)), None)?.dim(), (2, 5));
 /// # Ok::<(), linformer::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -51,6 +53,17 @@ pub(crate) enum Input<A> {
         position: Position<A>,
         encoder: Encoder<A>,
     },
+}
+
+impl<A> Input<A> {
+    /// The error where the other kind of sequences came.
+    pub(crate) fn mistaken(&self, operation: &'static str) -> Error {
+        let reason = match self {
+            Self::Tokens(_) => "the model reads (batch, n) token ids, not vectors",
+            Self::Features { .. } => "the model reads (batch, n, features) vectors, not token ids",
+        };
+        Error::argument(operation, reason)
+    }
 }
 
 impl<A: Scalar> Parameters<A> for Input<A> {
@@ -150,38 +163,28 @@ impl<A: Scalar> Classifier<A> {
         (&mut self.input, self.hidden.as_mut(), &mut self.output)
     }
 
-    /// (batch, n) token ids → (batch, classes) scores.
+    /// Returns the (batch, classes) scores of sequences: of (batch, n) token ids or of (batch, n, features) vectors, whichever the model reads.
     ///
     /// # Errors
-    /// A model that reads features, a token outside the vocabulary, a mask of another shape, a sequence longer than the positions
-    /// or projections allow.
-    pub fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array2<A>> {
-        let Input::Tokens(backbone) = &self.input else {
-            return Err(Error::argument(
-                "Classifier::forward",
-                "the model reads features, not tokens; use forward_features",
-            ));
+    /// Returns an error if the model reads the other kind of sequences, if a token is outside the vocabulary or vectors have another number of
+    /// features, if the mask has another shape, or if the sequences are longer than the positions or projections allow.
+    pub fn forward<'s>(&self, sequences: impl Into<Sequences<'s, A>>, mask: Option<&PaddingMask>) -> Result<Array2<A>>
+    where
+        A: 's,
+    {
+        const OPERATION: &str = "Classifier::forward";
+        let features = match (&self.input, sequences.into()) {
+            (Input::Tokens(backbone), Sequences::Tokens(tokens)) => backbone.forward(&tokens, mask)?,
+            (Input::Features { input, position, encoder }, Sequences::Vectors(x)) => {
+                check_width(OPERATION, "x", &x, input.in_dim())?;
+                PaddingMask::check(mask, OPERATION, x.dim().0, x.dim().1)?;
+                let mut x = input.forward(&x)?;
+                position.add_from(Start::default(), &mut x.view_mut(), Padding::None)?;
+                encoder.forward_owned(x, mask)?
+            }
+            (input, _) => return Err(input.mistaken(OPERATION)),
         };
-        self.scores(&backbone.forward(tokens, mask)?, mask)
-    }
-
-    /// (batch, n, features) → (batch, classes) scores.
-    ///
-    /// # Errors
-    /// A model that reads tokens, another number of features, a mask of another shape, a sequence longer than the positions or
-    /// projections allow.
-    pub fn forward_features(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array2<A>> {
-        let Input::Features { input, position, encoder } = &self.input else {
-            return Err(Error::argument(
-                "Classifier::forward_features",
-                "the model reads tokens, not features; use forward",
-            ));
-        };
-        check_width("Classifier::forward_features", "x", x, input.in_dim())?;
-        PaddingMask::check(mask, "Classifier::forward_features", x.dim().0, x.dim().1)?;
-        let mut x = input.forward(x)?;
-        position.add_from(Start::default(), &mut x.view_mut(), Padding::None)?;
-        self.scores(&encoder.forward_owned(x, mask)?, mask)
+        self.scores(&features, mask)
     }
 
     fn scores(&self, features: &Array3<A>, mask: Option<&PaddingMask>) -> Result<Array2<A>> {

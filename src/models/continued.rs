@@ -7,7 +7,7 @@ use crate::error::{Error, Result, checked_len};
 use crate::scalar::Scalar;
 
 /// Sequences in one array, padded on the right with 0, and which of its places are real.
-pub(super) fn padded(operation: &'static str, sequences: &[impl AsRef<[usize]>]) -> Result<(Array2<usize>, PaddingMask)> {
+pub(crate) fn padded(operation: &'static str, sequences: &[impl AsRef<[usize]>]) -> Result<(Array2<usize>, PaddingMask)> {
     let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.as_ref().len()).collect();
     let longest = lengths.iter().copied().max().unwrap_or(0);
     checked_len(operation, &[sequences.len(), longest], size_of::<usize>())?;

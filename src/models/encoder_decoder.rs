@@ -2,7 +2,6 @@
 
 mod decoder;
 mod decoding;
-mod pairs;
 mod training;
 mod translation;
 
@@ -19,7 +18,6 @@ use crate::scalar::Scalar;
 
 pub use decoder::{DecoderLanguageModel, DecoderLanguageModelCache};
 pub use decoding::EncoderDecoderState;
-pub use pairs::{PairBatch, TokenPairs};
 pub use training::EncoderDecoderCache;
 pub use translation::Translation;
 
@@ -29,10 +27,10 @@ pub use translation::Translation;
 /// long it becomes.
 ///
 /// ```
-/// use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step};
+/// use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, PairBatch, Step, Trainable};
 /// use linformer::{
 ///     CausalConfig, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoder, EncoderDecoderConfig, LanguageModelConfig,
-///     LinformerConfig, PairBatch, TrainingPass, TranslationConfig,
+///     LinformerConfig, TrainingPass, TranslationConfig,
 /// };
 ///
 /// let attention = LinformerConfig::new(16, 2, 8, 4);
@@ -41,11 +39,11 @@ pub use translation::Translation;
 /// let mut model = EncoderDecoder::<f32>::new(&EncoderDecoderConfig::new(source, target), 0)?;
 ///
 /// // Two pairs of unequal lengths; the token 0 begins every target, and 1 ends it.
-/// let batch = PairBatch::new(&[(vec![2, 3, 4], vec![4, 3]), (vec![5], vec![5, 5, 2])], 0, 1)?;
+/// let batch = PairBatch::from_sequences(&[(vec![2, 3, 4], vec![4, 3]), (vec![5], vec![5, 5, 2])], 0, 1)?;
 /// let mut optimizer = AdamW::new(&model, AdamWConfig::new())?;
 /// for index in 0..60 {
 ///     let pass = TrainingPass::new(Step::new(7, index));
-///     let (_, gradients) = model.loss_and_gradients(&batch.pairs(), &batch.targets, &CrossEntropy::new(), &pass)?;
+///     let (_, gradients) = model.loss_and_gradients(&batch, &CrossEntropy::new(), &pass)?;
 ///     optimizer.step(&mut model, &gradients, 1e-2)?;
 /// }
 /// let found = model.translate(&[vec![2, 3, 4], vec![5]], &TranslationConfig::new(0, 1, 8).with_beams(2))?;
@@ -61,6 +59,41 @@ pub struct EncoderDecoder<A = f32> {
 }
 
 parameters!(EncoderDecoder { source, target });
+
+/// Sources and the targets that belong to them, (batch, n) and (batch, m) token ids, each with the mask of its own padding.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenPairs<'a> {
+    pub(crate) source: &'a ArrayRef2<usize>,
+    pub(crate) source_mask: Option<&'a PaddingMask>,
+    pub(crate) target: &'a ArrayRef2<usize>,
+    pub(crate) target_mask: Option<&'a PaddingMask>,
+}
+
+impl<'a> TokenPairs<'a> {
+    /// Pairs without padding.
+    pub fn new(source: &'a ArrayRef2<usize>, target: &'a ArrayRef2<usize>) -> Self {
+        Self {
+            source,
+            source_mask: None,
+            target,
+            target_mask: None,
+        }
+    }
+
+    /// Sets which positions of the sources are real.
+    #[must_use]
+    pub fn with_source_mask(mut self, mask: Option<&'a PaddingMask>) -> Self {
+        self.source_mask = mask;
+        self
+    }
+
+    /// Sets which positions of the targets are real.
+    #[must_use]
+    pub fn with_target_mask(mut self, mask: Option<&'a PaddingMask>) -> Self {
+        self.target_mask = mask;
+        self
+    }
+}
 
 impl<A: Scalar> EncoderDecoder<A> {
     /// A model with drawn weights.

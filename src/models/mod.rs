@@ -8,13 +8,13 @@ mod encoder_decoder;
 mod head;
 mod language_model;
 
-pub use classifier::{Classifier, ClassifierCache};
+pub use classifier::{Classifier, ClassifierCache, Sequences};
 pub use encoder_decoder::{
-    DecoderLanguageModel, DecoderLanguageModelCache, EncoderDecoder, EncoderDecoderCache, EncoderDecoderState, PairBatch, TokenPairs,
-    Translation,
+    DecoderLanguageModel, DecoderLanguageModelCache, EncoderDecoder, EncoderDecoderCache, EncoderDecoderState, TokenPairs, Translation,
 };
 pub use head::LanguageModelHead;
 pub use language_model::{Generation, LanguageModel, LanguageModelCache, LanguageModelState};
 
 pub(crate) use backbone::{Backbone, select, start};
 pub(crate) use classifier::{Input, pool_part};
+pub(crate) use continued::padded;

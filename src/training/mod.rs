@@ -34,7 +34,7 @@
 
 mod accumulation;
 mod adamw;
-mod loss_and_gradients;
+mod batches;
 mod losses;
 mod masking;
 mod optimizer;
@@ -44,12 +44,15 @@ mod schedule;
 mod sgd;
 #[cfg(feature = "checkpoint")]
 mod state;
+mod trainable;
 
 pub use crate::initialization::Step;
 pub use accumulation::Accumulation;
 pub use adamw::{AdamW, AdamWConfig};
+pub use batches::{FeatureBatch, PairBatch, TokenBatch};
+pub(crate) use batches::{SequenceBatch, Targets};
 pub use losses::{CrossEntropy, MeanSquaredError, Reduction};
-pub use masking::{MaskedTokens, TokenMasking};
+pub use masking::TokenMasking;
 pub use optimizer::Optimizer;
 pub(crate) use optimizer::checked_norm;
 pub use rules::WeightDecay;
@@ -59,3 +62,5 @@ pub use sgd::{Sgd, SgdConfig};
 pub use state::{load_training, save_training};
 #[cfg(feature = "checkpoint")]
 pub(crate) use state::{resume, run_metadata, run_tensors};
+pub use trainable::Trainable;
+pub(crate) use trainable::{Scored, weight_of};

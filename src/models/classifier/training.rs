@@ -1,9 +1,9 @@
 //! Training of classifiers.
 
-use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, Axis};
+use ndarray::{Array2, Array3, ArrayRef2, Axis};
 
 use super::pooling::{Pooled, pool, pool_backward, pool_part};
-use super::{Classifier, Input};
+use super::{Classifier, Input, Sequences};
 use crate::attention::{PaddingMask, Part};
 use crate::blocks::EncoderCache;
 use crate::config::{ClassifierConfig, TrainingPass, check_alike};
@@ -15,6 +15,7 @@ use crate::models::embeddings::linear_rows;
 use crate::models::head::{activate, differentiate};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
+use crate::training::{Scored, SequenceBatch};
 
 /// What a classifier's backward pass needs.
 #[derive(Clone, Debug)]
@@ -38,76 +39,52 @@ enum InputCache<A> {
 }
 
 impl<A: Scalar> Classifier<A> {
-    /// [`forward`](Self::forward) with the pass's dropout, and what [`backward`](Self::backward) needs.
+    /// [`forward`](Self::forward) with the pass's dropout; returns the scores, and what [`backward`](Self::backward) needs.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); a rate below 0, or of 1 or more.
-    pub fn forward_train(
+    /// As [`forward`](Self::forward); also if a rate is below 0, or of 1 or more.
+    pub fn forward_train<'s>(
         &self,
-        tokens: &ArrayRef2<usize>,
+        sequences: impl Into<Sequences<'s, A>>,
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
-    ) -> Result<(Array2<A>, ClassifierCache<A>)> {
-        self.forward_train_part(tokens, mask, pass, None)
+    ) -> Result<(Array2<A>, ClassifierCache<A>)>
+    where
+        A: 's,
+    {
+        self.forward_train_part(sequences.into(), mask, pass, None)
     }
 
     /// [`forward_train`](Self::forward_train) of a part of sequences, if it is one.
     pub(crate) fn forward_train_part(
         &self,
-        tokens: &ArrayRef2<usize>,
+        sequences: Sequences<'_, A>,
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
         part: Option<&dyn Part<A>>,
     ) -> Result<(Array2<A>, ClassifierCache<A>)> {
-        let Input::Tokens(backbone) = self.input() else {
-            return Err(Error::argument(
-                "Classifier::forward_train",
-                "the model reads features, not tokens; use forward_train_features",
-            ));
+        const OPERATION: &str = "Classifier::forward_train";
+        let (features, input) = match (self.input(), sequences) {
+            (Input::Tokens(backbone), Sequences::Tokens(tokens)) => {
+                let (features, cache) = backbone.train(&tokens, mask, pass, part)?;
+                (features, InputCache::Tokens(cache))
+            }
+            (Input::Features { input, position, encoder }, Sequences::Vectors(x)) => {
+                check_width(OPERATION, "x", &x, input.in_dim())?;
+                PaddingMask::check(mask, OPERATION, x.dim().0, x.dim().1)?;
+                let mut stream = input.forward(&x)?;
+                position.add_from(start(part), &mut stream.view_mut(), Padding::None)?;
+                drop_out(&mut stream, pass.dropout(0, Place::Embedding));
+                let (features, encoder) = encoder.forward_train_part(stream, mask, pass, part)?;
+                let x = x.as_standard_layout().into_owned();
+                (features, InputCache::Features { x, encoder })
+            }
+            (input, _) => return Err(input.mistaken(OPERATION)),
         };
-        let (features, cache) = backbone.train(tokens, mask, pass, part)?;
-        self.train_scores(features, InputCache::Tokens(cache), mask, part)
+        self.train_pooled(features, input, mask, part)
     }
 
-    /// [`forward_features`](Self::forward_features) with the pass's dropout, and what [`backward`](Self::backward) needs.
-    ///
-    /// # Errors
-    /// As [`forward_features`](Self::forward_features); a rate below 0, or of 1 or more.
-    pub fn forward_train_features(
-        &self,
-        x: &ArrayRef3<A>,
-        mask: Option<&PaddingMask>,
-        pass: &TrainingPass,
-    ) -> Result<(Array2<A>, ClassifierCache<A>)> {
-        self.forward_train_features_part(x, mask, pass, None)
-    }
-
-    /// [`forward_train_features`](Self::forward_train_features) of a part of sequences, if it is one.
-    pub(crate) fn forward_train_features_part(
-        &self,
-        x: &ArrayRef3<A>,
-        mask: Option<&PaddingMask>,
-        pass: &TrainingPass,
-        part: Option<&dyn Part<A>>,
-    ) -> Result<(Array2<A>, ClassifierCache<A>)> {
-        const OPERATION: &str = "Classifier::forward_train_features";
-        let Input::Features { input, position, encoder } = self.input() else {
-            return Err(Error::argument(
-                OPERATION,
-                "the model reads tokens, not features; use forward_train",
-            ));
-        };
-        check_width(OPERATION, "x", x, input.in_dim())?;
-        PaddingMask::check(mask, OPERATION, x.dim().0, x.dim().1)?;
-        let mut stream = input.forward(x)?;
-        position.add_from(start(part), &mut stream.view_mut(), Padding::None)?;
-        drop_out(&mut stream, pass.dropout(0, Place::Embedding));
-        let (features, encoder) = encoder.forward_train_part(stream, mask, pass, part)?;
-        let x = x.as_standard_layout().into_owned();
-        self.train_scores(features, InputCache::Features { x, encoder }, mask, part)
-    }
-
-    fn train_scores(
+    fn train_pooled(
         &self,
         features: Array3<A>,
         input: InputCache<A>,
@@ -210,5 +187,23 @@ impl<A: Scalar> Classifier<A> {
             }
             _ => Err(Error::argument(OPERATION, "the cache or the gradients are of another model")),
         }
+    }
+}
+
+impl<A: Scalar, B: SequenceBatch<A>> Scored<B, A> for Classifier<A> {
+    type Cache = ClassifierCache<A>;
+
+    fn train_scores(&self, batch: &B, pass: &TrainingPass, part: Option<&dyn Part<A>>) -> Result<(Array2<A>, Self::Cache)> {
+        let (sequences, mask) = batch.sequences()?;
+        self.forward_train_part(sequences, mask, pass, part)
+    }
+
+    fn backward_scores(&self, cache: Self::Cache, dy: Array2<A>, gradients: &mut Self, part: Option<&dyn Part<A>>) -> Result<()> {
+        self.backward_part(cache, &dy, gradients, part).map(|_| ())
+    }
+
+    fn scores_of_batch(&self, batch: &B) -> Result<Array2<A>> {
+        let (sequences, mask) = batch.sequences()?;
+        self.forward(sequences, mask)
     }
 }

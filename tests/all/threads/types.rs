@@ -7,7 +7,9 @@ use std::thread;
 use crate::common::{bits, scramble, sequence, small_encoder, small_model};
 use linformer::distributed::{Shards, SingleProcess};
 use linformer::ndarray::{Array2, Array3};
-use linformer::training::{Accumulation, AdamW, AdamWConfig, CrossEntropy, MaskedTokens, MeanSquaredError, Schedule, Sgd, SgdConfig, Step};
+use linformer::training::{
+    Accumulation, AdamW, AdamWConfig, CrossEntropy, FeatureBatch, MeanSquaredError, PairBatch, Schedule, Sgd, SgdConfig, Step, TokenBatch,
+};
 use linformer::{
     Attention, AttentionCache, AttentionConfig, AttentionKind, BlockwiseCausalAttention, CausalConfig, Classifier, ClassifierCache,
     ClassifierConfig, Compressed, CompressedSource, Compressor, Decoder, DecoderBlock, DecoderCache, DecoderConfig, DecoderLanguageModel,
@@ -15,8 +17,7 @@ use linformer::{
     EncoderDecoderCache, EncoderDecoderConfig, EncoderDecoderState, Error, ExactAttention, Extent, FeedForward, FeedForwardBlock,
     FeedForwardCache, FeedForwardConfig, Generation, GenerationConfig, Initialization, LanguageModel, LanguageModelCache,
     LanguageModelConfig, LanguageModelHead, LanguageModelState, LayerNorm, Linear, LinformerAttention, LinformerConfig, Order, PaddingMask,
-    PairBatch, Position, PositionKind, Projection, ProjectionConfig, Projections, TokenPairs, TrainingPass, Translation, TranslationConfig,
-    Workspace,
+    Position, PositionKind, Projection, ProjectionConfig, Projections, TokenPairs, TrainingPass, Translation, TranslationConfig, Workspace,
 };
 
 fn crosses<T: Send + Sync + Unpin + std::fmt::Debug>() {}
@@ -80,7 +81,7 @@ fn public_types_cross_threads_and_can_be_shown() {
         Schedule,
         Step
     );
-    check!(linformer::training::TokenMasking, MaskedTokens);
+    check!(linformer::training::TokenMasking, TokenBatch, FeatureBatch);
     // Memory of calls, and an iterator over a model's own state.
     crosses::<Workspace>();
     crosses::<Generation<'static>>();
