@@ -148,6 +148,6 @@ fn share(bits: u64) -> f64 {
 
 /// A number below `count`, equally often each but for one in 2^64/count.
 #[allow(clippy::cast_possible_truncation)] // less than `count`
-fn below(count: usize, draw: u64) -> usize {
+pub(super) fn below(count: usize, draw: u64) -> usize {
     ((u128::from(draw) * count as u128) >> 64) as usize
 }

@@ -1,10 +1,8 @@
 //! The one call a training loop needs of a model: the loss of a batch and the gradients of its parameters.
 
-use ndarray::Array2;
-
 use super::batches::{FeatureBatch, PairBatch, Targets, TokenBatch};
+use super::scored::Scored;
 use super::{CrossEntropy, Reduction};
-use crate::attention::Part;
 use crate::config::TrainingPass;
 use crate::error::Result;
 use crate::initialization::Step;
@@ -104,27 +102,6 @@ pub trait Trainable<B, A: Scalar = f32> {
         let _ = batch;
         0
     }
-
-    /// Returns what a file says of the model, so that it can be loaded from a file of a training run.
-    #[doc(hidden)]
-    #[cfg(feature = "checkpoint")]
-    fn description(&self) -> Result<std::collections::BTreeMap<String, String>> {
-        Ok(std::collections::BTreeMap::new())
-    }
-}
-
-/// A model that makes rows of scores of a batch, to be compared with targets.
-pub(crate) trait Scored<B, A: Scalar>: Parameters<A> + Clone {
-    type Cache;
-
-    /// (targets, classes) scores for training, of a part of the sequences if they are in parts.
-    fn train_scores(&self, batch: &B, pass: &TrainingPass, part: Option<&dyn Part<A>>) -> Result<(Array2<A>, Self::Cache)>;
-
-    /// Adds the gradients of the parameters, given that of the scores.
-    fn backward_scores(&self, cache: Self::Cache, dy: Array2<A>, gradients: &mut Self, part: Option<&dyn Part<A>>) -> Result<()>;
-
-    /// (targets, classes) scores without a cache.
-    fn scores_of_batch(&self, batch: &B) -> Result<Array2<A>>;
 }
 
 fn loss_and_gradients<A: Scalar, B: Targets, M: Scored<B, A>>(
@@ -170,11 +147,6 @@ macro_rules! trainable {
 
                 fn tokens(&self, batch: &$batch) -> usize {
                     batch.tokens()
-                }
-
-                #[cfg(feature = "checkpoint")]
-                fn description(&self) -> Result<std::collections::BTreeMap<String, String>> {
-                    crate::checkpoint::description_of(self)
                 }
             }
         )*

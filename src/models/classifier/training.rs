@@ -15,7 +15,6 @@ use crate::models::embeddings::linear_rows;
 use crate::models::head::{activate, differentiate};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
-use crate::training::{Scored, SequenceBatch};
 
 /// What a classifier's backward pass needs.
 #[derive(Clone, Debug)]
@@ -187,23 +186,5 @@ impl<A: Scalar> Classifier<A> {
             }
             _ => Err(Error::argument(OPERATION, "the cache or the gradients are of another model")),
         }
-    }
-}
-
-impl<A: Scalar, B: SequenceBatch<A>> Scored<B, A> for Classifier<A> {
-    type Cache = ClassifierCache<A>;
-
-    fn train_scores(&self, batch: &B, pass: &TrainingPass, part: Option<&dyn Part<A>>) -> Result<(Array2<A>, Self::Cache)> {
-        let (sequences, mask) = batch.sequences()?;
-        self.forward_train_part(sequences, mask, pass, part)
-    }
-
-    fn backward_scores(&self, cache: Self::Cache, dy: Array2<A>, gradients: &mut Self, part: Option<&dyn Part<A>>) -> Result<()> {
-        self.backward_part(cache, &dy, gradients, part).map(|_| ())
-    }
-
-    fn scores_of_batch(&self, batch: &B) -> Result<Array2<A>> {
-        let (sequences, mask) = batch.sequences()?;
-        self.forward(sequences, mask)
     }
 }

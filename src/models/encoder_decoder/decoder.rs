@@ -226,5 +226,5 @@ pub struct DecoderLanguageModelCache<A = f32> {
     /// Before the product out of the decoder's width.
     decoded: Option<Array3<A>>,
     head: Option<HeadCache<A>>,
-    pub(super) output: (usize, usize, usize),
+    output: (usize, usize, usize),
 }

@@ -1,16 +1,13 @@
 //! Training of encoder–decoders.
 
-use ndarray::{Array2, Array3, ArrayRef3};
+use ndarray::{Array3, ArrayRef3};
 
 use super::decoder::DecoderLanguageModelCache;
 use super::{EncoderDecoder, TokenPairs};
-use crate::attention::Part;
 use crate::config::{TrainingPass, check_alike};
 use crate::error::Result;
-use crate::layers::{flat, sequence};
 use crate::models::language_model::LanguageModelCache;
 use crate::scalar::Scalar;
-use crate::training::{PairBatch, Scored};
 
 /// What an encoder–decoder's backward pass needs.
 #[derive(Clone, Debug)]
@@ -52,23 +49,5 @@ impl<A: Scalar> EncoderDecoder<A> {
         let (own_source, own_target) = gradients.parts_mut();
         let dsource = self.target().backward(cache.target, dy, own_target)?;
         self.source().backward(cache.source, &dsource, own_source)
-    }
-}
-
-impl<A: Scalar> Scored<PairBatch, A> for EncoderDecoder<A> {
-    type Cache = EncoderDecoderCache<A>;
-
-    fn train_scores(&self, batch: &PairBatch, pass: &TrainingPass, _: Option<&dyn Part<A>>) -> Result<(Array2<A>, Self::Cache)> {
-        let (scores, cache) = self.forward_train(&batch.pairs(), pass)?;
-        Ok((flat(scores), cache))
-    }
-
-    fn backward_scores(&self, cache: Self::Cache, dy: Array2<A>, gradients: &mut Self, _: Option<&dyn Part<A>>) -> Result<()> {
-        let (batch, length, _) = cache.target.output;
-        self.backward(cache, &sequence(dy, batch, length), gradients)
-    }
-
-    fn scores_of_batch(&self, batch: &PairBatch) -> Result<Array2<A>> {
-        Ok(flat(self.forward(&batch.pairs())?))
     }
 }

@@ -6,12 +6,11 @@ use super::LanguageModel;
 use crate::attention::{PaddingMask, Part};
 use crate::config::{LanguageModelConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
-use crate::layers::{flat, rows, sequence};
+use crate::layers::{rows, sequence};
 use crate::models::backbone::{BackboneCache, select};
 use crate::models::head::HeadCache;
 use crate::ops::scatter_rows;
 use crate::scalar::Scalar;
-use crate::training::{Scored, TokenBatch};
 
 /// The positions that were chosen, and the shape of all features.
 type Chosen = (Vec<Vec<usize>>, (usize, usize, usize));
@@ -118,27 +117,5 @@ impl<A: Scalar> LanguageModel<A> {
             dy = sequence(spread, batch, length);
         }
         self.backbone().backward(cache.backbone, dy, own_backbone, part)
-    }
-}
-
-impl<A: Scalar> Scored<TokenBatch, A> for LanguageModel<A> {
-    type Cache = LanguageModelCache<A>;
-
-    fn train_scores(&self, batch: &TokenBatch, pass: &TrainingPass, part: Option<&dyn Part<A>>) -> Result<(Array2<A>, Self::Cache)> {
-        let (scores, cache) = self.forward_train_part(&batch.tokens, batch.positions.as_deref(), batch.mask.as_ref(), pass, part)?;
-        Ok((flat(scores), cache))
-    }
-
-    fn backward_scores(&self, cache: Self::Cache, dy: Array2<A>, gradients: &mut Self, part: Option<&dyn Part<A>>) -> Result<()> {
-        let (batch, length, _) = cache.output;
-        self.backward_part(cache, &sequence(dy, batch, length), gradients, part)
-    }
-
-    fn scores_of_batch(&self, batch: &TokenBatch) -> Result<Array2<A>> {
-        let mut features = self.features(&batch.tokens, batch.mask.as_ref())?;
-        if let Some(positions) = &batch.positions {
-            features = select(&features, positions)?;
-        }
-        Ok(flat(self.scores(features)?))
     }
 }
