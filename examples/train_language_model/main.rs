@@ -11,7 +11,7 @@ mod sweep;
 use std::process::ExitCode;
 
 use corpus::Corpus;
-use linformer::training::{CrossEntropy, Trainable};
+use linformer::training::Step;
 use linformer::{AttentionConfig, AttentionKind, LanguageModel, LanguageModelConfig, LinformerConfig, Sharing, TrainingPass};
 use support::{AnyError, Budget, FLAG, Options, Plan, Spent};
 
@@ -127,12 +127,8 @@ fn train(options: &Options, shape: &Shape, corpus: &Corpus) -> Result<(f64, Spen
         name: format!("{:?}, k {}", shape.sharing, shape.k),
         budget: Budget::Steps(options.count("steps") as u64),
         rate: options.positive("rate"),
-        seed: options.seed(),
+        pass: TrainingPass::new(Step::new(options.seed(), 0)),
     };
-    let batch = options.count("batch");
-    let spent = support::train(&mut model, &plan, |model, step| {
-        let masked = corpus.training_batch(batch, step)?;
-        Ok(model.loss_and_gradients(&masked, &CrossEntropy::new(), &TrainingPass::new(step))?)
-    })?;
+    let spent = support::train(&mut model, &plan, |step| corpus.training_batch(options.count("batch"), step))?;
     Ok((corpus.bits(&model)?, spent))
 }
