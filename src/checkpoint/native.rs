@@ -78,7 +78,8 @@ pub trait Checkpoint<A: Scalar>: Parameters<A> + Stored<A> {
         Ok(contents(self)?.to_bytes())
     }
 
-    /// The model in a file that [`save`](Self::save) wrote.
+    /// Loads the model in a file that [`save`](Self::save) wrote, or in that of a training run
+    /// ([`Trainer::save`](crate::training::Trainer::save), [`save_training`](crate::training::save_training)).
     ///
     /// # Errors
     /// A file that cannot be read or is no valid safetensors file; one of another kind of model, of another format number, or with a

@@ -91,10 +91,10 @@ impl<A: Scalar> Parameters<A> for Input<A> {
 }
 
 impl<A: Scalar> Classifier<A> {
-    /// A model with drawn weights.
+    /// Creates a model with random weights.
     ///
     /// # Errors
-    /// A configuration that describes no model.
+    /// Returns an error if the configuration describes no model.
     pub fn new(config: &ClassifierConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
         Streams::drawn(seed, |streams| Self::draw(config, streams))
@@ -142,7 +142,7 @@ impl<A: Scalar> Classifier<A> {
         }
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &ClassifierConfig {
         &self.config
     }

@@ -96,10 +96,10 @@ impl<'a> TokenPairs<'a> {
 }
 
 impl<A: Scalar> EncoderDecoder<A> {
-    /// A model with drawn weights.
+    /// Creates a model with random weights.
     ///
     /// # Errors
-    /// A configuration that describes no model; see [`EncoderDecoderConfig::check`].
+    /// Returns an error if the configuration describes no model; see [`EncoderDecoderConfig::check`].
     pub fn new(config: &EncoderDecoderConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
         Streams::drawn(seed, |streams| Self::draw(config, streams))
@@ -113,17 +113,17 @@ impl<A: Scalar> EncoderDecoder<A> {
         }
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &EncoderDecoderConfig {
         &self.config
     }
 
-    /// What reads.
+    /// Returns the encoder, with its embeddings.
     pub fn source(&self) -> &LanguageModel<A> {
         &self.source
     }
 
-    /// What writes.
+    /// Returns the decoder, with its embeddings and head.
     pub fn target(&self) -> &DecoderLanguageModel<A> {
         &self.target
     }
@@ -153,7 +153,8 @@ impl<A: Scalar> EncoderDecoder<A> {
     /// (batch, n) token ids of sources, read and compressed once for each block of the decoder.
     ///
     /// # Errors
-    /// A token outside the vocabulary, a mask of another shape, a sequence longer than the positions or projections allow.
+    /// Returns an error if a token is outside the vocabulary, if the mask has another shape, or if a sequence is longer than the positions or
+    /// projections allow.
     pub fn encode(&self, source: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<CompressedSource<A>> {
         self.target.compress(&self.source.features(source, mask)?, mask)
     }

@@ -66,10 +66,10 @@ pub struct LanguageModel<A = f32> {
 parameters!(LanguageModel { head } flat { backbone });
 
 impl<A: Scalar> LanguageModel<A> {
-    /// A model with drawn weights.
+    /// Creates a model with random weights.
     ///
     /// # Errors
-    /// A configuration that describes no model.
+    /// Returns an error if the configuration describes no model.
     pub fn new(config: &LanguageModelConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
         Streams::drawn(seed, |streams| Self::draw(config, streams))
@@ -101,7 +101,7 @@ impl<A: Scalar> LanguageModel<A> {
         }
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &LanguageModelConfig {
         &self.config
     }
@@ -115,7 +115,7 @@ impl<A: Scalar> LanguageModel<A> {
         &self.backbone
     }
 
-    /// What makes token scores, if the model has it.
+    /// Returns the head, which makes token scores, if the model has one.
     pub fn head(&self) -> Option<&LanguageModelHead<A>> {
         self.head.as_ref()
     }
@@ -124,12 +124,12 @@ impl<A: Scalar> LanguageModel<A> {
         (&mut self.backbone, self.head.as_mut())
     }
 
-    /// The blocks.
+    /// Returns the blocks.
     pub fn encoder(&self) -> &Encoder<A> {
         &self.backbone.encoder
     }
 
-    /// The token vectors.
+    /// Returns the token vectors.
     pub fn embedding(&self) -> &Embedding<A> {
         &self.backbone.embeddings.embedding
     }
@@ -163,7 +163,8 @@ impl<A: Scalar> LanguageModel<A> {
     /// (batch, n) token ids → (batch, n, `vocab_size`) scores, or (batch, n, embedding width) features where the model has no head.
     ///
     /// # Errors
-    /// A token outside the vocabulary, a mask of another shape, a sequence longer than the positions or projections allow.
+    /// Returns an error if a token is outside the vocabulary, if the mask has another shape, or if a sequence is longer than the positions or
+    /// projections allow.
     pub fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         self.scores(self.features(tokens, mask)?)
     }
@@ -188,7 +189,8 @@ impl<A: Scalar> LanguageModel<A> {
     /// item after item.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); a model without a head; another number of lists than items; a position outside the sequence.
+    /// As [`forward`](Self::forward); also if the model has no head, if there are more or fewer lists than items, or if a position is outside the
+    /// sequence.
     pub fn logits_at(&self, tokens: &ArrayRef2<usize>, positions: &[Vec<usize>], mask: Option<&PaddingMask>) -> Result<Array2<A>> {
         if self.head.is_none() {
             return Err(Error::argument(

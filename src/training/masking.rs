@@ -41,7 +41,7 @@ impl TokenMasking {
     /// Hides tokens behind `mask_token`, which is special like those of `special`.
     ///
     /// # Errors
-    /// A mask or special token outside the vocabulary.
+    /// Returns an error if the mask token or a special token is outside the vocabulary.
     pub fn new(vocab_size: usize, mask_token: usize, special: &[usize]) -> Result<Self> {
         checked_len("TokenMasking::new", &[vocab_size], size_of::<usize>())?;
         let mut is_special = vec![false; vocab_size];
@@ -69,7 +69,7 @@ impl TokenMasking {
     /// others stay.
     ///
     /// # Errors
-    /// A share outside 0 to 1; `masked` and `random` of more than 1 together.
+    /// Returns an error if a share is not from 0 to 1, or if `masked` and `random` are more than 1 together.
     pub fn with_shares(mut self, chosen: f64, masked: f64, random: f64) -> Result<Self> {
         for (option, share) in [("chosen", chosen), ("masked", masked), ("random", random)] {
             if !(0.0..=1.0).contains(&share) {

@@ -30,7 +30,7 @@ struct Description {
     format: u64,
     optimizer: String,
     config: Value,
-    /// Optimiser steps done.
+    /// Optimizer steps done.
     steps: u64,
     seed: u64,
     /// Of the next step.
@@ -54,7 +54,7 @@ struct Description {
 /// let mut optimizer = AdamW::new(&model, AdamWConfig::new())?;
 /// save_training(&path, &model, &optimizer, Step::new(7, 100))?;
 ///
-/// // In the next run, with a model and an optimiser of the same kind:
+/// // In the next run, with a model and an optimizer of the same kind:
 /// let step = load_training(&path, &mut model, &mut optimizer)?;
 /// assert_eq!(step, Step::new(7, 100));
 /// # std::fs::remove_file(&path).unwrap();
@@ -62,7 +62,7 @@ struct Description {
 /// ```
 ///
 /// # Errors
-/// A file or directory that cannot be written; a model of more tensors than a header has room for.
+/// Returns an error if the file cannot be written, or if the model has more tensors than a header has room for.
 pub fn save_training<A: Scalar, M: Parameters<A> + 'static, O: Optimizer<A>>(
     path: impl AsRef<Path>,
     model: &M,
@@ -103,12 +103,12 @@ pub(crate) fn run_metadata<A: Scalar, O: Optimizer<A>>(model: &dyn Any, optimize
 /// Puts `model` and `optimizer` into the state that [`save_training`] wrote, and gives the step to go on with. A run that goes on from there
 /// is equal, bit for bit, to one that was not stopped.
 ///
-/// The optimiser gets the configuration that it was saved with.
+/// The optimizer gets the configuration that it was saved with.
 ///
 /// # Errors
-/// A file that cannot be read or is no valid safetensors file; one that holds no run, or one with another kind of optimiser or of another
+/// A file that cannot be read or is no valid safetensors file; one that holds no run, or one with another kind of optimizer or of another
 /// format number; tensors that are missing, unexpected, of another shape, of integers, or of numbers
-/// that are not finite, all of them listed. Model and optimiser are then left as
+/// that are not finite, all of them listed. Model and optimizer are then left as
 /// they were.
 pub fn load_training<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(
     path: impl AsRef<Path>,
@@ -118,7 +118,7 @@ pub fn load_training<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(
     resume(Tensors::read(path)?, model, optimizer)
 }
 
-/// Puts a model and its optimiser into the state of a run that has been read.
+/// Puts a model and its optimizer into the state of a run that has been read.
 pub(crate) fn resume<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(tensors: Tensors<A>, model: &mut M, optimizer: &mut O) -> Result<Step> {
     resume_with_best(tensors, model, None, optimizer)
 }
@@ -203,7 +203,7 @@ pub(super) fn next_step<A: Scalar>(tensors: &Tensors<A>) -> Result<Step> {
     Ok(Step::new(seed, index))
 }
 
-/// A model and what its optimiser keeps, as one tree.
+/// A model and what its optimizer keeps, as one tree.
 struct Run<'a, A, M> {
     model: &'a mut M,
     best: Option<&'a mut M>,

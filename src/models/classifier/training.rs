@@ -16,7 +16,7 @@ use crate::models::head::{activate, differentiate};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
 
-/// What a classifier's backward pass needs.
+/// Everything that a classifier's backward pass needs.
 #[derive(Clone, Debug)]
 pub struct ClassifierCache<A = f32> {
     config: ClassifierConfig,
@@ -41,7 +41,7 @@ impl<A: Scalar> Classifier<A> {
     /// [`forward`](Self::forward) with the pass's dropout; returns the scores, and what [`backward`](Self::backward) needs.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); also if a rate is below 0, or of 1 or more.
+    /// As [`forward`](Self::forward); also if a rate is below 0 or not below 1.
     pub fn forward_train<'s>(
         &self,
         sequences: impl Into<Sequences<'s, A>>,
@@ -124,7 +124,7 @@ impl<A: Scalar> Classifier<A> {
     /// Adds the gradients of all parameters to `gradients`, given `dy` (batch, classes) of the scores. Those of features that were read are returned.
     ///
     /// # Errors
-    /// `dy` of another shape than the scores, a cache or gradients of a model of another configuration.
+    /// Returns an error if `dy` has another shape than the scores, or if the cache or the gradients are of a model of another configuration.
     pub fn backward(&self, cache: ClassifierCache<A>, dy: &ArrayRef2<A>, gradients: &mut Self) -> Result<Option<Array3<A>>> {
         self.backward_part(cache, dy, gradients, None)
     }

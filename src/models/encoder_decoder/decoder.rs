@@ -37,10 +37,10 @@ pub struct DecoderLanguageModel<A = f32> {
 parameters!(DecoderLanguageModel { decoder, head } flat { embeddings });
 
 impl<A: Scalar> DecoderLanguageModel<A> {
-    /// A model with drawn weights.
+    /// Creates a model with random weights.
     ///
     /// # Errors
-    /// A configuration that describes no model.
+    /// Returns an error if the configuration describes no model.
     pub fn new(config: &DecoderLanguageModelConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
         Streams::drawn(seed, |streams| Self::draw(config, streams))
@@ -57,22 +57,22 @@ impl<A: Scalar> DecoderLanguageModel<A> {
         }
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &DecoderLanguageModelConfig {
         &self.config
     }
 
-    /// The blocks.
+    /// Returns the blocks.
     pub fn decoder(&self) -> &Decoder<A> {
         &self.decoder
     }
 
-    /// The token vectors.
+    /// Returns the token vectors.
     pub fn embedding(&self) -> &Embedding<A> {
         &self.embeddings.embedding
     }
 
-    /// What makes token scores, if the model has it.
+    /// Returns the head, which makes token scores, if the model has one.
     pub fn head(&self) -> Option<&LanguageModelHead<A>> {
         self.head.as_ref()
     }
@@ -98,7 +98,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
     /// model has no head. Each mask is that of its own sequence's padding.
     ///
     /// # Errors
-    /// A token outside the vocabulary; more tokens than there are positions; as [`Decoder::forward`].
+    /// Returns an error if a token is outside the vocabulary, if there are more tokens than positions, or as [`Decoder::forward`] does.
     pub fn forward(
         &self,
         tokens: &ArrayRef2<usize>,
@@ -112,7 +112,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
     /// [`forward`](Self::forward) with a source that was compressed before.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); a source that another decoder compressed.
+    /// As [`forward`](Self::forward); also if another decoder compressed the source.
     pub fn attend(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>, source: &CompressedSource<A>) -> Result<Array3<A>> {
         PaddingMask::check(mask, "DecoderLanguageModel::forward", tokens.nrows(), tokens.ncols())?;
         let x = self.embeddings.embed(Start::default(), tokens, mask)?;
@@ -140,10 +140,10 @@ impl<A: Scalar> DecoderLanguageModel<A> {
         self.scores(self.decoder.step(x, states, source, of)?)
     }
 
-    /// [`forward`](Self::forward) with the pass's dropout, and what [`backward`](Self::backward) needs.
+    /// [`forward`](Self::forward) with the pass's dropout; returns the scores and what [`backward`](Self::backward) needs.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); a rate below 0, or of 1 or more.
+    /// As [`forward`](Self::forward); also if a rate is below 0 or not below 1.
     pub fn forward_train(
         &self,
         tokens: &ArrayRef2<usize>,
@@ -189,7 +189,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
     /// `gradients`.
     ///
     /// # Errors
-    /// `dy` of another shape than the output, a cache or gradients of a model of another configuration.
+    /// Returns an error if `dy` has another shape than the output, or if the cache or the gradients are of a model of another configuration.
     pub fn backward(&self, cache: DecoderLanguageModelCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
         const OPERATION: &str = "DecoderLanguageModel::backward";
         check_alike(OPERATION, self.config(), &cache.config, gradients.config())?;
@@ -217,7 +217,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
     }
 }
 
-/// What the backward pass of a decoder of tokens needs.
+/// Everything that the backward pass of a decoder of tokens needs.
 #[derive(Clone, Debug)]
 pub struct DecoderLanguageModelCache<A = f32> {
     pub(super) config: DecoderLanguageModelConfig,

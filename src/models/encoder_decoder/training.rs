@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::models::language_model::LanguageModelCache;
 use crate::scalar::Scalar;
 
-/// What an encoder–decoder's backward pass needs.
+/// Everything that an encoder–decoder's backward pass needs.
 #[derive(Clone, Debug)]
 pub struct EncoderDecoderCache<A = f32> {
     source: LanguageModelCache<A>,
@@ -17,10 +17,10 @@ pub struct EncoderDecoderCache<A = f32> {
 }
 
 impl<A: Scalar> EncoderDecoder<A> {
-    /// [`forward`](Self::forward) with the pass's dropout, and what [`backward`](Self::backward) needs. The decoder draws apart from the encoder.
+    /// [`forward`](Self::forward) with the pass's dropout; returns the scores and what [`backward`](Self::backward) needs. The decoder draws apart from the encoder.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); a rate below 0, or of 1 or more.
+    /// As [`forward`](Self::forward); also if a rate is below 0 or not below 1.
     pub fn forward_train(&self, pairs: &TokenPairs<'_>, pass: &TrainingPass) -> Result<(Array3<A>, EncoderDecoderCache<A>)> {
         let TokenPairs {
             source,
@@ -40,7 +40,7 @@ impl<A: Scalar> EncoderDecoder<A> {
     /// Adds the gradients of all parameters to `gradients`, given `dy` of the output of [`forward_train`](Self::forward_train).
     ///
     /// # Errors
-    /// `dy` of another shape than the output, a cache or gradients of a model of another configuration.
+    /// Returns an error if `dy` has another shape than the output, or if the cache or the gradients are of a model of another configuration.
     pub fn backward(&self, cache: EncoderDecoderCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<()> {
         const OPERATION: &str = "EncoderDecoder::backward";
         // Both before anything is added to either.

@@ -18,7 +18,7 @@ pub struct LanguageModelState<A = f32> {
 }
 
 impl<A> LanguageModelState<A> {
-    /// The number of tokens of each text so far.
+    /// Returns the number of tokens of each text so far.
     pub fn lengths(&self) -> &[usize] {
         &self.lengths
     }

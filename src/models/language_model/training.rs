@@ -15,7 +15,7 @@ use crate::scalar::Scalar;
 /// The positions that were chosen, and the shape of all features.
 type Chosen = (Vec<Vec<usize>>, (usize, usize, usize));
 
-/// What a language model's backward pass needs.
+/// Everything that a language model's backward pass needs.
 #[derive(Clone, Debug)]
 pub struct LanguageModelCache<A = f32> {
     pub(in crate::models) config: LanguageModelConfig,
@@ -27,12 +27,12 @@ pub struct LanguageModelCache<A = f32> {
 }
 
 impl<A: Scalar> LanguageModel<A> {
-    /// [`forward`](Self::forward) with the pass's dropout, and what [`backward`](Self::backward) needs.
+    /// [`forward`](Self::forward) with the pass's dropout; returns the scores and what [`backward`](Self::backward) needs.
     ///
     /// With `positions`, one list for each batch item, scores are made there only: (1, number of positions, `vocab_size`), item after item.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward) and [`logits_at`](Self::logits_at); a rate below 0, or of 1 or more.
+    /// As [`forward`](Self::forward) and [`logits_at`](Self::logits_at); also if a rate is below 0 or not below 1.
     pub fn forward_train(
         &self,
         tokens: &ArrayRef2<usize>,
@@ -81,7 +81,7 @@ impl<A: Scalar> LanguageModel<A> {
     /// Adds the gradients of all parameters to `gradients`, given `dy` of the output of [`forward_train`](Self::forward_train).
     ///
     /// # Errors
-    /// `dy` of another shape than the output, a cache or gradients of a model of another configuration.
+    /// Returns an error if `dy` has another shape than the output, or if the cache or the gradients are of a model of another configuration.
     pub fn backward(&self, cache: LanguageModelCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<()> {
         self.backward_part(cache, dy, gradients, None)
     }
