@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use linformer::ndarray::{Array2, Axis};
-use linformer::training::{CrossEntropy, Step};
+use linformer::training::{CrossEntropy, Step, TokenBatch, Trainable};
 use linformer::{
-    AttentionConfig, AttentionKind, CausalConfig, CausalState, EncoderConfig, LanguageModel, LanguageModelConfig, PositionKind,
+    AttentionConfig, AttentionKind, CausalConfig, EncoderConfig, LanguageModel, LanguageModelConfig, LanguageModelState, PositionKind,
     SinusoidLayout, TrainingPass,
 };
 
@@ -41,7 +41,7 @@ fn models(seq_len: usize) -> [(&'static str, LanguageModel<f32>); 2] {
 }
 
 /// A state after `context` tokens and one more, so that it has room to grow, and the token that follows.
-fn filled(model: &LanguageModel<f32>, context: usize) -> (CausalState<f32>, usize) {
+fn filled(model: &LanguageModel<f32>, context: usize) -> (LanguageModelState<f32>, usize) {
     let text: Vec<usize> = (0..context).map(|position| (position * 7 + position / 13) % VOCABULARY).collect();
     let (scores, mut state) = model.prefill(&[text]).expect("it fits");
     let scores = model.step(&mut state, &[Some(best(&scores))]).expect("a token of the vocabulary");
@@ -99,7 +99,7 @@ fn training(criterion: &mut Criterion) {
             group.bench_function(BenchmarkId::new(name, n), |bencher| {
                 bencher.iter(|| {
                     model
-                        .loss_and_gradients(black_box(&tokens), None, &targets, &CrossEntropy::new(), None, &pass)
+                        .loss_and_gradients(&TokenBatch::new(black_box(&tokens), &targets), &CrossEntropy::new(), &pass)
                         .expect("it fits")
                 });
             });

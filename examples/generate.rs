@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use linformer::ndarray::Array2;
-use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Schedule, Step};
+use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Schedule, Step, TokenBatch, Trainable};
 use linformer::{
     AttentionConfig, AttentionKind, CausalConfig, ContextOverflow, EncoderConfig, GenerationConfig, LanguageModel, LanguageModelConfig,
     PositionKind, TrainingPass,
@@ -112,7 +112,7 @@ fn train(name: &'static str, attention: AttentionKind, text: &Text, options: &Op
         let tokens = batch(&text.training, options.number("batch"), length, seed, steps);
         let targets = model.next_tokens(&tokens, None)?;
         let pass = TrainingPass::new(Step::new(seed, steps));
-        let (loss, mut gradients) = model.loss_and_gradients(&tokens, None, &targets, &CrossEntropy::new(), None, &pass)?;
+        let (loss, mut gradients) = model.loss_and_gradients(&TokenBatch::new(&tokens, &targets), &CrossEntropy::new(), &pass)?;
         optimizer.clip_gradient_norm(&mut gradients, 1.0)?;
         optimizer.step(&mut model, &gradients, schedule.at(steps))?;
         let bits = loss / std::f64::consts::LN_2;

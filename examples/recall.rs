@@ -7,7 +7,7 @@ mod support;
 use std::process::ExitCode;
 
 use linformer::ndarray::{Array2, Axis};
-use linformer::training::{CrossEntropy, Step};
+use linformer::training::{Step, TokenBatch};
 use linformer::{
     AttentionConfig, AttentionKind, LanguageModel, LanguageModelConfig, LinformerConfig, Parameters, PositionKind, TrainingPass,
 };
@@ -35,13 +35,6 @@ const TEST: usize = 64;
 enum Task {
     Copy,
     Association,
-}
-
-/// Sequences, and what must be said at each position of their second halves.
-struct Questions {
-    tokens: Array2<usize>,
-    positions: Vec<Vec<usize>>,
-    answers: Vec<Option<usize>>,
 }
 
 fn main() -> ExitCode {
@@ -107,14 +100,9 @@ fn run(task: Task, options: &Options, k: Option<usize>) -> Result<f64, AnyError>
         name: format!("{} {name}", task.name()),
         budget: Budget::Steps(options.count("steps") as u64),
         rate: options.positive("rate"),
-        seed: options.seed(),
+        pass: TrainingPass::new(Step::new(options.seed(), 0)),
     };
-    let batch = options.count("batch");
-    let spent = support::train(&mut model, &plan, |model, step| {
-        let questions = task.questions(n, batch, step);
-        let (positions, pass) = (Some(questions.positions.as_slice()), TrainingPass::new(step));
-        Ok(model.loss_and_gradients(&questions.tokens, positions, &questions.answers, &CrossEntropy::new(), None, &pass)?)
-    })?;
+    let spent = support::train(&mut model, &plan, |step| Ok(task.questions(n, options.count("batch"), step)))?;
     let right = share_of_right(&model, &task.questions(n, TEST, Step::new(!options.seed(), 0)))?;
     println!(
         "| {} | {n} | {name} | {:.1} % | {} | {:.0} |",
@@ -157,13 +145,14 @@ fn add_up_pairs(model: &mut LanguageModel<f32>, keys: usize) {
     });
 }
 
-fn share_of_right(model: &LanguageModel<f32>, questions: &Questions) -> Result<f64, AnyError> {
-    let scores = model.logits_at(&questions.tokens, &questions.positions, None)?;
-    let right = scores.outer_iter().zip(&questions.answers).filter(|(scores, answer)| {
+fn share_of_right(model: &LanguageModel<f32>, questions: &TokenBatch) -> Result<f64, AnyError> {
+    let positions = questions.positions.as_deref().unwrap_or_default();
+    let scores = model.logits_at(&questions.tokens, positions, None)?;
+    let right = scores.outer_iter().zip(&questions.targets).filter(|(scores, answer)| {
         let best = (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
         best == **answer
     });
-    Ok(right.count() as f64 / questions.answers.len() as f64)
+    Ok(right.count() as f64 / questions.targets.len() as f64)
 }
 
 impl Task {
@@ -190,7 +179,8 @@ impl Task {
         }
     }
 
-    fn questions(self, n: usize, count: usize, step: Step) -> Questions {
+    /// Sequences, and what must be said at each position of their second halves.
+    fn questions(self, n: usize, count: usize, step: Step) -> TokenBatch {
         let mut generator = ChaCha8Rng::seed_from_u64(step.seed);
         generator.set_stream(step.index);
         let (mut tokens, mut answers) = (Vec::new(), Vec::new());
@@ -212,10 +202,7 @@ impl Task {
                 }
             }
         }
-        Questions {
-            tokens: Array2::from_shape_fn((count, n), |(item, position)| tokens[item * n + position]),
-            positions: vec![(n / 2..n).collect(); count],
-            answers,
-        }
+        let tokens = Array2::from_shape_fn((count, n), |(item, position)| tokens[item * n + position]);
+        TokenBatch::new(tokens, answers).at(vec![(n / 2..n).collect(); count])
     }
 }

@@ -9,13 +9,13 @@ mod support;
 
 use std::process::ExitCode;
 
-use linformer::training::CrossEntropy;
+use linformer::training::{Step, TokenBatch};
 use linformer::{
     AttentionConfig, AttentionKind, Classifier, ClassifierConfig, LanguageModelConfig, LinformerConfig, Pooling, TrainingPass,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::{AnyError, Batch, Budget, FLAG, Options, Plan, Spent};
+use support::{AnyError, Budget, FLAG, Options, Plan, Spent};
 
 const ABOUT: &str = "Trains a small classifier of ListOps expressions with Linformer for some steps, then with exact attention for as many
 processor seconds as those took, and reports both accuracies on expressions that were not trained on, beside that of the commonest
@@ -59,7 +59,7 @@ fn example() -> Result<(), AnyError> {
     let seed = options.seed();
     let batch = options.count("batch");
     let test = (0..options.count("test").div_ceil(batch) as u64)
-        .map(|index| expressions(&size, batch, seed ^ 0x7e57, index))
+        .map(|index| expressions(&size, batch, Step::new(seed ^ 0x7e57, index)))
         .collect::<Result<Vec<_>, _>>()?;
     let majority = support::majority(&test, 10);
     println!("the commonest answer: {:.1} %", 100.0 * majority);
@@ -104,7 +104,7 @@ fn train(
     budget: Budget,
     size: &Size,
     options: &Options,
-    test: &[Batch],
+    test: &[TokenBatch],
 ) -> Result<(f64, Spent), AnyError> {
     let body =
         LanguageModelConfig::new(VOCABULARY, support::encoder(attention, options.count("depth"))).with_position(support::sinusoidal());
@@ -115,14 +115,9 @@ fn train(
         name: name.into(),
         budget,
         rate: options.positive("rate"),
-        seed: options.seed(),
+        pass: TrainingPass::new(Step::new(options.seed(), 0)),
     };
-    let batch = options.count("batch");
-    let spent = support::train(&mut model, &plan, |model, step| {
-        let batch = expressions(size, batch, step.seed, step.index)?;
-        let pass = TrainingPass::new(step);
-        Ok(model.loss_and_gradients(&batch.tokens, &batch.classes, &CrossEntropy::new(), Some(&batch.mask), &pass)?)
-    })?;
+    let spent = support::train(&mut model, &plan, |step| expressions(size, options.count("batch"), step))?;
     let accuracy = support::accuracy(&model, test)?;
     println!(
         "{name}: {:.1} % after {} steps, {:.0} processor seconds",
@@ -133,10 +128,10 @@ fn train(
     Ok((accuracy, spent))
 }
 
-/// The expressions of batch `index`, all from one stream of numbers.
-fn expressions(size: &Size, count: usize, seed: u64, index: u64) -> Result<Batch, AnyError> {
-    let mut generator = ChaCha8Rng::seed_from_u64(seed);
-    generator.set_stream(index);
+/// The expressions of a step, all from one stream of numbers.
+fn expressions(size: &Size, count: usize, step: Step) -> Result<TokenBatch, AnyError> {
+    let mut generator = ChaCha8Rng::seed_from_u64(step.seed);
+    generator.set_stream(step.index);
     let mut all = Vec::with_capacity(count);
     while all.len() < count {
         let mut tokens = Vec::new();
@@ -145,8 +140,7 @@ fn expressions(size: &Size, count: usize, seed: u64, index: u64) -> Result<Batch
             all.push((tokens, value));
         }
     }
-    let all: Vec<_> = all.iter().map(|(tokens, value)| (tokens.as_slice(), *value)).collect();
-    Batch::new(&all)
+    support::batch(&all)
 }
 
 /// Writes an expression's tokens, and gives its value.

@@ -56,7 +56,7 @@
 //! # From one sequence to another
 //!
 //! An [`EncoderDecoder`] reads a source and writes a target. The blocks of its [`Decoder`] attend to the target's past, blockwise or exactly, and to the source,
-//! whose keys and values each of them compresses once ([`Decoder::compress`]). It trains on pairs ([`PairBatch`]), and [`EncoderDecoder::translate`] searches
+//! whose keys and values each of them compresses once ([`Decoder::compress`]). It trains on pairs ([`training::PairBatch`]), and [`EncoderDecoder::translate`] searches
 //! for the likeliest targets.
 //!
 //! # Shapes and types
@@ -131,8 +131,8 @@ pub use layers::{
     Embedding, EmbeddingCache, FeedForward, FeedForwardCache, LayerNorm, LayerNormCache, Linear, LinearCache, Position, PositionCache,
 };
 pub use models::{
-    CausalState, Classifier, ClassifierCache, DecoderLanguageModel, DecoderLanguageModelCache, EncoderDecoder, EncoderDecoderCache,
-    EncoderDecoderState, Generation, Head, LanguageModel, LanguageModelCache, PairBatch, TokenPairs, Translation,
+    Classifier, ClassifierCache, DecoderLanguageModel, DecoderLanguageModelCache, EncoderDecoder, EncoderDecoderCache, EncoderDecoderState,
+    Generation, LanguageModel, LanguageModelCache, LanguageModelHead, LanguageModelState, Sequences, TokenPairs, Translation,
 };
 pub use ndarray;
 pub use ops::{Activation, batched_matmul, softmax};

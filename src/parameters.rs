@@ -139,7 +139,7 @@ pub trait Parameters<A: Scalar> {
 pub(crate) fn difference<A: Scalar>(own: &impl Parameters<A>, other: &impl Parameters<A>) -> Option<String> {
     let mut expected = Vec::new();
     own.visit("", &mut |name, role, tensor| {
-        expected.push((name.to_owned(), role, tensor.shape().to_vec()))
+        expected.push((name.to_owned(), role, tensor.shape().to_vec()));
     });
     let mut expected = expected.into_iter();
     let mut problem = None;

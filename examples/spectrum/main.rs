@@ -19,7 +19,7 @@ use draw::{Curve, HeatMap};
 use linformer::analysis::{Map, Spectrum, attention_map};
 use linformer::checkpoint::Checkpoint;
 use linformer::ndarray::{Array2, Array4, s};
-use linformer::training::CrossEntropy;
+use linformer::training::Step;
 use linformer::{Attention, AttentionConfig, LanguageModel, LanguageModelConfig, TrainingPass};
 use support::{AnyError, Budget, Options, Plan};
 
@@ -107,13 +107,9 @@ fn trained(options: &Options, text: &[u8], n: usize) -> Result<LanguageModel<f32
         name: "a model to look at".into(),
         budget: Budget::Steps(options.count("steps") as u64),
         rate: 0.005,
-        seed: options.seed(),
+        pass: TrainingPass::new(Step::new(options.seed(), 0)),
     };
-    support::train(&mut model, &plan, |model, step| {
-        let masked = corpus.training_batch(WINDOWS, step)?;
-        let (positions, pass) = (Some(masked.positions.as_slice()), TrainingPass::new(step));
-        Ok(model.loss_and_gradients(&masked.tokens, positions, &masked.targets, &CrossEntropy::new(), None, &pass)?)
-    })?;
+    support::train(&mut model, &plan, |step| corpus.training_batch(WINDOWS, step))?;
     println!("it needs {:.2} bits for a hidden byte", corpus.bits(&model)?);
     Ok(model)
 }

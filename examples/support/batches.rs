@@ -1,45 +1,32 @@
 //! Labelled token sequences in batches, and how often a classifier is right about them.
 
-use linformer::ndarray::Array2;
-use linformer::{Classifier, PaddingMask};
+use linformer::Classifier;
+use linformer::training::TokenBatch;
 
 use super::AnyError;
 
-/// Token sequences, padded on the right, and the class of each.
-pub struct Batch {
-    pub tokens: Array2<usize>,
-    pub mask: PaddingMask,
-    pub classes: Vec<Option<usize>>,
-}
-
-impl Batch {
-    /// Pads sequences with the token 0.
-    pub fn new(sequences: &[(&[usize], usize)]) -> Result<Self, AnyError> {
-        let lengths: Vec<usize> = sequences.iter().map(|(tokens, _)| tokens.len()).collect();
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        Ok(Self {
-            tokens: Array2::from_shape_fn((sequences.len(), longest), |(item, position)| {
-                sequences[item].0.get(position).copied().unwrap_or(0)
-            }),
-            mask: PaddingMask::from_lengths(&lengths, longest)?,
-            classes: sequences.iter().map(|&(_, class)| Some(class)).collect(),
-        })
-    }
+/// Pads sequences, each with its class.
+pub fn batch<'s>(sequences: impl IntoIterator<Item = &'s (Vec<usize>, usize)>) -> Result<TokenBatch, AnyError> {
+    let (tokens, classes): (Vec<&[usize]>, Vec<Option<usize>>) = sequences
+        .into_iter()
+        .map(|(tokens, class)| (tokens.as_slice(), Some(*class)))
+        .unzip();
+    Ok(TokenBatch::from_sequences(&tokens, classes)?)
 }
 
 /// All sequences in batches of at most `size`, the shortest first, so that little is padded.
-pub fn batches(sequences: &[(Vec<usize>, usize)], size: usize) -> Result<Vec<Batch>, AnyError> {
-    let mut sorted: Vec<_> = sequences.iter().map(|(tokens, class)| (tokens.as_slice(), *class)).collect();
+pub fn batches(sequences: &[(Vec<usize>, usize)], size: usize) -> Result<Vec<TokenBatch>, AnyError> {
+    let mut sorted: Vec<_> = sequences.iter().collect();
     sorted.sort_by_key(|(tokens, _)| tokens.len());
-    sorted.chunks(size).map(Batch::new).collect()
+    sorted.chunks(size).map(|chunk| batch(chunk.iter().copied())).collect()
 }
 
 /// The share of the sequences whose highest score is that of their class.
-pub fn accuracy(model: &Classifier<f32>, batches: &[Batch]) -> Result<f64, AnyError> {
+pub fn accuracy(model: &Classifier<f32>, batches: &[TokenBatch]) -> Result<f64, AnyError> {
     let (mut right, mut all) = (0_usize, 0_usize);
     for batch in batches {
-        let scores = model.forward(&batch.tokens, Some(&batch.mask))?;
-        for (scores, class) in scores.outer_iter().zip(&batch.classes) {
+        let scores = model.forward(&batch.tokens, batch.mask.as_ref())?;
+        for (scores, class) in scores.outer_iter().zip(&batch.targets) {
             let best = (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
             right += usize::from(best == *class);
             all += 1;
@@ -49,9 +36,9 @@ pub fn accuracy(model: &Classifier<f32>, batches: &[Batch]) -> Result<f64, AnyEr
 }
 
 /// The share of the commonest of `count` classes.
-pub fn majority(batches: &[Batch], count: usize) -> f64 {
+pub fn majority(batches: &[TokenBatch], count: usize) -> f64 {
     let mut counts = vec![0_usize; count];
-    for class in batches.iter().flat_map(|batch| batch.classes.iter().flatten()) {
+    for class in batches.iter().flat_map(|batch| batch.targets.iter().flatten()) {
         counts[*class] += 1;
     }
     let all: usize = counts.iter().sum();

@@ -10,7 +10,7 @@ mod options;
 mod text;
 mod training;
 
-pub use batches::{Batch, accuracy, batches, majority};
+pub use batches::{accuracy, batch, batches, majority};
 pub use clock::Clock;
 pub use memory::{memory, peak_memory};
 pub use options::{FLAG, Options};

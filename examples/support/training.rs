@@ -1,8 +1,8 @@
-//! The training loop that examples share.
+//! How the examples train.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use linformer::training::{AdamW, AdamWConfig, Optimizer, Schedule, Step};
-use linformer::{AttentionKind, EncoderConfig, FeedForwardConfig, Parameters, PositionKind, SinusoidLayout};
+use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Progress, Schedule, Step, Trainable, Trainer, TrainerConfig};
+use linformer::{AttentionKind, EncoderConfig, FeedForwardConfig, Parameters, PositionKind, SinusoidLayout, TrainingPass};
 
 use super::AnyError;
 use super::clock::Clock;
@@ -12,17 +12,18 @@ use super::clock::Clock;
 pub enum Budget {
     /// So many steps: the same model every time.
     Steps(u64),
-    /// So many seconds of a [`Clock`].
+    /// As many steps as take about so many seconds of a [`Clock`].
     Seconds(f64),
 }
 
 /// How a model trains: AdamW that forgets squares faster than by default (0.98), since runs are short; gradients of a norm of at most 1, a rate
-/// that rises over the first tenth of the budget and then falls along half a cosine.
+/// that rises over the first tenth of the steps and then falls along half a cosine.
 pub struct Plan {
     pub name: String,
     pub budget: Budget,
     pub rate: f64,
-    pub seed: u64,
+    /// Its step has the seed of batches and dropout.
+    pub pass: TrainingPass,
 }
 
 /// What a training took.
@@ -32,51 +33,66 @@ pub struct Spent {
     pub seconds: f64,
 }
 
-/// Trains `model` on what `gradients` gives for each step: a loss and the gradients of all parameters.
-pub fn train<M: Parameters<f32>>(
+/// Trains `model` on the `batch` of each step.
+pub fn train<B, M>(model: &mut M, plan: &Plan, mut batch: impl FnMut(Step) -> Result<B, AnyError>) -> Result<Spent, AnyError>
+where
+    M: Trainable<B, Loss = CrossEntropy, Gradients = M> + Parameters<f32> + Clone + 'static,
+{
+    let steps = match plan.budget {
+        Budget::Steps(steps) => steps,
+        Budget::Seconds(seconds) => steps_in(seconds, model, plan, &mut batch)?,
+    };
+    let style = ProgressStyle::with_template("{msg:24} {bar:30} {percent:>3} %  {elapsed}  loss {prefix}")?;
+    let bar = ProgressBar::new(steps).with_style(style).with_message(plan.name.clone());
+    let mut average = f64::NAN;
+    let spent = run(model, plan, steps, batch, |progress| {
+        let loss = progress.loss;
+        average = if average.is_nan() { loss } else { 0.98 * average + 0.02 * loss };
+        bar.set_position(progress.step);
+        bar.set_prefix(format!("{average:.3}"));
+    })?;
+    bar.finish();
+    Ok(spent)
+}
+
+/// The number of steps that take so many seconds, from the time of some steps of a copy.
+fn steps_in<B, M>(seconds: f64, model: &M, plan: &Plan, batch: impl FnMut(Step) -> Result<B, AnyError>) -> Result<u64, AnyError>
+where
+    M: Trainable<B, Loss = CrossEntropy, Gradients = M> + Parameters<f32> + Clone + 'static,
+{
+    const SHARE: u32 = 20;
+    let clock = Clock::start();
+    let spent = run(&mut model.clone(), plan, u64::MAX, batch, |progress| {
+        if clock.seconds() >= seconds / f64::from(SHARE) {
+            progress.stop();
+        }
+    })?;
+    let steps = spent.steps as f64 * seconds / spent.seconds.max(f64::MIN_POSITIVE);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // not negative
+    Ok(steps.ceil() as u64)
+}
+
+fn run<B, M>(
     model: &mut M,
     plan: &Plan,
-    mut gradients: impl FnMut(&M, Step) -> Result<(f64, M), AnyError>,
-) -> Result<Spent, AnyError> {
-    let mut optimizer = AdamW::new(&*model, AdamWConfig::new().with_betas((0.9, 0.98)))?;
-    let schedule = Schedule::cosine(plan.rate, SHARES).with_warmup(SHARES / 10);
-    let (bar, clock) = (bar(plan)?, Clock::start());
-    let (mut steps, mut average) = (0, f64::NAN);
-    loop {
-        let done = match plan.budget {
-            Budget::Steps(all) => steps as f64 / all as f64,
-            Budget::Seconds(all) => clock.seconds() / all,
-        };
-        if done >= 1.0 {
-            break;
-        }
-        let share = shares(done);
-        let (loss, mut gradient) = gradients(model, Step::new(plan.seed, steps))?;
-        optimizer.clip_gradient_norm(&mut gradient, 1.0)?;
-        optimizer.step(model, &gradient, schedule.at(share))?;
-        average = if average.is_nan() { loss } else { 0.98 * average + 0.02 * loss };
-        bar.set_position(share);
-        bar.set_prefix(format!("{average:.3}"));
-        steps += 1;
-    }
-    bar.finish();
+    steps: u64,
+    mut batch: impl FnMut(Step) -> Result<B, AnyError>,
+    report: impl FnMut(&mut Progress),
+) -> Result<Spent, AnyError>
+where
+    M: Trainable<B, Loss = CrossEntropy, Gradients = M> + Parameters<f32> + Clone + 'static,
+{
+    let config = TrainerConfig::new(steps, Schedule::cosine(plan.rate, steps).with_warmup(steps / 10))
+        .with_pass(plan.pass)
+        .with_max_norm(Some(1.0));
+    let mut trainer = Trainer::new(config, AdamW::new(&*model, AdamWConfig::new().with_betas((0.9, 0.98)))?)?;
+    let batches = (0..).map(|index| batch(Step::new(plan.pass.step.seed, index)));
+    let clock = Clock::start();
+    trainer.run(model, &CrossEntropy::new(), batches, &[], report)?;
     Ok(Spent {
-        steps,
+        steps: trainer.batches() as u64,
         seconds: clock.seconds(),
     })
-}
-
-/// In how many parts a budget is cut for the schedule and the bar.
-const SHARES: u64 = 10_000;
-
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // of a number from 0 to 1
-fn shares(done: f64) -> u64 {
-    (done * SHARES as f64) as u64
-}
-
-fn bar(plan: &Plan) -> Result<ProgressBar, AnyError> {
-    let style = ProgressStyle::with_template("{msg:24} {bar:30} {percent:>3} %  {elapsed}  loss {prefix}")?;
-    Ok(ProgressBar::new(SHARES).with_style(style).with_message(plan.name.clone()))
 }
 
 /// Pre-norm blocks with feed-forwards of twice the width.

@@ -1,16 +1,16 @@
 //! What dropout costs.
 
-use linformer::training::{CrossEntropy, Step};
+use linformer::training::{CrossEntropy, Step, TokenBatch, Trainable};
 use linformer::{Classifier, TrainingPass};
 
-use crate::support::{AnyError, Batch, Clock};
+use crate::support::{AnyError, Clock};
 
 /// Gradients of each kind that are timed.
 const ROUNDS: u64 = 100;
 
 /// Prints the processor seconds of a batch's loss and gradients with nothing dropped, with dropout of the residual stream, and with
 /// dropout everywhere, by turns.
-pub(crate) fn measure(model: &Classifier<f32>, batch: &Batch, rate: f64) -> Result<(), AnyError> {
+pub(crate) fn measure(model: &Classifier<f32>, batch: &TokenBatch, rate: f64) -> Result<(), AnyError> {
     let mut seconds = [0.0; 3];
     for round in 0..=ROUNDS {
         for (kind, seconds) in seconds.iter_mut().enumerate() {
@@ -22,7 +22,7 @@ pub(crate) fn measure(model: &Classifier<f32>, batch: &Batch, rate: f64) -> Resu
                 .with_embedding_dropout(rate);
             let clock = Clock::start();
             let pass = [none, residual, everywhere][kind];
-            model.loss_and_gradients(&batch.tokens, &batch.classes, &CrossEntropy::new(), Some(&batch.mask), &pass)?;
+            model.loss_and_gradients(batch, &CrossEntropy::new(), &pass)?;
             // The first round warms up.
             *seconds += if round > 0 { clock.seconds() } else { 0.0 };
         }

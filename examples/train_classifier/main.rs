@@ -17,13 +17,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use documents::Documents;
-use linformer::training::{CrossEntropy, Step};
+use linformer::training::{Step, TokenBatch};
 use linformer::{
     AttentionConfig, AttentionKind, Classifier, ClassifierConfig, LanguageModelConfig, LinformerConfig, Pooling, TrainingPass,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::{AnyError, Batch, Budget, FLAG, Options, Plan};
+use support::{AnyError, Budget, FLAG, Options, Plan};
 
 const ABOUT: &str = "Trains a classifier of documents from their bytes and prints its accuracy on a fifth of them that was held out, beside that
 of the commonest class. Without --documents it makes up texts of four classes, which use the same words, some more often than others. Fails where the model
@@ -144,20 +144,15 @@ fn sequence((bytes, class): &(Vec<u8>, usize), n: usize) -> Sequence {
 }
 
 /// Trains, tests and prints: the accuracy.
-fn train(options: &Options, seed: u64, classes: usize, training: &[Sequence], test: &[Batch], majority: f64) -> Result<f64, AnyError> {
+fn train(options: &Options, seed: u64, classes: usize, training: &[Sequence], test: &[TokenBatch], majority: f64) -> Result<f64, AnyError> {
     let mut model = model(options, seed, classes)?;
     let plan = Plan {
         name: format!("seed {seed}"),
         budget: Budget::Steps(options.count("steps") as u64),
         rate: options.positive("rate"),
-        seed,
+        pass: TrainingPass::new(Step::new(seed, 0)).with_residual_dropout(options.share("dropout")),
     };
-    let (batch, dropout) = (options.count("batch"), options.share("dropout"));
-    let spent = support::train(&mut model, &plan, |model, step| {
-        let batch = drawn(training, batch, step)?;
-        let pass = TrainingPass::new(step).with_residual_dropout(dropout);
-        Ok(model.loss_and_gradients(&batch.tokens, &batch.classes, &CrossEntropy::new(), Some(&batch.mask), &pass)?)
-    })?;
+    let spent = support::train(&mut model, &plan, |step| drawn(training, options.count("batch"), step))?;
     let accuracy = support::accuracy(&model, test)?;
     println!(
         "seed {seed}: {:.2} % (the commonest class: {:.2} %) after {} steps, {:.0} processor seconds",
@@ -184,12 +179,9 @@ fn model(options: &Options, seed: u64, classes: usize) -> Result<Classifier<f32>
 }
 
 /// Documents drawn for a step.
-fn drawn(documents: &[Sequence], count: usize, step: Step) -> Result<Batch, AnyError> {
+fn drawn(documents: &[Sequence], count: usize, step: Step) -> Result<TokenBatch, AnyError> {
     let mut generator = ChaCha8Rng::seed_from_u64(step.seed);
     generator.set_stream(step.index);
-    let all: Vec<_> = (0..count)
-        .map(|_| &documents[generator.random_range(0..documents.len())])
-        .map(|(tokens, class)| (tokens.as_slice(), *class))
-        .collect();
-    Batch::new(&all)
+    let places: Vec<usize> = (0..count).map(|_| generator.random_range(0..documents.len())).collect();
+    support::batch(places.iter().map(|&place| &documents[place]))
 }

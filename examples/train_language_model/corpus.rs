@@ -2,7 +2,7 @@
 
 use linformer::LanguageModel;
 use linformer::ndarray::Array2;
-use linformer::training::{CrossEntropy, MaskedTokens, Step, TokenMasking};
+use linformer::training::{CrossEntropy, Step, TokenBatch, TokenMasking, Trainable};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -54,7 +54,7 @@ impl Corpus {
     }
 
     /// Windows from anywhere in the training part.
-    pub(crate) fn training_batch(&self, count: usize, step: Step) -> Result<MaskedTokens, AnyError> {
+    pub(crate) fn training_batch(&self, count: usize, step: Step) -> Result<TokenBatch, AnyError> {
         let mut generator = ChaCha8Rng::seed_from_u64(step.seed);
         generator.set_stream(step.index);
         let starts: Vec<usize> = (0..count)
@@ -63,7 +63,7 @@ impl Corpus {
         self.hide(&self.training, &starts, step)
     }
 
-    fn hide(&self, text: &[u8], starts: &[usize], step: Step) -> Result<MaskedTokens, AnyError> {
+    fn hide(&self, text: &[u8], starts: &[usize], step: Step) -> Result<TokenBatch, AnyError> {
         let tokens = Array2::from_shape_fn((starts.len(), self.n), |(item, position)| {
             usize::from(text[starts[item] + position])
         });
@@ -71,7 +71,7 @@ impl Corpus {
     }
 
     /// The windows of the part held out, with the same bytes hidden for every model: where each window starts, and what it is.
-    fn questions(&self) -> impl Iterator<Item = Result<(Vec<usize>, MaskedTokens), AnyError>> {
+    fn questions(&self) -> impl Iterator<Item = Result<(Vec<usize>, TokenBatch), AnyError>> {
         let starts: Vec<usize> = (0..self.held_out.len() / self.n).map(|window| window * self.n).collect();
         let groups: Vec<Vec<usize>> = starts.chunks(WINDOWS).map(<[usize]>::to_vec).collect();
         groups.into_iter().zip(0..).map(|(starts, index)| {
@@ -85,8 +85,7 @@ impl Corpus {
         let (mut bits, mut count) = (0.0, 0);
         for question in self.questions() {
             let (_, masked) = question?;
-            let logits = model.logits_at(&masked.tokens, &masked.positions, None)?;
-            bits += CrossEntropy::new().loss(&logits, &masked.targets)? * masked.targets.len() as f64 / std::f64::consts::LN_2;
+            bits += model.evaluate(&masked, &CrossEntropy::new())? * masked.targets.len() as f64 / std::f64::consts::LN_2;
             count += masked.targets.len();
         }
         Ok(bits / f64::from(u32::try_from(count)?))
@@ -98,7 +97,7 @@ impl Corpus {
         let (mut bits, mut count) = (0.0, 0_u32);
         for question in self.questions() {
             let (starts, masked) = question?;
-            for (start, positions) in starts.iter().zip(&masked.positions) {
+            for (start, positions) in starts.iter().zip(masked.positions.iter().flatten()) {
                 for position in positions {
                     bits += counts.bits(&self.held_out, start + position, order);
                     count += 1;

@@ -11,7 +11,7 @@ mod sweep;
 use std::process::ExitCode;
 
 use corpus::Corpus;
-use linformer::training::CrossEntropy;
+use linformer::training::Step;
 use linformer::{AttentionConfig, AttentionKind, LanguageModel, LanguageModelConfig, LinformerConfig, Sharing, TrainingPass};
 use support::{AnyError, Budget, FLAG, Options, Plan, Spent};
 
@@ -127,14 +127,8 @@ fn train(options: &Options, shape: &Shape, corpus: &Corpus) -> Result<(f64, Spen
         name: format!("{:?}, k {}", shape.sharing, shape.k),
         budget: Budget::Steps(options.count("steps") as u64),
         rate: options.positive("rate"),
-        seed: options.seed(),
+        pass: TrainingPass::new(Step::new(options.seed(), 0)),
     };
-    let batch = options.count("batch");
-    let spent = support::train(&mut model, &plan, |model, step| {
-        let masked = corpus.training_batch(batch, step)?;
-        let pass = TrainingPass::new(step);
-        let positions = Some(masked.positions.as_slice());
-        Ok(model.loss_and_gradients(&masked.tokens, positions, &masked.targets, &CrossEntropy::new(), None, &pass)?)
-    })?;
+    let spent = support::train(&mut model, &plan, |step| corpus.training_batch(options.count("batch"), step))?;
     Ok((corpus.bits(&model)?, spent))
 }

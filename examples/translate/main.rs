@@ -12,10 +12,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use linformer::training::{CrossEntropy, Step};
+use linformer::training::{PairBatch, Step};
 use linformer::{
     AttentionConfig, CausalConfig, DecoderConfig, DecoderLanguageModelConfig, EncoderDecoder, EncoderDecoderConfig, FeedForwardConfig,
-    LanguageModelConfig, LinformerConfig, PairBatch, PositionKind, TrainingPass, Translation, TranslationConfig,
+    LanguageModelConfig, LinformerConfig, PositionKind, TrainingPass, Translation, TranslationConfig,
 };
 use pairs::{Alphabet, Corpus, END, Pair, START, longest, nearest_neighbour};
 use rand::SeedableRng;
@@ -53,13 +53,10 @@ fn example() -> Result<(), AnyError> {
         name: "training".into(),
         budget: Budget::Seconds(times_full(&options, options.positive("seconds"))),
         rate: options.positive("rate"),
-        seed: options.seed(),
+        pass: TrainingPass::new(Step::new(options.seed(), 0)).with_residual_dropout(options.share("dropout")),
     };
-    let (batch, dropout) = (options.count("batch"), options.share("dropout"));
-    let spent = support::train(&mut model, &plan, |model, step| {
-        let batch = sides.batch(&drawn(&corpus.training, batch, step))?;
-        let pass = TrainingPass::new(step).with_residual_dropout(dropout);
-        Ok(model.loss_and_gradients(&batch.pairs(), &batch.targets, &CrossEntropy::new(), &pass)?)
+    let spent = support::train(&mut model, &plan, |step| {
+        sides.batch(&drawn(&corpus.training, options.count("batch"), step))
     })?;
     println!("{} steps in {:.0} processor seconds", spent.steps, spent.seconds);
     let found = translate(&model, &options, &sides, &corpus.test)?;
@@ -147,7 +144,7 @@ impl Sides {
             .iter()
             .map(|pair| (self.source(pair), self.alphabets.1.tokens(&pair.1, self.lengths.1)))
             .collect();
-        Ok(PairBatch::new(&tokens, START, END)?)
+        Ok(PairBatch::from_sequences(&tokens, START, END)?)
     }
 }
 

@@ -50,7 +50,7 @@ fuzz_target!(|json: &str| {
     {
         let model = Classifier::<f32>::new(&config, 0).expect("it was checked");
         let _ = model.forward(&tokens, None);
-        let _ = model.forward_features(&Array3::zeros((1, 3, 4)), None);
+        let _ = model.forward(&Array3::zeros((1, 3, 4)), None);
     }
     if let Some(config) = survives!(CausalConfig, json) {
         let _ = config.check();

@@ -51,6 +51,6 @@ fuzz_target!(|data: &[u8]| {
         && runs
     {
         let _ = model.forward(&tokens, None);
-        let _ = model.forward_features(&x, None);
+        let _ = model.forward(&x, None);
     }
 });

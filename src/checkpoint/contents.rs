@@ -10,7 +10,7 @@ use safetensors::tensor::TensorInfo;
 use super::codec::{decode, encode, known, native_dtype};
 use super::file::replace;
 use super::header::{Header, LONGEST_HEADER, malformed};
-use super::kind::{START, recognised};
+use super::kind::{START, recognized};
 use crate::error::{Error, Result};
 use crate::scalar::Scalar;
 
@@ -89,13 +89,13 @@ pub(crate) fn read_header(input: &mut impl Read, len: u64, failed: &dyn Fn(io::E
         Ok(length) => length,
         Err(reason) => {
             input.take(START as u64 - 8).read_to_end(&mut start).map_err(failed)?;
-            return Err(malformed(recognised(&start).unwrap_or(reason)));
+            return Err(malformed(recognized(&start).unwrap_or(reason)));
         }
     };
     let mut json = vec![0; length];
     input.read_exact(&mut json).map_err(failed)?;
     start.extend_from_slice(&json[..length.min(START - 8)]);
-    if let Some(reason) = recognised(&start) {
+    if let Some(reason) = recognized(&start) {
         return Err(malformed(reason));
     }
     Header::parse(&json, len - 8 - length as u64)

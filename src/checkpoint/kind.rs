@@ -48,7 +48,7 @@ pub(super) fn is_json(start: &[u8]) -> bool {
 }
 
 /// What the file that begins with these bytes is, where it is none of safetensors, and what to do about it.
-pub(super) fn recognised(start: &[u8]) -> Option<String> {
+pub(super) fn recognized(start: &[u8]) -> Option<String> {
     // Every header begins so, and no other format here has a brace in this place.
     if start.get(8) == Some(&b'{') && start.get(5..8) == Some(&[0; 3]) {
         return None;
@@ -125,7 +125,7 @@ mod tests {
             let mut start = [b' '; 40];
             start[..8].copy_from_slice(&length.to_le_bytes());
             start[8] = b'{';
-            assert_eq!(recognised(&start), None, "{length}");
+            assert_eq!(recognized(&start), None, "{length}");
         }
     }
 
@@ -133,12 +133,12 @@ mod tests {
     fn every_beginning_of_a_file_is_looked_at() {
         for (magic, ..) in FORMATS {
             for length in 0..=magic.len() {
-                let _ = recognised(&magic[..length]);
+                let _ = recognized(&magic[..length]);
             }
-            assert!(recognised(magic).is_some());
+            assert!(recognized(magic).is_some());
         }
         for length in 0..34 {
-            let _ = recognised(&b"PK\x03\x04\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"[..length]);
+            let _ = recognized(&b"PK\x03\x04\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"[..length]);
         }
     }
 }

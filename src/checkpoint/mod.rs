@@ -35,5 +35,5 @@ pub(crate) use codec::{decode, encode, native_dtype};
 pub(crate) use columns::Opened;
 pub(crate) use contents::Contents;
 pub(crate) use header::malformed;
-pub(crate) use native::{Stored, described, description_of};
+pub(crate) use native::{RUN, Stored, described, description_of, description_of_any};
 pub(crate) use unknown::parse_value;

@@ -1,5 +1,6 @@
 //! The crate's own files: a model's tensors under their own names, and its configuration.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -24,8 +25,15 @@ use crate::models::{Classifier, DecoderLanguageModel, EncoderDecoder, LanguageMo
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
 
-/// The one key of the metadata: with several, their order would differ from file to file.
+/// The key of the metadata.
 const KEY: &str = "linformer";
+
+/// The key of what the metadata says of a training run.
+pub(crate) const RUN: &str = "linformer_training";
+
+/// How the names of the last and of the best weights begin in the file of a training run.
+const MODEL: &str = "model.";
+const BEST: &str = "best.";
 
 /// The version of what stands under it.
 const FORMAT: u64 = 1;
@@ -70,7 +78,8 @@ pub trait Checkpoint<A: Scalar>: Parameters<A> + Stored<A> {
         Ok(contents(self)?.to_bytes())
     }
 
-    /// The model in a file that [`save`](Self::save) wrote.
+    /// Loads the model in a file that [`save`](Self::save) wrote, or in that of a training run
+    /// ([`Trainer::save`](crate::training::Trainer::save), [`save_training`](crate::training::save_training)).
     ///
     /// # Errors
     /// A file that cannot be read or is no valid safetensors file; one of another kind of model, of another format number, or with a
@@ -157,6 +166,16 @@ macro_rules! checkpoint {
 
             impl<A: Scalar> Checkpoint<A> for $model<A> {}
         )*
+
+        /// What a file's metadata says of a model of any type; nothing where it has no configuration that this crate knows.
+        pub(crate) fn description_of_any<A: Scalar>(model: &dyn Any) -> Result<BTreeMap<String, String>> {
+            $(
+                if let Some(model) = model.downcast_ref::<$model<A>>() {
+                    return description_of(model);
+                }
+            )*
+            model.downcast_ref::<FeedForward<A>>().map_or_else(|| Ok(BTreeMap::new()), description_of)
+        }
     };
 }
 
@@ -224,12 +243,37 @@ pub(crate) fn description_of<A: Scalar, M: Stored<A>>(model: &M) -> Result<BTree
     Ok(BTreeMap::from([(KEY.to_owned(), json)]))
 }
 
-fn restore<A: Scalar, M: Stored<A>>(tensors: Tensors<A>) -> Result<M> {
+fn restore<A: Scalar, M: Stored<A>>(mut tensors: Tensors<A>) -> Result<M> {
+    if is_run(tensors.metadata()) {
+        tensors = weights_of_run(tensors)?;
+    }
     let config = described::<A, M>(tensors.metadata(), tensors.len(), tensors.number_count())?;
     let mut model = M::build(&config);
     debug_assert_eq!(count(&model), config.numbers());
     assign(&mut model, tensors)?;
     Ok(model)
+}
+
+fn is_run(metadata: &BTreeMap<String, String>) -> bool {
+    metadata.contains_key(RUN)
+}
+
+/// The weights in the file of a training run: the best ones, where they are kept, or else the last.
+fn weights_of_run<A: Scalar>(tensors: Tensors<A>) -> Result<Tensors<A>> {
+    let metadata = tensors.metadata().clone();
+    let prefix = if tensors.names().any(|name| name.starts_with(BEST)) {
+        BEST
+    } else {
+        MODEL
+    };
+    let mut weights = Tensors::new();
+    for (name, dtype, values) in Tensors::into_shared(tensors.into()) {
+        if let Some(name) = name.strip_prefix(prefix) {
+            weights.insert_as(name.to_owned(), dtype, values)?;
+        }
+    }
+    weights.take_metadata(metadata);
+    Ok(weights)
 }
 
 /// The checked configuration of a file of so many tensors and numbers.
@@ -248,6 +292,12 @@ fn count<A: Scalar>(model: &impl Parameters<A>) -> usize {
 
 fn read_config<A: Scalar, M: Stored<A>>(metadata: &BTreeMap<String, String>) -> Result<M::Config> {
     let Some(json) = metadata.get(KEY) else {
+        if is_run(metadata) {
+            return Err(malformed(
+                "it holds a training run of a model that this crate has no configuration of; build the model, and read the run with \
+                 `load_training` or `Trainer::load`",
+            ));
+        }
         return Err(malformed(format!(
             "its metadata has no `{KEY}`, so it was not saved by this crate; give its tensors to load_parameters, or use the module of the \
              implementation it is from"

@@ -270,29 +270,29 @@ fn position(kind: PositionKind, dim: usize) -> usize {
 }
 
 fn language_model(config: &LanguageModelConfig) -> usize {
-    let ends = Ends {
+    let embeddings = Embeddings {
         vocab_size: config.vocab_size,
         widths: (config.effective_embedding_dim(), config.encoder.dim()),
         position: config.position,
         has_norm: config.embedding_norm,
         head: config.head,
     };
-    ends.numbers().saturating_add(encoder(&config.encoder))
+    embeddings.numbers().saturating_add(encoder(&config.encoder))
 }
 
 fn decoder_language_model(config: &DecoderLanguageModelConfig) -> usize {
-    let ends = Ends {
+    let embeddings = Embeddings {
         vocab_size: config.vocab_size,
         widths: (config.effective_embedding_dim(), config.decoder.dim()),
         position: config.position,
         has_norm: config.embedding_norm,
         head: config.head,
     };
-    ends.numbers().saturating_add(decoder(&config.decoder))
+    embeddings.numbers().saturating_add(decoder(&config.decoder))
 }
 
 /// What stands around the blocks of a model of tokens.
-struct Ends {
+struct Embeddings {
     vocab_size: usize,
     /// Of the token vectors and of the blocks.
     widths: (usize, usize),
@@ -301,7 +301,7 @@ struct Ends {
     head: HeadKind,
 }
 
-impl Ends {
+impl Embeddings {
     fn numbers(&self) -> usize {
         let (width, dim) = self.widths;
         let table = product(&[self.vocab_size, width]);

@@ -30,7 +30,7 @@ impl<A: Scalar> Sharded<'_, Encoder<A>> {
         })
     }
 
-    /// [`forward`](Self::forward) with the pass's dropout, and what [`backward`](Self::backward) needs. Dropout masks are each rank's own, and
+    /// [`forward`](Self::forward) with the pass's dropout; returns the scores and what [`backward`](Self::backward) needs. Dropout masks are each rank's own, and
     /// not those of a single process.
     ///
     /// # Errors

@@ -91,11 +91,11 @@ impl<'c, M> Sharded<'c, M> {
     /// As [`save`](Self::save).
     pub fn save_training<A: Scalar>(&self, path: impl AsRef<Path>, optimizer: &impl Optimizer<A>, next: Step) -> Result<()>
     where
-        M: Shardable<A>,
+        M: Shardable<A> + 'static,
     {
         let words = [("the next step's seed", next.seed), ("the next step's index", next.index)];
         self.together("Sharded::save_training", Ok(self.model_header().and(words)), |team| {
-            let metadata = run_metadata(optimizer, next)?;
+            let metadata = run_metadata(self.model(), optimizer, next)?;
             self.write(team, path.as_ref(), run_tensors(self.model(), optimizer), metadata)
         })
     }

@@ -89,7 +89,7 @@ fn squares_factor(largest: f64) -> f64 {
 fn check_finite<A: Scalar>(gradients: &impl Parameters<A>, rank: usize, chosen: impl Fn(&str, Role) -> bool) -> Result<()> {
     let mut bad = None;
     gradients.visit("", &mut |name, role, tensor| {
-        // Without stopping at the first it vectorises.
+        // Without stopping at the first it vectorizes.
         let is_finite = || tensor.iter().fold(true, |finite, number| finite & number.is_finite());
         if bad.is_none() && chosen(name, role) && !is_finite() {
             bad = Some(name.to_owned());

@@ -3,18 +3,16 @@
 use ndarray::{Array2, Array3, ArrayRef2, ArrayView1, Axis};
 
 use super::part::{SequencePart, check_output, real_rows};
-use super::sharded::{Sharded, pass_words};
+use super::sharded::Sharded;
 use super::team::{Header, Team};
+use super::training::ShardedTraining;
 use crate::attention::{PaddingMask, Part};
-use crate::config::TrainingPass;
 use crate::error::{Error, Result};
-use crate::layers::{flat, sequence};
-use crate::models::{Body, LanguageModel, select};
-use crate::parameters::Parameters;
+use crate::models::{Backbone, LanguageModel, select};
 use crate::scalar::Scalar;
-use crate::training::{CrossEntropy, Reduction};
+use crate::training::TokenBatch;
 
-impl<A: Scalar> Body<A> {
+impl<A: Scalar> Backbone<A> {
     /// This rank's part of the sequences, with what positions count of them.
     pub(super) fn part<'t, M>(
         &self,
@@ -24,7 +22,7 @@ impl<A: Scalar> Body<A> {
         mask: Option<&PaddingMask>,
     ) -> Result<SequencePart<'t>> {
         let mut part = SequencePart::new(team, sharded.shards(), tokens.nrows(), mask)?;
-        if let Some(padding) = self.ends.position.padding_token() {
+        if let Some(padding) = self.embeddings.position.padding_token() {
             let counts: Vec<usize> = match mask {
                 Some(mask) => mask.real().outer_iter().map(|row| count(row, |&real| real)).collect(),
                 None => tokens.outer_iter().map(|row| count(row, |&token| token != padding)).collect(),
@@ -101,70 +99,25 @@ impl<A: Scalar> Sharded<'_, LanguageModel<A>> {
     ) -> Result<T> {
         let header = self.sequence_header(tokens.nrows(), tokens.ncols(), mask);
         self.together(operation, header, |team| {
-            let body = self.model().body();
-            let part = body.part(team, self, tokens, mask)?;
-            let features = body.forward_part(tokens, mask, &part)?;
+            let backbone = self.model().backbone();
+            let part = backbone.part(team, self, tokens, mask)?;
+            let features = backbone.forward_part(tokens, mask, &part)?;
             check_output(team.rank(), real_rows(&features, mask))?;
             finish(features)
         })
     }
-
-    /// [`LanguageModel::loss_and_gradients`] of sequences that are spread over the ranks, and over all replicas: every rank has the loss of all
-    /// targets, the gradients of its columns of E and F, and the same gradients of all other parameters.
-    ///
-    /// `tokens` (batch, own n), `positions` (counted from this rank's first), `targets` and `mask` are this rank's. Dropout masks are each rank's own,
-    /// and not those of a single process.
-    ///
-    /// # Errors
-    /// As [`LanguageModel::loss_and_gradients`]; ranks that disagree; what failed on another rank.
-    pub fn loss_and_gradients(
-        &self,
-        tokens: &ArrayRef2<usize>,
-        positions: Option<&[Vec<usize>]>,
-        targets: &[Option<usize>],
-        loss: &CrossEntropy,
-        mask: Option<&PaddingMask>,
-        pass: &TrainingPass,
-    ) -> Result<(f64, LanguageModel<A>)> {
-        let header = self.sequence_header(tokens.nrows(), tokens.ncols(), mask);
-        let header = header.map(|header| header.and(pass_words(pass)).and(loss_words(loss)));
-        self.together_on_grid("Sharded::loss_and_gradients of a LanguageModel", header, |team| {
-            let mut gradients = self.model().zeros_like();
-            let mut totals = [0.0, targets.iter().flatten().count() as f64];
-            let mut add_up = || {
-                let part = self.model().body().part(team, self, tokens, mask)?;
-                let (scores, cache) = self
-                    .model()
-                    .forward_train_part(tokens, positions, mask, &self.own_pass(pass), Some(&part))?;
-                let (batch, length, _) = scores.dim();
-                let (sum, dy) = loss.with_reduction(Reduction::Sum).loss_and_gradient(flat(scores), targets)?;
-                totals[0] = pass.step.finite_loss(sum)?;
-                self.model()
-                    .backward_part(cache, &sequence(dy, batch, length), &mut gradients, Some(&part))?;
-                self.add_up_parts(team, &mut totals, &mut gradients)
-            };
-            let sums = add_up();
-            let words = Header::new(pass_words(pass)).and(loss_words(loss));
-            self.over_replicas(sums, words, &mut totals, &mut gradients)?;
-            Ok((scaled(loss, totals, &mut gradients), gradients))
-        })
-    }
 }
 
-/// What must be alike of a loss.
-pub(super) fn loss_words(loss: &CrossEntropy) -> [(&'static str, u64); 2] {
-    [
-        ("the label smoothing", loss.label_smoothing.to_bits()),
-        ("the reduction of the loss", loss.reduction as u64),
-    ]
-}
+impl<A: Scalar> ShardedTraining<TokenBatch, A> for LanguageModel<A> {
+    const OPERATION: &'static str = "Sharded::loss_and_gradients of a LanguageModel";
+    const WHOLE: bool = false;
 
-/// From sums over all targets, whose number is the second of `totals`, to the loss and its gradients.
-pub(super) fn scaled<A: Scalar>(loss: &CrossEntropy, [sum, count]: [f64; 2], gradients: &mut impl Parameters<A>) -> f64 {
-    if loss.reduction == Reduction::Sum {
-        return sum;
+    fn header(sharded: &Sharded<'_, Self>, batch: &TokenBatch) -> Result<Header> {
+        sharded.sequence_header(batch.tokens.nrows(), batch.tokens.ncols(), batch.mask.as_ref())
     }
-    let factor = 1.0 / count.max(1.0);
-    gradients.visit_mut("", &mut |_, _, mut tensor| tensor.mapv_inplace(|number| number * A::cast(factor)));
-    sum * factor
+
+    fn part<'t>(sharded: &Sharded<'_, Self>, team: &'t Team<'t>, batch: &TokenBatch) -> Result<SequencePart<'t>> {
+        let backbone = sharded.model().backbone();
+        backbone.part(team, sharded, &batch.tokens, batch.mask.as_ref())
+    }
 }

@@ -34,6 +34,7 @@ mod sharded;
 mod shards;
 mod team;
 mod threads;
+mod training;
 
 pub use communicator::{Combine, Communicator, Numbers, SingleProcess};
 pub use encoder::ShardedCache;

@@ -251,7 +251,7 @@ impl<'c, M> Sharded<'c, M> {
         &self.model
     }
 
-    /// The model, to be changed: by an optimiser, say. What is changed on one rank must be changed on all, but for E and F.
+    /// The model, to be changed: by an optimizer, say. What is changed on one rank must be changed on all, but for E and F.
     pub fn model_mut(&mut self) -> &mut M {
         &mut self.model
     }

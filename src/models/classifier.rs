@@ -1,17 +1,26 @@
 //! A sequence in, class scores out.
 
-use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, Axis};
+mod pooling;
+mod sequences;
+mod training;
 
-use super::body::Body;
+use ndarray::{Array2, Array3, Axis};
+
+use super::backbone::Backbone;
 use crate::attention::PaddingMask;
 use crate::blocks::Encoder;
-use crate::config::{ClassifierConfig, ClassifierInput, HasNorms, Pooling, ProjectionConfig};
+use crate::config::{ClassifierConfig, ClassifierInput, HasNorms, ProjectionConfig};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{Linear, Padding, Position, Start, check_width};
-use crate::ops::{Activation, LongSum};
+use crate::ops::Activation;
 use crate::parameters::{Parameters, Visitor, VisitorMut, copy_namesakes, join, parameters};
 use crate::scalar::Scalar;
+
+use pooling::pool;
+pub(crate) use pooling::pool_part;
+pub use sequences::Sequences;
+pub use training::ClassifierCache;
 
 /// A sequence of tokens or vectors in, class scores out.
 ///
@@ -22,7 +31,7 @@ use crate::scalar::Scalar;
 /// // 64 particles of 3 numbers each, 5 classes.
 /// let encoder = EncoderConfig::new(LinformerConfig::new(16, 4, 64, 4), 1);
 /// let model = Classifier::<f32>::new(&ClassifierConfig::features(3, encoder, 5), 0)?;
-/// assert_eq!(model.forward_features(&Array3::ones((2, 64, 3)), None)?.dim(), (2, 5));
+/// assert_eq!(model.forward(&Array3::ones((2, 64, 3)), None)?.dim(), (2, 5));
 /// # Ok::<(), linformer::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -38,7 +47,7 @@ parameters!(Classifier { hidden, output } flat { input });
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one a model
 pub(crate) enum Input<A> {
-    Tokens(Body<A>),
+    Tokens(Backbone<A>),
     Features {
         input: Linear<A>,
         position: Position<A>,
@@ -46,10 +55,21 @@ pub(crate) enum Input<A> {
     },
 }
 
+impl<A> Input<A> {
+    /// The error where the other kind of sequences came.
+    pub(crate) fn mistaken(&self, operation: &'static str) -> Error {
+        let reason = match self {
+            Self::Tokens(_) => "the model reads (batch, n) token ids, not vectors",
+            Self::Features { .. } => "the model reads (batch, n, features) vectors, not token ids",
+        };
+        Error::argument(operation, reason)
+    }
+}
+
 impl<A: Scalar> Parameters<A> for Input<A> {
     fn visit<'a>(&'a self, path: &str, visitor: &mut Visitor<'_, 'a, A>) {
         match self {
-            Self::Tokens(body) => body.visit(path, visitor),
+            Self::Tokens(backbone) => backbone.visit(path, visitor),
             Self::Features { input, position, encoder } => {
                 input.visit(&join(path, "input"), visitor);
                 position.visit(&join(path, "position"), visitor);
@@ -60,7 +80,7 @@ impl<A: Scalar> Parameters<A> for Input<A> {
 
     fn visit_mut<'a>(&'a mut self, path: &str, visitor: &mut VisitorMut<'_, 'a, A>) {
         match self {
-            Self::Tokens(body) => body.visit_mut(path, visitor),
+            Self::Tokens(backbone) => backbone.visit_mut(path, visitor),
             Self::Features { input, position, encoder } => {
                 input.visit_mut(&join(path, "input"), visitor);
                 position.visit_mut(&join(path, "position"), visitor);
@@ -71,10 +91,10 @@ impl<A: Scalar> Parameters<A> for Input<A> {
 }
 
 impl<A: Scalar> Classifier<A> {
-    /// A model with drawn weights.
+    /// Creates a model with random weights.
     ///
     /// # Errors
-    /// A configuration that describes no model.
+    /// Returns an error if the configuration describes no model.
     pub fn new(config: &ClassifierConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
         Streams::drawn(seed, |streams| Self::draw(config, streams))
@@ -99,7 +119,7 @@ impl<A: Scalar> Classifier<A> {
 
     pub(crate) fn draw(config: &ClassifierConfig, streams: &mut Streams) -> Self {
         let (input, width) = match &config.input {
-            ClassifierInput::Tokens(model) => (Input::Tokens(Body::draw(model, streams)), model.effective_embedding_dim()),
+            ClassifierInput::Tokens(model) => (Input::Tokens(Backbone::draw(model, streams)), model.effective_embedding_dim()),
             ClassifierInput::Features {
                 features,
                 encoder,
@@ -122,7 +142,7 @@ impl<A: Scalar> Classifier<A> {
         }
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &ClassifierConfig {
         &self.config
     }
@@ -143,38 +163,28 @@ impl<A: Scalar> Classifier<A> {
         (&mut self.input, self.hidden.as_mut(), &mut self.output)
     }
 
-    /// (batch, n) token ids → (batch, classes) scores.
+    /// Returns the (batch, classes) scores of sequences: of (batch, n) token ids or of (batch, n, features) vectors, whichever the model reads.
     ///
     /// # Errors
-    /// A model that reads features, a token outside the vocabulary, a mask of another shape, a sequence longer than the positions
-    /// or projections allow.
-    pub fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array2<A>> {
-        let Input::Tokens(body) = &self.input else {
-            return Err(Error::argument(
-                "Classifier::forward",
-                "the model reads features, not tokens; use forward_features",
-            ));
+    /// Returns an error if the model reads the other kind of sequences, if a token is outside the vocabulary or vectors have another number of
+    /// features, if the mask has another shape, or if the sequences are longer than the positions or projections allow.
+    pub fn forward<'s>(&self, sequences: impl Into<Sequences<'s, A>>, mask: Option<&PaddingMask>) -> Result<Array2<A>>
+    where
+        A: 's,
+    {
+        const OPERATION: &str = "Classifier::forward";
+        let features = match (&self.input, sequences.into()) {
+            (Input::Tokens(backbone), Sequences::Tokens(tokens)) => backbone.forward(&tokens, mask)?,
+            (Input::Features { input, position, encoder }, Sequences::Vectors(x)) => {
+                check_width(OPERATION, "x", &x, input.in_dim())?;
+                PaddingMask::check(mask, OPERATION, x.dim().0, x.dim().1)?;
+                let mut x = input.forward(&x)?;
+                position.add_from(Start::default(), &mut x.view_mut(), Padding::None)?;
+                encoder.forward_owned(x, mask)?
+            }
+            (input, _) => return Err(input.mistaken(OPERATION)),
         };
-        self.scores(&body.forward(tokens, mask)?, mask)
-    }
-
-    /// (batch, n, features) → (batch, classes) scores.
-    ///
-    /// # Errors
-    /// A model that reads tokens, another number of features, a mask of another shape, a sequence longer than the positions or
-    /// projections allow.
-    pub fn forward_features(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array2<A>> {
-        let Input::Features { input, position, encoder } = &self.input else {
-            return Err(Error::argument(
-                "Classifier::forward_features",
-                "the model reads tokens, not features; use forward",
-            ));
-        };
-        check_width("Classifier::forward_features", "x", x, input.in_dim())?;
-        PaddingMask::check(mask, "Classifier::forward_features", x.dim().0, x.dim().1)?;
-        let mut x = input.forward(x)?;
-        position.add_from(Start::default(), &mut x.view_mut(), Padding::None)?;
-        self.scores(&encoder.forward_owned(x, mask)?, mask)
+        self.scores(&features, mask)
     }
 
     fn scores(&self, features: &Array3<A>, mask: Option<&PaddingMask>) -> Result<Array2<A>> {
@@ -192,46 +202,4 @@ impl<A: Scalar> Classifier<A> {
         }
         Ok(self.output.forward(&pooled)?.index_axis_move(Axis(1), 0))
     }
-}
-
-/// One vector of each item's real positions: (batch, dim).
-pub(super) fn pool<A: Scalar>(features: &Array3<A>, pooling: Pooling, mask: Option<&PaddingMask>) -> Array2<A> {
-    let (batch, _, dim) = features.dim();
-    let mut pooled = Array2::zeros((batch, dim));
-    for (item, (mut target, rows)) in pooled.outer_iter_mut().zip(features.outer_iter()).enumerate() {
-        let mut real = rows
-            .outer_iter()
-            .enumerate()
-            .filter(|&(position, _)| mask.is_none_or(|mask| mask.is_real(item, position)))
-            .map(|(_, row)| row);
-        match pooling {
-            Pooling::First => {
-                if let Some(row) = real.next() {
-                    target.assign(&row);
-                }
-            }
-            Pooling::Max => {
-                if let Some(row) = real.next() {
-                    target.assign(&row);
-                }
-                for row in real {
-                    target.zip_mut_with(&row, |most, &value| {
-                        if value > *most || value.is_nan() {
-                            *most = value;
-                        }
-                    });
-                }
-            }
-            Pooling::Mean => {
-                let (mut sum, mut count) = (LongSum::zeros(dim), 0_usize);
-                for row in real {
-                    sum.add(row);
-                    count += 1;
-                }
-                let means = sum.sums().iter().map(|sum| A::cast(sum / count.max(1) as f64));
-                target.iter_mut().zip(means).for_each(|(target, mean)| *target = mean);
-            }
-        }
-    }
-    pooled
 }

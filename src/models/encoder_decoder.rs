@@ -1,9 +1,12 @@
 //! One sequence of tokens in, scores of another out.
 
-use ndarray::{Array2, Array3, ArrayRef2};
+mod decoder;
+mod decoding;
+mod training;
+mod translation;
 
-use super::decoder_language_model::DecoderLanguageModel;
-use super::decoding::padded;
+use ndarray::{Array3, ArrayRef2};
+
 use super::language_model::LanguageModel;
 use crate::attention::PaddingMask;
 use crate::blocks::CompressedSource;
@@ -13,16 +16,21 @@ use crate::initialization::Streams;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
+pub use decoder::{DecoderLanguageModel, DecoderLanguageModelCache};
+pub use decoding::EncoderDecoderState;
+pub use training::EncoderDecoderCache;
+pub use translation::Translation;
+
 /// A model that reads one sequence of tokens, the source, and writes another, the target.
 ///
 /// An encoder makes features of the source, which every block of the decoder compresses once; the target then reads them row by row, however
 /// long it becomes.
 ///
 /// ```
-/// use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step};
+/// use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, PairBatch, Step, Trainable};
 /// use linformer::{
 ///     CausalConfig, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoder, EncoderDecoderConfig, LanguageModelConfig,
-///     LinformerConfig, PairBatch, TrainingPass, TranslationConfig,
+///     LinformerConfig, TrainingPass, TranslationConfig,
 /// };
 ///
 /// let attention = LinformerConfig::new(16, 2, 8, 4);
@@ -31,11 +39,11 @@ use crate::scalar::Scalar;
 /// let mut model = EncoderDecoder::<f32>::new(&EncoderDecoderConfig::new(source, target), 0)?;
 ///
 /// // Two pairs of unequal lengths; the token 0 begins every target, and 1 ends it.
-/// let batch = PairBatch::new(&[(vec![2, 3, 4], vec![4, 3]), (vec![5], vec![5, 5, 2])], 0, 1)?;
+/// let batch = PairBatch::from_sequences(&[(vec![2, 3, 4], vec![4, 3]), (vec![5], vec![5, 5, 2])], 0, 1)?;
 /// let mut optimizer = AdamW::new(&model, AdamWConfig::new())?;
 /// for index in 0..60 {
 ///     let pass = TrainingPass::new(Step::new(7, index));
-///     let (_, gradients) = model.loss_and_gradients(&batch.pairs(), &batch.targets, &CrossEntropy::new(), &pass)?;
+///     let (_, gradients) = model.loss_and_gradients(&batch, &CrossEntropy::new(), &pass)?;
 ///     optimizer.step(&mut model, &gradients, 1e-2)?;
 /// }
 /// let found = model.translate(&[vec![2, 3, 4], vec![5]], &TranslationConfig::new(0, 1, 8).with_beams(2))?;
@@ -55,10 +63,10 @@ parameters!(EncoderDecoder { source, target });
 /// Sources and the targets that belong to them, (batch, n) and (batch, m) token ids, each with the mask of its own padding.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenPairs<'a> {
-    pub(super) source: &'a ArrayRef2<usize>,
-    pub(super) source_mask: Option<&'a PaddingMask>,
-    pub(super) target: &'a ArrayRef2<usize>,
-    pub(super) target_mask: Option<&'a PaddingMask>,
+    pub(crate) source: &'a ArrayRef2<usize>,
+    pub(crate) source_mask: Option<&'a PaddingMask>,
+    pub(crate) target: &'a ArrayRef2<usize>,
+    pub(crate) target_mask: Option<&'a PaddingMask>,
 }
 
 impl<'a> TokenPairs<'a> {
@@ -87,58 +95,11 @@ impl<'a> TokenPairs<'a> {
     }
 }
 
-/// A batch for training: sources, targets behind a start token, and what each of their positions is to foretell.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct PairBatch {
-    /// (batch, n) token ids, 0 where a source has ended.
-    pub source: Array2<usize>,
-    /// Which of them are real.
-    pub source_mask: PaddingMask,
-    /// (batch, m) token ids: the start token and the target, 0 where that has ended.
-    pub target: Array2<usize>,
-    /// Which of them are real.
-    pub target_mask: PaddingMask,
-    /// The token after each of them, row after row: the target and the end token, `None` where it has ended.
-    pub targets: Vec<Option<usize>>,
-}
-
-impl PairBatch {
-    /// Pairs of a source and a target of any lengths.
-    ///
-    /// # Errors
-    /// Sizes that overflow.
-    pub fn new<S: AsRef<[usize]>, T: AsRef<[usize]>>(pairs: &[(S, T)], start_token: usize, end_token: usize) -> Result<Self> {
-        const OPERATION: &str = "PairBatch::new";
-        let sources: Vec<&[usize]> = pairs.iter().map(|(source, _)| source.as_ref()).collect();
-        let started: Vec<Vec<usize>> = pairs.iter().map(|(_, target)| [&[start_token], target.as_ref()].concat()).collect();
-        let ((source, source_mask), (target, target_mask)) = (padded(OPERATION, &sources)?, padded(OPERATION, &started)?);
-        let targets = pairs.iter().flat_map(|(_, target)| {
-            let own = target.as_ref().iter().copied().chain([end_token]).map(Some);
-            own.chain(std::iter::repeat(None)).take(target_mask.dim().1)
-        });
-        Ok(Self {
-            targets: targets.collect(),
-            source,
-            source_mask,
-            target,
-            target_mask,
-        })
-    }
-
-    /// What a model is given of it.
-    pub fn pairs(&self) -> TokenPairs<'_> {
-        TokenPairs::new(&self.source, &self.target)
-            .with_source_mask(Some(&self.source_mask))
-            .with_target_mask(Some(&self.target_mask))
-    }
-}
-
 impl<A: Scalar> EncoderDecoder<A> {
-    /// A model with drawn weights.
+    /// Creates a model with random weights.
     ///
     /// # Errors
-    /// A configuration that describes no model; see [`EncoderDecoderConfig::check`].
+    /// Returns an error if the configuration describes no model; see [`EncoderDecoderConfig::check`].
     pub fn new(config: &EncoderDecoderConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
         Streams::drawn(seed, |streams| Self::draw(config, streams))
@@ -152,17 +113,17 @@ impl<A: Scalar> EncoderDecoder<A> {
         }
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &EncoderDecoderConfig {
         &self.config
     }
 
-    /// What reads.
+    /// Returns the encoder, with its embeddings.
     pub fn source(&self) -> &LanguageModel<A> {
         &self.source
     }
 
-    /// What writes.
+    /// Returns the decoder, with its embeddings and head.
     pub fn target(&self) -> &DecoderLanguageModel<A> {
         &self.target
     }
@@ -192,7 +153,8 @@ impl<A: Scalar> EncoderDecoder<A> {
     /// (batch, n) token ids of sources, read and compressed once for each block of the decoder.
     ///
     /// # Errors
-    /// A token outside the vocabulary, a mask of another shape, a sequence longer than the positions or projections allow.
+    /// Returns an error if a token is outside the vocabulary, if the mask has another shape, or if a sequence is longer than the positions or
+    /// projections allow.
     pub fn encode(&self, source: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<CompressedSource<A>> {
         self.target.compress(&self.source.features(source, mask)?, mask)
     }

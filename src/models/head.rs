@@ -1,11 +1,12 @@
 //! From features to token scores.
 
-use ndarray::{Array1, Array2, Array3, ArrayView2};
+use ndarray::{Array1, Array2, Array3, ArrayView2, ArrayViewMut2};
 
+use super::embeddings::{linear_rows, norm_rows};
 use crate::config::HeadKind;
 use crate::error::Result;
 use crate::initialization::Streams;
-use crate::layers::{LayerNorm, Linear, map_tiles};
+use crate::layers::{LayerNorm, Linear, bias_gradient, input_gradient, map_tiles, rows, sequence, weight_gradient};
 use crate::ops::{Activation, Output, PackedMatrix, RowsMut, Scratch, add_bias, gemm};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
@@ -15,7 +16,7 @@ const PACKED_LENGTH: usize = 48;
 
 /// From features to token scores; see [`HeadKind`].
 #[derive(Clone, Debug)]
-pub struct Head<A = f32> {
+pub struct LanguageModelHead<A = f32> {
     pub(super) dense: Option<Linear<A>>,
     pub(super) norm: Option<LayerNorm<A>>,
     /// (`vocab_size`, width); `None` where it is the token embedding.
@@ -24,9 +25,9 @@ pub struct Head<A = f32> {
     pub(super) activation: Activation,
 }
 
-parameters!(Head { dense, norm, weight, bias });
+parameters!(LanguageModelHead { dense, norm, weight, bias });
 
-impl<A: Scalar> Head<A> {
+impl<A: Scalar> LanguageModelHead<A> {
     /// A head from `width` features to `vocab_size` scores, whose norm, where it has one, has this ε.
     pub(crate) fn draw(kind: HeadKind, (width, vocab_size): (usize, usize), norm_eps: f64, streams: &mut Streams) -> Option<Self> {
         let (tied, roberta) = match kind {
@@ -76,4 +77,77 @@ impl<A: Scalar> Head<A> {
             packed.multiply_view(x, Output::set(Some(bias)), RowsMut::of(out), scratch);
         })
     }
+}
+
+/// What a head's backward pass needs.
+#[derive(Clone, Debug)]
+pub(super) struct HeadCache<A> {
+    features: Array3<A>,
+    /// Of RoBERTa's: the dense layer's output, and the norm's input and output.
+    dense: Option<[Array3<A>; 3]>,
+}
+
+impl<A: Scalar> LanguageModelHead<A> {
+    pub(super) fn train(&self, features: Array3<A>, embedding: ArrayView2<'_, A>) -> Result<(Array3<A>, HeadCache<A>)> {
+        let dense = match (&self.dense, &self.norm) {
+            (Some(dense), Some(norm)) => {
+                let hidden = dense.forward(&features)?;
+                let mut activated = hidden.clone();
+                activate(self.activation, &mut activated);
+                let normed = norm.forward(&activated)?;
+                Some([hidden, activated, normed])
+            }
+            _ => None,
+        };
+        let scores = self.scores(dense.as_ref().map_or(&features, |[_, _, normed]| normed), embedding)?;
+        Ok((scores, HeadCache { features, dense }))
+    }
+
+    /// The gradient of the features; where the weight is the token embedding, its gradient is added to `embedding`.
+    pub(super) fn backward(
+        &self,
+        cache: &HeadCache<A>,
+        dy: &Array3<A>,
+        weight: ArrayView2<'_, A>,
+        gradients: &mut Self,
+        embedding: ArrayViewMut2<'_, A>,
+    ) -> Array3<A> {
+        let (batch, length, _) = dy.dim();
+        let x = cache.dense.as_ref().map_or(&cache.features, |[_, _, normed]| normed);
+        let own = gradients.weight.as_mut().map_or(embedding, |weight| weight.view_mut());
+        let weight = self.weight.as_ref().map_or(weight, |weight| weight.view());
+        weight_gradient(rows(x), rows(dy), own);
+        bias_gradient(rows(dy), &mut gradients.bias);
+        let mut dx = Array2::zeros((batch * length, weight.ncols()));
+        input_gradient(rows(dy), weight, dx.view_mut());
+        let dx = sequence(dx, batch, length);
+        let (Some(dense), Some(norm), Some([hidden, activated, _])) = (&self.dense, &self.norm, &cache.dense) else {
+            return dx;
+        };
+        let (Some(own_dense), Some(own_norm)) = (&mut gradients.dense, &mut gradients.norm) else {
+            return dx;
+        };
+        let mut dx = norm_rows(norm, activated, dx, own_norm);
+        differentiate(self.activation, hidden, &mut dx);
+        linear_rows(dense, &cache.features, &dx, own_dense)
+    }
+}
+
+pub(super) fn activate<A: Scalar>(activation: Activation, x: &mut Array3<A>) {
+    if let Some(x) = x.as_slice_mut() {
+        activation.apply(x);
+    }
+}
+
+/// dx ← dx ∘ act'(x), and 0 where it was 0, whatever the slope.
+pub(super) fn differentiate<A: Scalar>(activation: Activation, x: &Array3<A>, dx: &mut Array3<A>) {
+    let mut slope = x.clone();
+    if let Some(slope) = slope.as_slice_mut() {
+        activation.differentiate(slope);
+    }
+    dx.zip_mut_with(&slope, |dx, &slope| {
+        if *dx != A::zero() {
+            *dx *= slope;
+        }
+    });
 }

@@ -1,9 +1,14 @@
 //! Tokens in, token scores out.
 
+mod decoding;
+mod generation;
+mod sampling;
+mod training;
+
 use ndarray::{Array2, Array3, ArrayRef2, Axis};
 
-use super::body::{Body, select};
-use super::head::Head;
+use super::backbone::{Backbone, select};
+use super::head::LanguageModelHead;
 use crate::attention::PaddingMask;
 use crate::blocks::Encoder;
 use crate::config::{HasNorms, LanguageModelConfig, ProjectionConfig, longest};
@@ -12,6 +17,11 @@ use crate::initialization::Streams;
 use crate::layers::Embedding;
 use crate::parameters::{copy_namesakes, parameters};
 use crate::scalar::Scalar;
+
+pub use decoding::LanguageModelState;
+pub use generation::Generation;
+pub(super) use sampling::{NOT_FINITE, first_of};
+pub use training::LanguageModelCache;
 
 /// Tokens in; features, or a score for each token of the vocabulary, out.
 ///
@@ -49,17 +59,17 @@ use crate::scalar::Scalar;
 #[derive(Clone, Debug)]
 pub struct LanguageModel<A = f32> {
     config: LanguageModelConfig,
-    body: Body<A>,
-    head: Option<Head<A>>,
+    backbone: Backbone<A>,
+    head: Option<LanguageModelHead<A>>,
 }
 
-parameters!(LanguageModel { head } flat { body });
+parameters!(LanguageModel { head } flat { backbone });
 
 impl<A: Scalar> LanguageModel<A> {
-    /// A model with drawn weights.
+    /// Creates a model with random weights.
     ///
     /// # Errors
-    /// A configuration that describes no model.
+    /// Returns an error if the configuration describes no model.
     pub fn new(config: &LanguageModelConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
         Streams::drawn(seed, |streams| Self::draw(config, streams))
@@ -81,8 +91,8 @@ impl<A: Scalar> LanguageModel<A> {
     pub(crate) fn draw(config: &LanguageModelConfig, streams: &mut Streams) -> Self {
         Self {
             config: config.clone(),
-            body: Body::draw(config, streams),
-            head: Head::draw(
+            backbone: Backbone::draw(config, streams),
+            head: LanguageModelHead::draw(
                 config.head,
                 (config.effective_embedding_dim(), config.vocab_size),
                 config.encoder.norm_eps,
@@ -91,37 +101,37 @@ impl<A: Scalar> LanguageModel<A> {
         }
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &LanguageModelConfig {
         &self.config
     }
 
     #[cfg(feature = "analysis")]
     pub(crate) fn encoder_input(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
-        self.body.lead_in(tokens, mask, None)
+        self.backbone.embed(tokens, mask, None)
     }
 
-    pub(crate) fn body(&self) -> &Body<A> {
-        &self.body
+    pub(crate) fn backbone(&self) -> &Backbone<A> {
+        &self.backbone
     }
 
-    /// What makes token scores, if the model has it.
-    pub fn head(&self) -> Option<&Head<A>> {
+    /// Returns the head, which makes token scores, if the model has one.
+    pub fn head(&self) -> Option<&LanguageModelHead<A>> {
         self.head.as_ref()
     }
 
-    pub(super) fn parts_mut(&mut self) -> (&mut Body<A>, Option<&mut Head<A>>) {
-        (&mut self.body, self.head.as_mut())
+    pub(super) fn parts_mut(&mut self) -> (&mut Backbone<A>, Option<&mut LanguageModelHead<A>>) {
+        (&mut self.backbone, self.head.as_mut())
     }
 
-    /// The blocks.
+    /// Returns the blocks.
     pub fn encoder(&self) -> &Encoder<A> {
-        &self.body.encoder
+        &self.backbone.encoder
     }
 
-    /// The token vectors.
+    /// Returns the token vectors.
     pub fn embedding(&self) -> &Embedding<A> {
-        &self.body.ends.embedding
+        &self.backbone.embeddings.embedding
     }
 
     /// Returns the longest sequence without padding that the model can read: that of its learned positions, of learned or random projections,
@@ -153,7 +163,8 @@ impl<A: Scalar> LanguageModel<A> {
     /// (batch, n) token ids → (batch, n, `vocab_size`) scores, or (batch, n, embedding width) features where the model has no head.
     ///
     /// # Errors
-    /// A token outside the vocabulary, a mask of another shape, a sequence longer than the positions or projections allow.
+    /// Returns an error if a token is outside the vocabulary, if the mask has another shape, or if a sequence is longer than the positions or
+    /// projections allow.
     pub fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         self.scores(self.features(tokens, mask)?)
     }
@@ -161,7 +172,7 @@ impl<A: Scalar> LanguageModel<A> {
     /// Returns the scores of features, or these where the model has no head.
     pub(super) fn scores(&self, features: Array3<A>) -> Result<Array3<A>> {
         match &self.head {
-            Some(head) => head.forward(features, self.body.ends.embedding.weight()),
+            Some(head) => head.forward(features, self.backbone.embeddings.embedding.weight()),
             None => Ok(features),
         }
     }
@@ -171,14 +182,15 @@ impl<A: Scalar> LanguageModel<A> {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn features(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
-        self.body.forward(tokens, mask)
+        self.backbone.forward(tokens, mask)
     }
 
     /// The scores at `positions`, one list for each batch item, without making those of the others: (number of positions, `vocab_size`),
     /// item after item.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); a model without a head; another number of lists than items; a position outside the sequence.
+    /// As [`forward`](Self::forward); also if the model has no head, if there are more or fewer lists than items, or if a position is outside the
+    /// sequence.
     pub fn logits_at(&self, tokens: &ArrayRef2<usize>, positions: &[Vec<usize>], mask: Option<&PaddingMask>) -> Result<Array2<A>> {
         if self.head.is_none() {
             return Err(Error::argument(

@@ -111,7 +111,7 @@ pub struct AdamW<A = f32> {
 }
 
 impl<A: Scalar> AdamW<A> {
-    /// An optimiser for `model`, with moments of 0.
+    /// An optimizer for `model`, with moments of 0.
     ///
     /// # Errors
     /// A β outside [0, 1), an eps below the smallest normal number of `A`, a decay that is negative or not finite as the element type rounds it, a
@@ -122,7 +122,7 @@ impl<A: Scalar> AdamW<A> {
         Ok(Self { config, state })
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &AdamWConfig {
         &self.config
     }

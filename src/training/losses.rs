@@ -82,7 +82,7 @@ impl CrossEntropy {
     /// The loss of `logits` (rows, classes) with one target a row.
     ///
     /// # Errors
-    /// Another number of targets than rows; a target that is no class; a smoothing outside 0 to 1.
+    /// Returns an error if there are more or fewer targets than rows, if a target is no class, or if the smoothing is not from 0 to 1.
     pub fn loss<A: Scalar>(&self, logits: &ArrayRef2<A>, targets: &[Option<usize>]) -> Result<f64> {
         let scale = self.check("CrossEntropy::loss", logits, targets)?;
         let mut losses = vec![0.0; targets.len()];
@@ -200,7 +200,7 @@ impl MeanSquaredError {
     /// The loss of a `prediction` of any shape.
     ///
     /// # Errors
-    /// A target of another shape.
+    /// Returns an error if the target has another shape.
     pub fn loss<A: Scalar, D: Dimension>(&self, prediction: &ArrayRef<A, D>, target: &ArrayRef<A, D>) -> Result<f64> {
         check_shape("MeanSquaredError::loss", prediction, target)?;
         let mut sum = 0.0;
@@ -213,7 +213,7 @@ impl MeanSquaredError {
     /// The loss of a `prediction` of any shape, and its gradient, of the same shape.
     ///
     /// # Errors
-    /// A target of another shape.
+    /// Returns an error if the target has another shape.
     pub fn loss_and_gradient<A: Scalar, D: Dimension>(
         &self,
         prediction: &ArrayRef<A, D>,

@@ -1,8 +1,8 @@
 //! Tokens to guess, for masked language models.
 
-use ndarray::{Array2, ArrayRef2};
+use ndarray::ArrayRef2;
 
-use super::Step;
+use super::{Step, TokenBatch};
 use crate::attention::PaddingMask;
 use crate::error::{Error, Result, checked_len};
 
@@ -21,8 +21,8 @@ use crate::error::{Error, Result, checked_len};
 /// let masking = TokenMasking::new(258, 256, &[257])?;
 /// let tokens = array![[104, 101, 108, 108, 111, 257], [119, 111, 114, 108, 100, 33]];
 /// let masked = masking.corrupt(&tokens, None, Step::new(0, 0))?;
-/// assert_eq!(masked.targets.len(), masked.positions.iter().map(Vec::len).sum::<usize>());
-/// // The model: logits = model.logits_at(&masked.tokens, &masked.positions, mask)?, then CrossEntropy of these and masked.targets.
+/// assert_eq!(masked.targets.len(), masked.positions.as_ref().unwrap().iter().map(Vec::len).sum::<usize>());
+/// // A batch to train on: model.loss_and_gradients(&masked, &CrossEntropy::new(), &pass)?
 /// # Ok::<(), linformer::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -37,23 +37,11 @@ pub struct TokenMasking {
     random: f64,
 }
 
-/// A batch with some tokens hidden.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct MaskedTokens {
-    /// (batch, n): what the model is given.
-    pub tokens: Array2<usize>,
-    /// The positions to guess, one ascending list for each item.
-    pub positions: Vec<Vec<usize>>,
-    /// What stood at those positions, item after item; none is `None`.
-    pub targets: Vec<Option<usize>>,
-}
-
 impl TokenMasking {
     /// Hides tokens behind `mask_token`, which is special like those of `special`.
     ///
     /// # Errors
-    /// A mask or special token outside the vocabulary.
+    /// Returns an error if the mask token or a special token is outside the vocabulary.
     pub fn new(vocab_size: usize, mask_token: usize, special: &[usize]) -> Result<Self> {
         checked_len("TokenMasking::new", &[vocab_size], size_of::<usize>())?;
         let mut is_special = vec![false; vocab_size];
@@ -81,7 +69,7 @@ impl TokenMasking {
     /// others stay.
     ///
     /// # Errors
-    /// A share outside 0 to 1; `masked` and `random` of more than 1 together.
+    /// Returns an error if a share is not from 0 to 1, or if `masked` and `random` are more than 1 together.
     pub fn with_shares(mut self, chosen: f64, masked: f64, random: f64) -> Result<Self> {
         for (option, share) in [("chosen", chosen), ("masked", masked), ("random", random)] {
             if !(0.0..=1.0).contains(&share) {
@@ -99,11 +87,12 @@ impl TokenMasking {
         Ok(self)
     }
 
-    /// `tokens` (batch, n) as the model gets them in this `step`, and what it must guess. Nothing is chosen where `mask` has padding.
+    /// Returns the batch to train on in this `step`: `tokens` (batch, n) with some of them hidden, the positions of these, one ascending list
+    /// for each item, and the tokens that were there as targets. Nothing is hidden where `mask` has padding.
     ///
     /// # Errors
-    /// A token outside the vocabulary, a mask of another shape.
-    pub fn corrupt(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>, step: Step) -> Result<MaskedTokens> {
+    /// Returns an error if a token is outside the vocabulary, or if the mask has another shape.
+    pub fn corrupt(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>, step: Step) -> Result<TokenBatch> {
         let (batch, length) = tokens.dim();
         PaddingMask::check(mask, "TokenMasking::corrupt", batch, length)?;
         self.check(tokens)?;
@@ -123,11 +112,7 @@ impl TokenMasking {
                 }
             }
         }
-        Ok(MaskedTokens {
-            tokens: corrupted,
-            positions,
-            targets,
-        })
+        Ok(TokenBatch::new(corrupted, targets).at(positions).with_mask(mask))
     }
 
     /// What a chosen token becomes.
@@ -163,6 +148,6 @@ fn share(bits: u64) -> f64 {
 
 /// A number below `count`, equally often each but for one in 2^64/count.
 #[allow(clippy::cast_possible_truncation)] // less than `count`
-fn below(count: usize, draw: u64) -> usize {
+pub(super) fn below(count: usize, draw: u64) -> usize {
     ((u128::from(draw) * count as u128) >> 64) as usize
 }

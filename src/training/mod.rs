@@ -1,10 +1,13 @@
-//! Training: losses, optimisers, schedules, masking of tokens, and files to resume from.
+//! Training: batches, losses, optimizers, schedules, masking of tokens, a loop, and files to resume from.
+//!
+//! A [`Trainer`] runs the whole loop for any model that is [`Trainable`]: those of this crate and your own. What it does can be done by hand, too.
 //!
 //! Gradients are a value of the model's own type ([`zeros_like`](crate::Parameters::zeros_like) makes the first), so that whatever walks over
 //! a model's parameters walks over its gradients. A step is
 //!
-//! 1. the loss of a batch and the gradient of what the model put out: [`CrossEntropy`], [`MeanSquaredError`];
-//! 2. the gradients of the parameters, of one batch or of several ([`Accumulation`]);
+//! 1. the loss of a batch ([`TokenBatch`], [`FeatureBatch`], [`PairBatch`]) and the gradients of the parameters: [`Trainable::loss_and_gradients`],
+//!    with a loss such as [`CrossEntropy`] or [`MeanSquaredError`];
+//! 2. the gradients of one batch or of several ([`Accumulation`]);
 //! 3. [`Optimizer::clip_gradient_norm`] and [`Optimizer::step`] of [`AdamW`] or [`Sgd`], at the rate that a [`Schedule`] has for it.
 //!
 //! Everything random in it is a function of a [`Step`], so that a run goes on after a stop as if it had not stopped; with the feature
@@ -34,28 +37,39 @@
 
 mod accumulation;
 mod adamw;
+mod batches;
+mod epochs;
 mod losses;
 mod masking;
-mod models;
 mod optimizer;
 mod range;
 mod rules;
 mod schedule;
+mod scored;
 mod sgd;
 #[cfg(feature = "checkpoint")]
 mod state;
+mod trainable;
+mod trainer;
 
 pub use crate::initialization::Step;
 pub use accumulation::Accumulation;
 pub use adamw::{AdamW, AdamWConfig};
+pub use batches::{FeatureBatch, PairBatch, TokenBatch};
+pub(crate) use batches::{SequenceBatch, Targets};
+pub use epochs::Epochs;
 pub use losses::{CrossEntropy, MeanSquaredError, Reduction};
-pub use masking::{MaskedTokens, TokenMasking};
+pub use masking::TokenMasking;
 pub use optimizer::Optimizer;
 pub(crate) use optimizer::checked_norm;
 pub use rules::WeightDecay;
 pub use schedule::Schedule;
+pub(crate) use scored::Scored;
 pub use sgd::{Sgd, SgdConfig};
 #[cfg(feature = "checkpoint")]
 pub use state::{load_training, save_training};
 #[cfg(feature = "checkpoint")]
 pub(crate) use state::{resume, run_metadata, run_tensors};
+pub use trainable::Trainable;
+pub(crate) use trainable::weight_of;
+pub use trainer::{Best, Ending, Progress, Trainer, TrainerConfig};

@@ -1,4 +1,4 @@
-//! What all optimisers have in common: finding their parameters, checking gradients, clipping, and spreading a step over threads.
+//! What all optimizers have in common: finding their parameters, checking gradients, clipping, and spreading a step over threads.
 
 use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD, Axis};
 
@@ -15,7 +15,7 @@ const PIECE: usize = 1 << 15;
 /// About how many multiplications the step of one element takes as long as.
 const ELEMENT: usize = 16;
 
-/// An optimiser: [`AdamW`](super::AdamW) or [`Sgd`](super::Sgd).
+/// An optimizer: [`AdamW`](super::AdamW) or [`Sgd`](super::Sgd).
 ///
 /// It is made for a model and keeps moments for the parameters that it steps: all trainable ones that are not frozen. Buffers are never
 /// touched. Steps are spread over the caller's rayon pool and are the same, bit for bit, for any number of threads.
@@ -25,8 +25,8 @@ pub trait Optimizer<A: Scalar>: Method<A> {
     ///
     /// # Errors
     /// A gradient that is NaN or infinite ([`Error::NonFiniteGradient`] names the first parameter); a step that would make a parameter or a moment
-    /// so ([`Error::NonFiniteStep`] names it); a model or gradients of another configuration than the optimiser was made for; a rate that is
-    /// negative or not finite, as the element type rounds it. The model and the optimiser are then left as they were.
+    /// so ([`Error::NonFiniteStep`] names it); a model or gradients of another configuration than the optimizer was made for; a rate that is
+    /// negative or not finite, as the element type rounds it. The model and the optimizer are then left as they were.
     fn step<M: Parameters<A>>(&mut self, model: &mut M, gradients: &M, lr: f64) -> Result<()> {
         if !(A::cast(lr).is_finite() && lr >= 0.0) {
             return Err(Error::argument(
@@ -91,7 +91,7 @@ pub trait Optimizer<A: Scalar>: Method<A> {
     }
 }
 
-/// What tells one optimiser from another.
+/// What tells one optimizer from another.
 pub(crate) trait Method<A: Scalar>: Sized {
     /// What one step does, learning rate and all.
     type Rule: Rule<A>;
@@ -111,7 +111,7 @@ pub(crate) trait Method<A: Scalar>: Sized {
     #[cfg(feature = "checkpoint")]
     fn config_json(&self) -> serde_json::Result<serde_json::Value>;
 
-    /// An optimiser for `model` with a configuration from JSON.
+    /// An optimizer for `model` with a configuration from JSON.
     #[cfg(feature = "checkpoint")]
     fn from_json(model: &impl Parameters<A>, config: serde_json::Value) -> Result<Self>;
 }
@@ -133,7 +133,7 @@ pub(crate) struct Piece<'a, A> {
     pub(crate) decays: bool,
 }
 
-/// What an optimiser knows of the parameters that it steps.
+/// What an optimizer knows of the parameters that it steps.
 #[derive(Clone, Debug)]
 pub(crate) struct State<A> {
     /// In the order in which the model visits them.
@@ -221,7 +221,7 @@ impl<A: Scalar> State<A> {
         match problem {
             Some(problem) => Err(Error::argument(
                 operation,
-                format!("the optimiser was made for another model than `{argument}`: the next parameter should be {problem}"),
+                format!("the optimizer was made for another model than `{argument}`: the next parameter should be {problem}"),
             )),
             None => Ok(views),
         }

@@ -39,7 +39,7 @@ pub(crate) struct Magnitudes<'b> {
 
 /// The largest magnitude of the numbers of `part`, ∞ where one is not finite.
 pub(super) fn magnitude<A: Scalar>(part: &ArrayViewD<'_, A>) -> f64 {
-    /// Independent maxima, which vectorise.
+    /// Independent maxima, which vectorize.
     const LANES: usize = 16;
     let mut largest = [A::zero(); LANES];
     // A product with 0 is NaN for what is not finite, and NaN stays in a sum.

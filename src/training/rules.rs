@@ -1,4 +1,4 @@
-//! Which parameters an optimiser steps, and which of them decay.
+//! Which parameters an optimizer steps, and which of them decay.
 
 use crate::parameters::Role;
 

@@ -98,7 +98,7 @@ pub struct Sgd<A = f32> {
 }
 
 impl<A: Scalar> Sgd<A> {
-    /// An optimiser for `model`, with velocities of 0.
+    /// An optimizer for `model`, with velocities of 0.
     ///
     /// # Errors
     /// A momentum outside [0, 1), `nesterov` without momentum, a decay that is negative or not finite as the element type rounds it, a frozen path that the model does not
@@ -110,7 +110,7 @@ impl<A: Scalar> Sgd<A> {
         Ok(Self { config, state })
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &SgdConfig {
         &self.config
     }

@@ -1,5 +1,6 @@
 //! A training run in a file.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -9,16 +10,18 @@ use serde_json::Value;
 
 use super::Step;
 use super::optimizer::{Optimizer, State};
-use crate::checkpoint::{Contents, Tensors, assign, malformed, parse_value};
+use crate::checkpoint::{Contents, RUN, Tensors, assign, description_of_any, malformed, parse_value};
 use crate::error::{Error, Result};
 use crate::parameters::{Parameters, Visitor, VisitorMut, join};
 use crate::scalar::Scalar;
 
-/// The one key of the metadata: with several, their order would differ from file to file.
-const KEY: &str = "linformer_training";
-
 /// The version of what stands under it.
-const FORMAT: u64 = 1;
+pub(super) const FORMAT: u64 = 1;
+
+/// Whether this crate uses a key of the metadata itself.
+pub(super) fn is_reserved(key: &str) -> bool {
+    key.starts_with("linformer")
+}
 
 /// What the metadata says.
 #[derive(Serialize, Deserialize)]
@@ -27,18 +30,20 @@ struct Description {
     format: u64,
     optimizer: String,
     config: Value,
-    /// Optimiser steps done.
+    /// Optimizer steps done.
     steps: u64,
     seed: u64,
     /// Of the next step.
     index: u64,
 }
 
-/// Writes all that a run needs to go on to one safetensors file: the model's tensors (`model.…`), the optimiser's moments (`moment1.…`,
-/// `moment2.…`), its configuration and number of steps, and the `next` step, whose seed and index are all there is to a generator's state.
+/// Writes all that a run needs to continue to one safetensors file: the model's tensors (`model.…`), the optimizer's moments (`moment1.…`,
+/// `moment2.…`), its configuration and number of steps, and the `next` step, whose seed and index are all there is to a generator's state. A
+/// [`Trainer`](super::Trainer) does it by itself.
 ///
-/// It is written to a temporary file in the same directory and renamed: whatever happens, there is a whole file at `path`, the old one or the
-/// new one. The schedule is not saved; it is a function of the step.
+/// The file is written to a temporary file, synced and atomically renamed, so `path` always holds a complete file. The schedule is not saved; it is a
+/// function of the step. The configuration of a model of this crate is, so that [`Checkpoint::load`](crate::checkpoint::Checkpoint::load) reads the
+/// model from the file.
 ///
 /// ```
 /// use linformer::Linear;
@@ -49,7 +54,7 @@ struct Description {
 /// let mut optimizer = AdamW::new(&model, AdamWConfig::new())?;
 /// save_training(&path, &model, &optimizer, Step::new(7, 100))?;
 ///
-/// // In the next run, with a model and an optimiser of the same kind:
+/// // In the next run, with a model and an optimizer of the same kind:
 /// let step = load_training(&path, &mut model, &mut optimizer)?;
 /// assert_eq!(step, Step::new(7, 100));
 /// # std::fs::remove_file(&path).unwrap();
@@ -57,14 +62,14 @@ struct Description {
 /// ```
 ///
 /// # Errors
-/// A file or directory that cannot be written; a model of more tensors than a header has room for.
-pub fn save_training<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(
+/// Returns an error if the file cannot be written, or if the model has more tensors than a header has room for.
+pub fn save_training<A: Scalar, M: Parameters<A> + 'static, O: Optimizer<A>>(
     path: impl AsRef<Path>,
     model: &M,
     optimizer: &O,
     next: Step,
 ) -> Result<()> {
-    Contents::new(run_tensors(model, optimizer), run_metadata(optimizer, next)?)?.save(path.as_ref())
+    Contents::new(run_tensors(model, optimizer), run_metadata(model, optimizer, next)?)?.save(path.as_ref())
 }
 
 /// The tensors of a run with their names.
@@ -81,28 +86,29 @@ pub(crate) fn run_tensors<'a, A: Scalar, O: Optimizer<A>>(
 }
 
 /// What a file's metadata says of a run.
-pub(crate) fn run_metadata<A: Scalar, O: Optimizer<A>>(optimizer: &O, next: Step) -> Result<BTreeMap<String, String>> {
+pub(crate) fn run_metadata<A: Scalar, O: Optimizer<A>>(model: &dyn Any, optimizer: &O, next: Step) -> Result<BTreeMap<String, String>> {
     let description = Description {
         format: FORMAT,
         optimizer: O::NAME.to_owned(),
-        config: optimizer.config_json().map_err(in_metadata)?,
+        config: optimizer.config_json().map_err(|error| in_metadata(RUN, error))?,
         steps: optimizer.state().steps,
         seed: next.seed,
         index: next.index,
     };
-    let json = serde_json::to_string(&description).map_err(in_metadata)?;
-    Ok(BTreeMap::from([(KEY.to_owned(), json)]))
+    let mut metadata = description_of_any::<A>(model)?;
+    metadata.insert(RUN.to_owned(), to_json(RUN, &description)?);
+    Ok(metadata)
 }
 
 /// Puts `model` and `optimizer` into the state that [`save_training`] wrote, and gives the step to go on with. A run that goes on from there
 /// is equal, bit for bit, to one that was not stopped.
 ///
-/// The optimiser gets the configuration that it was saved with.
+/// The optimizer gets the configuration that it was saved with.
 ///
 /// # Errors
-/// A file that cannot be read or is no valid safetensors file; one that holds no run, or one with another kind of optimiser or of another
+/// A file that cannot be read or is no valid safetensors file; one that holds no run, or one with another kind of optimizer or of another
 /// format number; tensors that are missing, unexpected, of another shape, of integers, or of numbers
-/// that are not finite, all of them listed. Model and optimiser are then left as
+/// that are not finite, all of them listed. Model and optimizer are then left as
 /// they were.
 pub fn load_training<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(
     path: impl AsRef<Path>,
@@ -112,13 +118,27 @@ pub fn load_training<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(
     resume(Tensors::read(path)?, model, optimizer)
 }
 
-/// Puts a model and its optimiser into the state of a run that has been read.
+/// Puts a model and its optimizer into the state of a run that has been read.
 pub(crate) fn resume<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(tensors: Tensors<A>, model: &mut M, optimizer: &mut O) -> Result<Step> {
-    let description = description(&tensors, O::NAME)?;
+    resume_with_best(tensors, model, None, optimizer)
+}
+
+/// [`resume`] of a run whose file has the best weights too.
+pub(super) fn resume_with_best<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(
+    tensors: Tensors<A>,
+    model: &mut M,
+    best: Option<&mut M>,
+    optimizer: &mut O,
+) -> Result<Step> {
+    let description = description(&tensors)?;
+    if description.optimizer != O::NAME {
+        let problem = format!("the run was one of {}, not of {}", description.optimizer, O::NAME);
+        return Err(Error::Checkpoint { problems: vec![problem] });
+    }
     let mut loaded = O::from_json(model, description.config)?;
     let state = loaded.state_mut();
     check_finite(&tensors)?;
-    assign(&mut Run { model, state }, tensors)?;
+    assign(&mut Run { model, best, state }, tensors)?;
     state.steps = description.steps;
     state.measure();
     *optimizer = loaded;
@@ -144,49 +164,66 @@ fn check_finite<A: Scalar>(tensors: &Tensors<A>) -> Result<()> {
 
 /// A configuration from a file.
 pub(super) fn parsed<T: DeserializeOwned>(config: Value) -> Result<T> {
-    parse_value(config).map_err(|reason| malformed(format!("metadata `{KEY}`: {reason}")))
+    parse_value(config).map_err(|reason| malformed(format!("metadata `{RUN}`: {reason}")))
 }
 
-fn in_metadata(error: serde_json::Error) -> Error {
-    malformed(format!("metadata `{KEY}`: {error}"))
+fn in_metadata(key: &str, error: serde_json::Error) -> Error {
+    malformed(format!("metadata `{key}`: {error}"))
 }
 
-fn description<A: Scalar>(tensors: &Tensors<A>, optimizer: &str) -> Result<Description> {
-    let Some(json) = tensors.metadata().get(KEY) else {
+pub(super) fn to_json(key: &str, description: &impl Serialize) -> Result<String> {
+    serde_json::to_string(description).map_err(|error| in_metadata(key, error))
+}
+
+/// What the metadata says under `key`, which files that hold `what` have.
+pub(super) fn described<A: Scalar, T: DeserializeOwned>(tensors: &Tensors<A>, key: &str, what: &str) -> Result<T> {
+    let Some(json) = tensors.metadata().get(key) else {
         return Err(malformed(format!(
-            "its metadata has no `{KEY}`, so it holds no training run of this crate"
+            "its metadata has no `{key}`, so it holds no {what} of this crate"
         )));
     };
     // Before the rest is: another format has other fields.
-    let value: Value = serde_json::from_str(json).map_err(in_metadata)?;
+    let value: Value = serde_json::from_str(json).map_err(|error| in_metadata(key, error))?;
     if value["format"] != FORMAT {
         return Err(malformed(format!(
             "it has the format {}, and this version of the crate reads {FORMAT}",
             value["format"]
         )));
     }
-    let description: Description = parsed(value)?;
-    if description.optimizer != optimizer {
-        let problem = format!("the run was one of {}, not of {optimizer}", description.optimizer);
-        return Err(Error::Checkpoint { problems: vec![problem] });
-    }
-    Ok(description)
+    parse_value(value).map_err(|reason| malformed(format!("metadata `{key}`: {reason}")))
 }
 
-/// A model and what its optimiser keeps, as one tree.
+fn description<A: Scalar>(tensors: &Tensors<A>) -> Result<Description> {
+    described(tensors, RUN, "training run")
+}
+
+/// The step that a run continues with.
+pub(super) fn next_step<A: Scalar>(tensors: &Tensors<A>) -> Result<Step> {
+    let Description { seed, index, .. } = description(tensors)?;
+    Ok(Step::new(seed, index))
+}
+
+/// A model and what its optimizer keeps, as one tree.
 struct Run<'a, A, M> {
     model: &'a mut M,
+    best: Option<&'a mut M>,
     state: &'a mut State<A>,
 }
 
 impl<A: Scalar, M: Parameters<A>> Parameters<A> for Run<'_, A, M> {
     fn visit<'a>(&'a self, path: &str, visitor: &mut Visitor<'_, 'a, A>) {
         self.model.visit(&join(path, "model"), visitor);
+        if let Some(best) = &self.best {
+            best.visit(&join(path, "best"), visitor);
+        }
         self.state.visit(path, visitor);
     }
 
     fn visit_mut<'a>(&'a mut self, path: &str, visitor: &mut VisitorMut<'_, 'a, A>) {
         self.model.visit_mut(&join(path, "model"), visitor);
+        if let Some(best) = &mut self.best {
+            best.visit_mut(&join(path, "best"), visitor);
+        }
         self.state.visit_mut(path, visitor);
     }
 }

@@ -104,6 +104,7 @@ struct Probe {
 parameters!(Probe: f64 { bias } flat { tagger });
 
 #[derive(Clone)]
+#[allow(clippy::large_enum_variant)]
 enum Layer<A> {
     Exact(ExactAttention<A>),
     Any(Attention<A>),

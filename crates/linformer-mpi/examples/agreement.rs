@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use linformer::distributed::{Combine, Communicator, Numbers, Sharded, Shards, all_reduce_gradients};
 use linformer::ndarray::{Array2, Array3, ArrayD, Axis, s};
-use linformer::training::{CrossEntropy, Step};
+use linformer::training::{CrossEntropy, Step, TokenBatch, Trainable};
 use linformer::{
     Encoder, EncoderConfig, Error, LanguageModel, LanguageModelConfig, Linear, LinformerConfig, PaddingMask, Parameters, ProjectionKind,
     Result, Sharing, TrainingPass,
@@ -158,11 +158,11 @@ fn language_models(world: &dyn Communicator) -> Result<()> {
     let model = language_model()?;
     let tokens = tokens(2);
     let targets: Vec<_> = tokens.iter().map(|token| (token % 3 > 0).then_some(*token)).collect();
-    let (expected, gradients) = model.loss_and_gradients(&tokens, None, &targets, &CrossEntropy::new(), None, &pass())?;
+    let (expected, gradients) = model.loss_and_gradients(&TokenBatch::new(&tokens, &targets), &CrossEntropy::new(), &pass())?;
     let part = Sharded::of(&model, Shards::even(LENGTH, world.size())?, world)?;
     let own = tokens.slice(s![.., part.range()]).to_owned();
     let targets: Vec<_> = own.iter().map(|token| (token % 3 > 0).then_some(*token)).collect();
-    let (found, own_gradients) = part.loss_and_gradients(&own, None, &targets, &CrossEntropy::new(), None, &pass())?;
+    let (found, own_gradients) = part.loss_and_gradients(&TokenBatch::new(&own, &targets), &CrossEntropy::new(), &pass())?;
     check((found - expected).abs() < 1e-12, "the loss");
     check(model_difference(&own_gradients, &gradients, &part.range()) < 1e-12, "gradients");
     let mut gradients = Linear::<f64>::from_parts(Array2::ones((1, 1)) * world.rank() as f64, None)?;
@@ -206,7 +206,7 @@ fn a_grid(world: &dyn Communicator) -> Result<()> {
     let model = language_model()?;
     let tokens = tokens(2);
     let targets: Vec<_> = tokens.iter().map(|token| Some(*token)).collect();
-    let (expected, gradients) = model.loss_and_gradients(&tokens, None, &targets, &CrossEntropy::new(), None, &pass())?;
+    let (expected, gradients) = model.loss_and_gradients(&TokenBatch::new(&tokens, &targets), &CrossEntropy::new(), &pass())?;
     let half = world.size() / 2;
     let sequence = world.split(world.rank() / half)?;
     let replicas = world.split(world.rank() % half)?;
@@ -214,7 +214,7 @@ fn a_grid(world: &dyn Communicator) -> Result<()> {
     let item = replicas.rank();
     let own = tokens.slice(s![item..=item, part.range()]).to_owned();
     let targets: Vec<_> = own.iter().map(|token| Some(*token)).collect();
-    let (found, own_gradients) = part.loss_and_gradients(&own, None, &targets, &CrossEntropy::new(), None, &pass())?;
+    let (found, own_gradients) = part.loss_and_gradients(&TokenBatch::new(&own, &targets), &CrossEntropy::new(), &pass())?;
     check((found - expected).abs() < 1e-12, "the loss over a grid");
     check(
         model_difference(&own_gradients, &gradients, &part.range()) < 1e-12,

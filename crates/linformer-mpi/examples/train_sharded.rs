@@ -6,7 +6,7 @@ mod support;
 
 use linformer::distributed::{Communicator, Sharded, Shards};
 use linformer::ndarray::{Array2, s};
-use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Schedule, Step};
+use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Schedule, Step, TokenBatch, Trainable};
 use linformer::{EncoderConfig, LanguageModel, LanguageModelConfig, LinformerConfig, Result, TrainingPass};
 use linformer_mpi::Mpi;
 use support::{one_thread, option};
@@ -72,7 +72,8 @@ fn alone(config: &LanguageModelConfig, length: usize, steps: usize) -> Result<Ve
     let step = |index| {
         let (tokens, positions, targets) = batch(length, index);
         let pass = TrainingPass::new(Step::new(7, index as u64));
-        let (loss, mut gradients) = model.loss_and_gradients(&tokens, Some(&positions), &targets, &CrossEntropy::new(), None, &pass)?;
+        let (loss, mut gradients) =
+            model.loss_and_gradients(&TokenBatch::new(&tokens, &targets).at(&positions), &CrossEntropy::new(), &pass)?;
         optimizer.clip_gradient_norm(&mut gradients, 1.0)?;
         optimizer.step(&mut model, &gradients, schedule(steps).at(index as u64))?;
         Ok(loss)
@@ -98,8 +99,11 @@ fn together(world: &dyn Communicator, config: &LanguageModelConfig, length: usiz
         }
         let tokens = tokens.slice(s![.., own.clone()]).to_owned();
         let pass = TrainingPass::new(Step::new(7, index as u64));
-        let (loss, mut gradients) =
-            model.loss_and_gradients(&tokens, Some(&own_positions), &own_targets, &CrossEntropy::new(), None, &pass)?;
+        let (loss, mut gradients) = model.loss_and_gradients(
+            &TokenBatch::new(&tokens, &own_targets).at(&own_positions),
+            &CrossEntropy::new(),
+            &pass,
+        )?;
         model.clip_gradient_norm(&optimizer, &mut gradients, 1.0)?;
         optimizer.step(model.model_mut(), &gradients, schedule(steps).at(index as u64))?;
         Ok(loss)

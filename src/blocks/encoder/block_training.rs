@@ -55,7 +55,7 @@ impl<A: Scalar> EncoderBlock<A> {
         check_width(OPERATION, "x", x, self.in_dim())?;
         PaddingMask::check(mask, OPERATION, x.dim().0, x.dim().1)?;
         let x = x.as_standard_layout().into_owned();
-        let (y, mut saved) = parallel::within(self.training_cost(&x), || {
+        let (y, mut saved) = parallel::within(training_cost(&x), || {
             train_blocks(
                 slice::from_ref(self),
                 x,
@@ -100,7 +100,7 @@ impl<A: Scalar> EncoderBlock<A> {
         check_gradient(OPERATION, &dy, cache.dim)?;
         let dy = contiguous(dy);
         let (pass, mask) = (&cache.pass, cache.mask.as_ref());
-        parallel::within(self.training_cost(&dy), || {
+        parallel::within(training_cost(&dy), || {
             let lent = Lent::whole(None);
             match cache.saved.cache(|input| self.train(input, lent, mask, pass, 0))? {
                 Some(cache) => self.backward_through(cache, dy, lent, pass, 0, gradients, None),
@@ -114,11 +114,6 @@ impl<A: Scalar> EncoderBlock<A> {
         pass.drops_layer(layer) && self.in_dim() == self.out_dim()
     }
 
-    /// Multiplications of a pass over the sequences, at least.
-    fn training_cost(&self, x: &Array3<A>) -> usize {
-        parallel::cost(&[x.len(), x.dim().2])
-    }
-
     fn kind(&self) -> BlockKind {
         BlockKind {
             attention: self.attention().kind(),
@@ -127,6 +122,11 @@ impl<A: Scalar> EncoderBlock<A> {
             placement: self.placement(),
         }
     }
+}
+
+/// Multiplications of a pass over the sequences, at least.
+fn training_cost<A>(x: &Array3<A>) -> usize {
+    parallel::cost(&[x.len(), x.dim().2])
 }
 
 /// What is saved of one block.

@@ -44,7 +44,7 @@ pub struct AttentionOptions {
     /// Whether keys and values come from an encoder; no. Refused otherwise, since fairseq does not compress those.
     #[serde(default)]
     pub encoder_decoder_attention: bool,
-    /// Quantisation noise in training; 0.
+    /// Quantization noise in training; 0.
     #[serde(default)]
     pub q_noise: f64,
     /// The size of that noise's blocks; 8.

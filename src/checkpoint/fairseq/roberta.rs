@@ -81,7 +81,7 @@ pub struct RobertaOptions {
     /// Whether blocks are pre-norm, with a norm after the last; no.
     #[serde(default)]
     pub encoder_normalize_before: bool,
-    /// Whether the sum of token and position vectors is normalised; yes.
+    /// Whether the sum of token and position vectors is normalized; yes.
     #[serde(default = "yes")]
     pub layernorm_embedding: bool,
     /// Whether positions have trained vectors; yes. Refused otherwise.
@@ -99,7 +99,7 @@ pub struct RobertaOptions {
     /// Whether fairseq keeps the classification heads of a checkpoint; no. Here each is loaded by its name.
     #[serde(default)]
     pub load_checkpoint_heads: bool,
-    /// Whether classification heads are normalised spectrally; no. Refused otherwise.
+    /// Whether classification heads are normalized spectrally; no. Refused otherwise.
     #[serde(default)]
     pub spectral_norm_classification_head: bool,
     /// Layer dropout in training; 0.
@@ -108,16 +108,16 @@ pub struct RobertaOptions {
     /// The layers to keep when a checkpoint is pruned; all. Refused otherwise.
     #[serde(default)]
     pub encoder_layers_to_keep: Option<String>,
-    /// Product quantisation noise; 0. Refused otherwise.
+    /// Product quantization noise; 0. Refused otherwise.
     #[serde(default)]
     pub quant_noise_pq: f64,
     /// The size of that noise's blocks; 8.
     #[serde(default = "number::<8>")]
     pub quant_noise_pq_block_size: usize,
-    /// Scalar quantisation; 0. Refused otherwise.
+    /// Scalar quantization; 0. Refused otherwise.
     #[serde(default)]
     pub quant_noise_scalar: f64,
-    /// Without effect on an encoder but for quantisation noise; no.
+    /// Without effect on an encoder but for quantization noise; no.
     #[serde(default)]
     pub adaptive_input: bool,
     /// The weight of a penalty in training; 0.
@@ -182,7 +182,7 @@ impl RobertaOptions {
     /// Options from a JSON object in the names of fairseq's arguments, besides `vocab` and `padding_idx`, which stand for the dictionary.
     ///
     /// # Errors
-    /// An option that the model does not have (those of the task, the optimiser and the data are no part of it), or of another type.
+    /// An option that the model does not have (those of the task, the optimizer and the data are no part of it), or of another type.
     pub fn from_json(json: &str) -> Result<Self> {
         parse("fairseq::RobertaOptions", json)
     }
@@ -322,7 +322,7 @@ impl RobertaOptions {
             (
                 "spectral_norm_classification_head",
                 self.spectral_norm_classification_head,
-                "classification heads are not normalised here",
+                "classification heads are not normalized here",
             ),
             (
                 "encoder_layers_to_keep",

@@ -278,9 +278,9 @@ fn refuse_causal_decoder(causal: bool, option: &str) -> Result<()> {
 }
 
 /// A configuration with every default filled in, so that two that mean the same are equal.
-pub(super) fn normalised(config: &EncoderConfig) -> EncoderConfig {
+pub(super) fn normalized(config: &EncoderConfig) -> EncoderConfig {
     let mut config = config.clone();
-    config.attention = normalised_attention(&config.attention);
+    config.attention = normalized_attention(&config.attention);
     config.hidden_dim = config.hidden_dim.filter(|&width| width != config.dim() && config.depth > 1);
     if let AttentionKind::Linformer(attention) = &config.attention {
         let k = attention.k;
@@ -294,18 +294,18 @@ pub(super) fn normalised(config: &EncoderConfig) -> EncoderConfig {
     config
 }
 
-/// As [`normalised`], of a decoder.
-pub(super) fn normalised_decoder(config: &DecoderConfig) -> DecoderConfig {
+/// As [`normalized`], of a decoder.
+pub(super) fn normalized_decoder(config: &DecoderConfig) -> DecoderConfig {
     let mut config = config.clone();
-    let halves = [config.target_half(), config.source_half()].map(|half| normalised(&half));
+    let halves = [config.target_half(), config.source_half()].map(|half| normalized(&half));
     config.k_by_layer = halves.iter().find_map(|half| half.k_by_layer.clone());
     let [target, source] = halves;
     (config.self_attention, config.cross_attention) = (target.attention, source.attention);
     config
 }
 
-/// As [`normalised`], of one attention.
-pub(super) fn normalised_attention(kind: &AttentionKind) -> AttentionKind {
+/// As [`normalized`], of one attention.
+pub(super) fn normalized_attention(kind: &AttentionKind) -> AttentionKind {
     let mut kind = kind.clone();
     if let AttentionKind::Linformer(config) = &mut kind {
         config.projection.sharing = Some(config.projection.effective_sharing());

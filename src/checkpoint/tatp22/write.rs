@@ -7,7 +7,7 @@ use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn, Slice};
 use super::super::foreign::check_same;
 use super::super::tensors::Tensors;
 use super::names::{self, Direction, Layout};
-use super::native::{normalised, normalised_attention, normalised_decoder};
+use super::native::{normalized, normalized_attention, normalized_decoder};
 use super::{FeedForwardOptions, LinformerLMOptions, LinformerOptions, MHAttentionOptions, PEER};
 use crate::blocks::{Attention, Decoder, Encoder};
 use crate::config::AttentionKind;
@@ -26,7 +26,7 @@ use crate::scalar::Scalar;
 /// # Errors
 /// As [`LinformerOptions::encoder_config`]; an encoder of other options, by the name of the first that differs.
 pub fn linformer_state_dict<A: Scalar>(encoder: &Encoder<A>, options: &LinformerOptions) -> Result<Tensors<A>> {
-    check_same(PEER, &normalised(encoder.config()), &normalised(&options.encoder_config()?))?;
+    check_same(PEER, &normalized(encoder.config()), &normalized(&options.encoder_config()?))?;
     write(encoder, |names| names::encoder(options, "", "", names))
 }
 
@@ -38,7 +38,7 @@ pub fn language_model_state_dict<A: Scalar>(model: &LanguageModel<A>, options: &
     let mut ours = model.config().clone();
     let mut theirs = options.language_model_config()?;
     for config in [&mut ours, &mut theirs] {
-        config.encoder = normalised(&config.encoder);
+        config.encoder = normalized(&config.encoder);
         config.embedding_dim = Some(config.effective_embedding_dim());
     }
     check_same(PEER, &ours, &theirs)?;
@@ -52,8 +52,8 @@ pub fn language_model_state_dict<A: Scalar>(model: &LanguageModel<A>, options: &
 pub fn decoder_state_dict<A: Scalar>(decoder: &Decoder<A>, options: &LinformerOptions) -> Result<Tensors<A>> {
     check_same(
         PEER,
-        &normalised_decoder(decoder.config()),
-        &normalised_decoder(&options.decoder_config()?),
+        &normalized_decoder(decoder.config()),
+        &normalized_decoder(&options.decoder_config()?),
     )?;
     write(decoder, |names| names::decoder(options, "", "", names))
 }
@@ -66,7 +66,7 @@ pub fn decoder_language_model_state_dict<A: Scalar>(model: &DecoderLanguageModel
     let mut ours = model.config().clone();
     let mut theirs = options.decoder_language_model_config()?;
     for config in [&mut ours, &mut theirs] {
-        config.decoder = normalised_decoder(&config.decoder);
+        config.decoder = normalized_decoder(&config.decoder);
         config.embedding_dim = Some(config.effective_embedding_dim());
     }
     check_same(PEER, &ours, &theirs)?;
@@ -84,7 +84,7 @@ pub fn attention_state_dict<A: Scalar>(layer: &Attention<A>, options: &MHAttenti
         Attention::Causal(layer) => AttentionKind::Causal(layer.config().clone()),
     };
     let theirs = options.attention_config()?;
-    check_same(PEER, &normalised_attention(&ours), &normalised_attention(&theirs))?;
+    check_same(PEER, &normalized_attention(&ours), &normalized_attention(&theirs))?;
     write(layer, |names| names::attention(options, names))
 }
 

@@ -26,7 +26,7 @@ impl<A: Scalar> Position<A> {
         let y = self.forward(x, tokens)?;
         let cache = PositionCache {
             kind: self.kind,
-            tokens: tokens.map(|tokens| tokens.to_owned()),
+            tokens: tokens.map(ndarray::ArrayRef::to_owned),
             dim: y.dim(),
         };
         Ok((y, cache))

@@ -162,8 +162,8 @@ fn encoders_and_models() {
                 close(language_model.forward(&tokens, mask).unwrap().into_dyn(), expected.into_dyn());
                 let expected = by_tokens.forward(&tokens, mask).unwrap();
                 close(of_tokens.forward(&tokens, mask).unwrap().into_dyn(), expected.into_dyn());
-                let expected = by_features.forward_features(&x, mask).unwrap();
-                close(of_features.forward_features(&x, mask).unwrap().into_dyn(), expected.into_dyn());
+                let expected = by_features.forward(&x, mask).unwrap();
+                close(of_features.forward(&x, mask).unwrap().into_dyn(), expected.into_dyn());
             }
         }
     }

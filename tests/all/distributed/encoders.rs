@@ -26,7 +26,7 @@ fn expected(config: &EncoderConfig, x: &Array3<f64>, dy: &Array3<f64>, mask: Opt
     let mut encoder = Encoder::new(config, 3).unwrap();
     scramble(&mut encoder, 1);
     let y = encoder.forward(x, mask).unwrap();
-    let (_, cache) = encoder.forward_train(&x, mask, pass).unwrap();
+    let (_, cache) = encoder.forward_train(x, mask, pass).unwrap();
     let mut gradients = encoder.zeros_like();
     let dx = encoder.backward(cache, dy.clone(), &mut gradients).unwrap();
     Expected { encoder, y, dx, gradients }

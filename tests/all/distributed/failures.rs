@@ -2,7 +2,7 @@
 
 use linformer::distributed::{Communicator, Sharded, Shards, ThreadGroup, ThreadRank, all_reduce_gradients};
 use linformer::ndarray::{Array2, Array3, s};
-use linformer::training::{CrossEntropy, Step};
+use linformer::training::{CrossEntropy, Step, TokenBatch, Trainable};
 use linformer::{
     AttentionConfig, AttentionKind, Encoder, EncoderConfig, Error, LanguageModel, LanguageModelConfig, LinformerConfig, PaddingMask,
     Result, Sharing, TrainingPass,
@@ -154,7 +154,7 @@ fn an_error_on_one_rank_is_named_on_all() {
                 let pass = TrainingPass::new(Step::new(0, 0));
                 let tokens = Array2::ones((1, length));
                 model
-                    .loss_and_gradients(&tokens, None, &targets, &CrossEntropy::new(), None, &pass)
+                    .loss_and_gradients(&TokenBatch::new(&tokens, &targets), &CrossEntropy::new(), &pass)
                     .map(|_| ())
             });
             assert_named(&target, odd, "outside the 7 classes");
@@ -226,7 +226,7 @@ fn an_error_in_one_replica_stops_all_of_the_grid() {
             let tokens = Array2::from_elem((1, length), token);
             let pass = TrainingPass::new(Step::new(0, 0));
             model
-                .loss_and_gradients(&tokens, None, &vec![Some(1); length], &CrossEntropy::new(), None, &pass)
+                .loss_and_gradients(&TokenBatch::new(&tokens, vec![Some(1); length]), &CrossEntropy::new(), &pass)
                 .map(|_| ())
         });
         assert!(

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use linformer::checkpoint::Checkpoint;
 use linformer::distributed::{Communicator, Sharded, Shards, ThreadGroup};
 use linformer::ndarray::{Array2, s};
-use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step, load_training, save_training};
+use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step, TokenBatch, Trainable, load_training, save_training};
 use linformer::{
     EncoderConfig, Error, LanguageModel, LanguageModelConfig, LinformerConfig, Parameters, PositionKind, ProjectionKind, Sharing,
     TrainingPass,
@@ -89,7 +89,7 @@ fn three_steps(folder: &Folder, from: &str, to: &str, size: usize) {
         let targets: Vec<_> = tokens.iter().map(|token| Some((token + 1) % 7)).collect();
         for _ in 0..3 {
             let pass = TrainingPass::new(step);
-            let (_, gradients) = model.loss_and_gradients(&tokens, None, &targets, &CrossEntropy::new(), None, &pass)?;
+            let (_, gradients) = model.loss_and_gradients(&TokenBatch::new(&tokens, &targets), &CrossEntropy::new(), &pass)?;
             optimizer.step(model.model_mut(), &gradients, 1e-2)?;
             step.index += 1;
         }

@@ -2,7 +2,7 @@
 
 use linformer::distributed::{Communicator, Sharded, Shards, ThreadGroup};
 use linformer::ndarray::Array2;
-use linformer::training::{CrossEntropy, Step};
+use linformer::training::{CrossEntropy, Step, TokenBatch, Trainable};
 use linformer::{Error, LanguageModel, LanguageModelConfig, PaddingMask, Parameters, Result, TrainingPass};
 
 use super::failures::{LENGTH, config};
@@ -42,7 +42,9 @@ fn train(model: &Model<'_>, odd: Odd) -> Result<f64> {
     let pass = TrainingPass::new(Step::new(0, u64::from(matches!(odd, Odd::Pass))));
     let tokens = Array2::ones((batch, length));
     let targets = vec![Some(1); tokens.len()];
-    Ok(model.loss_and_gradients(&tokens, None, &targets, &loss, Some(&mask), &pass)?.0)
+    Ok(model
+        .loss_and_gradients(&TokenBatch::new(&tokens, &targets).with_mask(&mask), &loss, &pass)?
+        .0)
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use linformer::distributed::{Communicator, Sharded, Shards, ThreadRank, all_reduce_gradients};
 use linformer::ndarray::{Array2, Array3, s};
-use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Reduction, Step};
+use linformer::training::{AdamW, AdamWConfig, CrossEntropy, FeatureBatch, Optimizer, Reduction, Step, TokenBatch, Trainable};
 use linformer::{
     Classifier, ClassifierConfig, EncoderConfig, HeadKind, LanguageModel, LanguageModelConfig, LinformerConfig, PaddingMask, Pooling,
     PositionKind, SinusoidLayout, TrainingPass,
@@ -103,7 +103,7 @@ fn losses_and_gradients_of_language_models() {
         let targets = [Some(1), None, Some(6), Some(0), Some(3)];
         let loss = CrossEntropy::new().with_reduction(reduction).with_label_smoothing(0.1);
         let (expected, gradients) = model
-            .loss_and_gradients(&tokens, Some(&chosen), &targets, &loss, Some(&mask), &pass())
+            .loss_and_gradients(&TokenBatch::new(&tokens, &targets).at(&chosen).with_mask(&mask), &loss, &pass())
             .unwrap();
         for size in 1..=4 {
             let shards = Shards::even(LENGTH, size).unwrap();
@@ -123,8 +123,11 @@ fn losses_and_gradients_of_language_models() {
                 }
                 let tokens = tokens.slice(s![.., own.clone()]).to_owned();
                 let mask = cut(&mask, own);
-                let (found, own_gradients) =
-                    sharded.loss_and_gradients(&tokens, Some(&own_chosen), &own_targets, &loss, Some(&mask), &pass())?;
+                let (found, own_gradients) = sharded.loss_and_gradients(
+                    &TokenBatch::new(&tokens, &own_targets).at(&own_chosen).with_mask(&mask),
+                    &loss,
+                    &pass(),
+                )?;
                 assert!((found - expected).abs() < 1e-12 * expected.abs().max(1.0));
                 let difference = part_difference(&own_gradients, &gradients, &sharded.range());
                 assert!(difference < 1e-12, "{position:?}, {size}: {difference}");
@@ -148,7 +151,7 @@ fn classifiers_pool_over_ranks() {
         for mask in [None, Some(&mask)] {
             let scores = model.forward(&tokens, mask).unwrap();
             let (expected, gradients) = model
-                .loss_and_gradients(&tokens, &targets, &CrossEntropy::new(), mask, &pass())
+                .loss_and_gradients(&TokenBatch::new(&tokens, &targets).with_mask(mask), &CrossEntropy::new(), &pass())
                 .unwrap();
             for size in 1..=4 {
                 let shards = Shards::even(LENGTH, size).unwrap();
@@ -159,8 +162,11 @@ fn classifiers_pool_over_ranks() {
                     let tokens = tokens.slice(s![.., own]).to_owned();
                     let found = sharded.forward(&tokens, mask.as_ref())?;
                     assert!(difference(found.view(), scores.view()) < 1e-12);
-                    let (found, own_gradients) =
-                        sharded.loss_and_gradients(&tokens, &targets, &CrossEntropy::new(), mask.as_ref(), &pass())?;
+                    let (found, own_gradients) = sharded.loss_and_gradients(
+                        &TokenBatch::new(&tokens, &targets).with_mask(mask.as_ref()),
+                        &CrossEntropy::new(),
+                        &pass(),
+                    )?;
                     assert!((found - expected).abs() < 1e-12);
                     let difference = part_difference(&own_gradients, &gradients, &sharded.range());
                     assert!(difference < 1e-12, "{pooling:?}, {size}: {difference}");
@@ -181,16 +187,16 @@ fn classifiers_of_features() {
     scramble(&mut model, 1);
     let x: Array3<f64> = sequence((2, LENGTH, 3), 1);
     let (expected, gradients) = model
-        .loss_and_gradients_of_features(&x, &[Some(3), Some(1)], &CrossEntropy::new(), None, &pass())
+        .loss_and_gradients(&FeatureBatch::new(&x, &[Some(3), Some(1)]), &CrossEntropy::new(), &pass())
         .unwrap();
-    let scores = model.forward_features(&x, None).unwrap();
+    let scores = model.forward(&x, None).unwrap();
     ranks(3, |rank| {
         let shards = Shards::even(LENGTH, 3)?;
         let sharded = Sharded::of(&model, shards.clone(), rank)?;
         let x = x.slice(s![.., own(rank, &shards), ..]).to_owned();
-        assert!(difference(sharded.forward_features(&x, None)?.view(), scores.view()) < 1e-12);
+        assert!(difference(sharded.forward(&x, None)?.view(), scores.view()) < 1e-12);
         let (found, own_gradients) =
-            sharded.loss_and_gradients_of_features(&x, &[Some(3), Some(1)], &CrossEntropy::new(), None, &pass())?;
+            sharded.loss_and_gradients(&FeatureBatch::new(&x, &[Some(3), Some(1)]), &CrossEntropy::new(), &pass())?;
         assert!((found - expected).abs() < 1e-12);
         assert!(part_difference(&own_gradients, &gradients, &sharded.range()) < 1e-12);
         assert!(sharded.forward(&tokens(2).slice(s![.., own(rank, &shards)]), None).is_err());
@@ -207,7 +213,9 @@ fn a_grid_of_ranks() {
     let tokens = tokens(3);
     let targets: Vec<_> = (0..3 * LENGTH).map(|row| (row % 3 > 0).then_some(row % VOCABULARY)).collect();
     let loss = CrossEntropy::new();
-    let (expected, gradients) = model.loss_and_gradients(&tokens, None, &targets, &loss, None, &pass()).unwrap();
+    let (expected, gradients) = model
+        .loss_and_gradients(&TokenBatch::new(&tokens, &targets), &loss, &pass())
+        .unwrap();
     ranks(4, |rank| {
         let sequence = rank.split(rank.rank() / 2)?;
         let replicas = rank.split(rank.rank() % 2)?;
@@ -221,7 +229,7 @@ fn a_grid_of_ranks() {
             .map(|row| targets[row])
             .collect();
         let tokens = tokens.slice(s![items, own]).to_owned();
-        let (found, own_gradients) = sharded.loss_and_gradients(&tokens, None, &own_targets, &loss, None, &pass())?;
+        let (found, own_gradients) = sharded.loss_and_gradients(&TokenBatch::new(&tokens, &own_targets), &loss, &pass())?;
         assert!((found - expected).abs() < 1e-12, "{found} {expected}");
         let difference = part_difference(&own_gradients, &gradients, &sharded.range());
         assert!(difference < 1e-12, "{difference}");
@@ -235,14 +243,16 @@ fn data_parallelism_is_one_large_batch() {
     let tokens = tokens(5);
     let targets: Vec<_> = (0..5 * LENGTH).map(|row| (row % 4 > 0).then_some(row % VOCABULARY)).collect();
     let loss = CrossEntropy::new();
-    let (expected, gradients) = model.loss_and_gradients(&tokens, None, &targets, &loss, None, &pass()).unwrap();
+    let (expected, gradients) = model
+        .loss_and_gradients(&TokenBatch::new(&tokens, &targets), &loss, &pass())
+        .unwrap();
     ranks(4, |rank| {
         // The last has nothing.
         let items = [0..2, 2..3, 3..5, 5..5][rank.rank()].clone();
         let targets = &targets[items.start * LENGTH..items.end * LENGTH];
         let count = targets.iter().flatten().count() as f64;
         let (own, mut own_gradients) =
-            model.loss_and_gradients(&tokens.slice(s![items, ..]).to_owned(), None, targets, &loss, None, &pass())?;
+            model.loss_and_gradients(&TokenBatch::new(tokens.slice(s![items, ..]).to_owned(), targets), &loss, &pass())?;
         let found = all_reduce_gradients(rank, own, &mut own_gradients, count)?;
         assert!((found - expected).abs() < 1e-12);
         assert!(part_difference(&own_gradients, &gradients, &(0..LENGTH)) < 1e-12);
@@ -261,7 +271,9 @@ fn loss_curves_are_those_of_one_process() {
         let mut optimizer = AdamW::new(&model, AdamWConfig::new()).unwrap();
         let step = |step| {
             let targets: Vec<_> = (0..2 * LENGTH).map(targets(step)).collect();
-            let (loss, mut gradients) = model.loss_and_gradients(&tokens(2), None, &targets, &loss, None, &pass()).unwrap();
+            let (loss, mut gradients) = model
+                .loss_and_gradients(&TokenBatch::new(tokens(2), &targets), &loss, &pass())
+                .unwrap();
             let norm = optimizer.clip_gradient_norm(&mut gradients, 0.5).unwrap();
             optimizer.step(&mut model, &gradients, 1e-2).unwrap();
             (loss, norm)
@@ -278,7 +290,7 @@ fn loss_curves_are_those_of_one_process() {
             for (step, &(expected, expected_norm)) in curve.iter().enumerate() {
                 let rows = (0..2).flat_map(|item| own.clone().map(move |position| item * LENGTH + position));
                 let targets: Vec<_> = rows.map(targets(step as u64)).collect();
-                let (found, mut gradients) = sharded.loss_and_gradients(&tokens, None, &targets, &loss, None, &pass())?;
+                let (found, mut gradients) = sharded.loss_and_gradients(&TokenBatch::new(&tokens, &targets), &loss, &pass())?;
                 let norm = sharded.clip_gradient_norm(&optimizer, &mut gradients, 0.5)?;
                 optimizer.step(sharded.model_mut(), &gradients, 1e-2)?;
                 assert!(

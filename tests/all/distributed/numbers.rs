@@ -2,7 +2,7 @@
 
 use linformer::distributed::{Communicator, Shardable, Sharded, Shards, ThreadRank};
 use linformer::ndarray::{Array2, Array3};
-use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Step};
+use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Step, TokenBatch, Trainable};
 use linformer::{
     Classifier, ClassifierConfig, Encoder, EncoderConfig, LanguageModel, LanguageModelConfig, LinformerConfig, NormPlacement, Parameters,
     Pooling, ProjectionKind, Result, TrainingPass,
@@ -70,7 +70,7 @@ fn parameters_of_language_models() -> Result<()> {
     each_tensor(&whole, &config, |model| {
         let targets = vec![Some(1); model.range().len()];
         model
-            .loss_and_gradients(&tokens(model), None, &targets, &CrossEntropy::new(), None, &pass())
+            .loss_and_gradients(&TokenBatch::new(tokens(model), &targets), &CrossEntropy::new(), &pass())
             .map(|_| ())
     });
     Ok(())
@@ -85,7 +85,7 @@ fn parameters_of_classifiers() -> Result<()> {
         each_tensor(&whole, &config, |model| model.forward(&tokens(model), None).map(|_| ()));
         each_tensor(&whole, &config, |model| {
             model
-                .loss_and_gradients(&tokens(model), &[Some(1)], &CrossEntropy::new(), None, &pass())
+                .loss_and_gradients(&TokenBatch::new(tokens(model), &[Some(1)]), &CrossEntropy::new(), &pass())
                 .map(|_| ())
         });
     }

@@ -2,7 +2,7 @@
 
 use linformer::distributed::{Communicator, Sharded, Shards};
 use linformer::ndarray::{Array2, Array3, ArrayD, s};
-use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step};
+use linformer::training::{AdamW, AdamWConfig, CrossEntropy, FeatureBatch, Optimizer, Step, Trainable};
 use linformer::{
     AttentionKind, Classifier, ClassifierConfig, Encoder, EncoderConfig, LinformerConfig, PaddingMask, Parameters, Pooling, TrainingPass,
 };
@@ -75,7 +75,7 @@ proptest! {
                 let own = shards.part(rank.rank(), length);
                 let (x, mask) = (x.slice(s![.., own.clone(), ..]).to_owned(), cut(&mask, own));
                 let targets = [Some(3), Some(1)];
-                let (_, gradients) = sharded.loss_and_gradients_of_features(&x, &targets, &CrossEntropy::new(), Some(&mask), &pass())?;
+                let (_, gradients) = sharded.loss_and_gradients(&FeatureBatch::new(&x, &targets).with_mask(&mask), &CrossEntropy::new(), &pass())?;
                 Ok(tensors(&gradients))
             })
         });

@@ -211,7 +211,7 @@ fn a_models_backward_takes_its_own_cache_and_gradients() {
         let model = Classifier::<f64>::new(config, 1).unwrap();
         let strange = Classifier::<f64>::new(other, 1).unwrap();
         let trained = match &config.input {
-            ClassifierInput::Features { features, .. } => model.forward_train_features(&sequence((1, 4, *features), 1), None, &pass()),
+            ClassifierInput::Features { features, .. } => model.forward_train(&sequence((1, 4, *features), 1), None, &pass()),
             _ => model.forward_train(&tokens, None, &pass()),
         };
         let (y, cache) = trained.unwrap();

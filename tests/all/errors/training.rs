@@ -70,7 +70,7 @@ fn masking_of_tokens() {
             .corrupt(&tokens(0, 5), None, Step::new(0, 0))
             .unwrap()
             .positions
-            .is_empty()
+            .is_some_and(|positions| positions.is_empty())
     );
 }
 

@@ -1,11 +1,11 @@
 //! Models of tokens: losses, gradients, three steps of AdamW, and what they write.
 
 use linformer::ndarray::{Array2, Array3, Axis};
-use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step, TokenMasking};
+use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, PairBatch, Step, TokenBatch, TokenMasking, Trainable};
 use linformer::{
     Activation, AttentionConfig, CausalConfig, Classifier, ClassifierConfig, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig,
     EncoderDecoder, EncoderDecoderConfig, FeedForwardConfig, GenerationConfig, HeadKind, LanguageModel, LanguageModelConfig,
-    LinformerConfig, PaddingMask, PairBatch, Pooling, PositionKind, Scalar, SinusoidLayout, TranslationConfig,
+    LinformerConfig, PaddingMask, Pooling, PositionKind, Scalar, SinusoidLayout, TranslationConfig,
 };
 
 use super::attention::trained;
@@ -67,10 +67,7 @@ fn language_models<A: Scalar>(record: &mut Record) {
         record.array(&format!("{name}: scores"), &model.forward(&tokens(), None).unwrap());
         trained(record, &name, model, |model, pass| {
             let loss = CrossEntropy::new();
-            let positions = Some(&masked.positions[..]);
-            let (loss, gradients) = model
-                .loss_and_gradients(&masked.tokens, positions, &masked.targets, &loss, None, pass)
-                .unwrap();
+            let (loss, gradients) = model.loss_and_gradients(&masked, &loss, pass).unwrap();
             (vec![as_result(loss)], gradients)
         });
     }
@@ -90,7 +87,7 @@ fn classifiers<A: Scalar>(record: &mut Record) {
             let scores = model.forward(&tokens(), Some(&mask)).unwrap();
             let loss = CrossEntropy::new().with_label_smoothing(0.1);
             let (loss, gradients) = model
-                .loss_and_gradients(&tokens(), &[Some(3), Some(0)], &loss, Some(&mask), pass)
+                .loss_and_gradients(&TokenBatch::new(tokens(), &[Some(3), Some(0)]).with_mask(&mask), &loss, pass)
                 .unwrap();
             (vec![scores.insert_axis(Axis(0)), as_result(loss)], gradients)
         });
@@ -127,7 +124,7 @@ fn written<A: Scalar>(record: &mut Record) {
         let targets = model.next_tokens(&tokens, None).unwrap();
         trained(record, name, model.clone(), |model, pass| {
             let (loss, gradients) = model
-                .loss_and_gradients(&tokens, None, &targets, &CrossEntropy::new(), None, pass)
+                .loss_and_gradients(&TokenBatch::new(&tokens, &targets), &CrossEntropy::new(), pass)
                 .unwrap();
             (vec![as_result(loss)], gradients)
         });
@@ -135,7 +132,7 @@ fn written<A: Scalar>(record: &mut Record) {
         for index in 0..20 {
             let pass = linformer::TrainingPass::new(Step::new(1, index));
             let (_, mut gradients) = model
-                .loss_and_gradients(&tokens, None, &targets, &CrossEntropy::new(), None, &pass)
+                .loss_and_gradients(&TokenBatch::new(&tokens, &targets), &CrossEntropy::new(), &pass)
                 .unwrap();
             optimizer.clip_gradient_norm(&mut gradients, 1.0).unwrap();
             optimizer.step(&mut model, &gradients, 3e-3).unwrap();
@@ -150,12 +147,9 @@ fn translated<A: Scalar>(record: &mut Record) {
     let target = DecoderLanguageModelConfig::new(VOCABULARY, decoder).with_position(sinusoids());
     let mut model = EncoderDecoder::<A>::new(&EncoderDecoderConfig::new(source, target), 29).unwrap();
     let texts: [(Vec<usize>, Vec<usize>); 2] = [((2..30).collect(), (3..20).collect()), ((5..18).collect(), (7..40).collect())];
-    let batch = PairBatch::new(&texts, 0, 1).unwrap();
-    let step = |model: &EncoderDecoder<A>, pass: &linformer::TrainingPass| {
-        model
-            .loss_and_gradients(&batch.pairs(), &batch.targets, &CrossEntropy::new(), pass)
-            .unwrap()
-    };
+    let batch = PairBatch::from_sequences(&texts, 0, 1).unwrap();
+    let step =
+        |model: &EncoderDecoder<A>, pass: &linformer::TrainingPass| model.loss_and_gradients(&batch, &CrossEntropy::new(), pass).unwrap();
     trained(record, "encoder-decoder", model.clone(), |model, pass| {
         let (loss, gradients) = step(model, pass);
         (vec![as_result(loss)], gradients)

@@ -5,7 +5,7 @@ use crate::common::causal::encoder_config;
 use crate::common::model_bits;
 use crate::common::{difference, scramble};
 use linformer::ndarray::{Array2, array, s};
-use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step};
+use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step, TokenBatch, Trainable};
 use linformer::{
     AttentionConfig, CausalConfig, ContextOverflow, EncoderConfig, Error, GenerationConfig, HeadKind, LanguageModel, LanguageModelConfig,
     PositionKind, SinusoidLayout, TrainingPass,
@@ -240,7 +240,7 @@ fn a_trained_model_goes_on_as_it_has_learned() {
     for step in 0..80 {
         let pass = TrainingPass::new(Step::new(3, step)).with_attention_dropout(0.1);
         let (_, gradients) = model
-            .loss_and_gradients(&tokens, None, &targets, &CrossEntropy::new(), None, &pass)
+            .loss_and_gradients(&TokenBatch::new(&tokens, &targets), &CrossEntropy::new(), &pass)
             .unwrap();
         optimizer.step(&mut model, &gradients, 1e-2).unwrap();
     }

@@ -5,7 +5,7 @@ use crate::common::{difference, scramble};
 use linformer::ndarray::{Array2, s};
 use linformer::{
     AttentionConfig, CausalConfig, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoder, EncoderDecoderConfig, Error,
-    LanguageModelConfig, LinformerConfig, PairBatch, Parameters, PositionKind, TokenPairs, TranslationConfig,
+    LanguageModelConfig, LinformerConfig, Parameters, PositionKind, TokenPairs, TranslationConfig,
 };
 use proptest::prelude::*;
 
@@ -227,17 +227,20 @@ fn extreme_penalties_give_numbers() {
 
 #[test]
 fn batches_of_pairs() {
-    let batch = PairBatch::new(&[(vec![5, 4], vec![2, 3, 2]), (vec![3], vec![])], 0, 1).unwrap();
+    let batch = linformer::training::PairBatch::from_sequences(&[(vec![5, 4], vec![2, 3, 2]), (vec![3], vec![])], 0, 1).unwrap();
     assert_eq!(batch.source, linformer::ndarray::array![[5, 4], [3, 0]]);
     assert_eq!(batch.target, linformer::ndarray::array![[0, 2, 3, 2], [0, 0, 0, 0]]);
     assert_eq!(
-        (batch.source_mask.lengths(), batch.target_mask.lengths()),
+        (batch.source_mask.unwrap().lengths(), batch.target_mask.unwrap().lengths()),
         (&[2, 1][..], &[4, 1][..])
     );
     let expected = [Some(2), Some(3), Some(2), Some(1), Some(1), None, None, None];
     assert_eq!(batch.targets, expected);
     let none: [(Vec<usize>, Vec<usize>); 0] = [];
-    assert_eq!(PairBatch::new(&none, 0, 1).unwrap().target.dim(), (0, 0));
+    assert_eq!(
+        linformer::training::PairBatch::from_sequences(&none, 0, 1).unwrap().target.dim(),
+        (0, 0)
+    );
 }
 
 #[cfg(feature = "checkpoint")]
@@ -245,7 +248,7 @@ mod files {
     use super::*;
     use crate::common::model_bits;
     use linformer::checkpoint::Checkpoint;
-    use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step, load_training, save_training};
+    use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, PairBatch, Step, Trainable, load_training, save_training};
     use linformer::{Decoder, DecoderLanguageModel, TrainingPass};
 
     proptest! {
@@ -270,15 +273,13 @@ mod files {
     #[test]
     fn a_stopped_run_goes_on_bit_for_bit() {
         let path = std::env::temp_dir().join(format!("linformer-translation-{}.safetensors", std::process::id()));
-        let batch = PairBatch::new(&[(vec![5, 4, 1], vec![2, 2, 0]), (vec![3], vec![2])], 0, 1).unwrap();
+        let batch = PairBatch::from_sequences(&[(vec![5, 4, 1], vec![2, 2, 0]), (vec![3], vec![2])], 0, 1).unwrap();
         let step = |model: &mut EncoderDecoder<f64>, optimizer: &mut AdamW<f64>, index| {
             let pass = TrainingPass::new(Step::new(7, index))
                 .with_residual_dropout(0.1)
                 .with_attention_dropout(0.1)
                 .with_embedding_dropout(0.1);
-            let (loss, gradients) = model
-                .loss_and_gradients(&batch.pairs(), &batch.targets, &CrossEntropy::new(), &pass)
-                .unwrap();
+            let (loss, gradients) = model.loss_and_gradients(&batch, &CrossEntropy::new(), &pass).unwrap();
             optimizer.step(model, &gradients, 1e-2).unwrap();
             loss
         };

@@ -2,7 +2,7 @@
 
 use linformer::checkpoint::{Tensors, lucidrains};
 use linformer::ndarray::Array3;
-use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step};
+use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step, TokenBatch, Trainable};
 use linformer::{Error, LanguageModel, Parameters, Result, Scalar, TrainingPass};
 
 use super::case::{Case, Outcome, assert_written};
@@ -107,7 +107,7 @@ fn steps<A: Scalar>(case: &Case) -> Result<Array3<A>> {
             .iter()
             .map(|&target| (target.to_bits() != ignored.to_bits()).then_some(target as usize))
             .collect();
-        let (loss, mut gradients) = model.loss_and_gradients(&tokens, None, &targets, &CrossEntropy::new(), None, &pass)?;
+        let (loss, mut gradients) = model.loss_and_gradients(&TokenBatch::new(&tokens, &targets), &CrossEntropy::new(), &pass)?;
         let norm = adamw.clip_gradient_norm(&mut gradients, number("clip_norm"))?;
         adamw.step(&mut model, &gradients, number("lr"))?;
         losses[[0, 0, index]] = A::cast(loss);

@@ -144,9 +144,9 @@ proptest! {
         let mask = mask(pattern, n);
         let mask = masked.then_some(&mask);
         let pass = pass(seed, false);
-        let forward = |model: &Classifier<f64>, x: &Array3<f64>| model.forward_train_features(x, mask, &pass).unwrap();
+        let forward = |model: &Classifier<f64>, x: &Array3<f64>| model.forward_train(x, mask, &pass).unwrap();
         let (y, cache) = forward(&model, &x);
-        prop_assert!((&y - &model.forward_features(&x, mask).unwrap()).iter().all(|difference| difference.abs() < 1e-10));
+        prop_assert!((&y - &model.forward(&x, mask).unwrap()).iter().all(|difference| difference.abs() < 1e-10));
         let dy = weights((1, 2, 4)).index_axis_move(Axis(0), 0);
         let mut gradients = model.zeros_like();
         let dx = model.backward(cache, &dy, &mut gradients).unwrap().unwrap();

@@ -68,7 +68,7 @@ fn copies_of_an_item_in_a_classifier() {
     let model = Classifier::<f32>::new(&ClassifierConfig::features(2, encoder_config(3), 2), 1).unwrap();
     assert_copies_add_up("a classifier", |count| {
         let x = Array3::from_shape_fn((count, 3, 2), |(_, t, i)| ((t * 2 + i) as f32).cos());
-        let (y, cache) = model.forward_train_features(&x, None, &TrainingPass::new(Step::new(1, 0))).unwrap();
+        let (y, cache) = model.forward_train(&x, None, &TrainingPass::new(Step::new(1, 0))).unwrap();
         let mut sums = model.zeros_like();
         let dy = Array2::from_shape_fn(y.dim(), |(_, class)| if class == 0 { 0.1 } else { -0.3 });
         model.backward(cache, &dy, &mut sums).unwrap();

@@ -4,7 +4,7 @@ use crate::common::decoder::{SOURCE, VOCABULARIES, causal_decoder, encoder_decod
 use crate::common::gradients::pass;
 use crate::common::{encoder_config, linformer_config, sequence};
 use linformer::ndarray::{Array2, Array3, ArrayD, Axis};
-use linformer::training::CrossEntropy;
+use linformer::training::{CrossEntropy, TokenBatch, Trainable};
 use linformer::{
     Activation, AttentionKind, BlockwiseCausalAttention, Classifier, ClassifierConfig, ClassifierInput, Decoder, Encoder, EncoderDecoder,
     ExactAttention, FeedForward, FeedForwardConfig, HeadKind, LanguageModel, LanguageModelConfig, LinformerAttention, PaddingMask,
@@ -177,7 +177,9 @@ fn language_model<A: Scalar>(config: &LanguageModelConfig, mask: &PaddingMask, s
     check::<A>(|value| {
         let mut model = model.clone();
         poison_token(&mut model, "embedding.weight", value);
-        let (_, gradients) = model.loss_and_gradients(&tokens, None, &targets, &loss, Some(mask), &pass).unwrap();
+        let (_, gradients) = model
+            .loss_and_gradients(&TokenBatch::new(&tokens, &targets).with_mask(mask), &loss, &pass)
+            .unwrap();
         tensors(&gradients)
     });
 }
@@ -187,7 +189,7 @@ fn classifier<A: Scalar>(config: &ClassifierConfig, mask: &PaddingMask, seed: u6
     let x = numbers::<A>((2, mask.dim().1, 3), seed);
     check::<A>(|value| {
         let x = padded(&x, mask, value);
-        let (_, cache) = model.forward_train_features(&x, Some(mask), &pass(seed, true)).unwrap();
+        let (_, cache) = model.forward_train(&x, Some(mask), &pass(seed, true)).unwrap();
         let dy = numbers::<A>((1, 2, 4), 77).index_axis_move(Axis(0), 0);
         let mut gradients = model.zeros_like();
         let dx = model.backward(cache, &dy, &mut gradients).unwrap().unwrap();

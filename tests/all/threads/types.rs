@@ -7,16 +7,18 @@ use std::thread;
 use crate::common::{bits, scramble, sequence, small_encoder, small_model};
 use linformer::distributed::{Shards, SingleProcess};
 use linformer::ndarray::{Array2, Array3};
-use linformer::training::{Accumulation, AdamW, AdamWConfig, CrossEntropy, MaskedTokens, MeanSquaredError, Schedule, Sgd, SgdConfig, Step};
+use linformer::training::{
+    Accumulation, AdamW, AdamWConfig, CrossEntropy, FeatureBatch, MeanSquaredError, PairBatch, Schedule, Sgd, SgdConfig, Step, TokenBatch,
+};
 use linformer::{
-    Attention, AttentionCache, AttentionConfig, AttentionKind, BlockwiseCausalAttention, CausalConfig, CausalState, Classifier,
-    ClassifierCache, ClassifierConfig, Compressed, CompressedSource, Compressor, Decoder, DecoderBlock, DecoderCache, DecoderConfig,
-    DecoderLanguageModel, DecoderLanguageModelCache, DecoderLanguageModelConfig, Embedding, Encoder, EncoderBlock, EncoderCache,
-    EncoderConfig, EncoderDecoder, EncoderDecoderCache, EncoderDecoderConfig, EncoderDecoderState, Error, ExactAttention, FeedForward,
-    FeedForwardBlock, FeedForwardCache, FeedForwardConfig, Generation, GenerationConfig, Head, Initialization, LanguageModel,
-    LanguageModelCache, LanguageModelConfig, LayerNorm, Linear, LinformerAttention, LinformerConfig, Order, PaddingMask, PairBatch,
-    Position, PositionKind, Projection, ProjectionConfig, Projections, SequenceLengths, TokenPairs, TrainingPass, Translation,
-    TranslationConfig, Workspace,
+    Attention, AttentionCache, AttentionConfig, AttentionKind, BlockwiseCausalAttention, CausalConfig, Classifier, ClassifierCache,
+    ClassifierConfig, Compressed, CompressedSource, Compressor, Decoder, DecoderBlock, DecoderCache, DecoderConfig, DecoderLanguageModel,
+    DecoderLanguageModelCache, DecoderLanguageModelConfig, Embedding, Encoder, EncoderBlock, EncoderCache, EncoderConfig, EncoderDecoder,
+    EncoderDecoderCache, EncoderDecoderConfig, EncoderDecoderState, Error, ExactAttention, FeedForward, FeedForwardBlock, FeedForwardCache,
+    FeedForwardConfig, Generation, GenerationConfig, Initialization, LanguageModel, LanguageModelCache, LanguageModelConfig,
+    LanguageModelHead, LanguageModelState, LayerNorm, Linear, LinformerAttention, LinformerConfig, Order, PaddingMask, Position,
+    PositionKind, Projection, ProjectionConfig, Projections, SequenceLengths, TokenPairs, TrainingPass, Translation, TranslationConfig,
+    Workspace,
 };
 
 fn crosses<T: Send + Sync + Unpin + std::fmt::Debug>() {}
@@ -32,7 +34,15 @@ macro_rules! check {
 
 #[test]
 fn public_types_cross_threads_and_can_be_shown() {
-    check!(Linear, LayerNorm, Embedding, Position, FeedForward, FeedForwardBlock, Head);
+    check!(
+        Linear,
+        LayerNorm,
+        Embedding,
+        Position,
+        FeedForward,
+        FeedForwardBlock,
+        LanguageModelHead
+    );
     check!(
         LinformerAttention,
         ExactAttention,
@@ -42,7 +52,14 @@ fn public_types_cross_threads_and_can_be_shown() {
         Projections
     );
     check!(Encoder, EncoderBlock, LanguageModel, Classifier);
-    check!(Compressed, Compressor<'static>, PaddingMask, CausalState, Order, SequenceLengths);
+    check!(
+        Compressed,
+        Compressor<'static>,
+        PaddingMask,
+        LanguageModelState,
+        Order,
+        SequenceLengths
+    );
     check!(AttentionCache, EncoderCache, FeedForwardCache, LanguageModelCache, ClassifierCache);
     check!(
         AttentionConfig,
@@ -53,14 +70,8 @@ fn public_types_cross_threads_and_can_be_shown() {
         FeedForwardConfig,
         EncoderConfig
     );
-    check!(
-        LanguageModelConfig,
-        ClassifierConfig,
-        GenerationConfig,
-        PositionKind,
-        Initialization,
-        TrainingPass
-    );
+    check!(LanguageModelConfig, ClassifierConfig, GenerationConfig);
+    check!(PositionKind, Initialization, TrainingPass);
     check!(
         AdamW,
         AdamWConfig,
@@ -72,7 +83,7 @@ fn public_types_cross_threads_and_can_be_shown() {
         Schedule,
         Step
     );
-    check!(linformer::training::TokenMasking, MaskedTokens);
+    check!(linformer::training::TokenMasking, TokenBatch, FeatureBatch);
     // Memory of calls, and an iterator over a model's own state.
     crosses::<Workspace>();
     crosses::<Generation<'static>>();

@@ -1,12 +1,14 @@
 //! Losses, optimisers, masking and resuming: against PyTorch where it has the same, and for what is promised besides.
 #![allow(clippy::float_cmp)] // what is compared so is exact
 
+mod epochs;
 mod losses;
 pub mod masking;
 pub mod optimizers;
 mod range;
 #[cfg(feature = "checkpoint")]
 pub mod resume;
+mod trainer;
 
 use linformer::ndarray::{Array1, Array2};
 use serde_json::Value;

@@ -38,7 +38,7 @@ fn train<A: Scalar>(model: &mut Linear<A>, optimizer: &mut impl Optimizer<A>, st
     let tokens = Array2::from_shape_fn((2, 20), |(item, position)| 1 + (item + position * index) % (VOCABULARY - 1));
     let masked = masking.corrupt(&tokens, None, *step).unwrap();
     let mut chosen = Vec::new();
-    for (item, positions) in masked.positions.iter().enumerate() {
+    for (item, positions) in masked.positions.iter().flatten().enumerate() {
         chosen.extend(positions.iter().map(|&position| masked.tokens[[item, position]]));
     }
     let x = Array2::from_shape_fn((chosen.len(), VOCABULARY), |(row, column)| {

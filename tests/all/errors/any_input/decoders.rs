@@ -1,8 +1,8 @@
 //! Decoders and the models around them.
 
 use linformer::ndarray::Array2;
-use linformer::training::CrossEntropy;
-use linformer::{Decoder, DecoderConfig, EncoderDecoder, EncoderDecoderConfig, PairBatch, Parameters, TokenPairs, TranslationConfig};
+use linformer::training::{CrossEntropy, PairBatch, Trainable};
+use linformer::{Decoder, DecoderConfig, EncoderDecoder, EncoderDecoderConfig, Parameters, TokenPairs, TranslationConfig};
 use proptest::prelude::*;
 
 use super::configs::{decoder, encoder_decoder, number, size};
@@ -61,15 +61,15 @@ proptest! {
             prop_assert!(config.check().is_err());
             return Ok(());
         };
-        let batch = PairBatch::new(&pairs, start, end).unwrap();
+        let batch = PairBatch::from_sequences(&pairs, start, end).unwrap();
         let given = if masked { batch.pairs() } else { TokenPairs::new(&batch.source, &batch.target) };
         let _ = model.forward(&given);
         if let Ok((y, cache)) = model.forward_train(&given, &pass) {
             prop_assert!(model.backward(cache, &y, &mut model.zeros_like()).is_ok());
         }
-        let _ = model.loss_and_gradients(&given, &batch.targets, &CrossEntropy::new().with_label_smoothing(smoothing), &pass);
-        let strange = TokenPairs::new(&batch.source, &batch.target).with_source_mask(Some(&batch.target_mask));
-        let _ = model.forward(&strange.with_target_mask(Some(&batch.source_mask)));
+        let _ = model.loss_and_gradients(&PairBatch::new(&given, &batch.targets), &CrossEntropy::new().with_label_smoothing(smoothing), &pass);
+        let strange = TokenPairs::new(&batch.source, &batch.target).with_source_mask(batch.target_mask.as_ref());
+        let _ = model.forward(&strange.with_target_mask(batch.source_mask.as_ref()));
     }
 
     #[test]

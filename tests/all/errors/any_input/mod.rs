@@ -10,7 +10,9 @@ mod tensors;
 use self::configs::{attention, causal, classifier, encoder, language_model, linformer, number, size};
 use crate::common::sequence;
 use linformer::ndarray::{Array2, Array3, Axis, ShapeBuilder};
-use linformer::training::{AdamW, AdamWConfig, CrossEntropy, MeanSquaredError, Optimizer, Schedule, Sgd, SgdConfig, Step, TokenMasking};
+use linformer::training::{
+    AdamW, AdamWConfig, CrossEntropy, MeanSquaredError, Optimizer, Schedule, Sgd, SgdConfig, Step, TokenBatch, TokenMasking, Trainable,
+};
 use linformer::{
     BlockwiseCausalAttention, Classifier, ContextOverflow, Embedding, Encoder, EncoderBlock, ExactAttention, FeedForward,
     FeedForwardConfig, GenerationConfig, LanguageModel, LayerNorm, Linear, LinformerAttention, Order, PaddingMask, Parameters, Position,
@@ -259,7 +261,7 @@ proptest! {
         }
         let targets: Vec<Option<usize>> = tokens.iter().map(|&token| (token % 3 > 0).then_some(token)).collect();
         let loss = CrossEntropy::new().with_label_smoothing(a);
-        if let Ok((_, gradients)) = model.loss_and_gradients(&tokens, None, &targets, &loss, mask.as_ref(), &pass) {
+        if let Ok((_, gradients)) = model.loss_and_gradients(&TokenBatch::new(&tokens, &targets).with_mask(mask.as_ref()), &loss, &pass) {
             optimise(&mut model, gradients, a, b);
         }
     }
@@ -299,10 +301,10 @@ proptest! {
         let mask = mask.of(&input);
         let (tokens, features) = (input.tokens(5), input.array(5));
         let _ = model.forward(&tokens, mask.as_ref());
-        let _ = model.forward_features(&features, mask.as_ref());
+        let _ = model.forward(&features, mask.as_ref());
         let trained = [
             model.forward_train(&tokens, mask.as_ref(), &pass),
-            model.forward_train_features(&features, mask.as_ref(), &pass),
+            model.forward_train(&features, mask.as_ref(), &pass),
         ];
         for (y, cache) in trained.into_iter().flatten() {
             prop_assert!(model.backward(cache, &y, &mut model.zeros_like()).is_ok());

@@ -22,7 +22,7 @@ fn every_dimension_wrong_by_one() {
         let feed_forward = FeedForward::<f64>::new(8, 8, &FeedForwardConfig::new(4), 0).unwrap();
         refused!(feed_forward.forward(&x), Error::Shape { .. }, "8");
         let classifier = Classifier::<f64>::new(&ClassifierConfig::features(8, EncoderConfig::new(config(), 1), 2), 0).unwrap();
-        refused!(classifier.forward_features(&x, None), Error::Shape { .. }, "8");
+        refused!(classifier.forward(&x, None), Error::Shape { .. }, "8");
     }
     let context = layer.compress(&sequence((2, 5, 8), 0), None).unwrap();
     refused!(
@@ -104,10 +104,10 @@ fn sequences_and_tokens_that_do_not_fit() {
     );
     let x = sequence((2, 5, 8), 0);
     let features = Classifier::<f64>::new(&ClassifierConfig::features(3, EncoderConfig::new(config(), 1), 2), 0).unwrap();
-    refused!(features.forward(&array![[0]], None), Error::Argument { .. }, "forward_features");
+    refused!(features.forward(&array![[0]], None), Error::Argument { .. }, "vectors, not token");
     let tokens = LanguageModelConfig::new(11, EncoderConfig::new(config(), 1));
     let tokens = Classifier::<f64>::new(&ClassifierConfig::tokens(tokens, 2), 0).unwrap();
-    refused!(tokens.forward_features(&x, None), Error::Argument { .. }, "use forward");
+    refused!(tokens.forward(&x, None), Error::Argument { .. }, "token ids, not vectors");
 }
 
 #[test]

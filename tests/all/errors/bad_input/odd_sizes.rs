@@ -32,7 +32,7 @@ fn empty_batches_and_sequences_are_defined() {
     let classifier = Classifier::<f64>::new(&ClassifierConfig::features(3, EncoderConfig::new(config(), 1), 2), 0).unwrap();
     assert!(
         classifier
-            .forward_features(&Array3::zeros((2, 0, 3)), None)
+            .forward(&Array3::zeros((2, 0, 3)), None)
             .unwrap()
             .iter()
             .all(|score| score.is_finite())

@@ -2,18 +2,17 @@
 
 use ndarray::{Array2, Array3, ArrayRef2, s};
 
-use super::training::{linear_rows, norm_rows};
 use crate::attention::PaddingMask;
 use crate::config::{DecoderLanguageModelConfig, LanguageModelConfig, PositionKind, TrainingPass};
 use crate::error::Result;
 use crate::initialization::{Place, Streams};
-use crate::layers::{Embedding, LayerNorm, Linear, Padding, Position, Start, drop_out};
+use crate::layers::{Embedding, LayerNorm, Linear, Padding, Position, Start, drop_out, flat, rows, sequence};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
 /// Token and position vectors, and the products around the blocks.
 #[derive(Clone, Debug)]
-pub(crate) struct Ends<A> {
+pub(crate) struct Embeddings<A> {
     pub(crate) embedding: Embedding<A>,
     pub(crate) position: Position<A>,
     embedding_norm: Option<LayerNorm<A>>,
@@ -22,7 +21,7 @@ pub(crate) struct Ends<A> {
     zeroed_token: Option<usize>,
 }
 
-parameters!(Ends {
+parameters!(Embeddings {
     embedding,
     position,
     embedding_norm,
@@ -30,8 +29,8 @@ parameters!(Ends {
     project_out
 });
 
-/// What the ends of a model are like.
-pub(crate) struct EndsConfig {
+/// What the embeddings of a model are like.
+pub(crate) struct EmbeddingsConfig {
     vocab_size: usize,
     /// Of token and position vectors.
     width: usize,
@@ -43,7 +42,7 @@ pub(crate) struct EndsConfig {
     zeroed_token: Option<usize>,
 }
 
-impl From<&LanguageModelConfig> for EndsConfig {
+impl From<&LanguageModelConfig> for EmbeddingsConfig {
     fn from(config: &LanguageModelConfig) -> Self {
         Self {
             vocab_size: config.vocab_size,
@@ -56,7 +55,7 @@ impl From<&LanguageModelConfig> for EndsConfig {
     }
 }
 
-impl From<&DecoderLanguageModelConfig> for EndsConfig {
+impl From<&DecoderLanguageModelConfig> for EmbeddingsConfig {
     fn from(config: &DecoderLanguageModelConfig) -> Self {
         Self {
             vocab_size: config.vocab_size,
@@ -71,7 +70,7 @@ impl From<&DecoderLanguageModelConfig> for EndsConfig {
 
 /// What the way in keeps for the way back.
 #[derive(Clone, Debug)]
-pub(super) struct EndsCache<A> {
+pub(super) struct EmbeddingsCache<A> {
     tokens: Array2<usize>,
     mask: Option<PaddingMask>,
     /// The layer that the embedding's dropout counts as.
@@ -82,21 +81,21 @@ pub(super) struct EndsCache<A> {
     projected: Option<Array3<A>>,
 }
 
-impl<A: Scalar> Ends<A> {
-    /// The ends and the blocks between them, which draw between the two products.
+impl<A: Scalar> Embeddings<A> {
+    /// The embeddings and the blocks between them, which draw between the two products.
     pub(crate) fn draw_around<B>(
-        config: impl Into<EndsConfig>,
+        config: impl Into<EmbeddingsConfig>,
         streams: &mut Streams,
         blocks: impl FnOnce(&mut Streams) -> B,
     ) -> (Self, B) {
         let config = config.into();
-        let EndsConfig { width, dim, .. } = config;
+        let EmbeddingsConfig { width, dim, .. } = config;
         let embedding = Embedding::draw(config.vocab_size, width, streams);
         let position = Position::draw(config.position, width, streams);
         let embedding_norm = config.norm.map(|eps| LayerNorm::init(width, eps));
         let project_in = (width != dim).then(|| Linear::draw(width, dim, true, streams));
         let blocks = blocks(streams);
-        let ends = Self {
+        let embeddings = Self {
             embedding,
             position,
             embedding_norm,
@@ -104,7 +103,7 @@ impl<A: Scalar> Ends<A> {
             project_out: (width != dim).then(|| Linear::draw(dim, width, true, streams)),
             zeroed_token: config.zeroed_token,
         };
-        (ends, blocks)
+        (embeddings, blocks)
     }
 
     /// Sets the vectors of the zeroed token to 0 where no mask is given.
@@ -118,7 +117,7 @@ impl<A: Scalar> Ends<A> {
     }
 
     /// (batch, n) token ids → (batch, n, the blocks' width).
-    pub(super) fn lead_in(&self, start: Start<'_>, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+    pub(super) fn embed(&self, start: Start<'_>, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         let mut x = self.embedding.forward(tokens)?;
         self.position.add_from(start, &mut x.view_mut(), padding(tokens, mask))?;
         if let Some(norm) = &self.embedding_norm {
@@ -128,8 +127,8 @@ impl<A: Scalar> Ends<A> {
         self.widen(x)
     }
 
-    /// [`lead_in`](Self::lead_in) of one token of each sequence, (batch, 1), which stands at `positions`.
-    pub(super) fn lead_in_at(&self, tokens: &ArrayRef2<usize>, positions: &[usize]) -> Result<Array3<A>> {
+    /// [`embed`](Self::embed) of one token of each sequence, (batch, 1), which stands at `positions`.
+    pub(super) fn embed_at(&self, tokens: &ArrayRef2<usize>, positions: &[usize]) -> Result<Array3<A>> {
         let mut x = self.embedding.forward(tokens)?;
         self.position.add_at(&mut x.view_mut(), positions)?;
         if let Some(norm) = &self.embedding_norm {
@@ -146,21 +145,21 @@ impl<A: Scalar> Ends<A> {
     }
 
     /// What the blocks put out → (batch, n, embedding width).
-    pub(super) fn lead_out(&self, x: Array3<A>) -> Result<Array3<A>> {
+    pub(super) fn project_out(&self, x: Array3<A>) -> Result<Array3<A>> {
         match &self.project_out {
             Some(project_out) => project_out.forward(&x),
             None => Ok(x),
         }
     }
 
-    pub(super) fn train_in(
+    pub(super) fn embed_train(
         &self,
         start: Start<'_>,
         tokens: &ArrayRef2<usize>,
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
         layer: usize,
-    ) -> Result<(Array3<A>, EndsCache<A>)> {
+    ) -> Result<(Array3<A>, EmbeddingsCache<A>)> {
         let mut x = self.embedding.forward(tokens)?;
         self.position.add_from(start, &mut x.view_mut(), padding(tokens, mask))?;
         let embedded = match &self.embedding_norm {
@@ -179,7 +178,7 @@ impl<A: Scalar> Ends<A> {
             }
             None => None,
         };
-        let cache = EndsCache {
+        let cache = EmbeddingsCache {
             tokens: tokens.to_owned(),
             mask: mask.cloned(),
             layer,
@@ -189,23 +188,30 @@ impl<A: Scalar> Ends<A> {
         Ok((x, cache))
     }
 
-    /// [`lead_out`](Self::lead_out), and what it was given where that is needed.
-    pub(super) fn train_out(&self, x: Array3<A>) -> Result<(Array3<A>, Option<Array3<A>>)> {
+    /// [`project_out`](Self::project_out), and what it was given where that is needed.
+    pub(super) fn project_out_train(&self, x: Array3<A>) -> Result<(Array3<A>, Option<Array3<A>>)> {
         match &self.project_out {
             Some(project_out) => Ok((project_out.forward(&x)?, Some(x))),
             None => Ok((x, None)),
         }
     }
 
-    /// The gradient of what [`train_out`](Self::train_out) was given.
-    pub(super) fn backward_out(&self, given: Option<&Array3<A>>, dy: Array3<A>, gradients: &mut Self) -> Array3<A> {
+    /// The gradient of what [`project_out_train`](Self::project_out_train) was given.
+    pub(super) fn project_out_backward(&self, given: Option<&Array3<A>>, dy: Array3<A>, gradients: &mut Self) -> Array3<A> {
         match (&self.project_out, given, &mut gradients.project_out) {
             (Some(project), Some(x), Some(own)) => linear_rows(project, x, &dy, own),
             _ => dy,
         }
     }
 
-    pub(super) fn backward_in(&self, start: Start<'_>, cache: &EndsCache<A>, mut dy: Array3<A>, pass: &TrainingPass, gradients: &mut Self) {
+    pub(super) fn embed_backward(
+        &self,
+        start: Start<'_>,
+        cache: &EmbeddingsCache<A>,
+        mut dy: Array3<A>,
+        pass: &TrainingPass,
+        gradients: &mut Self,
+    ) {
         if let (Some(project), Some(x), Some(own)) = (&self.project_in, &cache.projected, &mut gradients.project_in) {
             dy = linear_rows(project, x, &dy, own);
         }
@@ -223,4 +229,16 @@ impl<A: Scalar> Ends<A> {
 /// What tells padding from tokens: the mask, where there is one.
 fn padding<'p>(tokens: &'p ArrayRef2<usize>, mask: Option<&'p PaddingMask>) -> Padding<'p> {
     mask.map_or(Padding::Ids(tokens), |mask| Padding::Mask(mask.real()))
+}
+
+pub(super) fn norm_rows<A: Scalar>(norm: &LayerNorm<A>, x: &Array3<A>, dy: Array3<A>, gradients: &mut LayerNorm<A>) -> Array3<A> {
+    let (batch, length, _) = x.dim();
+    let mut dy = flat(dy);
+    norm.backward_rows(rows(x), &mut dy.view_mut(), gradients);
+    sequence(dy, batch, length)
+}
+
+pub(super) fn linear_rows<A: Scalar>(linear: &Linear<A>, x: &Array3<A>, dy: &Array3<A>, gradients: &mut Linear<A>) -> Array3<A> {
+    let (batch, length, _) = x.dim();
+    sequence(linear.backward_rows(rows(x), rows(dy), gradients), batch, length)
 }

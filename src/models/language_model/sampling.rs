@@ -13,7 +13,7 @@ use crate::scalar::Scalar;
 const SLACK: f64 = 4.0;
 
 /// Why nothing is chosen by such scores.
-pub(super) const NOT_FINITE: &str =
+pub(in crate::models) const NOT_FINITE: &str =
     "a score is NaN or infinite; look for bad numbers in the model, such as a training that diverged leaves";
 
 /// A token, given the tokens that the text already has and a number in [0, 1).
@@ -70,7 +70,7 @@ fn check(scores: &[f64]) -> Result<()> {
 }
 
 /// The first `most` of `items`, in order.
-pub(super) fn first_of<T>(mut items: Vec<T>, most: usize, order: impl Fn(&T, &T) -> Ordering) -> Vec<T> {
+pub(in crate::models) fn first_of<T>(mut items: Vec<T>, most: usize, order: impl Fn(&T, &T) -> Ordering) -> Vec<T> {
     if most < items.len() {
         items.select_nth_unstable_by(most, &order);
         items.truncate(most);

@@ -1,21 +1,22 @@
 //! Training of classifiers.
 
-use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, Axis};
+use ndarray::{Array2, Array3, ArrayRef2, Axis};
 
-use super::body::start;
-use super::classifier::{Classifier, Input, pool};
-use super::part_pooling::{Pooled, pool_part};
-use super::training::{BodyCache, activate, differentiate, linear_rows};
+use super::pooling::{Pooled, pool, pool_backward, pool_part};
+use super::{Classifier, Input, Sequences};
 use crate::attention::{PaddingMask, Part};
 use crate::blocks::EncoderCache;
-use crate::config::{ClassifierConfig, Pooling, TrainingPass, check_alike};
+use crate::config::{ClassifierConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
 use crate::initialization::Place;
 use crate::layers::{Linear, Padding, check_width, drop_out};
+use crate::models::backbone::{BackboneCache, start};
+use crate::models::embeddings::linear_rows;
+use crate::models::head::{activate, differentiate};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
 
-/// What a classifier's backward pass needs.
+/// Everything that a classifier's backward pass needs.
 #[derive(Clone, Debug)]
 pub struct ClassifierCache<A = f32> {
     config: ClassifierConfig,
@@ -32,81 +33,57 @@ pub struct ClassifierCache<A = f32> {
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one a pass
 enum InputCache<A> {
-    Tokens(BodyCache<A>),
+    Tokens(BackboneCache<A>),
     Features { x: Array3<A>, encoder: EncoderCache<A> },
 }
 
 impl<A: Scalar> Classifier<A> {
-    /// [`forward`](Self::forward) with the pass's dropout, and what [`backward`](Self::backward) needs.
+    /// [`forward`](Self::forward) with the pass's dropout; returns the scores, and what [`backward`](Self::backward) needs.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); a rate below 0, or of 1 or more.
-    pub fn forward_train(
+    /// As [`forward`](Self::forward); also if a rate is below 0 or not below 1.
+    pub fn forward_train<'s>(
         &self,
-        tokens: &ArrayRef2<usize>,
+        sequences: impl Into<Sequences<'s, A>>,
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
-    ) -> Result<(Array2<A>, ClassifierCache<A>)> {
-        self.forward_train_part(tokens, mask, pass, None)
+    ) -> Result<(Array2<A>, ClassifierCache<A>)>
+    where
+        A: 's,
+    {
+        self.forward_train_part(sequences.into(), mask, pass, None)
     }
 
     /// [`forward_train`](Self::forward_train) of a part of sequences, if it is one.
     pub(crate) fn forward_train_part(
         &self,
-        tokens: &ArrayRef2<usize>,
+        sequences: Sequences<'_, A>,
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
         part: Option<&dyn Part<A>>,
     ) -> Result<(Array2<A>, ClassifierCache<A>)> {
-        let Input::Tokens(body) = self.input() else {
-            return Err(Error::argument(
-                "Classifier::forward_train",
-                "the model reads features, not tokens; use forward_train_features",
-            ));
+        const OPERATION: &str = "Classifier::forward_train";
+        let (features, input) = match (self.input(), sequences) {
+            (Input::Tokens(backbone), Sequences::Tokens(tokens)) => {
+                let (features, cache) = backbone.train(&tokens, mask, pass, part)?;
+                (features, InputCache::Tokens(cache))
+            }
+            (Input::Features { input, position, encoder }, Sequences::Vectors(x)) => {
+                check_width(OPERATION, "x", &x, input.in_dim())?;
+                PaddingMask::check(mask, OPERATION, x.dim().0, x.dim().1)?;
+                let mut stream = input.forward(&x)?;
+                position.add_from(start(part), &mut stream.view_mut(), Padding::None)?;
+                drop_out(&mut stream, pass.dropout(0, Place::Embedding));
+                let (features, encoder) = encoder.forward_train_part(stream, mask, pass, part)?;
+                let x = x.as_standard_layout().into_owned();
+                (features, InputCache::Features { x, encoder })
+            }
+            (input, _) => return Err(input.mistaken(OPERATION)),
         };
-        let (features, cache) = body.train(tokens, mask, pass, part)?;
-        self.train_scores(features, InputCache::Tokens(cache), mask, part)
+        self.train_pooled(features, input, mask, part)
     }
 
-    /// [`forward_features`](Self::forward_features) with the pass's dropout, and what [`backward`](Self::backward) needs.
-    ///
-    /// # Errors
-    /// As [`forward_features`](Self::forward_features); a rate below 0, or of 1 or more.
-    pub fn forward_train_features(
-        &self,
-        x: &ArrayRef3<A>,
-        mask: Option<&PaddingMask>,
-        pass: &TrainingPass,
-    ) -> Result<(Array2<A>, ClassifierCache<A>)> {
-        self.forward_train_features_part(x, mask, pass, None)
-    }
-
-    /// [`forward_train_features`](Self::forward_train_features) of a part of sequences, if it is one.
-    pub(crate) fn forward_train_features_part(
-        &self,
-        x: &ArrayRef3<A>,
-        mask: Option<&PaddingMask>,
-        pass: &TrainingPass,
-        part: Option<&dyn Part<A>>,
-    ) -> Result<(Array2<A>, ClassifierCache<A>)> {
-        const OPERATION: &str = "Classifier::forward_train_features";
-        let Input::Features { input, position, encoder } = self.input() else {
-            return Err(Error::argument(
-                OPERATION,
-                "the model reads tokens, not features; use forward_train",
-            ));
-        };
-        check_width(OPERATION, "x", x, input.in_dim())?;
-        PaddingMask::check(mask, OPERATION, x.dim().0, x.dim().1)?;
-        let mut stream = input.forward(x)?;
-        position.add_from(start(part), &mut stream.view_mut(), Padding::None)?;
-        drop_out(&mut stream, pass.dropout(0, Place::Embedding));
-        let (features, encoder) = encoder.forward_train_part(stream, mask, pass, part)?;
-        let x = x.as_standard_layout().into_owned();
-        self.train_scores(features, InputCache::Features { x, encoder }, mask, part)
-    }
-
-    fn train_scores(
+    fn train_pooled(
         &self,
         features: Array3<A>,
         input: InputCache<A>,
@@ -147,7 +124,7 @@ impl<A: Scalar> Classifier<A> {
     /// Adds the gradients of all parameters to `gradients`, given `dy` (batch, classes) of the scores. Those of features that were read are returned.
     ///
     /// # Errors
-    /// `dy` of another shape than the scores, a cache or gradients of a model of another configuration.
+    /// Returns an error if `dy` has another shape than the scores, or if the cache or the gradients are of a model of another configuration.
     pub fn backward(&self, cache: ClassifierCache<A>, dy: &ArrayRef2<A>, gradients: &mut Self) -> Result<Option<Array3<A>>> {
         self.backward_part(cache, dy, gradients, None)
     }
@@ -188,8 +165,8 @@ impl<A: Scalar> Classifier<A> {
         }
         let dfeatures = pool_backward(&cache.features, &dpooled, self.config().pooling, cache.mask.as_ref());
         match (self.input(), cache.input, own_input) {
-            (Input::Tokens(body), InputCache::Tokens(cache), Input::Tokens(own)) => {
-                body.backward(cache, dfeatures, own, part)?;
+            (Input::Tokens(backbone), InputCache::Tokens(cache), Input::Tokens(own)) => {
+                backbone.backward(cache, dfeatures, own, part)?;
                 Ok(None)
             }
             (
@@ -210,40 +187,4 @@ impl<A: Scalar> Classifier<A> {
             _ => Err(Error::argument(OPERATION, "the cache or the gradients are of another model")),
         }
     }
-}
-
-/// The gradient of the features, given that of the pooled ones.
-fn pool_backward<A: Scalar>(features: &Array3<A>, dy: &Array2<A>, pooling: Pooling, mask: Option<&PaddingMask>) -> Array3<A> {
-    let mut dx = Array3::zeros(features.dim());
-    for (item, (mut dx, rows)) in dx.outer_iter_mut().zip(features.outer_iter()).enumerate() {
-        let real: Vec<usize> = (0..rows.nrows())
-            .filter(|&position| mask.is_none_or(|mask| mask.is_real(item, position)))
-            .collect();
-        let Some(&first) = real.first() else {
-            continue;
-        };
-        let dy = dy.row(item);
-        match pooling {
-            Pooling::First => dx.row_mut(first).assign(&dy),
-            Pooling::Mean => {
-                let factor = A::one() / A::cast(real.len() as f64);
-                for &position in &real {
-                    dx.row_mut(position).scaled_add(factor, &dy);
-                }
-            }
-            Pooling::Max => {
-                for (feature, &dy) in dy.iter().enumerate() {
-                    let best = real.iter().fold(first, |best, &position| {
-                        if rows[[position, feature]] > rows[[best, feature]] {
-                            position
-                        } else {
-                            best
-                        }
-                    });
-                    dx[[best, feature]] = dy;
-                }
-            }
-        }
-    }
-    dx
 }

@@ -1,25 +1,24 @@
 //! Token by token through a language model, with a cache.
 
-use ndarray::{Array2, Array3, ArrayRef2, Axis};
+use ndarray::{Array2, Axis};
 
-use super::body::{Body, select};
-use super::language_model::LanguageModel;
-use crate::attention::PaddingMask;
+use super::LanguageModel;
 use crate::blocks::EncoderState;
-use crate::error::{Error, Result, checked_len};
-use crate::layers::Start;
+use crate::error::{Error, Result};
+use crate::models::backbone::select;
+use crate::models::continued::{Continued, padded};
 use crate::scalar::Scalar;
 
 /// What a causal [`LanguageModel`] keeps of a batch of texts to continue them: for each layer the keys and values of the window, the sums of the
 /// unfinished block and the summaries; with exact attention all keys and values.
 #[derive(Clone, Debug)]
-pub struct CausalState<A = f32> {
+pub struct LanguageModelState<A = f32> {
     items: Vec<EncoderState<A>>,
     lengths: Vec<usize>,
 }
 
-impl<A> CausalState<A> {
-    /// The number of tokens of each text so far.
+impl<A> LanguageModelState<A> {
+    /// Returns the number of tokens of each text so far.
     pub fn lengths(&self) -> &[usize] {
         &self.lengths
     }
@@ -30,76 +29,6 @@ impl<A> CausalState<A> {
             self.items[item] = state;
             self.lengths[item] = length;
         }
-    }
-}
-
-impl<A: Scalar> Body<A> {
-    fn prefill(&self, tokens: &ArrayRef2<usize>, lengths: &[usize], mask: &PaddingMask) -> Result<(Array3<A>, Vec<EncoderState<A>>)> {
-        let x = self.ends.lead_in(Start::default(), tokens, Some(mask))?;
-        let (x, states) = self.encoder.prefill(x, lengths, mask)?;
-        Ok((self.ends.lead_out(x)?, states))
-    }
-
-    fn step(&self, tokens: &ArrayRef2<usize>, positions: &[usize], states: &mut [&mut EncoderState<A>]) -> Result<Array3<A>> {
-        let x = self.encoder.step(self.ends.lead_in_at(tokens, positions)?, states)?;
-        self.ends.lead_out(x)
-    }
-}
-
-/// Sequences in one array, padded on the right with 0, and which of its places are real.
-pub(super) fn padded(operation: &'static str, sequences: &[impl AsRef<[usize]>]) -> Result<(Array2<usize>, PaddingMask)> {
-    let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.as_ref().len()).collect();
-    let longest = lengths.iter().copied().max().unwrap_or(0);
-    checked_len(operation, &[sequences.len(), longest], size_of::<usize>())?;
-    let mask = PaddingMask::from_lengths(&lengths, longest)?;
-    let tokens = Array2::from_shape_fn((sequences.len(), longest), |(item, position)| {
-        sequences[item].as_ref().get(position).copied().unwrap_or(0)
-    });
-    Ok((tokens, mask))
-}
-
-/// The sequences of a batch that a step continues, and the token of each.
-pub(super) struct Continued<S> {
-    pub(super) sequences: Vec<S>,
-    /// (sequences, 1).
-    pub(super) tokens: Array2<usize>,
-    /// The place of each in the batch.
-    items: Vec<usize>,
-}
-
-impl<S> Continued<S> {
-    /// Selects those of a batch that are given a token. `each` names one of them in the error.
-    pub(super) fn new(
-        operation: &'static str,
-        each: &str,
-        batch: impl IntoIterator<Item = S, IntoIter: ExactSizeIterator>,
-        tokens: &[Option<usize>],
-    ) -> Result<Self> {
-        let batch = batch.into_iter();
-        if tokens.len() != batch.len() {
-            let expected = format!("({}), one for each {each}", batch.len());
-            return Err(Error::shape(operation, "tokens", expected, &[tokens.len()]));
-        }
-        let given = batch.zip(tokens).filter(|(_, token)| token.is_some());
-        let (items, column): (Vec<usize>, Vec<usize>) = tokens
-            .iter()
-            .enumerate()
-            .filter_map(|(item, token)| Some((item, (*token)?)))
-            .unzip();
-        Ok(Self {
-            sequences: given.map(|(sequence, _)| sequence).collect(),
-            tokens: Array2::from_shape_fn((column.len(), 1), |(row, _)| column[row]),
-            items,
-        })
-    }
-
-    /// Returns the scores of a batch of `count`, given those of the continued sequences, (sequences, 1, `vocab_size`); 0 for the others.
-    pub(super) fn spread<A: Scalar>(&self, found: &Array3<A>, count: usize) -> Array2<A> {
-        let mut scores = Array2::zeros((count, found.dim().2));
-        for (&item, found) in self.items.iter().zip(found.outer_iter()) {
-            scores.row_mut(item).assign(&found.row(0));
-        }
-        scores
     }
 }
 
@@ -126,7 +55,7 @@ impl<A: Scalar> LanguageModel<A> {
     /// ([`zeroed_token`](crate::LanguageModelConfig::zeroed_token), [`PositionKind::LearnedAfterPadding`](crate::PositionKind::LearnedAfterPadding)).
     /// Returns an error if there is no text or an empty one, if a token is outside the vocabulary, or if a text is longer than
     /// [`max_context`](Self::max_context).
-    pub fn prefill(&self, texts: &[impl AsRef<[usize]>]) -> Result<(Array2<A>, CausalState<A>)> {
+    pub fn prefill(&self, texts: &[impl AsRef<[usize]>]) -> Result<(Array2<A>, LanguageModelState<A>)> {
         const OPERATION: &str = "LanguageModel::prefill";
         self.config().check_generation()?;
         let lengths: Vec<usize> = texts.iter().map(|text| text.as_ref().len()).collect();
@@ -135,10 +64,10 @@ impl<A: Scalar> LanguageModel<A> {
         }
         self.check_length(OPERATION, lengths.iter().copied().max().unwrap_or(0))?;
         let (tokens, mask) = padded(OPERATION, texts)?;
-        let (features, items) = self.body().prefill(&tokens, &lengths, &mask)?;
+        let (features, items) = self.backbone().prefill(&tokens, &lengths, &mask)?;
         let last: Vec<Vec<usize>> = lengths.iter().map(|length| vec![length - 1]).collect();
         let scores = self.scores(select(&features, &last)?)?;
-        Ok((scores.index_axis_move(Axis(0), 0), CausalState { items, lengths }))
+        Ok((scores.index_axis_move(Axis(0), 0), LanguageModelState { items, lengths }))
     }
 
     /// Appends one token to each text; returns the scores of the token after it, (texts, `vocab_size`). Texts whose token is `None` are skipped
@@ -150,7 +79,7 @@ impl<A: Scalar> LanguageModel<A> {
     /// Returns an error if the model cannot generate (see [`prefill`](Self::prefill)), if there are more or fewer tokens than texts, if a token is
     /// outside the vocabulary, if a text is [`max_context`](Self::max_context) long already, or if the state is of another model. The state is
     /// then unchanged.
-    pub fn step(&self, state: &mut CausalState<A>, tokens: &[Option<usize>]) -> Result<Array2<A>> {
+    pub fn step(&self, state: &mut LanguageModelState<A>, tokens: &[Option<usize>]) -> Result<Array2<A>> {
         const OPERATION: &str = "LanguageModel::step";
         self.config().check_generation()?;
         let batch = state.items.iter_mut().zip(&mut state.lengths);
@@ -158,7 +87,7 @@ impl<A: Scalar> LanguageModel<A> {
         let positions: Vec<usize> = continued.sequences.iter().map(|(_, length)| **length).collect();
         self.check_length(OPERATION, positions.iter().map(|position| position + 1).max().unwrap_or(0))?;
         let mut items: Vec<&mut EncoderState<A>> = continued.sequences.iter_mut().map(|(item, _)| &mut **item).collect();
-        let features = self.body().step(&continued.tokens, &positions, &mut items)?;
+        let features = self.backbone().step(&continued.tokens, &positions, &mut items)?;
         let found = self.scores(features)?;
         for (_, length) in &mut continued.sequences {
             **length += 1;

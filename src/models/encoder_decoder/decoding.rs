@@ -1,11 +1,11 @@
-//! Going on with targets, token by token, with a cache.
+//! Targets, token by token with a cache.
 
 use ndarray::Array2;
 
-use super::decoding::{Continued, padded};
-use super::encoder_decoder::EncoderDecoder;
+use super::EncoderDecoder;
 use crate::blocks::{CompressedSource, EncoderState};
 use crate::error::{Error, Result};
+use crate::models::continued::{Continued, padded};
 use crate::scalar::Scalar;
 
 /// What an [`EncoderDecoder`] keeps of targets that it writes: the sources, compressed for each block, and for each target and block what
@@ -25,20 +25,20 @@ struct Target<A> {
 }
 
 impl<A: Scalar> EncoderDecoderState<A> {
-    /// The number of tokens of each target so far.
+    /// Returns the number of tokens of each target so far.
     pub fn lengths(&self) -> Vec<usize> {
         self.targets.iter().map(|target| target.length).collect()
     }
 
-    /// The source that each target reads.
+    /// Returns the source that each target reads.
     pub fn sources(&self) -> Vec<usize> {
         self.targets.iter().map(|target| target.source).collect()
     }
 
-    /// Keeps these targets in this order and forgets the others; a target that is named several times goes on in several ways.
+    /// Keeps these targets in this order and drops the others. A target that is named several times can be continued in several ways.
     ///
     /// # Errors
-    /// A target that there is not. The state is then as it was.
+    /// Returns an error if there is no such target. The state is then unchanged.
     pub fn select(&mut self, targets: &[usize]) -> Result<()> {
         if let Some(none) = targets.iter().find(|&&target| target >= self.targets.len()) {
             let reason = format!("there is no target {none} among {}", self.targets.len());
@@ -68,7 +68,7 @@ impl<A: Scalar> EncoderDecoder<A> {
     /// [`AttentionConfig::masked_keys_stay`](crate::AttentionConfig::masked_keys_stay) a longer source beside it takes weight from a shorter one's.
     ///
     /// # Errors
-    /// A token outside the vocabulary; a source longer than the positions or projections allow.
+    /// Returns an error if a token is outside the vocabulary, or if a source is longer than the positions or projections allow.
     pub fn begin(&self, sources: &[impl AsRef<[usize]>]) -> Result<EncoderDecoderState<A>> {
         let (tokens, mask) = padded("EncoderDecoder::begin", sources)?;
         let targets = (0..sources.len()).map(|source| {
@@ -84,14 +84,14 @@ impl<A: Scalar> EncoderDecoder<A> {
         })
     }
 
-    /// The scores of what follows one more token of each target, (targets, `vocab_size`), the first of which is its start token. A target whose token
-    /// is `None` rests; its scores are 0.
+    /// Appends one token to each target, the first of which is its start token; returns the scores of the token after it, (targets, `vocab_size`). Targets
+    /// whose token is `None` are skipped and get zero scores.
     ///
-    /// They are those that [`forward`](Self::forward) has at the same places of the whole targets, to rounding.
+    /// The scores are those of [`forward`](Self::forward) at the same positions of the whole targets, up to rounding.
     ///
     /// # Errors
-    /// Another number of tokens than targets; a token outside the vocabulary; a target that is [`max_target`](Self::max_target) long already.
-    /// The state is then as it was.
+    /// Returns an error if there are more or fewer tokens than targets, if a token is outside the vocabulary, or if a target is
+    /// [`max_target`](Self::max_target) long already. The state is then unchanged.
     pub fn step(&self, state: &mut EncoderDecoderState<A>, tokens: &[Option<usize>]) -> Result<Array2<A>> {
         const OPERATION: &str = "EncoderDecoder::step";
         let EncoderDecoderState { source, targets } = state;

@@ -2,8 +2,8 @@
 
 use ndarray::Array2;
 
-use super::decoding::CausalState;
-use super::language_model::LanguageModel;
+use super::LanguageModel;
+use super::decoding::LanguageModelState;
 use super::sampling::choose;
 use crate::config::{ContextOverflow, GenerationConfig};
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ pub struct Generation<'m, A: Scalar = f32> {
     model: &'m LanguageModel<A>,
     config: GenerationConfig,
     limit: Option<usize>,
-    state: CausalState<A>,
+    state: LanguageModelState<A>,
     scores: Array2<A>,
     texts: Vec<Text>,
     steps: usize,

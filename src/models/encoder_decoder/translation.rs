@@ -2,10 +2,10 @@
 
 use ndarray::{Array2, ArrayView1};
 
-use super::encoder_decoder::EncoderDecoder;
-use super::sampling::{NOT_FINITE, first_of};
+use super::EncoderDecoder;
 use crate::config::TranslationConfig;
 use crate::error::{Error, Result};
+use crate::models::language_model::{NOT_FINITE, first_of};
 use crate::ops::exp_rows;
 use crate::scalar::Scalar;
 
