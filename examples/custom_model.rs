@@ -10,15 +10,15 @@ use linformer::checkpoint::{load_parameters, save_parameters};
 use linformer::distributed::{Communicator, ThreadGroup, all_reduce_gradients};
 use linformer::ndarray::{Array3, s};
 use linformer::training::{AdamW, AdamWConfig, MeanSquaredError, Optimizer, Schedule, Step, load_training, save_training};
-use linformer::{Encoder, LayerNorm, Linear, LinformerConfig, Parameters, Position, Result, TrainingPass, parameters};
+use linformer::{Encoder, Linear, LinformerConfig, Parameters, Position, Result, TrainingPass, parameters};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use support::{AnyError, Options, encoder, sinusoidal};
 
 const ABOUT: &str =
     "Trains a model that is no part of the crate, made of its layers, to remove the noise from waves. Stops halfway, resumes from a
-file, and trains again on two ranks. Fails where the resumed model differs in one bit, where two ranks do not give what one
-gives, or where the waves are not less noisy than before.";
+file, and trains again on two ranks. Fails where the resumed model differs in one bit, where two ranks do not train as well as
+one, or where the waves keep more than a third of the noise.";
 
 /// Positions of a wave.
 const LENGTH: usize = 96;
@@ -32,12 +32,11 @@ struct Denoiser {
     input: Linear,
     position: Position,
     encoder: Encoder,
-    norm: LayerNorm,
     output: Linear,
 }
 
 // All it takes for optimizers, files and ranks.
-parameters!(Denoiser: f32 { input, position, encoder, norm, output });
+parameters!(Denoiser: f32 { input, position, encoder, output });
 
 impl Denoiser {
     fn new(seed: u64) -> Result<Self> {
@@ -46,14 +45,18 @@ impl Denoiser {
             input: Linear::new(1, 32, true, seed)?,
             position: Position::new(sinusoidal(), 32, seed)?,
             encoder: Encoder::new(&encoder(attention, 2), seed)?,
-            norm: LayerNorm::new(32, 1e-5)?,
             output: Linear::new(32, 1, true, seed + 1)?,
         })
     }
 
     fn forward(&self, noisy: &Array3<f32>) -> Result<Array3<f32>> {
         let x = self.position.forward(&self.input.forward(noisy)?, None)?;
-        self.output.forward(&self.norm.forward(&self.encoder.forward(&x, None)?)?)
+        self.output.forward(&self.encoder.forward(&x, None)?)
+    }
+
+    /// The mean squared error.
+    fn error(&self, waves: &Waves) -> Result<f64> {
+        MeanSquaredError::new().loss(&self.forward(&waves.noisy)?, &waves.clean)
     }
 
     /// Forward layer by layer, each with its cache; the loss; then back in the opposite order.
@@ -61,14 +64,12 @@ impl Denoiser {
         let (x, input) = self.input.forward_train(&waves.noisy)?;
         let (x, position) = self.position.forward_train(&x, None)?;
         let (x, encoder) = self.encoder.forward_train(&x, None, pass)?;
-        let (x, norm) = self.norm.forward_train(&x)?;
         let (y, output) = self.output.forward_train(&x)?;
 
         let (loss, dy) = MeanSquaredError::new().loss_and_gradient(&y, &waves.clean)?;
 
         let mut gradients = self.zeros_like();
         let dx = self.output.backward(output, dy, &mut gradients.output)?;
-        let dx = self.norm.backward(norm, dx, &mut gradients.norm)?;
         let dx = self.encoder.backward(encoder, dx, &mut gradients.encoder)?;
         let dx = self.position.backward(position, dx, &mut gradients.position)?;
         self.input.backward(input, dx, &mut gradients.input)?;
@@ -137,12 +138,6 @@ impl Run {
         }
         Ok(())
     }
-
-    /// The mean squared error of what the model makes of waves that it was not trained on.
-    fn error(&self) -> Result<f64> {
-        let test = Waves::new(64, u64::MAX);
-        MeanSquaredError::new().loss(&self.model.forward(&test.noisy)?, &test.clean)
-    }
 }
 
 /// Does the same on each of `count` ranks, which are threads here, and returns what the first one has made.
@@ -166,45 +161,37 @@ fn example() -> Result<(), AnyError> {
         run.train(steps, steps, rank)?;
         Ok(run)
     })?;
-    let test = Waves::new(64, u64::MAX);
-    let noise = MeanSquaredError::new().loss(&test.noisy, &test.clean)?;
-    println!("mean squared error of the noisy waves     {noise:.4}");
-    println!(
-        "of {:6} trained parameters               {:.4}",
-        whole.model.parameter_count(),
-        whole.error()?
-    );
-
     let resumed = on_ranks(1, |rank| {
-        // Another seed: all of it comes from the file.
+        // Another seed: everything comes from the file.
         let mut run = Run::new(seed + 1)?;
         run.next = load_training(&file, &mut run.model, &mut run.optimizer)?;
         run.train(steps, steps, rank)?;
         Ok(run)
     })?;
-    let is_same = resumed.model.named() == whole.model.named();
-    println!(
-        "resumed halfway from a file               {:.4}, the same bit for bit: {is_same}",
-        resumed.error()?
-    );
-
     let two = on_ranks(2, |rank| {
         let mut run = Run::new(seed)?;
         run.train(steps, steps, rank)?;
         Ok(run)
     })?;
-    println!("on two ranks, each with half of a batch   {:.4}", two.error()?);
-
-    // The model alone, for whoever only uses it.
+    // The model without its training, for whoever only uses it.
     save_parameters(&file, &whole.model)?;
     let mut loaded = Denoiser::new(seed + 2)?;
     load_parameters(&file, &mut loaded)?;
     std::fs::remove_file(&file)?;
-    let is_loaded = loaded.named() == whole.model.named();
 
-    let is_close = (two.error()? / whole.error()? - 1.0).abs() < 0.1;
-    if is_same && is_loaded && is_close && whole.error()? < noise / 4.0 {
+    let test = Waves::new(64, u64::MAX);
+    let noise = MeanSquaredError::new().loss(&test.noisy, &test.clean)?;
+    let [one, two] = [whole.model.error(&test)?, two.model.error(&test)?];
+    let is_same = [&resumed.model, &loaded].iter().all(|model| model.named() == whole.model.named());
+    println!("mean squared error of noisy waves        {noise:.4}");
+    println!("of a model of {} parameters           {one:.4}", whole.model.parameter_count());
+    println!(
+        "resumed from a file, and loaded          {}",
+        if is_same { "the same, bit for bit" } else { "not the same" }
+    );
+    println!("trained on two ranks                     {two:.4}");
+    if is_same && (two / one - 1.0).abs() < 0.1 && one < noise / 3.0 {
         return Ok(());
     }
-    Err("the model is not resumed, loaded or trained as it should be".into())
+    Err("the model does not resume, load or train as it should".into())
 }

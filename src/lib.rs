@@ -140,7 +140,7 @@ pub use ops::{Activation, batched_matmul, softmax};
 #[doc(hidden)]
 pub use ops::{KernelProbe, Level, ProbeLeft};
 #[doc(hidden)]
-pub use parameters::join as __join;
+pub use parameters::field_path;
 pub use parameters::{Parameters, Role, Visitor, VisitorMut};
 pub use scalar::Scalar;
 pub use summary::{LayerSummary, Summary};

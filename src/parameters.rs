@@ -168,13 +168,18 @@ pub(crate) fn copy_namesakes<A: Scalar>(from: &impl Parameters<A>, to: &mut impl
 }
 
 /// `path` and `field`, joined by a dot.
-#[doc(hidden)] // for `parameters!`
-pub fn join(path: &str, field: &str) -> String {
+pub(crate) fn join(path: &str, field: &str) -> String {
     if path.is_empty() {
         field.to_owned()
     } else {
         format!("{path}.{field}")
     }
+}
+
+/// The path of a field, for `parameters!` in other crates.
+#[doc(hidden)]
+pub fn field_path(path: &str, field: &str) -> String {
+    join(path, field)
 }
 
 impl<A: Scalar, D: Dimension> Parameters<A> for Array<A, D> {
@@ -288,13 +293,13 @@ macro_rules! parameters {
     (@body $scalar:ident { $($field:ident),* $(,)? } $(flat { $($flat:ident),* $(,)? })? $(derived { $($derived:ident),* $(,)? })?) => {
         fn visit<'a>(&'a self, path: &str, visitor: &mut $crate::Visitor<'_, 'a, $scalar>) {
             $($($crate::Parameters::visit(&self.$flat, path, visitor);)*)?
-            $($crate::Parameters::visit(&self.$field, &$crate::__join(path, stringify!($field)), visitor);)*
+            $($crate::Parameters::visit(&self.$field, &$crate::field_path(path, stringify!($field)), visitor);)*
         }
 
         fn visit_mut<'a>(&'a mut self, path: &str, visitor: &mut $crate::VisitorMut<'_, 'a, $scalar>) {
             $($(self.$derived.forget();)*)?
             $($($crate::Parameters::visit_mut(&mut self.$flat, path, visitor);)*)?
-            $($crate::Parameters::visit_mut(&mut self.$field, &$crate::__join(path, stringify!($field)), visitor);)*
+            $($crate::Parameters::visit_mut(&mut self.$field, &$crate::field_path(path, stringify!($field)), visitor);)*
         }
     };
 }
