@@ -236,7 +236,9 @@ fn panels<
     for first in (0..product.cols).step_by(NR) {
         let width = NR.min(product.cols - first);
         if width > HALF {
-            let has_next = product.inner >= NEAR && first + 2 * NR <= product.cols;
+            // The panels of a single segment of a sequence were packed a moment ago.
+            let is_near = product.inner < NEAR || matches!(product.left, Left::LongRows(_)) && product.depth == product.inner;
+            let has_next = !is_near && first + 2 * NR <= product.cols;
             let next = if has_next { rows_of_panel(product, first + NR) } else { &[] };
             column::<A, FMA, PAIRED, MR, MID, LOW, NR>(product, (rows_of_panel(product, first), next), (first, width), c);
         } else {
