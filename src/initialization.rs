@@ -34,7 +34,7 @@ pub enum Initialization {
     },
 }
 
-/// Generator streams from one seed: every tensor that is drawn has a stream of its own.
+/// Generator streams from one seed: every initialized tensor has its own stream.
 ///
 /// Numbers are drawn in `f64` and rounded, so that models of both element types start alike. They are the same bits on every platform.
 #[derive(Clone, Debug)]
@@ -201,7 +201,7 @@ impl Distribution<f64> for StandardNormal {
 pub struct Step {
     /// The seed of the whole run.
     pub seed: u64,
-    /// Which step of the run this is.
+    /// The index of the step in the run.
     pub index: u64,
 }
 
@@ -266,7 +266,7 @@ impl Step {
         self.key_of_part(0, layer, place)
     }
 
-    /// [`key`](Self::key) for one of several parts of a batch, each of which draws numbers of its own.
+    /// [`key`](Self::key) for one of several parts of a batch, each of which draws its own numbers.
     pub(crate) fn key_of_part(self, part: u32, layer: usize, place: Place) -> [u64; 2] {
         let layers = (layer as u128 * PLACES + place as u128) * 4 % PART;
         let mut draws = self.draws((u128::from(part) * PART + layers) % ITEMS);

@@ -208,7 +208,7 @@ mod helpers {
     /// How long the caller stays awake for helpers that still work: as long as it takes to fall asleep and to be woken.
     const PATIENCE: Duration = Duration::from_micros(100);
 
-    /// What `take` takes.
+    /// The resource that `take` takes.
     pub(super) fn next<S, T>(rest: &Mutex<S>, take: impl FnOnce(&mut S) -> Option<T>) -> Option<T> {
         // Nothing can panic while it is locked.
         take(&mut rest.lock().unwrap_or_else(PoisonError::into_inner))
@@ -338,7 +338,7 @@ impl<S: Default + Send> Pool<S> {
         for space in after.iter().chain(before) {
             match space.try_lock() {
                 Ok(mut space) => return work(&mut space),
-                // What a panic left behind is scratch space as good as any.
+                // Scratch space left by a panic is as good as any.
                 Err(TryLockError::Poisoned(space)) => return work(&mut space.into_inner()),
                 Err(TryLockError::WouldBlock) => {}
             }

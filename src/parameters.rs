@@ -30,7 +30,7 @@ pub type VisitorMut<'f, 'a, A> = dyn FnMut(&str, Role, ArrayViewMutD<'a, A>) + '
 /// A tree of named tensors in a fixed order: a layer, a model, or gradients of one.
 ///
 /// Names are the paths of the fields: `blocks.3.attention.query.weight`. A tensor that several places share is visited once, at its owner.
-/// The macro [`parameters!`](crate::parameters!) implements the trait for structs of one's own; optimizers, files, clipping, accumulation and ranks
+/// The macro [`parameters!`](crate::parameters!) implements the trait for user-defined structs; optimizers, files, clipping, accumulation and ranks
 /// then take them like the models of this crate.
 ///
 /// ```

@@ -1,4 +1,4 @@
-//! Labelled token sequences in batches, and how often a classifier is right about them.
+//! Labeled token sequences in batches, and how often a classifier is right about them.
 
 use linformer::Classifier;
 use linformer::training::TokenBatch;

@@ -18,11 +18,11 @@ mod features;
 mod finish;
 mod lengths;
 mod order;
-mod part;
 mod pending;
 mod range_set;
 mod rows;
 mod scratch;
+mod shard;
 mod sums;
 mod totals;
 
@@ -121,7 +121,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         Ok(self)
     }
 
-    /// Gives the first pushed row the position `offset`, for a part of a sequence that is concat with others later.
+    /// Gives the first pushed row the position `offset`, for a part of a sequence that is merged with others later.
     ///
     /// # Errors
     /// Returns an error if something was pushed already, or if the projection has no columns for that position.

@@ -25,7 +25,7 @@ const FNV_PRIME: u64 = 0x0100_0000_01b3;
 
 /// Puts what `write` writes at `path`, in place of what is there.
 ///
-/// It is written to a temporary file beside it, brought to the disk and renamed, so that there is a whole file at `path` at any time:
+/// It is written to a temporary file beside it, synced and atomically renamed, so that `path` always holds a complete file:
 /// the old one until the new one is complete. Where this fails, the temporary file is removed; where the process is killed, the next
 /// call for the same `path` removes it.
 pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
@@ -37,7 +37,7 @@ pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Res
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    // Opened first: a directory that cannot be brought to the disk is reported while the old file is still there.
+    // Opened first: a directory that cannot be synced is reported while the old file is still there.
     #[cfg(unix)]
     let opened = File::open(directory).map_err(|source| failed("open the directory", directory, source))?;
     let prefix = temporary_prefix(name);
@@ -53,7 +53,7 @@ pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Res
     #[cfg(unix)]
     opened
         .sync_all()
-        .map_err(|source| failed("synchronise the directory", directory, source))?;
+        .map_err(|source| failed("synchronize the directory", directory, source))?;
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! What the foreign loaders and writers have in common: tensors taken by their foreign names and given native ones.
+//! Code that the foreign loaders and writers share: tensors taken by their foreign names and given native ones.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};

@@ -39,19 +39,19 @@ const PEER: &str = "lucidrains";
 /// A `LinformerSelfAttention`.
 ///
 /// # Errors
-/// Options that describe no layer or that it does not have; a tensor that is missing, left over or of another shape.
+/// Returns an error if the options describe no layer or do not belong to one, or if a tensor is missing, left over or of another shape.
 pub fn attention<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &Options) -> Result<LinformerAttention<A>> {
     let config = options.attention_config()?;
     let tensors = tensors.into();
     check_extent(&config, &tensors, StoredConfig::check)?;
-    let layer = LinformerAttention::draw(&config, &mut Streams::zeros());
+    let layer = LinformerAttention::init(&config, &mut Streams::zeros());
     load(layer, tensors, &names::attention("", "", options.share_kv), &[])
 }
 
 /// A `FeedForward`.
 ///
 /// # Errors
-/// Options that describe no layer; a tensor that is missing, left over or of another shape.
+/// Returns an error if the options describe no layer, or if a tensor is missing, left over or of another shape.
 pub fn feed_forward<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &FeedForwardOptions) -> Result<FeedForward<A>> {
     let config = FeedForwardFile {
         dim: options.dim,
@@ -60,38 +60,38 @@ pub fn feed_forward<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, opti
     };
     let tensors = tensors.into();
     check_extent(&config, &tensors, StoredConfig::check)?;
-    let layer = FeedForward::draw(config.dim, config.out_dim, &config.layer, &mut Streams::zeros());
+    let layer = FeedForward::init(config.dim, config.out_dim, &config.layer, &mut Streams::zeros());
     load(layer, tensors, &names::feed_forward("", ""), &[])
 }
 
 /// A `Linformer`, sequential or reversible.
 ///
 /// # Errors
-/// Options that describe no model or that it does not have; a tensor that is missing, left over or of another shape.
+/// Returns an error if the options describe no model or do not belong to one, or if a tensor is missing, left over or of another shape.
 pub fn linformer<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &Options) -> Result<Encoder<A>> {
     let config = options.encoder_config()?;
     let tensors = tensors.into();
     check_extent(&config, &tensors, StoredConfig::check)?;
-    let encoder = Encoder::draw(&config, &mut Streams::zeros());
+    let encoder = Encoder::init(&config, &mut Streams::zeros());
     load(encoder, tensors, &names::encoder("", "", options), &[])
 }
 
 /// A `LinformerLM`.
 ///
 /// # Errors
-/// Options that describe no model; a tensor that is missing, left over or of another shape.
+/// Returns an error if the options describe no model, or if a tensor is missing, left over or of another shape.
 pub fn language_model<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &Options) -> Result<LanguageModel<A>> {
     let config = options.language_model_config()?;
     let tensors = tensors.into();
     check_extent(&config, &tensors, StoredConfig::check)?;
-    let model = LanguageModel::draw(&config, &mut Streams::zeros());
+    let model = LanguageModel::init(&config, &mut Streams::zeros());
     load(model, tensors, &names::language_model(options), &[])
 }
 
 /// The state dict of a `LinformerSelfAttention` that computes what `layer` does; its options are [`Options::of_attention`].
 ///
 /// # Errors
-/// A layer that this class cannot be, by the name of what it lacks.
+/// Returns an error if this class cannot express the layer; the error names the option that it lacks.
 pub fn attention_state_dict<A: Scalar>(layer: &LinformerAttention<A>) -> Result<Tensors<A>> {
     let options = Options::of_attention(layer.config())?;
     write(layer, &names::attention("", "", options.share_kv))
@@ -100,7 +100,7 @@ pub fn attention_state_dict<A: Scalar>(layer: &LinformerAttention<A>) -> Result<
 /// The state dict of a `FeedForward` that computes what `layer` does; its options are [`FeedForwardOptions::of`].
 ///
 /// # Errors
-/// A layer that this class cannot be, by the name of what it lacks.
+/// Returns an error if this class cannot express the layer; the error names the option that it lacks.
 pub fn feed_forward_state_dict<A: Scalar>(layer: &FeedForward<A>) -> Result<Tensors<A>> {
     FeedForwardOptions::of(layer)?;
     write(layer, &names::feed_forward("", ""))
@@ -109,7 +109,7 @@ pub fn feed_forward_state_dict<A: Scalar>(layer: &FeedForward<A>) -> Result<Tens
 /// The state dict of a `Linformer` that computes what `encoder` does; its options are [`Options::of_encoder`].
 ///
 /// # Errors
-/// An encoder that this class cannot be, by the name of what it lacks.
+/// Returns an error if this class cannot express the encoder; the error names the option that it lacks.
 pub fn linformer_state_dict<A: Scalar>(encoder: &Encoder<A>) -> Result<Tensors<A>> {
     let options = Options::of_encoder(encoder.config())?;
     write(encoder, &names::encoder("", "", &options))
@@ -118,7 +118,7 @@ pub fn linformer_state_dict<A: Scalar>(encoder: &Encoder<A>) -> Result<Tensors<A
 /// The state dict of a `LinformerLM` that computes what `model` does; its options are [`Options::of_language_model`].
 ///
 /// # Errors
-/// A model that this class cannot be, by the name of what it lacks.
+/// Returns an error if this class cannot express the model; the error names the option that it lacks.
 pub fn language_model_state_dict<A: Scalar>(model: &LanguageModel<A>) -> Result<Tensors<A>> {
     let options = Options::of_language_model(model.config())?;
     write(model, &names::language_model(&options))

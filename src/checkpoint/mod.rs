@@ -29,7 +29,7 @@ pub use native::Checkpoint;
 pub use parameters::{load_parameters, save_parameters};
 pub use tensors::Tensors;
 
-// What training saves and loads goes the same way.
+// Training saves and loads through these, too.
 pub(crate) use assign::assign;
 pub(crate) use codec::{decode, encode, native_dtype};
 pub(crate) use columns::Opened;

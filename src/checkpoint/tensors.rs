@@ -20,7 +20,7 @@ use crate::scalar::Scalar;
 /// Tensors by name, in the order of their names: what is read from a safetensors file or written to one.
 ///
 /// A file may store numbers as F64, F32, F16, BF16, as integers or as BOOL; all become `A`, rounded where they must be.
-/// [`dtype`](Self::dtype) tells what they were. They are written as `A` is: F32 or F64.
+/// [`dtype`](Self::dtype) returns their stored type. They are written as `A` is: F32 or F64.
 ///
 /// ```
 /// use linformer::checkpoint::Tensors;
@@ -45,7 +45,7 @@ pub struct Tensors<A = f32> {
 
 #[derive(Clone, Debug)]
 struct Tensor<A> {
-    /// What the file stored.
+    /// The type stored in the file.
     dtype: Dtype,
     /// Loading a model shares it instead of copying it.
     values: SharedArray<A>,
@@ -67,7 +67,7 @@ impl<A: Scalar> Tensors<A> {
     ///
     /// # Errors
     /// Returns an error if the file cannot be read or is no valid safetensors file (those of other formats are named), or has a dtype other
-    /// than those above. Of an index, also if a part is missing, is not in the same folder, or does not have the tensors that the index says
+    /// than those above. For an index, also if a part is missing, is not in the same folder, or does not have the tensors that the index says
     /// it has, and no others.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
@@ -111,15 +111,15 @@ impl<A: Scalar> Tensors<A> {
     /// old one or the new one. A symbolic link is replaced, not followed.
     ///
     /// # Errors
-    /// A file or directory that cannot be written; more or longer names than a header has room for.
+    /// Returns an error if the file or directory cannot be written, or if a header has no room for so many or such long names.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
         self.contents()?.save(path.as_ref())
     }
 
-    /// What [`write`](Self::write) writes.
+    /// Returns the bytes that [`write`](Self::write) writes.
     ///
     /// # Errors
-    /// More or longer names than a header has room for.
+    /// Returns an error if a header has no room for so many or such long names.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         Ok(self.contents()?.to_bytes())
     }
@@ -132,7 +132,7 @@ impl<A: Scalar> Tensors<A> {
     /// Adds a tensor.
     ///
     /// # Errors
-    /// A name that is taken, or `__metadata__`, which the format reserves.
+    /// Returns an error if the name is taken, or if it is `__metadata__`, which the format reserves.
     pub fn insert(&mut self, name: impl Into<String>, tensor: ArrayD<A>) -> Result<()> {
         self.insert_as(name.into(), native_dtype::<A>(), tensor.into_shared())
     }
@@ -149,7 +149,7 @@ impl<A: Scalar> Tensors<A> {
         Ok(())
     }
 
-    /// Adds all tensors and what is said besides them, but for what is said here already.
+    /// Adds all tensors and metadata entries, except for keys that are set here already.
     pub(super) fn take_all(&mut self, other: Self) -> Result<()> {
         for (name, Tensor { dtype, values }) in other.tensors {
             self.insert_as(name, dtype, values)?;
@@ -190,7 +190,7 @@ impl<A: Scalar> Tensors<A> {
         self.tensors.contains_key(stored).then_some(stored)
     }
 
-    /// The names that tensors have besides those they are stored under, and these.
+    /// The names that tensors have in addition to those they are stored under, and these.
     pub(super) fn aliases(&self) -> impl Iterator<Item = (&str, &str)> {
         let names = self.metadata.keys().filter(|name| !self.tensors.contains_key(*name));
         names.filter_map(|name| Some((name.as_str(), self.stored_name(name)?)))
@@ -230,12 +230,12 @@ impl<A: Scalar> Tensors<A> {
         self.tensors.values().map(|tensor| tensor.values.len()).sum()
     }
 
-    /// What the file says besides its tensors.
+    /// Returns the file's metadata.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
 
-    /// Says something besides the tensors; what was said under this key is forgotten.
+    /// Sets a metadata entry, replacing any previous value.
     pub fn set_metadata(&mut self, key: impl Into<String>, value: impl Into<String>) {
         self.metadata.insert(key.into(), value.into());
     }

@@ -22,7 +22,7 @@ use crate::scalar::Scalar;
 /// process, up to rounding (1e-12 in `f64`): windows of pooling and convolutions may lie across ranks, and padding may be anywhere.
 ///
 /// All ranks call the same methods in the same order, with a batch of as many items; with a mask or all of them without. Each call
-/// compares what must be alike before it does anything, and ends on all ranks or on none: a rank that fails returns its error, and all others
+/// compares the values that must agree before it does anything, and ends on all ranks or on none: a rank that fails returns its error, and all others
 /// [`Error::Rank`], which names it. So does a rank that finds NaN or infinities in what it would add, or in what it puts out at real positions.
 ///
 /// ```
@@ -53,7 +53,7 @@ pub struct Sharded<'c, M> {
     communicator: &'c dyn Communicator,
     /// The ranks with the same positions of other sequences.
     replicas: Option<&'c dyn Communicator>,
-    /// Of the configuration and the shards.
+    /// A digest of the configuration and the shards.
     digest: u64,
 }
 
@@ -100,7 +100,7 @@ macro_rules! shardable {
                 }
 
                 fn build(config: &$config, streams: &mut Streams) -> Self {
-                    Self::draw(config, streams)
+                    Self::init(config, streams)
                 }
             }
 
@@ -138,8 +138,8 @@ impl<'c, M> Sharded<'c, M> {
     /// A model with drawn weights: the numbers that a single process has with the same seed.
     ///
     /// # Errors
-    /// A configuration that describes no model, or one whose attention is not Linformer attention: exact attention needs all keys everywhere.
-    /// Shards for another number of ranks, or of another length than E and F have columns. Ranks that disagree.
+    /// Returns an error if the configuration describes no model; if its attention is not Linformer attention (exact attention needs all keys on every
+    /// rank); if `shards` is for another number of ranks, or of another length than E and F have columns; or if the ranks disagree.
     pub fn new<A: Scalar>(config: &M::Config, seed: u64, shards: Shards, communicator: &'c dyn Communicator) -> Result<Self>
     where
         M: Shardable<A>,
@@ -158,7 +158,7 @@ impl<'c, M> Sharded<'c, M> {
     /// This rank's part of a model that all ranks have.
     ///
     /// # Errors
-    /// As [`new`](Self::new); parameters that differ.
+    /// Returns an error as [`new`](Self::new) does, or if the parameters differ between ranks.
     pub fn of<A: Scalar>(model: &M, shards: Shards, communicator: &'c dyn Communicator) -> Result<Self>
     where
         M: Shardable<A>,
@@ -226,7 +226,7 @@ impl<'c, M> Sharded<'c, M> {
     /// ```
     ///
     /// # Errors
-    /// Replicas with another configuration, or whose parameters differ; all ranks of the grid return one.
+    /// Returns an error if the replicas differ in configuration or parameters; all ranks of the grid return one.
     pub fn with_replicas<A: Scalar>(self, replicas: &'c dyn Communicator) -> Result<Self>
     where
         M: Shardable<A>,
@@ -251,7 +251,7 @@ impl<'c, M> Sharded<'c, M> {
         &self.model
     }
 
-    /// The model, to be changed: by an optimizer, say. What is changed on one rank must be changed on all, but for E and F.
+    /// Returns the model for changes, by an optimizer for example. A change on one rank must be made on all, except to E and F.
     pub fn model_mut(&mut self) -> &mut M {
         &mut self.model
     }
@@ -284,7 +284,7 @@ impl<'c, M> Sharded<'c, M> {
         together(self.communicator, operation, header, work)
     }
 
-    /// [`together`](Self::together) for `work` that goes on over the replicas, whatever comes of it. They are told where it is not even begun.
+    /// [`together`](Self::together) for `work` that continues over the replicas, whatever its result. They are notified if it does not even begin.
     pub(super) fn together_on_grid<T>(
         &self,
         operation: &'static str,
@@ -302,12 +302,12 @@ impl<'c, M> Sharded<'c, M> {
         outcome
     }
 
-    /// What must be alike of the model.
+    /// The values of the model that must agree between ranks.
     pub(super) fn model_header(&self) -> Header {
         Header::new([("the configuration and the shards", self.digest)])
     }
 
-    /// What must be alike before a batch of sequences is worked on, of whose positions this rank has `length`.
+    /// The values that must agree before work on a batch of sequences, `length` positions of which are on this rank.
     pub(super) fn sequence_header(&self, batch: usize, length: usize, mask: Option<&PaddingMask>) -> Result<Header> {
         PaddingMask::check(mask, "Sharded", batch, length)?;
         let words = [
@@ -324,7 +324,7 @@ impl<'c, M> Sharded<'c, M> {
     }
 }
 
-/// What must be alike of a training pass.
+/// The values of a training pass that must agree between ranks.
 pub(super) fn pass_words(pass: &TrainingPass) -> [(&'static str, u64); 1] {
     [("the training pass", digest(format!("{pass:?}").into_bytes()))]
 }

@@ -1,4 +1,4 @@
-//! Which positions are whose.
+//! Assignment of positions to ranks.
 
 use std::ops::Range;
 
@@ -28,7 +28,7 @@ impl Shards {
     /// Ranges over `length` positions that differ in size by one at most.
     ///
     /// # Errors
-    /// No ranks; more than memory has room for.
+    /// Returns an error if there are no ranks, or more than memory has room for.
     pub fn even(length: usize, ranks: usize) -> Result<Self> {
         let bound = |rank: usize| (rank as u128 * length as u128 / ranks.max(1) as u128) as usize;
         let mut bounds = Vec::new();
@@ -43,7 +43,7 @@ impl Shards {
     /// Ranges of these lengths, rank by rank.
     ///
     /// # Errors
-    /// No ranks; lengths whose sum overflows.
+    /// Returns an error if there are no ranks, or if the sum of the lengths overflows.
     pub fn from_lengths(lengths: &[usize]) -> Result<Self> {
         let mut bounds = vec![0_usize];
         for &length in lengths {

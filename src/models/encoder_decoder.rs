@@ -102,14 +102,14 @@ impl<A: Scalar> EncoderDecoder<A> {
     /// Returns an error if the configuration describes no model; see [`EncoderDecoderConfig::check`].
     pub fn new(config: &EncoderDecoderConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
-        Streams::drawn(seed, |streams| Self::draw(config, streams))
+        Streams::drawn(seed, |streams| Self::init(config, streams))
     }
 
-    pub(crate) fn draw(config: &EncoderDecoderConfig, streams: &mut Streams) -> Self {
+    pub(crate) fn init(config: &EncoderDecoderConfig, streams: &mut Streams) -> Self {
         Self {
             config: config.clone(),
-            source: LanguageModel::draw(&config.source, streams),
-            target: DecoderLanguageModel::draw(&config.target, streams),
+            source: LanguageModel::init(&config.source, streams),
+            target: DecoderLanguageModel::init(&config.target, streams),
         }
     }
 
@@ -162,7 +162,7 @@ impl<A: Scalar> EncoderDecoder<A> {
     /// Scores (batch, m, `vocab_size` of the targets) of the token after each of the targets', which begin with their start token.
     ///
     /// # Errors
-    /// As [`encode`](Self::encode), on either side; another number of targets than sources.
+    /// Returns an error as [`encode`](Self::encode) does, for sources or targets, or if there are more or fewer targets than sources.
     pub fn forward(&self, pairs: &TokenPairs<'_>) -> Result<Array3<A>> {
         let source = self.encode(pairs.source, pairs.source_mask)?;
         self.target.attend(pairs.target, pairs.target_mask, &source)

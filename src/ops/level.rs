@@ -6,7 +6,7 @@
 
 /// Defines a function that runs the expression of the level in use, compiled with that level's instructions.
 ///
-/// What the expressions call must be `#[inline(always)]` to be compiled with these instructions, too.
+/// Functions that the expressions call must be `#[inline(always)]` to be compiled with these instructions, too.
 macro_rules! by_level {
     (
         fn $name:ident $(<$life:lifetime>)? ($($argument:ident: $type:ty),*) $(-> $result:ty)?;

@@ -303,7 +303,7 @@ pub(crate) fn add_bias<A: Scalar>(rows: &mut ArrayViewMut2<'_, A>, bias: ArrayVi
 /// for bit for any number of threads.
 ///
 /// # Errors
-/// [`Error::Shape`] where the batch sizes or the inner dimensions differ, [`Error::Overflow`] where the result cannot be addressed.
+/// Returns [`Error::Shape`] if the batch sizes or the inner dimensions differ, and [`Error::Overflow`] if the result cannot be addressed.
 ///
 /// # Examples
 /// ```

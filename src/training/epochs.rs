@@ -71,7 +71,7 @@ impl Epochs {
     /// ```
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// Returns an error as [`new`](Self::new) does.
     pub fn by_length(lengths: &[usize], size: usize, seed: u64) -> Result<Self> {
         Ok(Self {
             lengths: Some(lengths.to_vec()),

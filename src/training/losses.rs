@@ -1,4 +1,4 @@
-//! What a model's output is measured by.
+//! Losses of a model's output.
 
 use ndarray::{Array, Array2, ArrayRef, ArrayRef2, Axis, Dimension};
 
@@ -27,7 +27,7 @@ pub enum Reduction {
 }
 
 impl Reduction {
-    /// What each of `count` losses is multiplied by before they are added. The mean of none is 0.
+    /// The factor of each of `count` losses in their sum. The mean of none is 0.
     fn scale(self, count: usize) -> f64 {
         match self {
             Self::Mean => 1.0 / count.max(1) as f64,
@@ -104,7 +104,7 @@ impl CrossEntropy {
     /// The loss of `logits` (rows, classes) with one target a row, and its gradient, which takes the place of the logits in memory.
     ///
     /// # Errors
-    /// As [`loss`](Self::loss).
+    /// Returns an error as [`loss`](Self::loss) does.
     pub fn loss_and_gradient<A: Scalar>(&self, logits: Array2<A>, targets: &[Option<usize>]) -> Result<(f64, Array2<A>)> {
         let scale = self.check("CrossEntropy::loss_and_gradient", &logits, targets)?;
         let mut gradient = if logits.is_standard_layout() {
@@ -141,7 +141,7 @@ impl CrossEntropy {
         loss
     }
 
-    /// What each row's loss is multiplied by.
+    /// The factor of each row's loss.
     fn check<A>(&self, operation: &'static str, logits: &ArrayRef2<A>, targets: &[Option<usize>]) -> Result<f64> {
         let (rows, classes) = logits.dim();
         if targets.len() != rows {

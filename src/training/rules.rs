@@ -7,7 +7,7 @@ use crate::parameters::Role;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum WeightDecay {
-    /// All that are stepped, as PyTorch has it with one parameter group. The default.
+    /// All that are stepped, as in PyTorch with one parameter group. The default.
     #[default]
     All,
     /// Only those that multiply features: none with fewer than two axes, none whose last name is `bias`, and none that is, or is part of

@@ -32,7 +32,7 @@ pub struct Schedule {
     shape: Shape,
 }
 
-/// What follows the warm-up.
+/// The shape after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 enum Shape {

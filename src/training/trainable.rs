@@ -84,7 +84,7 @@ pub trait Trainable<B, A: Scalar = f32> {
     /// [`loss_and_gradients`](Self::loss_and_gradients); models that can should save themselves the gradients.
     ///
     /// # Errors
-    /// As [`loss_and_gradients`](Self::loss_and_gradients).
+    /// Returns an error as [`loss_and_gradients`](Self::loss_and_gradients) does.
     fn evaluate(&self, batch: &B, loss: &Self::Loss) -> Result<f64> {
         let pass = TrainingPass::new(Step::new(0, 0));
         Ok(self.loss_and_gradients(batch, loss, &pass)?.0)

@@ -1,4 +1,4 @@
-//! The package's options, and the native configurations they stand for.
+//! The package's options, and the native configurations they describe.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use crate::layers::FeedForward;
 use crate::ops::Activation;
 use crate::scalar::Scalar;
 
-/// The options of `LinformerSelfAttention`, `Linformer` (which has `depth` and `reversible` besides) and `LinformerLM` (`num_tokens` besides).
+/// The options of `LinformerSelfAttention`, `Linformer` (which adds `depth` and `reversible`) and `LinformerLM` (which adds `num_tokens`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -93,7 +93,8 @@ impl Options {
     /// Options from a JSON object of the constructor's arguments.
     ///
     /// # Errors
-    /// An option that the package does not have (`mask` and `causal` among them, which it takes and ignores), or of another type.
+    /// Returns an error if an option is unknown to the package or has the wrong type. `mask` and `causal`, which the package takes and ignores, are
+    /// errors too.
     pub fn from_json(json: &str) -> Result<Self> {
         parse("lucidrains::Options", json)
     }
@@ -101,7 +102,7 @@ impl Options {
     /// The layer that these options of a `LinformerSelfAttention` describe.
     ///
     /// # Errors
-    /// Options that describe no layer, or that belong to `Linformer` and `LinformerLM`.
+    /// Returns an error if the options describe no layer, or if they belong to `Linformer` and `LinformerLM`.
     pub fn attention_config(&self) -> Result<LinformerConfig> {
         if self.depth.is_some() {
             return Err(refused(
@@ -122,7 +123,7 @@ impl Options {
     /// The encoder that these options of a `Linformer` describe.
     ///
     /// # Errors
-    /// Options that describe no encoder, or that belong to `LinformerLM`.
+    /// Returns an error if the options describe no encoder, or if they belong to `LinformerLM`.
     pub fn encoder_config(&self) -> Result<EncoderConfig> {
         self.no_tokens("a Linformer")?;
         self.stack_config()
@@ -131,7 +132,7 @@ impl Options {
     /// The model that these options of a `LinformerLM` describe.
     ///
     /// # Errors
-    /// Options that describe no model.
+    /// Returns an error if the options describe no model.
     pub fn language_model_config(&self) -> Result<LanguageModelConfig> {
         let Some(num_tokens) = self.num_tokens else {
             return Err(Error::argument("lucidrains", "`num_tokens` is missing: a LinformerLM needs it"));
@@ -145,7 +146,7 @@ impl Options {
     /// The options of the `LinformerSelfAttention` that computes what a layer of `config` does.
     ///
     /// # Errors
-    /// A layer that this class cannot be, by the name of what it lacks.
+    /// Returns an error if this class cannot express the layer; the error names the option that it lacks.
     pub fn of_attention(config: &LinformerConfig) -> Result<Self> {
         let options = Self::of_layer(config);
         check_same(PEER, &explicit(config), &options.attention_config()?)?;
@@ -155,7 +156,7 @@ impl Options {
     /// The options of the `Linformer` that computes what an encoder of `config` does.
     ///
     /// # Errors
-    /// An encoder that this class cannot be, by the name of what it lacks.
+    /// Returns an error if this class cannot express the encoder; the error names the option that it lacks.
     pub fn of_encoder(config: &EncoderConfig) -> Result<Self> {
         let (options, config) = Self::of_stack(config)?;
         check_same(PEER, &config, &options.encoder_config()?)?;
@@ -165,7 +166,7 @@ impl Options {
     /// The options of the `LinformerLM` that computes what a model of `config` does.
     ///
     /// # Errors
-    /// A model that this class cannot be, by the name of what it lacks.
+    /// Returns an error if this class cannot express the model; the error names the option that it lacks.
     pub fn of_language_model(config: &LanguageModelConfig) -> Result<Self> {
         let (stack, encoder) = Self::of_stack(&config.encoder)?;
         let options = Self {
@@ -262,7 +263,7 @@ impl FeedForwardOptions {
     /// Options from a JSON object of the constructor's arguments.
     ///
     /// # Errors
-    /// An option that the package does not have, or of another type.
+    /// Returns an error if an option is unknown to the package or has the wrong type.
     pub fn from_json(json: &str) -> Result<Self> {
         parse("lucidrains::FeedForwardOptions", json)
     }
@@ -270,7 +271,7 @@ impl FeedForwardOptions {
     /// The layer that these options describe.
     ///
     /// # Errors
-    /// Options that describe no layer, or an activation that we do not have.
+    /// Returns an error if the options describe no layer, or if the activation is not supported.
     pub fn config(&self) -> Result<FeedForwardConfig> {
         check_rate("dropout", self.dropout)?;
         let name = self.activation.as_deref().unwrap_or("GELU");
@@ -291,7 +292,7 @@ impl FeedForwardOptions {
     /// The options of the `FeedForward` that computes what `layer` does.
     ///
     /// # Errors
-    /// A layer that this class cannot be, by the name of what it lacks.
+    /// Returns an error if this class cannot express the layer; the error names the option that it lacks.
     pub fn of<A: Scalar>(layer: &FeedForward<A>) -> Result<Self> {
         let (dim, ff_dim, out_dim) = (layer.input().in_dim(), layer.output().in_dim(), layer.output().out_dim());
         if out_dim != dim {

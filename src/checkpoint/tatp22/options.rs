@@ -52,7 +52,7 @@ pub struct LinformerOptions {
     /// It has no effect on numbers. (The peer takes no masks with C1 and C2.)
     #[serde(default)]
     pub checkpoint_level: CheckpointLevel,
-    /// Who shares E and F.
+    /// The sharing of E and F.
     #[serde(default)]
     pub parameter_sharing: ParameterSharing,
     /// Layer i has the k max(1, `dim_k` − i·`k_reduce_by_layer`). With layerwise sharing and with full attention it has no effect, as in
@@ -268,7 +268,7 @@ pub struct MHAttentionOptions {
     /// It has no effect on numbers.
     #[serde(default)]
     pub checkpoint_level: CheckpointLevel,
-    /// Who shares E and F. `Layerwise` means the two modules that the layer was given, which may differ.
+    /// The sharing of E and F. `Layerwise` means the two modules that the layer was given, which may differ.
     pub parameter_sharing: ParameterSharing,
     /// Exact attention; E and F are saved all the same, and unused.
     #[serde(default)]
@@ -359,8 +359,8 @@ macro_rules! from_json {
             /// Options from a JSON object of the constructor's arguments.
             ///
             /// # Errors
-            /// An option that the package does not have, one that is missing, or one of another type; options of
-            /// `LinformerEncDec`, which is refused.
+            /// Returns an error if an option is unknown to the package, missing, or of the wrong type, or if it belongs to `LinformerEncDec`, which
+            /// is refused.
             pub fn from_json(json: &str) -> Result<Self> {
                 let operation = concat!("tatp22::", stringify!($options));
                 refuse_encoder_decoder(&parse(operation, json)?)?;

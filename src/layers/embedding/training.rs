@@ -13,7 +13,7 @@ use crate::scalar::Scalar;
 #[derive(Clone, Debug)]
 pub struct EmbeddingCache {
     tokens: Array2<usize>,
-    /// Of the vectors, (`vocab_size`, dim).
+    /// The shape of the vectors, (`vocab_size`, dim).
     dim: (usize, usize),
 }
 

@@ -99,7 +99,7 @@ impl<A: Scalar> FeedForward<A> {
         Ok(sequence(dx, batch, length))
     }
 
-    /// y of the rows of `x`, and what [`backward_rows`](Self::backward_rows) needs besides `x`: W₁·x + b₁.
+    /// y of the rows of `x`, and what [`backward_rows`](Self::backward_rows) needs in addition to `x`: W₁·x + b₁.
     pub(crate) fn train_rows(&self, x: ArrayView2<'_, A>, dropout: Option<Dropout<A>>, buffers: Buffers<'_, A>) -> (Array2<A>, Array2<A>) {
         if self.hidden_runs().start_with_panels() {
             self.input.prepare();

@@ -96,7 +96,7 @@ impl<A: Scalar> LanguageModel<A> {
     }
 }
 
-/// What the text `item` of a batch draws from.
+/// The random numbers of the text `item` of a batch.
 fn draws(config: &GenerationConfig, item: usize) -> Draws {
     match config.seeds.get(item) {
         Some(&seed) => Step::new(seed, 0).item(0),

@@ -24,7 +24,7 @@ pub(super) struct Files {
     metadata: BTreeMap<String, String>,
 }
 
-/// What the metadata says.
+/// The metadata of a trainer.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Description {
@@ -146,7 +146,7 @@ impl<M, O> Trainer<M, O> {
         let first = Step::new(self.config.pass.step.seed, description.first);
         if next.seed != first.seed || first != self.config.pass.step {
             let problem = format!(
-                "the run began with the step {} of the seed {}, but the trainer's pass begins with {} of {}; configure it alike",
+                "the run began with the step {} of the seed {}, but the trainer's pass begins with {} of {}; configure the same",
                 first.index, next.seed, self.config.pass.step.index, self.config.pass.step.seed
             );
             return Err(Error::Checkpoint { problems: vec![problem] });
