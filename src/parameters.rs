@@ -176,7 +176,7 @@ pub(crate) fn join(path: &str, field: &str) -> String {
     }
 }
 
-/// The path of a field, for `parameters!` in other crates.
+/// Returns the path of a field, for `parameters!` in other crates.
 #[doc(hidden)]
 pub fn field_path(path: &str, field: &str) -> String {
     join(path, field)

@@ -175,7 +175,7 @@ impl<A: Scalar> Decoder<A> {
         self.attend(target, mask, &self.compress(source, source_mask)?)
     }
 
-    /// [`forward`](Self::forward) with a source that was compressed before.
+    /// Runs [`forward`](Self::forward) with a source that was compressed before.
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does, or if another decoder compressed the source.

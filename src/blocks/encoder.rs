@@ -159,7 +159,7 @@ impl<A: Scalar> Encoder<A> {
         Ok(contiguous(x))
     }
 
-    /// [`forward`](Self::forward) in the memory of its input.
+    /// Runs [`forward`](Self::forward) in the memory of its input.
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does.
@@ -184,7 +184,7 @@ impl<A: Scalar> Encoder<A> {
         Ok(stream)
     }
 
-    /// [`forward`](Self::forward) in place, with buffers that are reused from call to call. After an error `x` is as it was.
+    /// Runs [`forward`](Self::forward) in place, with buffers that are reused from call to call. After an error `x` is as it was.
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does, if `x` is not in standard layout, or if the encoder changes its width, is causal, or is

@@ -58,7 +58,7 @@ use names::Layout;
 
 const PEER: &str = "fairseq";
 
-/// A `MultiheadLinearAttention`. Its sequences are (batch, length, dim) here, not (length, batch, dim).
+/// Loads a `MultiheadLinearAttention`. Its sequences are (batch, length, dim) here, not (length, batch, dim).
 ///
 /// # Errors
 /// Returns an error if the options describe no layer or are refused, or if a tensor is missing, left over, of another shape, or differs from its
@@ -77,7 +77,7 @@ pub fn attention<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options
     )
 }
 
-/// A `linformer_roberta` with its language model's head.
+/// Loads a `linformer_roberta` with its language model's head.
 ///
 /// # Errors
 /// Returns an error if the options describe no model or are refused, or if a tensor is missing, left over, of another shape, or differs from its
@@ -96,7 +96,7 @@ pub fn linformer_roberta<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>,
     load(model, tensors, &names::language_model(options, layout), &dropped)
 }
 
-/// A `linformer_roberta` with the classification head of this name, which reads the features of the first token.
+/// Loads a `linformer_roberta` with the classification head of this name, which reads the features of the first token.
 ///
 /// # Errors
 /// Returns an error as [`linformer_roberta`] does, or if there is no such head.
@@ -131,7 +131,7 @@ pub fn classifier<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, option
     load(model, tensors, &names::classifier(options, layout, &prefix), &dropped)
 }
 
-/// The state dict of a `MultiheadLinearAttention` that computes what `layer` does; its options are [`AttentionOptions::of`].
+/// Returns the state dict of a `MultiheadLinearAttention` that computes what `layer` does; its options are [`AttentionOptions::of`].
 ///
 /// # Errors
 /// Returns an error if this class cannot express the layer; the error names the option that it lacks.
@@ -140,7 +140,7 @@ pub fn attention_state_dict<A: Scalar>(layer: &LinformerAttention<A>) -> Result<
     write(layer, &names::attention("", "", options.bias, options.matrices()))
 }
 
-/// The state dict of a `linformer_roberta` that computes what `model` does; its options are [`RobertaOptions::of`].
+/// Returns the state dict of a `linformer_roberta` that computes what `model` does; its options are [`RobertaOptions::of`].
 ///
 /// The bias of a shared compression layer, which fairseq demands and does not add, is written as 0.
 ///

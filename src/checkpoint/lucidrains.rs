@@ -36,7 +36,7 @@ use crate::scalar::Scalar;
 
 const PEER: &str = "lucidrains";
 
-/// A `LinformerSelfAttention`.
+/// Loads a `LinformerSelfAttention`.
 ///
 /// # Errors
 /// Returns an error if the options describe no layer or do not belong to one, or if a tensor is missing, left over or of another shape.
@@ -48,7 +48,7 @@ pub fn attention<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options
     load(layer, tensors, &names::attention("", "", options.share_kv), &[])
 }
 
-/// A `FeedForward`.
+/// Loads a `FeedForward`.
 ///
 /// # Errors
 /// Returns an error if the options describe no layer, or if a tensor is missing, left over or of another shape.
@@ -64,7 +64,7 @@ pub fn feed_forward<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, opti
     load(layer, tensors, &names::feed_forward("", ""), &[])
 }
 
-/// A `Linformer`, sequential or reversible.
+/// Loads a `Linformer`, sequential or reversible.
 ///
 /// # Errors
 /// Returns an error if the options describe no model or do not belong to one, or if a tensor is missing, left over or of another shape.
@@ -76,7 +76,7 @@ pub fn linformer<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options
     load(encoder, tensors, &names::encoder("", "", options), &[])
 }
 
-/// A `LinformerLM`.
+/// Loads a `LinformerLM`.
 ///
 /// # Errors
 /// Returns an error if the options describe no model, or if a tensor is missing, left over or of another shape.
@@ -88,7 +88,7 @@ pub fn language_model<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, op
     load(model, tensors, &names::language_model(options), &[])
 }
 
-/// The state dict of a `LinformerSelfAttention` that computes what `layer` does; its options are [`Options::of_attention`].
+/// Returns the state dict of a `LinformerSelfAttention` that computes what `layer` does; its options are [`Options::of_attention`].
 ///
 /// # Errors
 /// Returns an error if this class cannot express the layer; the error names the option that it lacks.
@@ -97,7 +97,7 @@ pub fn attention_state_dict<A: Scalar>(layer: &LinformerAttention<A>) -> Result<
     write(layer, &names::attention("", "", options.share_kv))
 }
 
-/// The state dict of a `FeedForward` that computes what `layer` does; its options are [`FeedForwardOptions::of`].
+/// Returns the state dict of a `FeedForward` that computes what `layer` does; its options are [`FeedForwardOptions::of`].
 ///
 /// # Errors
 /// Returns an error if this class cannot express the layer; the error names the option that it lacks.
@@ -106,7 +106,7 @@ pub fn feed_forward_state_dict<A: Scalar>(layer: &FeedForward<A>) -> Result<Tens
     write(layer, &names::feed_forward("", ""))
 }
 
-/// The state dict of a `Linformer` that computes what `encoder` does; its options are [`Options::of_encoder`].
+/// Returns the state dict of a `Linformer` that computes what `encoder` does; its options are [`Options::of_encoder`].
 ///
 /// # Errors
 /// Returns an error if this class cannot express the encoder; the error names the option that it lacks.
@@ -115,7 +115,7 @@ pub fn linformer_state_dict<A: Scalar>(encoder: &Encoder<A>) -> Result<Tensors<A
     write(encoder, &names::encoder("", "", &options))
 }
 
-/// The state dict of a `LinformerLM` that computes what `model` does; its options are [`Options::of_language_model`].
+/// Returns the state dict of a `LinformerLM` that computes what `model` does; its options are [`Options::of_language_model`].
 ///
 /// # Errors
 /// Returns an error if this class cannot express the model; the error names the option that it lacks.

@@ -90,7 +90,7 @@ pub trait Checkpoint<A: Scalar>: Parameters<A> + Stored<A> {
         restore(Tensors::read(path)?)
     }
 
-    /// The model in the bytes of such a file.
+    /// Loads a model from the bytes of such a file.
     ///
     /// # Errors
     /// Returns an error as [`load`](Self::load) does.

@@ -69,7 +69,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Options from a JSON object.
+    /// Reads options from a JSON object.
     ///
     /// # Errors
     /// Returns an error if an option is missing, unknown, or has the wrong type.
@@ -77,7 +77,7 @@ impl Options {
         parse("rifath95::Options", json)
     }
 
-    /// The crate's configuration of the same model.
+    /// Returns the crate's configuration of the same model.
     ///
     /// # Errors
     /// Returns an error if the options describe no model, here or in the peer.
@@ -161,7 +161,7 @@ fn projections(layer: usize) -> [(String, String); 2] {
     })
 }
 
-/// The model of a state dict.
+/// Loads the model of a state dict.
 ///
 /// # Errors
 /// Returns an error as [`Options::config`] does, or if a tensor is missing, left over or of another shape.
@@ -203,7 +203,7 @@ fn take_attention<A: Scalar>(translation: &mut Translation<'_, A>, layer: usize,
     }
 }
 
-/// The state dict of the model of these options that computes what `model` does.
+/// Returns the state dict of the model of these options that computes what `model` does.
 ///
 /// # Errors
 /// Returns an error as [`Options::config`] does, or if the model has other options; the error names the first that differs.

@@ -52,7 +52,7 @@ struct Tensor<A> {
 }
 
 impl<A: Scalar> Tensors<A> {
-    /// No tensors yet.
+    /// Creates an empty set of tensors.
     pub fn new() -> Self {
         Self {
             tensors: BTreeMap::new(),
@@ -164,7 +164,7 @@ impl<A: Scalar> Tensors<A> {
         self.metadata = metadata;
     }
 
-    /// The tensor of this name.
+    /// Returns the tensor of this name.
     ///
     /// A name that [`metadata`](Self::metadata) gives as another one of a tensor finds that tensor: so `safetensors.torch.save_model` writes
     /// tensors that a model has under several names.
@@ -203,24 +203,24 @@ impl<A: Scalar> Tensors<A> {
         tensors.map(|(name, Tensor { dtype, values })| (name, dtype, values))
     }
 
-    /// The safetensors name of what the tensor was stored as in the file it was read from (`"BF16"`, say, or `"I64"`); that of `A` where
+    /// Returns the safetensors name of what the tensor was stored as in the file it was read from (`"BF16"`, say, or `"I64"`); that of `A` where
     /// it was [inserted](Self::insert).
     pub fn dtype(&self, name: &str) -> Option<&'static str> {
         let tensor = self.tensor(name)?;
         known(tensor.dtype).map(|(dtype, _)| dtype)
     }
 
-    /// All names that tensors are stored under, in order.
+    /// Returns all names that tensors are stored under, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The number of tensors.
+    /// Returns the number of tensors.
     pub fn len(&self) -> usize {
         self.tensors.len()
     }
 
-    /// Whether there is none.
+    /// Returns `true` if there are none.
     pub fn is_empty(&self) -> bool {
         self.tensors.is_empty()
     }

@@ -29,7 +29,7 @@ pub enum Numbers<'n> {
 }
 
 impl Numbers<'_> {
-    /// How many there are.
+    /// Returns the number of values.
     pub fn len(&self) -> usize {
         match self {
             Self::F32(numbers) => numbers.len(),
@@ -38,12 +38,12 @@ impl Numbers<'_> {
         }
     }
 
-    /// Whether there is none.
+    /// Returns `true` if there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many bytes they take.
+    /// Returns the number of bytes that they take.
     pub fn bytes(&self) -> usize {
         match self {
             Self::F32(numbers) => size_of_val(*numbers),
@@ -93,13 +93,13 @@ pub trait Communicator: fmt::Debug {
     /// Returns an error as [`all_reduce`](Self::all_reduce) does.
     fn broadcast(&self, numbers: Numbers<'_>, root: usize) -> Result<()>;
 
-    /// The bytes of all ranks, rank by rank, at `root`; `None` elsewhere. Ranks may have different numbers of bytes.
+    /// Returns the bytes of all ranks, rank by rank, at `root`; `None` elsewhere. Ranks may have different numbers of bytes.
     ///
     /// # Errors
     /// Returns an error as [`all_reduce`](Self::all_reduce) does.
     fn gather(&self, bytes: &[u8], root: usize) -> Result<Option<Vec<Vec<u8>>>>;
 
-    /// The group of those ranks that call this with the same `color`, in the order of their numbers here.
+    /// Returns the group of those ranks that call this with the same `color`, in the order of their numbers here.
     ///
     /// # Errors
     /// Returns an error as [`all_reduce`](Self::all_reduce) does.

@@ -13,7 +13,7 @@ use crate::layers::check_width;
 use crate::scalar::Scalar;
 
 impl<A: Scalar> Sharded<'_, Encoder<A>> {
-    /// (batch, own n, dim) → (batch, own n, dim): the rows that [`Encoder::forward`] has at this rank's positions.
+    /// Encodes (batch, own n, dim) → (batch, own n, dim): the rows that [`Encoder::forward`] has at this rank's positions.
     ///
     /// # Errors
     /// Returns an error as [`Encoder::forward`] does, if the ranks disagree, or if another rank failed.
@@ -30,8 +30,8 @@ impl<A: Scalar> Sharded<'_, Encoder<A>> {
         })
     }
 
-    /// [`forward`](Self::forward) with the pass's dropout; returns the scores and what [`backward`](Self::backward) needs. Dropout masks are each rank's own, and
-    /// not those of a single process.
+    /// Runs [`forward`](Self::forward) with the pass's dropout; returns the scores and what [`backward`](Self::backward) needs. Dropout masks are
+    /// each rank's own, and not those of a single process.
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does, if a rate is below 0 or not below 1, or if the passes of the ranks differ.
@@ -61,9 +61,9 @@ impl<A: Scalar> Sharded<'_, Encoder<A>> {
         })
     }
 
-    /// The gradient of this rank's rows of the input, given `dy` of its rows of the output. Those of the parameters are added to `gradients`, a
-    /// value like the model's own [`zeros_like`](crate::Parameters::zeros_like): those of E and F in full, and this rank's share of all others, which
-    /// [`reduce_gradients`](Self::reduce_gradients) completes.
+    /// Returns the gradient of this rank's rows of the input, given `dy` of its rows of the output. Those of the parameters are added to `gradients`,
+    /// a value like the model's own [`zeros_like`](crate::Parameters::zeros_like): those of E and F in full, and this rank's share of all others,
+    /// which [`reduce_gradients`](Self::reduce_gradients) completes.
     ///
     /// # Errors
     /// Returns an error as [`Encoder::backward`] does, or if another rank failed. This rank may have added to `gradients` by then, which makes them

@@ -24,8 +24,8 @@ const GATHERED: usize = 1 << 28;
 
 #[allow(private_bounds)] // the bound is the seal of `Checkpoint`
 impl<'c, M> Sharded<'c, M> {
-    /// The model in a file that [`save`](Self::save), or [`Checkpoint::save`](crate::checkpoint::Checkpoint::save) in one process, wrote, with even
-    /// shards over its `seq_len`. Only this rank's columns of E and F are read.
+    /// Loads a model from a file that [`save`](Self::save), or [`Checkpoint::save`](crate::checkpoint::Checkpoint::save) in one process, wrote, with
+    /// even shards over its `seq_len`. Only this rank's columns of E and F are read.
     ///
     /// # Errors
     /// Returns an error as [`Checkpoint::load`](crate::checkpoint::Checkpoint::load) and [`Sharded::new`] do, or if the ranks read different files.
@@ -36,7 +36,7 @@ impl<'c, M> Sharded<'c, M> {
         Self::load_with(path.as_ref(), None, communicator)
     }
 
-    /// [`load`](Self::load) with these shards.
+    /// Runs [`load`](Self::load) with these shards.
     ///
     /// # Errors
     /// Returns an error as [`load`](Self::load) does.
@@ -84,8 +84,8 @@ impl<'c, M> Sharded<'c, M> {
         })
     }
 
-    /// [`save_training`](crate::training::save_training) of a run over several ranks, to a file that any number of ranks can resume from, one process
-    /// too.
+    /// Saves a run over several ranks as [`save_training`](crate::training::save_training) does, to a file that any number of ranks can resume from,
+    /// one process too.
     ///
     /// # Errors
     /// Returns an error as [`save`](Self::save) does.
@@ -100,8 +100,8 @@ impl<'c, M> Sharded<'c, M> {
         })
     }
 
-    /// [`load_training`](crate::training::load_training) of a run that any number of ranks, or one process, saved. From E and F, and their moments,
-    /// only this rank's columns are read.
+    /// Loads, as [`load_training`](crate::training::load_training) does, a run that any number of ranks, or one process, saved. From E and F, and
+    /// their moments, only this rank's columns are read.
     ///
     /// # Errors
     /// Returns an error as [`load_training`](crate::training::load_training) does, if the ranks read different files, or if another rank failed. If

@@ -10,7 +10,7 @@ use crate::parameters::{Parameters, Role};
 use crate::scalar::{Scalar, inverse_power_of_two};
 use crate::training::{Optimizer, checked_norm};
 
-/// The mean of the losses and gradients of all ranks, each counted by its weight: data parallelism, for models that are whole on every rank.
+/// Computes the mean of the losses and gradients of all ranks, each counted by its weight: data parallelism, for models that are whole on every rank.
 ///
 /// Every rank brings the mean loss of its batch, the gradients of it, and a weight: with the number of targets that count, the result is the mean over
 /// the targets of all ranks, as of one large batch. The gradients are replaced, and the loss is returned. A rank with the weight 0 adds nothing, not
@@ -192,8 +192,8 @@ impl<M> Sharded<'_, M> {
         })
     }
 
-    /// [`Optimizer::clip_gradient_norm`] with the norm over the columns of E and F of all ranks, so that all scale equally. The gradients must be
-    /// [reduced](Self::reduce_gradients), as those of `loss_and_gradients` are.
+    /// Clips as [`Optimizer::clip_gradient_norm`] does, with the norm over the columns of E and F of all ranks, so that all scale equally. The
+    /// gradients must be [reduced](Self::reduce_gradients), as those of `loss_and_gradients` are.
     ///
     /// # Errors
     /// Returns an error as [`Optimizer::clip_gradient_norm`] does, except for gradients of another model, or if the ranks disagree.

@@ -48,7 +48,7 @@ fn count<T>(row: ArrayView1<'_, T>, is_token: impl Fn(&T) -> bool) -> usize {
 }
 
 impl<A: Scalar> Sharded<'_, LanguageModel<A>> {
-    /// (batch, own n) token ids → (batch, own n, `vocab_size`) scores, or features where the model has no head: the rows that
+    /// Computes token scores: (batch, own n) token ids → (batch, own n, `vocab_size`), or features where the model has no head: the rows that
     /// [`LanguageModel::forward`] has at this rank's positions.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl<A: Scalar> Sharded<'_, LanguageModel<A>> {
         })
     }
 
-    /// (batch, own n) token ids → (batch, own n, embedding width): what the head is given.
+    /// Computes the head's input: (batch, own n) token ids → (batch, own n, embedding width).
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does.
@@ -72,7 +72,8 @@ impl<A: Scalar> Sharded<'_, LanguageModel<A>> {
         self.with_features("Sharded::features of a LanguageModel", tokens, mask, Ok)
     }
 
-    /// The scores at some of this rank's `positions`, counted from its first, one list for each batch item: (number of positions, `vocab_size`).
+    /// Computes the scores at some of this rank's `positions`, counted from its first, one list for each batch item: (number of positions,
+    /// `vocab_size`).
     ///
     /// # Errors
     /// Returns an error as [`LanguageModel::logits_at`] does, if the ranks disagree, or if another rank failed.

@@ -135,7 +135,7 @@ fn ends_in_projections(path: &str) -> bool {
 }
 
 impl<'c, M> Sharded<'c, M> {
-    /// A model with drawn weights: the numbers that a single process has with the same seed.
+    /// Creates a model with random weights: the numbers that a single process has with the same seed.
     ///
     /// # Errors
     /// Returns an error if the configuration describes no model; if its attention is not Linformer attention (exact attention needs all keys on every
@@ -155,7 +155,7 @@ impl<'c, M> Sharded<'c, M> {
         })
     }
 
-    /// This rank's part of a model that all ranks have.
+    /// Takes this rank's part of a model that all ranks have.
     ///
     /// # Errors
     /// Returns an error as [`new`](Self::new) does, or if the parameters differ between ranks.
@@ -206,8 +206,9 @@ impl<'c, M> Sharded<'c, M> {
         })
     }
 
-    /// The same over a grid of ranks: `replicas` are the ranks with the same positions of other sequences. Losses and gradients are then those
-    /// of all sequences. Each rank is in one group of either kind ([`Communicator::split`] makes them), and all groups of one kind are of one size.
+    /// Creates the same over a grid of ranks: `replicas` are the ranks with the same positions of other sequences. Losses and gradients are then
+    /// those of all sequences. Each rank is in one group of either kind ([`Communicator::split`] makes them), and all groups of one kind are of one
+    /// size.
     ///
     /// ```
     /// use linformer::distributed::{Communicator, Shards, Sharded, ThreadGroup};
@@ -246,7 +247,7 @@ impl<'c, M> Sharded<'c, M> {
         Ok(grid)
     }
 
-    /// The model, of whose E and F there are this rank's columns. Its own methods would take these columns for the first ones.
+    /// Returns the model, whose E and F have this rank's columns. Its own methods would take these columns for the first ones.
     pub fn model(&self) -> &M {
         &self.model
     }
@@ -256,17 +257,17 @@ impl<'c, M> Sharded<'c, M> {
         &mut self.model
     }
 
-    /// How positions are spread over the ranks.
+    /// Returns how positions are spread over the ranks.
     pub fn shards(&self) -> &Shards {
         &self.shards
     }
 
-    /// This rank's positions, and the columns of E and F that it has.
+    /// Returns this rank's positions, and the columns of E and F that it has.
     pub fn range(&self) -> std::ops::Range<usize> {
         self.shards.range(self.communicator.rank())
     }
 
-    /// The ranks that a sequence is spread over.
+    /// Returns the ranks that a sequence is spread over.
     pub fn communicator(&self) -> &'c dyn Communicator {
         self.communicator
     }

@@ -63,23 +63,23 @@ impl Shards {
         Ok(Self { bounds })
     }
 
-    /// The number of ranks.
+    /// Returns the number of ranks.
     pub fn ranks(&self) -> usize {
         self.bounds.len() - 1
     }
 
-    /// The number of positions of all ranks.
+    /// Returns the number of positions of all ranks.
     pub fn total(&self) -> usize {
         self.bounds.last().copied().unwrap_or(0)
     }
 
-    /// The positions of `rank`; none for a rank that there is not.
+    /// Returns the positions of `rank`; none if there is no such rank.
     pub fn range(&self, rank: usize) -> Range<usize> {
         let bound = |rank: usize| self.bounds.get(rank).copied().unwrap_or_else(|| self.total());
         bound(rank)..bound(rank.saturating_add(1))
     }
 
-    /// The positions that `rank` has of a sequence of `length`.
+    /// Returns the positions that `rank` has of a sequence of `length`.
     pub fn part(&self, rank: usize, length: usize) -> Range<usize> {
         let range = self.range(rank);
         range.start.min(length)..range.end.min(length)

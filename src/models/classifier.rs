@@ -100,8 +100,8 @@ impl<A: Scalar> Classifier<A> {
         Streams::drawn(seed, |streams| Self::init(config, streams))
     }
 
-    /// The model with the weights of one whose encoder has exact attention and with new projections; see [`Encoder::from_exact`]. Positions stay as
-    /// they are.
+    /// Creates a model with the weights of one whose encoder has exact attention, and with new projections; see [`Encoder::from_exact`]. Positions
+    /// stay as they are.
     ///
     /// # Errors
     /// Returns an error as [`Encoder::from_exact`] does.

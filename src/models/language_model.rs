@@ -75,8 +75,8 @@ impl<A: Scalar> LanguageModel<A> {
         Streams::drawn(seed, |streams| Self::init(config, streams))
     }
 
-    /// The model with the weights of one whose encoder has exact attention and with new projections; see [`Encoder::from_exact`]. Positions stay as
-    /// they are.
+    /// Creates a model with the weights of one whose encoder has exact attention, and with new projections; see [`Encoder::from_exact`]. Positions
+    /// stay as they are.
     ///
     /// # Errors
     /// Returns an error as [`Encoder::from_exact`] does.
@@ -160,7 +160,7 @@ impl<A: Scalar> LanguageModel<A> {
         Ok(tokens.indexed_iter().map(target).collect())
     }
 
-    /// (batch, n) token ids → (batch, n, `vocab_size`) scores, or (batch, n, embedding width) features where the model has no head.
+    /// Computes token scores: (batch, n) token ids → (batch, n, `vocab_size`), or (batch, n, embedding width) features where the model has no head.
     ///
     /// # Errors
     /// Returns an error if a token is outside the vocabulary, if the mask has another shape, or if a sequence is longer than the positions or
@@ -177,7 +177,7 @@ impl<A: Scalar> LanguageModel<A> {
         }
     }
 
-    /// (batch, n) token ids → (batch, n, embedding width): what the head is given.
+    /// Computes the head's input: (batch, n) token ids → (batch, n, embedding width).
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does.
@@ -185,7 +185,7 @@ impl<A: Scalar> LanguageModel<A> {
         self.backbone.forward(tokens, mask)
     }
 
-    /// The scores at `positions`, one list for each batch item, without making those of the others: (number of positions, `vocab_size`),
+    /// Computes the scores at `positions`, one list for each batch item, without making those of the others: (number of positions, `vocab_size`),
     /// item after item.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ const EXPONENTIAL_COST: usize = 16;
 /// Elements that one task of a whole array takes.
 const TASK_ELEMENTS: usize = 1 << 14;
 
-/// exp(x − max x)/Σ exp(x − max x) over the last axis, (batch, rows, columns), spread over threads.
+/// Computes exp(x − max x)/Σ exp(x − max x) over the last axis, (batch, rows, columns), spread over threads.
 ///
 /// A row of −∞ only becomes zeros, the weights of nothing to attend to. A row that holds NaN or +∞ becomes NaN.
 ///

@@ -52,7 +52,7 @@ impl<M> Default for Accumulation<M> {
 }
 
 impl<M> Accumulation<M> {
-    /// Nothing yet.
+    /// Creates an empty sum.
     pub fn new() -> Self {
         Self {
             losses: 0.0,
@@ -138,7 +138,7 @@ impl<M> Accumulation<M> {
         }
     }
 
-    /// The mean loss and its gradients; `None` where nothing was added.
+    /// Returns the mean loss and its gradients; `None` where nothing was added.
     pub fn finish<A: Scalar>(self) -> Option<(f64, M)>
     where
         M: Parameters<A>,

@@ -35,7 +35,7 @@ impl Default for AdamWConfig {
 }
 
 impl AdamWConfig {
-    /// PyTorch's defaults: β = (0.9, 0.999), eps = 1e-8, a decay of 0.01 of all parameters, none frozen.
+    /// Creates options with PyTorch's defaults: β = (0.9, 0.999), eps = 1e-8, a decay of 0.01 of all parameters, none frozen.
     pub fn new() -> Self {
         Self {
             betas: (0.9, 0.999),
@@ -111,7 +111,7 @@ pub struct AdamW<A = f32> {
 }
 
 impl<A: Scalar> AdamW<A> {
-    /// An optimizer for `model`, with moments of 0.
+    /// Creates an optimizer for `model`, with moments of 0.
     ///
     /// # Errors
     /// Returns an error if a β is outside [0, 1), if eps is below the smallest normal number of `A`, if the decay, rounded to the element type, is

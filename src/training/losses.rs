@@ -67,7 +67,7 @@ pub struct CrossEntropy {
 }
 
 impl CrossEntropy {
-    /// The mean over the rows that count, of targets as they are.
+    /// Creates the mean loss of the rows that count, without label smoothing.
     pub fn new() -> Self {
         Self::default()
     }
@@ -79,7 +79,7 @@ impl CrossEntropy {
         with_reduction => reduction: Reduction,
     }
 
-    /// The loss of `logits` (rows, classes) with one target a row.
+    /// Computes the loss of `logits` (rows, classes) with one target a row.
     ///
     /// # Errors
     /// Returns an error if there are more or fewer targets than rows, if a target is no class, or if the smoothing is not from 0 to 1.
@@ -101,7 +101,7 @@ impl CrossEntropy {
         Ok(total(&losses) * scale)
     }
 
-    /// The loss of `logits` (rows, classes) with one target a row, and its gradient, which takes the place of the logits in memory.
+    /// Computes the loss of `logits` (rows, classes) with one target a row, and its gradient, which takes the place of the logits in memory.
     ///
     /// # Errors
     /// Returns an error as [`loss`](Self::loss) does.
@@ -187,7 +187,7 @@ pub struct MeanSquaredError {
 }
 
 impl MeanSquaredError {
-    /// The mean.
+    /// Creates the mean loss.
     pub fn new() -> Self {
         Self::default()
     }
@@ -197,7 +197,7 @@ impl MeanSquaredError {
         with_reduction => reduction: Reduction,
     }
 
-    /// The loss of a `prediction` of any shape.
+    /// Computes the loss of a `prediction` of any shape.
     ///
     /// # Errors
     /// Returns an error if the target has another shape.
@@ -210,7 +210,7 @@ impl MeanSquaredError {
         Ok(sum * self.reduction.scale(prediction.len()))
     }
 
-    /// The loss of a `prediction` of any shape, and its gradient, of the same shape.
+    /// Computes the loss of a `prediction` of any shape, and its gradient, of the same shape.
     ///
     /// # Errors
     /// Returns an error if the target has another shape.

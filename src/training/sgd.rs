@@ -28,7 +28,7 @@ pub struct SgdConfig {
 }
 
 impl SgdConfig {
-    /// No momentum, no decay, nothing frozen.
+    /// Creates options without momentum, decay or frozen parameters.
     pub fn new() -> Self {
         Self::default()
     }
@@ -98,7 +98,7 @@ pub struct Sgd<A = f32> {
 }
 
 impl<A: Scalar> Sgd<A> {
-    /// An optimizer for `model`, with velocities of 0.
+    /// Creates an optimizer for `model`, with velocities of 0.
     ///
     /// # Errors
     /// Returns an error if the momentum is outside [0, 1), if `nesterov` is set without momentum, if the decay, rounded to the element type, is

@@ -80,7 +80,7 @@ impl Mpi {
         }
     }
 
-    /// The group of all processes.
+    /// Returns the group of all processes.
     pub fn world(&self) -> MpiCommunicator {
         MpiCommunicator {
             communicator: self.universe.world(),

@@ -47,8 +47,8 @@ fn places(first_layer: usize, block: usize) -> [usize; 2] {
 }
 
 impl<A: Scalar> Decoder<A> {
-    /// [`forward`](Self::forward) with the pass's dropout, and what [`backward`](Self::backward) needs: O((m + n)·d) numbers a layer; with
-    /// gradient checkpointing one target a layer and one source in total. Layer drop leaves out whole blocks.
+    /// Runs [`forward`](Self::forward) with the pass's dropout; returns the output and what [`backward`](Self::backward) needs: O((m + n)·d) numbers
+    /// a layer; with gradient checkpointing one target a layer and one source in total. Layer drop leaves out whole blocks.
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does, or if a rate of the pass is below 0, or 1 or more.

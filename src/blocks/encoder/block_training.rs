@@ -38,8 +38,8 @@ struct BlockKind {
 }
 
 impl<A: Scalar> EncoderBlock<A> {
-    /// [`forward`](Self::forward) with the dropout of the `pass`, and what [`backward`](Self::backward) needs: O(n·d) numbers, or the input alone
-    /// with gradient checkpointing. Several blocks one after another drop different elements where each has a pass with a
+    /// Runs [`forward`](Self::forward) with the dropout of the `pass`; returns the output and what [`backward`](Self::backward) needs: O(n·d)
+    /// numbers, or the input alone with gradient checkpointing. Several blocks one after another drop different elements where each has a pass with a
     /// [`first_layer`](TrainingPass::first_layer) of its own.
     ///
     /// # Errors

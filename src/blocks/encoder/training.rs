@@ -40,8 +40,8 @@ enum Saved<A> {
 }
 
 impl<A: Scalar> Encoder<A> {
-    /// [`forward`](Self::forward) with the pass's dropout, and what [`backward`](Self::backward) needs: O(n·d) numbers a layer; with gradient
-    /// checkpointing one sequence a layer, in the reversible form two in total.
+    /// Runs [`forward`](Self::forward) with the pass's dropout; returns the output and what [`backward`](Self::backward) needs: O(n·d) numbers a
+    /// layer; with gradient checkpointing one sequence a layer, in the reversible form two in total.
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does, or if a rate of the pass is below 0, or 1 or more.

@@ -68,7 +68,7 @@ pub struct AttentionOptions {
 }
 
 impl AttentionOptions {
-    /// fairseq's defaults for a layer of this width.
+    /// Creates fairseq's default options for a layer of this width.
     ///
     /// # Panics
     /// Never: every other option has a default.
@@ -76,7 +76,7 @@ impl AttentionOptions {
         Self::from_json(&format!(r#"{{"embed_dim": {embed_dim}, "num_heads": {num_heads}}}"#)).expect("every other option has a default")
     }
 
-    /// Options from a JSON object of the constructor's arguments.
+    /// Reads options from a JSON object of the constructor's arguments.
     ///
     /// # Errors
     /// Returns an error if an option is unknown to fairseq or has the wrong type.
@@ -84,7 +84,7 @@ impl AttentionOptions {
         parse("fairseq::AttentionOptions", json)
     }
 
-    /// The layer that these options describe.
+    /// Returns the configuration of the layer that these options describe.
     ///
     /// # Errors
     /// Returns an error if the options describe no layer or are refused.
@@ -106,7 +106,7 @@ impl AttentionOptions {
         })
     }
 
-    /// The options of the layer that computes what one of `config` does.
+    /// Returns the options of the layer that computes what one of `config` does.
     ///
     /// # Errors
     /// Returns an error if this class cannot express the layer; the error names the option that it lacks.

@@ -82,7 +82,7 @@ const ACTIVATIONS: [(&str, Activation); 5] = [
 ];
 
 impl Options {
-    /// The package's defaults for a layer of this width and length.
+    /// Creates the package's default options for a layer of this width and length.
     ///
     /// # Panics
     /// Never: every other option has a default.
@@ -90,7 +90,7 @@ impl Options {
         Self::from_json(&format!(r#"{{"dim": {dim}, "seq_len": {seq_len}}}"#)).expect("every other option has a default")
     }
 
-    /// Options from a JSON object of the constructor's arguments.
+    /// Reads options from a JSON object of the constructor's arguments.
     ///
     /// # Errors
     /// Returns an error if an option is unknown to the package or has the wrong type. `mask` and `causal`, which the package takes and ignores, are
@@ -99,7 +99,7 @@ impl Options {
         parse("lucidrains::Options", json)
     }
 
-    /// The layer that these options of a `LinformerSelfAttention` describe.
+    /// Returns the configuration of the layer that these options of a `LinformerSelfAttention` describe.
     ///
     /// # Errors
     /// Returns an error if the options describe no layer, or if they belong to `Linformer` and `LinformerLM`.
@@ -120,7 +120,7 @@ impl Options {
         self.layer_config()
     }
 
-    /// The encoder that these options of a `Linformer` describe.
+    /// Returns the configuration of the encoder that these options of a `Linformer` describe.
     ///
     /// # Errors
     /// Returns an error if the options describe no encoder, or if they belong to `LinformerLM`.
@@ -129,7 +129,7 @@ impl Options {
         self.stack_config()
     }
 
-    /// The model that these options of a `LinformerLM` describe.
+    /// Returns the configuration of the model that these options of a `LinformerLM` describe.
     ///
     /// # Errors
     /// Returns an error if the options describe no model.
@@ -143,7 +143,7 @@ impl Options {
         Ok(config)
     }
 
-    /// The options of the `LinformerSelfAttention` that computes what a layer of `config` does.
+    /// Returns the options of the `LinformerSelfAttention` that computes what a layer of `config` does.
     ///
     /// # Errors
     /// Returns an error if this class cannot express the layer; the error names the option that it lacks.
@@ -153,7 +153,7 @@ impl Options {
         Ok(options)
     }
 
-    /// The options of the `Linformer` that computes what an encoder of `config` does.
+    /// Returns the options of the `Linformer` that computes what an encoder of `config` does.
     ///
     /// # Errors
     /// Returns an error if this class cannot express the encoder; the error names the option that it lacks.
@@ -163,7 +163,7 @@ impl Options {
         Ok(options)
     }
 
-    /// The options of the `LinformerLM` that computes what a model of `config` does.
+    /// Returns the options of the `LinformerLM` that computes what a model of `config` does.
     ///
     /// # Errors
     /// Returns an error if this class cannot express the model; the error names the option that it lacks.
@@ -252,7 +252,7 @@ impl Options {
 }
 
 impl FeedForwardOptions {
-    /// The package's defaults for a layer of this width.
+    /// Creates the package's default options for a layer of this width.
     ///
     /// # Panics
     /// Never: every other option has a default.
@@ -260,7 +260,7 @@ impl FeedForwardOptions {
         Self::from_json(&format!(r#"{{"dim": {dim}}}"#)).expect("every other option has a default")
     }
 
-    /// Options from a JSON object of the constructor's arguments.
+    /// Reads options from a JSON object of the constructor's arguments.
     ///
     /// # Errors
     /// Returns an error if an option is unknown to the package or has the wrong type.
@@ -268,7 +268,7 @@ impl FeedForwardOptions {
         parse("lucidrains::FeedForwardOptions", json)
     }
 
-    /// The layer that these options describe.
+    /// Returns the configuration of the layer that these options describe.
     ///
     /// # Errors
     /// Returns an error if the options describe no layer, or if the activation is not supported.
@@ -289,7 +289,7 @@ impl FeedForwardOptions {
         Ok(config)
     }
 
-    /// The options of the `FeedForward` that computes what `layer` does.
+    /// Returns the options of the `FeedForward` that computes what `layer` does.
     ///
     /// # Errors
     /// Returns an error if this class cannot express the layer; the error names the option that it lacks.

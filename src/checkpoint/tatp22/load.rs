@@ -15,7 +15,7 @@ use crate::layers::FeedForward;
 use crate::models::{DecoderLanguageModel, LanguageModel};
 use crate::scalar::Scalar;
 
-/// A `Linformer`.
+/// Loads a `Linformer`.
 ///
 /// # Errors
 /// Returns an error as [`LinformerOptions::encoder_config`] does, or if tensors are missing, left over, of another shape, or differ where they are
@@ -29,7 +29,7 @@ pub fn linformer<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options
     fill(Encoder::init(&config, &mut Streams::zeros()), translated)
 }
 
-/// A `LinformerLM`.
+/// Loads a `LinformerLM`.
 ///
 /// # Errors
 /// Returns an error as [`LinformerLMOptions::language_model_config`] and [`linformer`] do.
@@ -42,7 +42,7 @@ pub fn language_model<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, op
     fill(LanguageModel::init(&config, &mut Streams::zeros()), translated)
 }
 
-/// A `Linformer` with `decoder_mode`.
+/// Loads a `Linformer` with `decoder_mode`.
 ///
 /// # Errors
 /// Returns an error as [`LinformerOptions::decoder_config`] and [`linformer`] do.
@@ -55,7 +55,7 @@ pub fn decoder<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: 
     fill(Decoder::init(&config, &mut Streams::zeros()), translated)
 }
 
-/// A `LinformerLM` with `decoder_mode`.
+/// Loads a `LinformerLM` with `decoder_mode`.
 ///
 /// # Errors
 /// Returns an error as [`LinformerLMOptions::decoder_language_model_config`] and [`linformer`] do.
@@ -71,7 +71,7 @@ pub fn decoder_language_model<'t, A: Scalar>(
     fill(DecoderLanguageModel::init(&config, &mut Streams::zeros()), translated)
 }
 
-/// An `MHAttention`.
+/// Loads an `MHAttention`.
 ///
 /// # Errors
 /// Returns an error as [`MHAttentionOptions::attention_config`] and [`linformer`] do.
@@ -84,7 +84,7 @@ pub fn attention<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options
     fill(Attention::init(&kind, &mut Streams::zeros()), translated)
 }
 
-/// A `FeedForward`.
+/// Loads a `FeedForward`.
 ///
 /// # Errors
 /// Returns an error as [`FeedForwardOptions::config`] does, or if a tensor is missing, left over or of another shape.

@@ -12,7 +12,7 @@ use crate::initialization::Initialization;
 use crate::ops::Activation;
 
 impl LinformerOptions {
-    /// The crate's configuration of the same model.
+    /// Returns the crate's configuration of the same model.
     ///
     /// # Errors
     /// Returns an error if an option is refused (see [the module](super)), or if the options describe no model, here or in the peer.
@@ -44,7 +44,7 @@ impl LinformerOptions {
         Ok(config)
     }
 
-    /// The crate's configuration of the same decoder: with [`decoder_mode`](Self::decoder_mode).
+    /// Returns the crate's configuration of the same decoder: with [`decoder_mode`](Self::decoder_mode).
     ///
     /// # Errors
     /// Returns an error if an option is refused (see [the module](super)), or if the options describe no decoder, here or in the peer.
@@ -124,7 +124,7 @@ impl LinformerOptions {
 }
 
 impl LinformerLMOptions {
-    /// The crate's configuration of the same model.
+    /// Returns the crate's configuration of the same model.
     ///
     /// # Errors
     /// Returns an error as [`LinformerOptions::encoder_config`] does, or if the width of the token vectors is odd, which the peer's positions do not
@@ -139,7 +139,7 @@ impl LinformerLMOptions {
         Ok(config)
     }
 
-    /// The crate's configuration of the same decoder of tokens: with [`decoder_mode`](Self::decoder_mode).
+    /// Returns the crate's configuration of the same decoder of tokens: with [`decoder_mode`](Self::decoder_mode).
     ///
     /// # Errors
     /// Returns an error as [`LinformerOptions::decoder_config`] does, or if the width of the token vectors is odd, which the peer's positions do not
@@ -176,7 +176,7 @@ impl LinformerLMOptions {
 }
 
 impl MHAttentionOptions {
-    /// The crate's configuration of the same layer. With [`decoder_mode`](Self::decoder_mode) its keys and values are another sequence's.
+    /// Returns the crate's configuration of the same layer. With [`decoder_mode`](Self::decoder_mode) its keys and values are another sequence's.
     ///
     /// # Errors
     /// Returns an error as [`LinformerOptions::encoder_config`] does.
@@ -202,7 +202,7 @@ impl MHAttentionOptions {
 }
 
 impl FeedForwardOptions {
-    /// The crate's configuration of the same layer, between [`input_channels`](Self::input_channels) and
+    /// Returns the crate's configuration of the same layer, between [`input_channels`](Self::input_channels) and
     /// [`output_channels`](Self::output_channels).
     ///
     /// # Errors

@@ -83,7 +83,7 @@ pub struct LinformerOptions {
 }
 
 impl LinformerOptions {
-    /// The peer's defaults.
+    /// Creates the peer's default options.
     pub fn new(input_size: usize, channels: usize, dim_k: usize) -> Self {
         Self {
             input_size,
@@ -188,7 +188,7 @@ pub struct LinformerLMOptions {
 }
 
 impl LinformerLMOptions {
-    /// The peer's defaults.
+    /// Creates the peer's default options.
     pub fn new(num_tokens: usize, input_size: usize, channels: usize) -> Self {
         Self {
             num_tokens,
@@ -218,7 +218,7 @@ impl LinformerLMOptions {
         }
     }
 
-    /// The options of the `Linformer` inside.
+    /// Returns the options of the `Linformer` inside.
     pub fn linformer(&self) -> LinformerOptions {
         LinformerOptions {
             input_size: self.input_size,
@@ -288,7 +288,7 @@ pub struct MHAttentionOptions {
 }
 
 impl MHAttentionOptions {
-    /// The peer's defaults, and nothing that it has none for.
+    /// Creates the peer's default options; options without a default are unset.
     pub fn new(input_size: usize, dim: usize, channels: usize, dim_k: usize, nhead: usize, parameter_sharing: ParameterSharing) -> Self {
         Self {
             input_size,
@@ -328,7 +328,7 @@ pub struct FeedForwardOptions {
 }
 
 impl FeedForwardOptions {
-    /// The peer's defaults.
+    /// Creates the peer's default options.
     pub fn new(input_channels: usize, output_channels: usize, ff_dim: usize) -> Self {
         Self {
             input_channels,
@@ -356,7 +356,7 @@ fn some_gelu() -> Option<String> {
 macro_rules! from_json {
     ($($options:ident),*) => {
         $(impl $options {
-            /// Options from a JSON object of the constructor's arguments.
+            /// Reads options from a JSON object of the constructor's arguments.
             ///
             /// # Errors
             /// Returns an error if an option is unknown to the package, missing, or of the wrong type, or if it belongs to `LinformerEncDec`, which

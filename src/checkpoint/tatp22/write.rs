@@ -17,7 +17,7 @@ use crate::models::{DecoderLanguageModel, LanguageModel};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
 
-/// The state dict of the `Linformer` of these options that computes what `encoder` does.
+/// Returns the state dict of the `Linformer` of these options that computes what `encoder` does.
 ///
 /// Shared tensors are repeated as the peer repeats them. The E and F that full attention has and does not use are zeros. The matrices of
 /// [`Method::NoParams`](super::Method::NoParams) are named as [`linformer`](super::linformer) takes them; they are no part of the peer's
@@ -30,7 +30,7 @@ pub fn linformer_state_dict<A: Scalar>(encoder: &Encoder<A>, options: &Linformer
     write(encoder, |names| names::encoder(options, "", "", names))
 }
 
-/// The state dict of the `LinformerLM` of these options that computes what `model` does; see [`linformer_state_dict`].
+/// Returns the state dict of the `LinformerLM` of these options that computes what `model` does; see [`linformer_state_dict`].
 ///
 /// # Errors
 /// Returns an error as [`LinformerLMOptions::language_model_config`] does, or if the model has other options; the error names the first that differs.
@@ -45,7 +45,7 @@ pub fn language_model_state_dict<A: Scalar>(model: &LanguageModel<A>, options: &
     write(model, |names| names::language_model(options, names))
 }
 
-/// The state dict of the `Linformer` with `decoder_mode` of these options that computes what `decoder` does; see [`linformer_state_dict`].
+/// Returns the state dict of the `Linformer` with `decoder_mode` of these options that computes what `decoder` does; see [`linformer_state_dict`].
 ///
 /// # Errors
 /// Returns an error as [`LinformerOptions::decoder_config`] does, or if the decoder has other options; the error names the first that differs.
@@ -58,7 +58,7 @@ pub fn decoder_state_dict<A: Scalar>(decoder: &Decoder<A>, options: &LinformerOp
     write(decoder, |names| names::decoder(options, "", "", names))
 }
 
-/// The state dict of the `LinformerLM` with `decoder_mode` of these options that computes what `model` does; see [`linformer_state_dict`].
+/// Returns the state dict of the `LinformerLM` with `decoder_mode` of these options that computes what `model` does; see [`linformer_state_dict`].
 ///
 /// # Errors
 /// Returns an error as [`LinformerLMOptions::decoder_language_model_config`] does, or if the model has other options; the error names the first that
@@ -74,7 +74,7 @@ pub fn decoder_language_model_state_dict<A: Scalar>(model: &DecoderLanguageModel
     write(model, |names| names::language_model(options, names))
 }
 
-/// The state dict of the `MHAttention` of these options that computes what `layer` does; see [`linformer_state_dict`].
+/// Returns the state dict of the `MHAttention` of these options that computes what `layer` does; see [`linformer_state_dict`].
 ///
 /// # Errors
 /// Returns an error as [`MHAttentionOptions::attention_config`] does, or if the layer has other options; the error names the first that differs.
@@ -89,7 +89,7 @@ pub fn attention_state_dict<A: Scalar>(layer: &Attention<A>, options: &MHAttenti
     write(layer, |names| names::attention(options, names))
 }
 
-/// The state dict of the `FeedForward` of these options that computes what `layer` does.
+/// Returns the state dict of the `FeedForward` of these options that computes what `layer` does.
 ///
 /// # Errors
 /// Returns an error as [`FeedForwardOptions::config`] does, or if the layer has other options.

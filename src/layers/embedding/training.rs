@@ -18,7 +18,7 @@ pub struct EmbeddingCache {
 }
 
 impl<A: Scalar> Embedding<A> {
-    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
+    /// Runs [`forward`](Self::forward); returns the output and what [`backward`](Self::backward) needs.
     ///
     /// # Errors
     /// Returns an error if a token id is outside the vocabulary.

@@ -18,7 +18,7 @@ pub struct LinearCache<A = f32> {
 }
 
 impl<A: Scalar> Linear<A> {
-    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
+    /// Runs [`forward`](Self::forward); returns the output and what [`backward`](Self::backward) needs.
     ///
     /// # Errors
     /// Returns an error if `x` is not `in_dim` wide.

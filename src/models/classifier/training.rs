@@ -38,7 +38,7 @@ enum InputCache<A> {
 }
 
 impl<A: Scalar> Classifier<A> {
-    /// [`forward`](Self::forward) with the pass's dropout; returns the scores, and what [`backward`](Self::backward) needs.
+    /// Runs [`forward`](Self::forward) with the pass's dropout; returns the scores, and what [`backward`](Self::backward) needs.
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does, or if a rate is below 0 or not below 1.

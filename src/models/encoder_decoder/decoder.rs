@@ -86,7 +86,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
         (&mut self.embeddings, &mut self.decoder, self.head.as_mut())
     }
 
-    /// A source (batch, n, dim), compressed once for each block; see [`Decoder::compress`].
+    /// Compresses a source (batch, n, dim) once for each block; see [`Decoder::compress`].
     ///
     /// # Errors
     /// Returns an error as [`Decoder::compress`] does.
@@ -94,8 +94,8 @@ impl<A: Scalar> DecoderLanguageModel<A> {
         self.decoder.compress(source, mask)
     }
 
-    /// (batch, m) token ids and their source (batch, n, dim) → (batch, m, `vocab_size`) scores, or (batch, m, embedding width) features where the
-    /// model has no head. Each mask is that of its own sequence's padding.
+    /// Computes token scores: (batch, m) token ids and their source (batch, n, dim) → (batch, m, `vocab_size`), or (batch, m, embedding width) features
+    /// where the model has no head. Each mask is that of its own sequence's padding.
     ///
     /// # Errors
     /// Returns an error if a token is outside the vocabulary, if there are more tokens than positions, or as [`Decoder::forward`] does.
@@ -109,7 +109,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
         self.attend(tokens, mask, &self.compress(source, source_mask)?)
     }
 
-    /// [`forward`](Self::forward) with a source that was compressed before.
+    /// Runs [`forward`](Self::forward) with a source that was compressed before.
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does, or if another decoder compressed the source.
@@ -140,7 +140,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
         self.scores(self.decoder.step(x, states, source, of)?)
     }
 
-    /// [`forward`](Self::forward) with the pass's dropout; returns the scores and what [`backward`](Self::backward) needs.
+    /// Runs [`forward`](Self::forward) with the pass's dropout; returns the scores and what [`backward`](Self::backward) needs.
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does, or if a rate is below 0 or not below 1.
@@ -185,7 +185,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
         Ok((output, cache))
     }
 
-    /// The gradient of the source, given `dy` of the output of [`forward_train`](Self::forward_train). Those of the parameters are added to
+    /// Returns the gradient of the source, given `dy` of the output of [`forward_train`](Self::forward_train). Those of the parameters are added to
     /// `gradients`.
     ///
     /// # Errors

@@ -45,8 +45,8 @@ struct Candidate {
 }
 
 impl<A: Scalar> EncoderDecoder<A> {
-    /// For each source the targets that [`TranslationConfig::beams`] beginnings at a time lead to, the best first; at least one each. Every score
-    /// is finite: targets of probability 0 are left out, so that there are fewer where no more are possible.
+    /// Returns for each source the targets that [`TranslationConfig::beams`] beginnings at a time lead to, the best first; at least one each. Every
+    /// score is finite: targets of probability 0 are left out, so that there are fewer where no more are possible.
     ///
     /// Sources may differ in length, and each is searched for as if it were alone. A search ends when no beginning can become better than what
     /// it has found, or at the most tokens.

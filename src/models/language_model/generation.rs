@@ -126,7 +126,7 @@ impl<A: Scalar> Generation<'_, A> {
         self.texts.iter().map(|text| &text.tokens[..])
     }
 
-    /// The scores that the latest tokens were chosen from, or the first will be: (texts, `vocab_size`), 0 for texts that had ended.
+    /// Returns the scores that the latest tokens were chosen from, or the first will be: (texts, `vocab_size`), 0 for texts that had ended.
     pub fn scores(&self) -> &Array2<A> {
         &self.scores
     }

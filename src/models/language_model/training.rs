@@ -27,7 +27,7 @@ pub struct LanguageModelCache<A = f32> {
 }
 
 impl<A: Scalar> LanguageModel<A> {
-    /// [`forward`](Self::forward) with the pass's dropout; returns the scores and what [`backward`](Self::backward) needs.
+    /// Runs [`forward`](Self::forward) with the pass's dropout; returns the scores and what [`backward`](Self::backward) needs.
     ///
     /// With `positions`, one list for each batch item, scores are made there only: (1, number of positions, `vocab_size`), item after item.
     ///
