@@ -132,7 +132,7 @@ pub enum Error {
         /// One line for each tensor that is missing, unexpected, misshapen, mistyped or disagreeing.
         problems: Vec<String>,
     },
-    /// A file that is no valid checkpoint.
+    /// A file that is not a valid checkpoint.
     #[error("not a valid checkpoint: {reason}")]
     Malformed {
         /// The problem.

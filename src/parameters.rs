@@ -58,7 +58,7 @@ pub trait Parameters<A: Scalar> {
 
     /// Returns all tensors with their names, in order, to be written. Shapes cannot be changed this way.
     ///
-    /// Whatever a layer has computed from its tensors, such as packed weights, it computes anew after this.
+    /// Whatever a layer has computed from its tensors, such as packed weights, it recomputes after this.
     ///
     /// ```
     /// use linformer::ndarray::array;
@@ -259,7 +259,7 @@ impl<A: Scalar, T: Parameters<A>> Parameters<A> for Vec<T> {
 /// ```
 ///
 /// Fields in a second list, `flat { … }`, are visited under the path of the struct itself, so that their tensors' names lack the name of the field;
-/// they must not be those of other tensors. Fields in a third, `derived { … }`, are no tensors: their method `forget(&mut self)` is called before
+/// they must not be those of other tensors. Fields in a third, `derived { … }`, are not tensors: their method `forget(&mut self)` is called before
 /// the tensors are handed out to be written, so that what was computed from them cannot be stale.
 ///
 /// An enum whose variants hold one value each is visited as the value that it holds: `parameters!(enum Mine { First, Second })`.

@@ -259,7 +259,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     /// Both are (batch, dim).
     ///
     /// # Errors
-    /// Returns an error for max pooling, which is no sum, if the position was not pushed, or if a row has another shape.
+    /// Returns an error for max pooling, which is not a sum, if the position was not pushed, or if a row has another shape.
     pub fn replace(&mut self, position: usize, old: &ArrayRef2<A>, new: &ArrayRef2<A>) -> Result<()> {
         const OPERATION: &str = "Compressor::replace";
         let expected = (self.batch, self.config.attention.dim);

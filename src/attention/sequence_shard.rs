@@ -15,7 +15,7 @@ pub(crate) trait SequenceShard<A> {
     /// One past the last real position of each item, over all shards.
     fn lengths(&self) -> &[usize];
 
-    /// How many tokens that are no padding each item has before this shard; read by positions that count them.
+    /// How many tokens that are not padding each item has before this shard; read by positions that count them.
     fn tokens_before(&self) -> &[usize];
 
     /// Replaces every number by its sum over all shards.

@@ -234,7 +234,7 @@ mod tests {
         .concat();
         assert!(abandoned.iter().all(|path| !path.exists()) && kept.iter().all(|path| path.exists()));
         assert_eq!(fs::read_dir(&directory).unwrap().count(), kept.len());
-        // One that is taken away before it is locked is made again.
+        // One that is taken away before it is locked is recreated.
         let file = File::create(place("model", "3.tmp")).unwrap();
         assert!(is_kept(&file, &place("model", "3.tmp")));
         assert!(!is_kept(&File::open(place("model", "3.tmp")).unwrap(), &place("model", "3.tmp")));

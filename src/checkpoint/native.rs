@@ -83,7 +83,7 @@ pub trait Checkpoint<A: Scalar>: Parameters<A> + Stored<A> {
     /// ([`Trainer::save`](crate::training::Trainer::save), [`save_training`](crate::training::save_training)).
     ///
     /// # Errors
-    /// Returns an error if the file cannot be read or is no valid safetensors file; if it holds another kind of model, has another format number, or
+    /// Returns an error if the file cannot be read or is not a valid safetensors file; if it holds another kind of model, has another format number, or
     /// has a configuration with unknown fields or that describes no model; or if tensors are missing, unexpected, of another shape, or of integers,
     /// all of which are listed.
     fn load(path: impl AsRef<Path>) -> Result<Self> {

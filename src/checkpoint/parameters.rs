@@ -46,7 +46,7 @@ pub fn save_parameters<A: Scalar, M: Parameters<A>>(path: impl AsRef<Path>, mode
 /// Reads a safetensors file, and gives every parameter and buffer of `model` the value of the tensor of its name. Metadata is not read.
 ///
 /// # Errors
-/// Returns an error if the file cannot be read or is no valid safetensors file, or if tensors are missing, unexpected, of another shape, or of
+/// Returns an error if the file cannot be read or is not a valid safetensors file, or if tensors are missing, unexpected, of another shape, or of
 /// integers, all of which are listed. The model is then left as it was.
 pub fn load_parameters<A: Scalar, M: Parameters<A>>(path: impl AsRef<Path>, model: &mut M) -> Result<()> {
     assign(model, Tensors::read(path)?)

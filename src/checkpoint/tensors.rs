@@ -66,7 +66,7 @@ impl<A: Scalar> Tensors<A> {
     /// metadata are put together; where they differ, the first part counts.
     ///
     /// # Errors
-    /// Returns an error if the file cannot be read or is no valid safetensors file (those of other formats are named), or has a dtype other
+    /// Returns an error if the file cannot be read or is not a valid safetensors file (those of other formats are named), or has a dtype other
     /// than those above. For an index, also if a part is missing, is not in the same folder, or does not have the tensors that the index says
     /// it has, and no others.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
@@ -79,7 +79,7 @@ impl<A: Scalar> Tensors<A> {
         Self::from_reader(&mut input, len, &|source| failed("read", path, source))
     }
 
-    /// Reads one file, which is no index.
+    /// Reads one file, which is not an index.
     pub(super) fn read_one(path: &Path) -> Result<Self> {
         let (mut input, len) = open(path)?;
         Self::from_reader(&mut input, len, &|source| failed("read", path, source))
@@ -88,7 +88,7 @@ impl<A: Scalar> Tensors<A> {
     /// Reads what a safetensors file consists of.
     ///
     /// # Errors
-    /// Returns an error if the bytes are no valid safetensors file (those of other formats are named), or have a dtype other than those above.
+    /// Returns an error if the bytes are not a valid safetensors file (those of other formats are named), or have a dtype other than those above.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut input = bytes;
         Self::from_reader(&mut input, bytes.len() as u64, &|error| malformed(error.to_string()))

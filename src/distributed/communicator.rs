@@ -143,7 +143,7 @@ impl Communicator for SingleProcess {
     }
 }
 
-/// An error where there is no rank `root` among `size`.
+/// The error if there is no rank `root` among `size`.
 pub(super) fn check_root(operation: &'static str, root: usize, size: usize) -> Result<()> {
     if root < size {
         return Ok(());

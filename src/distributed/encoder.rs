@@ -67,7 +67,7 @@ impl<A: Scalar> Sharded<'_, Encoder<A>> {
     ///
     /// # Errors
     /// Returns an error as [`Encoder::backward`] does, or if another rank failed. This rank may have added to `gradients` by then, which makes them
-    /// unusable: begin them anew with [`zeros_like`](crate::Parameters::zeros_like), and repeat from [`forward_train`](Self::forward_train) on, with
+    /// unusable: begin again with [`zeros_like`](crate::Parameters::zeros_like), and repeat from [`forward_train`](Self::forward_train) on, with
     /// every batch that was added to them.
     pub fn backward(&self, cache: ShardedCache<EncoderCache<A>>, dy: Array3<A>, gradients: &mut Encoder<A>) -> Result<Array3<A>> {
         let (batch, length) = cache.dim;

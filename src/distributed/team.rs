@@ -290,7 +290,7 @@ impl Team<'_> {
         self.transfer(|communicator| communicator.gather(bytes, 0))
     }
 
-    /// A call that all ranks have agreed to make. Where it fails there is no telling the others.
+    /// A call that all ranks have agreed to make. If it fails, the others cannot be notified.
     fn transfer<T>(&self, call: impl FnOnce(&dyn Communicator) -> Result<T>) -> Result<T> {
         if self.size() == 1 {
             // One rank's numbers are what comes of them, and gathering them is done at once.

@@ -111,7 +111,7 @@ impl<A: Scalar> Linear<A> {
         self.bias.as_ref().map(|bias| bias.view())
     }
 
-    /// Returns W, of shape (out, in), to be written. The layer packs it anew for the next product.
+    /// Returns W, of shape (out, in), to be written. The layer repacks it for the next product.
     pub fn weight_mut(&mut self) -> ArrayViewMut2<'_, A> {
         self.packed.forget();
         self.by_runs.forget();
@@ -305,7 +305,7 @@ mod tests {
     use crate::parameters::Parameters;
     use ndarray::Array3;
 
-    /// Whatever writes a weight, the next product is of what was written: packed weights are made anew.
+    /// Whatever writes a weight, the next product is of what was written: packed weights are remade.
     #[test]
     fn packed_weights_follow_the_parameters() {
         let x = Array3::from_shape_fn((1, 9, 5), |(_, t, i)| f64::from(u32::try_from(t * 5 + i).unwrap_or(0)).sin());

@@ -42,7 +42,7 @@ parameters!(Position { weight } flat { frequencies });
 pub(crate) struct Start<'s> {
     /// The position of the first row.
     pub(crate) position: usize,
-    /// How many tokens that are no padding each item has before; none where it is empty.
+    /// How many tokens that are not padding each item has before; none where it is empty.
     pub(crate) tokens: &'s [usize],
 }
 
@@ -255,7 +255,7 @@ impl<A: Scalar> Position<A> {
     }
 }
 
-/// The row of each position's vector where only tokens that are no padding count.
+/// The row of each position's vector where only tokens that are not padding count.
 fn rows_after_padding(padding: Padding<'_>, item: usize, before: usize, padding_token: usize) -> impl Iterator<Item = usize> {
     let mut count = before;
     (0..).map(move |position| {

@@ -1,4 +1,4 @@
-//! Dropout whose mask can be made again, in any order and in any parts.
+//! Dropout whose mask can be recomputed, in any order and in any parts.
 
 use super::elementary::{Elementary, dispatch};
 use crate::scalar::Scalar;
@@ -38,7 +38,7 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 /// The draws of the elements of `block`.
 ///
 /// SplitMix64 (Steele, Lea and Flood 2014, with Stafford's mix 13) of a counter, with one half of the key added before it mixes and the other
-/// half while it does, so that the sequences of two keys are no parts of one another. Keys must be random, as ChaCha's are: those that differ by
+/// half while it does, so that the sequences of two keys are not parts of one another. Keys must be random, as ChaCha's are: those that differ by
 /// little have masks that resemble one another. Element 16·i + j has the i-th quarter of draw j, a layout
 /// that vectorizes.
 #[allow(clippy::cast_possible_truncation)] // the halves of a draw

@@ -82,7 +82,7 @@ impl CrossEntropy {
     /// Computes the loss of `logits` (rows, classes) with one target a row.
     ///
     /// # Errors
-    /// Returns an error if there are more or fewer targets than rows, if a target is no class, or if the smoothing is not from 0 to 1.
+    /// Returns an error if there are more or fewer targets than rows, if a target is not a class, or if the smoothing is not from 0 to 1.
     pub fn loss<A: Scalar>(&self, logits: &ArrayRef2<A>, targets: &[Option<usize>]) -> Result<f64> {
         let scale = self.check("CrossEntropy::loss", logits, targets)?;
         let mut losses = vec![0.0; targets.len()];

@@ -106,7 +106,7 @@ pub(crate) fn run_metadata<A: Scalar, O: Optimizer<A>>(model: &dyn Any, optimize
 /// The optimizer gets the configuration that it was saved with.
 ///
 /// # Errors
-/// Returns an error if the file cannot be read or is no valid safetensors file; if it holds no run, or one with another kind of optimizer or format
+/// Returns an error if the file cannot be read or is not a valid safetensors file; if it holds no run, or one with another kind of optimizer or format
 /// number; or if tensors are missing, unexpected, of another shape, of integers, or not finite, all of which are listed. Model and optimizer are then
 /// unchanged.
 pub fn load_training<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(

@@ -76,7 +76,7 @@ pub trait Trainable<B, A: Scalar = f32> {
     ///
     /// # Errors
     /// Returns an error if the batch does not fit the model (another kind of input, a token outside the vocabulary, a mask of another shape, more
-    /// positions than the model has, another number of targets than scores, a target that is no class), if a rate of `pass` is below 0 or not
+    /// positions than the model has, another number of targets than scores, a target that is not a class), if a rate of `pass` is below 0 or not
     /// below 1, or if the loss is not finite. Over several ranks, also if the ranks disagree or another rank fails.
     fn loss_and_gradients(&self, batch: &B, loss: &Self::Loss, pass: &TrainingPass) -> Result<(f64, Self::Gradients)>;
 

@@ -20,7 +20,7 @@ use crate::scalar::Scalar;
 /// Returns the state dict of the `Linformer` of these options that computes what `encoder` does.
 ///
 /// Shared tensors are repeated as the peer repeats them. The E and F that full attention has and does not use are zeros. The matrices of
-/// [`Method::NoParams`](super::Method::NoParams) are named as [`linformer`](super::linformer) takes them; they are no part of the peer's
+/// [`Method::NoParams`](super::Method::NoParams) are named as [`linformer`](super::linformer) takes them; they are not part of the peer's
 /// state dict and must be set by hand.
 ///
 /// # Errors

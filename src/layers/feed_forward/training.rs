@@ -41,7 +41,7 @@ struct BackwardTile<'t, A> {
     dx: ArrayViewMut2<'t, A>,
     /// W₁·x + b₁, and in the end its gradient.
     hidden: ArrayViewMut2<'t, A>,
-    /// The second product's input, made again.
+    /// The second product's input, recomputed.
     activated: ArrayViewMut2<'t, A>,
     /// The index of the first row, for dropout.
     first: usize,

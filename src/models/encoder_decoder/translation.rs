@@ -80,7 +80,7 @@ impl<A: Scalar> EncoderDecoder<A> {
     }
 }
 
-/// The last token of everything that is gone on with, search after search.
+/// The last token of each open hypothesis, search after search.
 fn latest<'s>(searches: &'s [Search], config: &'s TranslationConfig) -> impl Iterator<Item = usize> + 's {
     let live = searches.iter().flat_map(|search| &search.live);
     live.map(|beam| beam.tokens.last().copied().unwrap_or(config.start_token))

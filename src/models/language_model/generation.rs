@@ -156,7 +156,7 @@ impl<A: Scalar> Generation<'_, A> {
         slides.into_iter().try_for_each(|item| self.slide(item))
     }
 
-    /// Starts a full context anew with its last half.
+    /// Restarts a full context with its last half.
     fn slide(&mut self, item: usize) -> Result<()> {
         let kept = self.limit.map_or(1, |limit| limit.div_ceil(2));
         let text = &mut self.texts[item];

@@ -129,7 +129,7 @@ impl<M, O> Trainer<M, O> {
     /// The optimizer gets the configuration that it was saved with; the trainer keeps its own, whose seed must be the file's.
     ///
     /// # Errors
-    /// Returns an error if the file cannot be read or is no valid safetensors file, if it holds no run of a trainer, one of another kind of optimizer or
+    /// Returns an error if the file cannot be read or is not a valid safetensors file, if it holds no run of a trainer, one of another kind of optimizer or
     /// with another seed, or if tensors are missing, unexpected, of another shape, or not finite, all of which are listed. The trainer and the model are then
     /// unchanged.
     pub fn load<A>(&mut self, path: impl AsRef<Path>, model: &mut M) -> Result<()>
