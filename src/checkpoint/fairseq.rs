@@ -15,10 +15,10 @@
 //! }
 //! ```
 //!
-//! # What is dropped
+//! # Dropped tensors
 //! For a model: the `version` buffers (after they have been read), the eight copies a layer that fairseq 0.12 keeps for PyTorch's fused
 //! layer (`layers.{i}.{in_proj,out_proj,fc1,fc2}_{weight,bias}`), the bias of a shared compression layer, which fairseq never adds, and
-//! the heads that a loader does not ask for (`classification_heads.*`, and in a classifier `encoder.lm_head.*`). Everything else
+//! the heads that a loader does not use (`classification_heads.*`, and in a classifier `encoder.lm_head.*`). Everything else
 //! must be used.
 //!
 //! # Old checkpoints

@@ -7,14 +7,14 @@
 //! use linformer::checkpoint::{Tensors, lucidrains};
 //! use linformer::LanguageModel;
 //!
-//! // What `LinformerLM(num_tokens=256, dim=64, seq_len=512, depth=2)` was trained to, read from a safetensors file.
+//! // The trained weights of `LinformerLM(num_tokens=256, dim=64, seq_len=512, depth=2)`, read from a safetensors file.
 //! fn load(state_dict: &Tensors<f32>) -> linformer::Result<LanguageModel> {
 //!     let options = lucidrains::Options::from_json(r#"{"num_tokens": 256, "dim": 64, "seq_len": 512, "depth": 2}"#)?;
 //!     lucidrains::language_model(state_dict, &options)
 //! }
 //! ```
 //!
-//! No tensor may be left over and none be dropped. The package has no masks; a model that was loaded takes one all the same.
+//! Every tensor must be used. The package has no masks; a loaded model accepts them nevertheless.
 
 mod names;
 mod options;

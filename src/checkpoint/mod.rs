@@ -1,6 +1,6 @@
 //! Saving and loading: the crate's own files, and those of the PyTorch implementations.
 //!
-//! Loaders of foreign models take their tensors by reference, or by value: then each is freed as soon as the model has its numbers, and
+//! Loaders of foreign models take their tensors by reference or by value. By value, each is freed as soon as the model has its numbers, so that
 //! memory holds the model once instead of twice.
 
 mod assign;

@@ -16,14 +16,14 @@ use crate::scalar::Scalar;
 
 /// A model, [`Encoder`], [`LanguageModel`] or [`Classifier`], for sequences that are spread over the ranks of a group.
 ///
-/// A rank has the positions of its range of [`Shards`], and of E and F the columns of these positions alone; all other parameters are on every
+/// A rank has the positions of its range of [`Shards`] and the columns of E and F at these positions; all other parameters are on every
 /// rank. K̄ = Σ Eₛ·Xₛ over the ranks s: for each layer they add up the compressed keys and values, 2·k·d numbers a batch item whatever n is, and
-/// in training their gradients. Everything else is done row by row, where the row is. So every kind of projection gives what it gives in a single
+/// in training their gradients. Everything else is computed row by row, on the rank that has the row. So every kind of projection gives the results of a single
 /// process, up to rounding (1e-12 in `f64`): windows of pooling and convolutions may lie across ranks, and padding may be anywhere.
 ///
-/// All ranks call the same methods in the same order, with a batch of as many items; with a mask or all of them without. Each call
+/// All ranks call the same methods in the same order, with batches of the same number of items, and all with a mask or all without. Each call
 /// compares the values that must agree before it does anything, and ends on all ranks or on none: a rank that fails returns its error, and all others
-/// [`Error::Rank`], which names it. So does a rank that finds NaN or infinities in what it would add, or in what it puts out at real positions.
+/// [`Error::Rank`], which names it. NaN or infinities in a rank's sums, or in its output at real positions, are such a failure.
 ///
 /// ```
 /// use linformer::distributed::{Communicator, Shards, Sharded, ThreadGroup};
