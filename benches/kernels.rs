@@ -1,5 +1,5 @@
 //! What the layers are made of, beside what the machine can do: matrix products and feed-forwards as a share of the peak of multiply-adds,
-//! softmax and layer normalisation in bytes a second.
+//! softmax and layer normalization in bytes a second.
 //!
 //! `cargo bench --bench kernels`. Criterion's elements a second are floating-point operations; the shares are printed before.
 //! `cargo bench --bench kernels -- --check` measures every instruction level of the processor instead, and fails where one is slow.

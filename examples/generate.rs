@@ -1,4 +1,4 @@
-//! Trains a causal model of bytes on a text, compares it with exact causal attention after the same time, and writes on.
+//! Trains a causal model of bytes on a text, compares it with exact causal attention after the same time, and continues a prompt.
 //!
 //! `cargo run --release --example generate`, and `-- --text FILE --seconds 60` for a text of your own
 
@@ -21,7 +21,7 @@ use support::{AnyError, Options, own_text};
 
 const ABOUT: &str =
     "Trains a model of bytes with blockwise causal attention on a text, then one of the same size with exact causal attention for the
-same time; reports the bits per byte of both on text they were not trained on, and writes on from a prompt.";
+same time; reports the bits per byte of both on text they were not trained on, and continues a prompt.";
 
 /// Byte values.
 const VOCABULARY: usize = 256;

@@ -17,7 +17,7 @@ const ABOUT: &str = "Encodes a UTF-8 text as bytes with one attention layer: Lin
 attention tile by tile. All three have the same weights. Prints seconds (the median of the runs), tokens a second, the peak of extra
 memory (each figure from a process of its own) and the speed-up over tiled exact attention, and draws the curve.";
 
-/// The forms, the longest text each is tried on, and the colour of its curve.
+/// The forms, the longest text each is tried on, and the color of its curve.
 const FORMS: [(&str, usize, RGBColor); 3] = [
     ("linformer", usize::MAX, BLUE),
     ("exact stored", 4096, RED),

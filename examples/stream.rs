@@ -20,7 +20,7 @@ than a chunk of it is ever held. Does so with its first tenth, then with all of 
 process's memory by then, and how long a query takes (the median of many). Then compares the stream with a single call, bit for bit, over
 the first chunks; a difference is an error.";
 
-const OWN_TEXT: &str = concat!(include_str!("../README.md"), include_str!("../ARCHITECTURE.md"));
+const OWN_TEXT: &str = concat!(include_str!("../README.md"), include_str!("../docs/guide.md"));
 
 /// The chunks that are compared with a single call, which has to hold them all.
 const COMPARED_CHUNKS: usize = 8;

@@ -3,22 +3,22 @@
 use std::fmt;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// A value that is computed from others when it is first needed, and forgotten when they may change. It is never saved, and a copy computes its own.
+/// A value that is computed from others when it is first needed, and dropped when they may change. It is never saved, and a copy computes its own.
 pub(crate) struct Derived<T> {
     value: OnceLock<T>,
-    /// The value that was forgotten last: the next one reuses its memory, since new memory costs more than packing does.
-    forgotten: Mutex<Option<T>>,
+    /// The value that was dropped last: the next one reuses its memory, since new memory costs more than packing does.
+    dropped: Mutex<Option<T>>,
 }
 
 impl<T> Derived<T> {
     pub(crate) fn new() -> Self {
         Self {
             value: OnceLock::new(),
-            forgotten: Mutex::new(None),
+            dropped: Mutex::new(None),
         }
     }
 
-    /// The value, made once, in place of a forgotten one if there is any; others who need it wait. `make` must not hand work to other
+    /// The value, made once, in place of a dropped one if there is any; others who need it wait. `make` must not hand work to other
     /// threads: one that waits for them could take up a task that needs this value.
     pub(crate) fn get_or_make(&self, make: impl FnOnce(Option<T>) -> T) -> &T {
         self.value.get_or_init(|| make(self.take_forgotten()))
@@ -35,12 +35,12 @@ impl<T> Derived<T> {
 
     pub(crate) fn forget(&mut self) {
         if let Some(value) = self.value.take() {
-            self.forgotten = Mutex::new(Some(value));
+            self.dropped = Mutex::new(Some(value));
         }
     }
 
     fn take_forgotten(&self) -> Option<T> {
-        self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What can go wrong, and what to do about it.
+//! Errors, and how to fix their causes.
 
 use std::path::PathBuf;
 
@@ -42,7 +42,7 @@ pub enum Error {
         length: usize,
         /// The longest length that fits.
         seq_len: usize,
-        /// What can be done about it, which depends on the attention.
+        /// Advice, which depends on the attention.
         advice: &'static str,
     },
     /// A token id outside the vocabulary.
@@ -78,24 +78,24 @@ pub enum Error {
         /// The loss.
         loss: f64,
     },
-    /// A gradient that is NaN or infinite. Model and optimiser are left as they were.
+    /// A gradient that is NaN or infinite. Model and optimizer are left as they were.
     #[error(
-        "optimiser step {step}: the gradient of `{parameter}` is not finite, and nothing was changed; leave this batch out, lower the learning \
+        "optimizer step {step}: the gradient of `{parameter}` is not finite, and nothing was changed; leave this batch out, lower the learning \
          rate, or look for bad numbers in the batch"
     )]
     NonFiniteGradient {
-        /// The optimiser's step, counted from 1.
+        /// The optimizer's step, counted from 1.
         step: u64,
         /// The first parameter whose gradient it is.
         parameter: String,
     },
-    /// An optimiser's step after which a parameter or a moment would be NaN or infinite. Model and optimiser are left as they were.
+    /// An optimizer's step after which a parameter or a moment would be NaN or infinite. Model and optimizer are left as they were.
     #[error(
-        "optimiser step {step}: `{tensor}` would hold a number that is not finite, and nothing was changed; clip the gradients, lower the learning \
+        "optimizer step {step}: `{tensor}` would hold a number that is not finite, and nothing was changed; clip the gradients, lower the learning \
          rate or the weight decay, or leave this batch out"
     )]
     NonFiniteStep {
-        /// The optimiser's step, counted from 1.
+        /// The optimizer's step, counted from 1.
         step: u64,
         /// The first parameter that it is, or the first moment: `moment2.weight` is the second moment of `weight`.
         tensor: String,
@@ -105,7 +105,7 @@ pub enum Error {
     Argument {
         /// The operation that was called.
         operation: &'static str,
-        /// What does not fit, and what would.
+        /// The mismatch, and what would fit.
         reason: String,
     },
     /// A size whose product is larger than memory can address.
@@ -119,7 +119,7 @@ pub enum Error {
     /// A foreign option that this crate does not reproduce.
     #[error("{peer}: the option `{option}` is refused: {reason}")]
     Refused {
-        /// Whose option it is.
+        /// The configuration or package that the option belongs to.
         peer: &'static str,
         /// The option.
         option: String,
@@ -132,29 +132,29 @@ pub enum Error {
         /// One line for each tensor that is missing, unexpected, misshapen, mistyped or disagreeing.
         problems: Vec<String>,
     },
-    /// A file that is no valid checkpoint.
+    /// A file that is not a valid checkpoint.
     #[error("not a valid checkpoint: {reason}")]
     Malformed {
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
     /// The operating system refused to read or write.
     #[error("cannot {action} {path}: {source}", path = .path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
         /// The file.
         path: PathBuf,
         /// The system's answer.
         source: std::io::Error,
     },
-    /// A rank of a distributed operation failed, so that the others could not go on. All of them return this, but the one that failed: it returns
-    /// what it failed of.
+    /// A rank of a distributed operation failed, so that the others could not continue. Every rank returns this except the failed one, which returns
+    /// its own error.
     #[error("rank {rank} failed, and the others stopped: {reason}")]
     Rank {
         /// The rank, of the group that worked together.
         rank: usize,
-        /// What it said.
+        /// The error's message.
         reason: String,
     },
     /// Ranks that were not given the same. All of them return this, and none has done anything.
@@ -162,13 +162,13 @@ pub enum Error {
     Disagreement {
         /// The operation that was called.
         operation: &'static str,
-        /// What they do not agree on; of a configuration or of parameters it is a digest.
+        /// The values that differ; a digest for configurations and parameters.
         what: &'static str,
         /// The first rank that has something else than rank 0.
         rank: usize,
-        /// What rank 0 has.
+        /// The value on rank 0.
         expected: String,
-        /// What that rank has.
+        /// The value on that rank.
         found: String,
     },
     /// A call from rank to rank that could not be completed.
@@ -176,7 +176,7 @@ pub enum Error {
     Communication {
         /// The call.
         operation: &'static str,
-        /// What went wrong.
+        /// The problem.
         reason: String,
     },
 }

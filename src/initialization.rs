@@ -1,4 +1,4 @@
-//! Where the numbers of a new model come from: named initializers and seeded generator streams. The only file that names rand.
+//! Random numbers: named initializers and seeded generator streams. The only file that names rand.
 
 mod normal;
 
@@ -34,12 +34,12 @@ pub enum Initialization {
     },
 }
 
-/// Generator streams from one seed: every tensor that is drawn has a stream of its own.
+/// Generator streams from one seed: every initialized tensor has its own stream.
 ///
-/// Numbers are drawn in `f64` and rounded, so that models of both element types start alike. They are the same bits on every platform.
+/// Numbers are drawn in `f64` and rounded, so that models of both element types start with the same numbers, up to rounding. Bits are the same on every platform.
 #[derive(Clone, Debug)]
 pub(crate) struct Streams {
-    /// `None` where numbers need not be drawn since a checkpoint will bring them.
+    /// `None` if a checkpoint will provide the numbers.
     seed: Option<u64>,
     next: u64,
     /// The columns of projections that are kept; `None` keeps all of them.
@@ -58,10 +58,10 @@ impl Streams {
         }
     }
 
-    /// Returns the value that `draw` makes of the numbers of `seed`.
+    /// Returns the value that `draw` makes from the numbers of `seed`.
     ///
     /// # Errors
-    /// Returns an error if one of the numbers is not finite, as of a standard deviation near the end of the element type's range.
+    /// Returns an error if one of the numbers is not finite, as with a standard deviation near the end of the element type's range.
     pub(crate) fn drawn<M>(seed: u64, draw: impl FnOnce(&mut Self) -> M) -> Result<M> {
         let mut streams = Self::new(seed);
         let drawn = draw(&mut streams);
@@ -69,7 +69,7 @@ impl Streams {
         Ok(drawn)
     }
 
-    /// An error where a number that was made so far is not finite.
+    /// Returns an error if a number drawn so far is not finite.
     pub(crate) fn check(&self) -> Result<()> {
         match self.refused {
             None => Ok(()),
@@ -80,14 +80,14 @@ impl Streams {
         }
     }
 
-    /// Notes that `option` is at fault where one of the `numbers` made with it is not finite.
+    /// Records `option` as the cause if one of the `numbers` made with it is not finite.
     pub(crate) fn note<'n, A: Scalar>(&mut self, option: &'static str, value: f64, mut numbers: impl Iterator<Item = &'n A>) {
         if !numbers.all(|number| number.is_finite()) {
             self.refused.get_or_insert((option, value, A::NAME));
         }
     }
 
-    /// Zeros instead of draws, for a model whose numbers a checkpoint brings.
+    /// Zeros instead of draws, for a model whose numbers a checkpoint provides.
     pub(crate) fn zeros() -> Self {
         Self {
             seed: None,
@@ -201,7 +201,7 @@ impl Distribution<f64> for StandardNormal {
 pub struct Step {
     /// The seed of the whole run.
     pub seed: u64,
-    /// Which step of the run this is.
+    /// The index of the step in the run.
     pub index: u64,
 }
 
@@ -212,17 +212,17 @@ pub(crate) enum Place {
     Embedding,
     /// Dropout of the attention's weights.
     AttentionWeights,
-    /// Dropout of what attention adds to the residual stream.
+    /// Dropout of attention's residual branch.
     AttentionOutput,
     /// Dropout between the two halves of the feed-forward layer.
     Activation,
-    /// Dropout of what the feed-forward layer adds to the residual stream.
+    /// Dropout of the feed-forward's residual branch.
     FeedForwardOutput,
     /// Whether the whole layer is left out.
     Layer,
 }
 
-/// No fewer than there are places.
+/// At least the number of places.
 const PLACES: u128 = 8;
 
 /// Room for the draws of all layers of one part of a batch, in words of 32 bits.
@@ -266,14 +266,14 @@ impl Step {
         self.key_of_part(0, layer, place)
     }
 
-    /// [`key`](Self::key) for one of several parts of a batch, each of which draws numbers of its own.
+    /// [`key`](Self::key) for one of several parts of a batch, each of which draws its own numbers.
     pub(crate) fn key_of_part(self, part: u32, layer: usize, place: Place) -> [u64; 2] {
         let layers = (layer as u128 * PLACES + place as u128) * 4 % PART;
         let mut draws = self.draws((u128::from(part) * PART + layers) % ITEMS);
         [draws.next(), draws.next()]
     }
 
-    /// Whether what happens with this `probability` happens at `place` of `layer`.
+    /// Decides at `place` of `layer` an event of this `probability`.
     pub(crate) fn chance(self, probability: f64, layer: usize, place: Place) -> bool {
         unit(self.key(layer, place)[0]) < probability
     }

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Both halves are public. [`LinformerAttention::compress`] is a sum over positions: it can run chunk by chunk ([`Compressor`]), in parts
-//! that are added up, or once for a document that is then asked many questions. [`LinformerAttention::attend`] treats each query row by itself.
+//! that are added up, or once for a document that is then queried many times. [`LinformerAttention::attend`] treats each query row by itself.
 //!
 //! # A first look
 //!
@@ -35,22 +35,55 @@
 //! # Ok::<(), linformer::Error>(())
 //! ```
 //!
+//! # Training and loading
+//!
+//! A [`Trainer`](training::Trainer) runs the loop for any model, on batches from an iterator:
+//!
+//! ```
+//! use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Epochs, FeatureBatch, Schedule, Trainer, TrainerConfig};
+//! use linformer::{Classifier, ClassifierConfig, EncoderConfig, LinformerConfig};
+//! use linformer::ndarray::Array2;
+//!
+//! // 32 series of 20 positions of 3 numbers; the class is whether they rise.
+//! let batch = |indices: Vec<usize>| {
+//!     let rises = |index: usize| index % 2 == 1;
+//!     let series = |index| Array2::from_shape_fn((20, 3), |(t, _)| if rises(index) { t as f32 / 20.0 } else { -(t as f32) / 20.0 });
+//!     let sequences: Vec<_> = indices.iter().map(|&index| series(index)).collect();
+//!     FeatureBatch::from_sequences(&sequences, indices.iter().map(|&index| Some(usize::from(rises(index)))).collect::<Vec<_>>())
+//! };
+//! let encoder = EncoderConfig::new(LinformerConfig::new(8, 2, 20, 4), 1);
+//! let mut model = Classifier::<f32>::new(&ClassifierConfig::features(3, encoder, 2), 0)?;
+//! let config = TrainerConfig::new(30, Schedule::cosine(1e-2, 30)).with_max_norm(Some(1.0));
+//! let mut trainer = Trainer::new(config, AdamW::new(&model, AdamWConfig::new())?)?;
+//! let mut losses = Vec::new();
+//! trainer.run(&mut model, &CrossEntropy::new(), Epochs::new(32, 8, 0)?.map(batch), &[], |progress| losses.push(progress.loss))?;
+//! assert!(losses[29] < losses[0]);
+//! # Ok::<(), linformer::Error>(())
+//! ```
+//!
+//! With the feature `checkpoint`, `model.save("model.safetensors")?` writes a model and `Classifier::<f32>::load("model.safetensors")?` reads it, options
+//! and all ([`checkpoint::Checkpoint`]). `lucidrains::language_model(&Tensors::read("model.safetensors")?, &options)?` loads one trained in PyTorch
+//! ([`checkpoint::lucidrains`], and three other implementations).
+//!
 //! # What is where
 //!
-//! * The [`guide`]: choosing k, sharing and kind; masks, files, streams, training.
-//! * Attention: [`LinformerAttention`], [`ExactAttention`] (the O(n²) reference), [`BlockwiseCausalAttention`], [`Compressor`], [`PaddingMask`].
-//! * Layers: [`Linear`], [`LayerNorm`], [`Embedding`], [`Position`], [`FeedForward`].
-//! * Stacks: [`EncoderBlock`], [`Encoder`], [`DecoderBlock`], [`Decoder`]; models: [`LanguageModel`], [`Classifier`], [`EncoderDecoder`].
-//! * Configurations, each with `new` and `with_…`: [`LinformerConfig`], [`ProjectionConfig`], [`EncoderConfig`], [`LanguageModelConfig`], …
-//! * Every tensor of a model by name: [`Parameters`]; a model of your own from these layers: [`parameters!`].
-//! * Training: [`training`] has losses, optimisers, schedules, masking of tokens, and files to resume from.
-//! * Several machines: [`distributed`] spreads a sequence, or a batch, over ranks.
-//! * Files: [`checkpoint`] saves and loads models, and reads and writes those of four PyTorch implementations.
+//! | Looking for | See |
+//! |---|---|
+//! | advice: k, sharing, kinds; masks, files, training | [`guide`] |
+//! | attention | [`LinformerAttention`], [`ExactAttention`] (the O(n²) reference), [`BlockwiseCausalAttention`], [`Compressor`], [`PaddingMask`] |
+//! | layers | [`Linear`], [`LayerNorm`], [`Embedding`], [`Position`], [`FeedForward`] |
+//! | stacks | [`EncoderBlock`], [`Encoder`], [`DecoderBlock`], [`Decoder`] |
+//! | models | [`LanguageModel`], [`Classifier`], [`EncoderDecoder`]; your own: [`parameters!`] |
+//! | configurations | [`LinformerConfig`], [`ProjectionConfig`], [`EncoderConfig`], [`LanguageModelConfig`], …, each with `new` and `with_…` |
+//! | tensors by name | [`Parameters`] |
+//! | the training loop, losses, optimizers, schedules | [`training`] |
+//! | files | [`checkpoint`] |
+//! | several machines | [`distributed`] |
 //!
 //! # Causal models
 //!
 //! The compressed rows mix all positions, so hiding some of them leaks the future. [`BlockwiseCausalAttention`] is the causal form: exact over a
-//! window, and the compressed rows of those blocks only that are complete. [`CausalConfig`] says what it costs. With it, or with causal exact attention, a
+//! window, with the compressed rows of complete blocks only. [`CausalConfig`] documents its cost. With it, or with causal exact attention, a
 //! [`LanguageModel`] trains on next tokens ([`LanguageModel::next_tokens`]) and continues texts token by token ([`LanguageModel::generate`]).
 //!
 //! # From one sequence to another
@@ -69,14 +102,14 @@
 //!
 //! # Numerical promises
 //!
-//! * Padding contributes nothing, in every layer, whatever stands there, NaN included; a right-padded batch gives each sequence what it
+//! * Padding contributes nothing, in any layer, whatever it holds, NaN included; a right-padded batch gives each sequence what it
 //!   gets alone (1e-10 in `f64`).
 //! * Results are the same bit for bit for any number of threads, and for chunks cut at multiples of [`Compressor::CHUNK`].
 //! * The same input gives the same bits on any processor with a fused multiply-add (tested on x86-64 with AVX2 and FMA and with AVX-512; meant for aarch64,
 //!   too), whatever the operating system: outputs, gradients, optimizer steps, generated tokens, and the numbers of a new model. The bits
 //!   of a NaN may differ, as may the singular values of the feature `analysis`. Older processors agree up to rounding.
 //! * No public function panics on bad input: shapes, lengths, ids, configurations and files give an [`Error`] that says what to do. The exceptions
-//!   are a copy of a broadcast view larger than any memory where no error can be returned ([`softmax`], [`PaddingMask::from_bools`]), and memory that runs out, which ends a process as everywhere in Rust.
+//!   are a copy of a broadcast view larger than any memory where no error can be returned ([`softmax`], [`PaddingMask::from_bools`]), and running out of memory, which aborts the process as everywhere in Rust.
 //!
 //! # Features
 //!
@@ -87,7 +120,7 @@
 //!
 //! `ndarray` is part of this crate's interface and re-exported; a new minor version of it makes a new minor version here.
 #![cfg_attr(docsrs, feature(doc_cfg))]
-// What cannot happen says why in an `expect`; whatever can happen is an error.
+// An `expect` says why it cannot fail; everything that can fail is an error.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::panic, clippy::todo, clippy::unimplemented))]
 
 #[cfg(feature = "analysis")]

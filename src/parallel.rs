@@ -44,7 +44,7 @@ pub(crate) fn for_each_with<T: Send, S: Default + Send>(tasks: Vec<T>, multiplic
     for_each(tasks, multiplications, |task| pool.with(|scratch| work(scratch, task)));
 }
 
-/// The product of `factors`, for [`for_each`]; too large a one is as good as the largest.
+/// The product of `factors`, for [`for_each`]; saturates at the largest number.
 pub(crate) fn cost(factors: &[usize]) -> usize {
     factors.iter().fold(1, |product, &factor| product.saturating_mul(factor))
 }
@@ -101,7 +101,7 @@ impl<T: Send> Divide for Chunks<'_, T> {
     }
 }
 
-/// Two that have as many parts and are cut at the same places.
+/// Two values with the same number of parts, cut at the same places.
 impl<P: Divide, Q: Divide> Divide for (P, Q) {
     fn count(&self) -> usize {
         self.0.count()
@@ -137,7 +137,7 @@ fn with_flag<R>(flag: &'static LocalKey<Cell<bool>>, work: impl FnOnce() -> R) -
     work()
 }
 
-/// Whether work that could stay on this thread, as a part of some other, is better shared with threads that have none.
+/// Whether work that could stay on this thread, as a part of some other, is better shared with idle threads.
 pub(crate) fn finds_idle_threads(multiplications: usize) -> bool {
     spreads(multiplications) && !CROWDED.get()
 }
@@ -153,7 +153,7 @@ pub(crate) fn within<R: Send>(multiplications: usize, work: impl FnOnce() -> R +
     work()
 }
 
-/// Does both, either of which may spread over threads: whoever has nothing left to do in one helps with the other.
+/// Runs both, either of which may spread over threads: idle threads of one help with the other.
 pub(crate) fn both(multiplications: usize, first: impl FnOnce() + Send, second: impl FnOnce() + Send) {
     #[cfg(feature = "rayon")]
     if spreads(multiplications) {
@@ -208,7 +208,7 @@ mod helpers {
     /// How long the caller stays awake for helpers that still work: as long as it takes to fall asleep and to be woken.
     const PATIENCE: Duration = Duration::from_micros(100);
 
-    /// What `take` takes.
+    /// The resource that `take` takes.
     pub(super) fn next<S, T>(rest: &Mutex<S>, take: impl FnOnce(&mut S) -> Option<T>) -> Option<T> {
         // Nothing can panic while it is locked.
         take(&mut rest.lock().unwrap_or_else(PoisonError::into_inner))
@@ -338,7 +338,7 @@ impl<S: Default + Send> Pool<S> {
         for space in after.iter().chain(before) {
             match space.try_lock() {
                 Ok(mut space) => return work(&mut space),
-                // What a panic left behind is scratch space as good as any.
+                // Scratch space left by a panic is as good as any.
                 Err(TryLockError::Poisoned(space)) => return work(&mut space.into_inner()),
                 Err(TryLockError::WouldBlock) => {}
             }

@@ -30,7 +30,7 @@ pub type VisitorMut<'f, 'a, A> = dyn FnMut(&str, Role, ArrayViewMutD<'a, A>) + '
 /// A tree of named tensors in a fixed order: a layer, a model, or gradients of one.
 ///
 /// Names are the paths of the fields: `blocks.3.attention.query.weight`. A tensor that several places share is visited once, at its owner.
-/// The macro [`parameters!`](crate::parameters!) implements the trait for structs of one's own; optimizers, files, clipping, accumulation and ranks
+/// The macro [`parameters!`](crate::parameters!) implements the trait for user-defined structs; optimizers, files, clipping, accumulation and ranks
 /// then take them like the models of this crate.
 ///
 /// ```
@@ -58,7 +58,7 @@ pub trait Parameters<A: Scalar> {
 
     /// Returns all tensors with their names, in order, to be written. Shapes cannot be changed this way.
     ///
-    /// Whatever a layer has computed from its tensors, such as packed weights, it computes anew after this.
+    /// Whatever a layer has computed from its tensors, such as packed weights, it recomputes after this.
     ///
     /// ```
     /// use linformer::ndarray::array;
@@ -176,7 +176,7 @@ pub(crate) fn join(path: &str, field: &str) -> String {
     }
 }
 
-/// The path of a field, for `parameters!` in other crates.
+/// Returns the path of a field, for `parameters!` in other crates.
 #[doc(hidden)]
 pub fn field_path(path: &str, field: &str) -> String {
     join(path, field)
@@ -259,7 +259,7 @@ impl<A: Scalar, T: Parameters<A>> Parameters<A> for Vec<T> {
 /// ```
 ///
 /// Fields in a second list, `flat { … }`, are visited under the path of the struct itself, so that their tensors' names lack the name of the field;
-/// they must not be those of other tensors. Fields in a third, `derived { … }`, are no tensors: their method `forget(&mut self)` is called before
+/// they must not be those of other tensors. Fields in a third, `derived { … }`, are not tensors: their method `forget(&mut self)` is called before
 /// the tensors are handed out to be written, so that what was computed from them cannot be stale.
 ///
 /// An enum whose variants hold one value each is visited as the value that it holds: `parameters!(enum Mine { First, Second })`.

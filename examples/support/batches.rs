@@ -1,4 +1,4 @@
-//! Labelled token sequences in batches, and how often a classifier is right about them.
+//! Labeled token sequences in batches, and how often a classifier is right about them.
 
 use linformer::Classifier;
 use linformer::training::TokenBatch;
@@ -35,7 +35,7 @@ pub fn accuracy(model: &Classifier<f32>, batches: &[TokenBatch]) -> Result<f64, 
     Ok(right as f64 / all.max(1) as f64)
 }
 
-/// The share of the commonest of `count` classes.
+/// The share of the most frequent of `count` classes.
 pub fn majority(batches: &[TokenBatch], count: usize) -> f64 {
     let mut counts = vec![0_usize; count];
     for class in batches.iter().flat_map(|batch| batch.targets.iter().flatten()) {

@@ -1,4 +1,4 @@
-//! Labelled documents: from folders, or made up.
+//! Labeled documents: from folders, or made up.
 
 use std::collections::HashSet;
 use std::fs;

@@ -26,8 +26,8 @@ use rand_chacha::ChaCha8Rng;
 use support::{AnyError, Budget, FLAG, Options, Plan};
 
 const ABOUT: &str = "Trains a classifier of documents from their bytes and prints its accuracy on a fifth of them that was held out, beside that
-of the commonest class. Without --documents it makes up texts of four classes, which use the same words, some more often than others. Fails where the model
-does not beat the commonest class by three points.";
+of the majority class. Without --documents it makes up texts of four classes, which use the same words, some more often than others. Fails where the model
+does not beat the majority class by three points.";
 
 /// Padding, and all bytes after it.
 const VOCABULARY: usize = 257;
@@ -76,7 +76,7 @@ fn example() -> Result<(), AnyError> {
         );
     }
     if mean <= majority + 0.03 {
-        return Err("the model did not beat the commonest class".into());
+        return Err("the model did not beat the majority class".into());
     }
     Ok(())
 }
@@ -155,7 +155,7 @@ fn train(options: &Options, seed: u64, classes: usize, training: &[Sequence], te
     let spent = support::train(&mut model, &plan, |step| drawn(training, options.count("batch"), step))?;
     let accuracy = support::accuracy(&model, test)?;
     println!(
-        "seed {seed}: {:.2} % (the commonest class: {:.2} %) after {} steps, {:.0} processor seconds",
+        "seed {seed}: {:.2} % (the majority class: {:.2} %) after {} steps, {:.0} processor seconds",
         100.0 * accuracy,
         100.0 * majority,
         spent.steps,

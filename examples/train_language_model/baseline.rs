@@ -9,7 +9,7 @@ struct Followers {
     total: u32,
 }
 
-/// Counts of bytes alone and after one and two left neighbours.
+/// Counts of bytes alone and after one and two left neighbors.
 ///
 /// The probabilities are interpolated as Witten and Bell do it (1991): where a context was followed by T different bytes in N places,
 /// p(byte) = (count + T · p of the shorter context) / (N + T). Below the order 0 lies 1/256 for every byte.
@@ -32,7 +32,7 @@ impl Counts {
         Self { tables }
     }
 
-    /// The bits that the byte at `position` of a text costs, given its `order` left neighbours, as they really are.
+    /// The bits that the byte at `position` of a text costs, given its `order` left neighbors, as they really are.
     pub(crate) fn bits(&self, text: &[u8], position: usize, order: usize) -> f64 {
         let mut probability = 1.0 / 256.0;
         for order in 0..=order.min(position) {

@@ -50,8 +50,8 @@ impl<A: Scalar> Compressed<A> {
 
     /// The same, packed when it is first attended to.
     pub(crate) fn packed(&self) -> &PackedKeyValues<A> {
-        self.packed.get_or_make_spread(|forgotten| {
-            let mut packed = forgotten.unwrap_or_default();
+        self.packed.get_or_make_spread(|old| {
+            let mut packed = old.unwrap_or_default();
             packed.repack(self.keys.view(), self.values.view(), &self.slots);
             packed
         })

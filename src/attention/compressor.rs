@@ -18,11 +18,11 @@ mod features;
 mod finish;
 mod lengths;
 mod order;
-mod part;
 mod pending;
 mod range_set;
 mod rows;
 mod scratch;
+mod shard;
 mod sums;
 mod totals;
 
@@ -121,7 +121,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         Ok(self)
     }
 
-    /// Gives the first pushed row the position `offset`, for a part of a sequence that is concat with others later.
+    /// Gives the first pushed row the position `offset`, for a part of a sequence that is merged with others later.
     ///
     /// # Errors
     /// Returns an error if something was pushed already, or if the projection has no columns for that position.
@@ -259,7 +259,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     /// Both are (batch, dim).
     ///
     /// # Errors
-    /// Returns an error for max pooling, which is no sum, if the position was not pushed, or if a row has another shape.
+    /// Returns an error for max pooling, which is not a sum, if the position was not pushed, or if a row has another shape.
     pub fn replace(&mut self, position: usize, old: &ArrayRef2<A>, new: &ArrayRef2<A>) -> Result<()> {
         const OPERATION: &str = "Compressor::replace";
         let expected = (self.batch, self.config.attention.dim);

@@ -63,13 +63,13 @@ impl<A: Scalar> ExactAttention<A> {
     /// Returns an error if the configuration describes no layer.
     pub fn new(config: &AttentionConfig, seed: u64) -> Result<Self> {
         config.check()?;
-        Streams::drawn(seed, |streams| Self::draw(config, streams))
+        Streams::drawn(seed, |streams| Self::init(config, streams))
     }
 
-    pub(crate) fn draw(config: &AttentionConfig, streams: &mut Streams) -> Self {
+    pub(crate) fn init(config: &AttentionConfig, streams: &mut Streams) -> Self {
         Self {
             config: config.clone(),
-            weights: AttentionWeights::draw(config, streams),
+            weights: AttentionWeights::init(config, streams),
         }
     }
 

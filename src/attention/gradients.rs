@@ -1,4 +1,4 @@
-//! Training of the second half of attention: queries to keys and values. Scores are made again tile by tile, never stored.
+//! Training of the second half of attention: queries to keys and values. Scores are recomputed tile by tile, never stored.
 
 use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, Ix4, s};
 

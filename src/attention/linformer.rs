@@ -60,15 +60,15 @@ impl<A: Scalar> LinformerAttention<A> {
                 "one projection for all layers belongs to an Encoder; a layer by itself takes KeyValue",
             ));
         }
-        Streams::drawn(seed, |streams| Self::draw(config, streams))
+        Streams::drawn(seed, |streams| Self::init(config, streams))
     }
 
-    pub(crate) fn draw(config: &LinformerConfig, streams: &mut Streams) -> Self {
+    pub(crate) fn init(config: &LinformerConfig, streams: &mut Streams) -> Self {
         let owns_projections = config.projection.sharing != Some(Sharing::Layerwise);
         Self {
             config: config.clone(),
-            weights: AttentionWeights::draw(&config.attention, streams),
-            projections: owns_projections.then(|| Projections::draw(config, streams)),
+            weights: AttentionWeights::init(&config.attention, streams),
+            projections: owns_projections.then(|| Projections::init(config, streams)),
         }
     }
 

@@ -25,9 +25,9 @@ mod heads;
 mod key_values;
 mod linformer;
 mod mask;
-mod part;
 mod partial;
 mod projection;
+mod sequence_shard;
 mod weights;
 mod workspace;
 
@@ -43,6 +43,6 @@ pub use workspace::Workspace;
 
 pub(crate) use causal::{CausalContext, LayerState, StateShape, Summarized, draw_projections, step};
 pub(crate) use key_values::PackedKeyValues;
-pub(crate) use part::{Lent, Part};
+pub(crate) use sequence_shard::{LayerContext, SequenceShard};
 pub(crate) use weights::{AttendScratch, tile};
 pub(crate) use workspace::{ContextSpace, TileSpace};

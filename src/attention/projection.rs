@@ -38,7 +38,7 @@ pub(crate) enum ProjectionWeights<A> {
 }
 
 impl<A: Scalar> Projection<A> {
-    pub(crate) fn draw(config: &LinformerConfig, streams: &mut Streams) -> Self {
+    pub(crate) fn init(config: &LinformerConfig, streams: &mut Streams) -> Self {
         let heads = config.attention.heads;
         let matrices = config.projection.matrices(heads);
         let head_dim = config.attention.effective_head_dim();
@@ -318,10 +318,10 @@ pub struct Projections<A = f32> {
 parameters!(Projections { key, value });
 
 impl<A: Scalar> Projections<A> {
-    pub(crate) fn draw(config: &LinformerConfig, streams: &mut Streams) -> Self {
+    pub(crate) fn init(config: &LinformerConfig, streams: &mut Streams) -> Self {
         Self {
-            key: Projection::draw(config, streams),
-            value: (!config.projection.ties_key_value()).then(|| Projection::draw(config, streams)),
+            key: Projection::init(config, streams),
+            value: (!config.projection.ties_key_value()).then(|| Projection::init(config, streams)),
         }
     }
 

@@ -39,17 +39,17 @@ parameters!(AttentionWeights {
 });
 
 impl<A: Scalar> AttentionWeights<A> {
-    pub(crate) fn draw(config: &AttentionConfig, streams: &mut Streams) -> Self {
+    pub(crate) fn init(config: &AttentionConfig, streams: &mut Streams) -> Self {
         let (dim, query_dim, key_value_dim) = (config.dim, config.query_dim(), config.key_value_dim());
         Self {
             heads: config.heads,
-            query: Linear::draw(dim, query_dim, config.query_bias, streams),
-            key: Linear::draw(dim, key_value_dim, config.key_bias, streams),
-            value: (!config.tie_key_value).then(|| Linear::draw(dim, key_value_dim, config.value_bias, streams)),
+            query: Linear::init(dim, query_dim, config.query_bias, streams),
+            key: Linear::init(dim, key_value_dim, config.key_bias, streams),
+            value: (!config.tie_key_value).then(|| Linear::init(dim, key_value_dim, config.value_bias, streams)),
             output_factor: config
                 .output_rank
-                .map(|rank| Linear::draw(query_dim, rank, config.output_bias, streams)),
-            output: Linear::draw(config.output_rank.unwrap_or(query_dim), dim, config.output_bias, streams),
+                .map(|rank| Linear::init(query_dim, rank, config.output_bias, streams)),
+            output: Linear::init(config.output_rank.unwrap_or(query_dim), dim, config.output_bias, streams),
         }
     }
 

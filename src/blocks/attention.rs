@@ -3,8 +3,8 @@
 use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2};
 
 use crate::attention::{
-    AttendScratch, AttentionCache, BlockwiseCausalAttention, CausalContext, Compressed, ContextSpace, ExactAttention, LayerState, Lent,
-    LinformerAttention, PackedKeyValues, PaddingMask, Projections, StateShape, Summarized, step,
+    AttendScratch, AttentionCache, BlockwiseCausalAttention, CausalContext, Compressed, ContextSpace, ExactAttention, LayerContext,
+    LayerState, LinformerAttention, PackedKeyValues, PaddingMask, Projections, StateShape, Summarized, step,
 };
 use crate::config::{AttentionConfig, AttentionKind};
 use crate::error::{Error, Result};
@@ -38,11 +38,11 @@ parameters!(
 );
 
 impl<A: Scalar> Attention<A> {
-    pub(crate) fn draw(kind: &AttentionKind, streams: &mut Streams) -> Self {
+    pub(crate) fn init(kind: &AttentionKind, streams: &mut Streams) -> Self {
         match kind {
-            AttentionKind::Linformer(config) => Self::Linformer(LinformerAttention::draw(config, streams)),
-            AttentionKind::Exact(config) => Self::Exact(ExactAttention::draw(config, streams)),
-            AttentionKind::Causal(config) => Self::Causal(BlockwiseCausalAttention::draw(config, streams)),
+            AttentionKind::Linformer(config) => Self::Linformer(LinformerAttention::init(config, streams)),
+            AttentionKind::Exact(config) => Self::Exact(ExactAttention::init(config, streams)),
+            AttentionKind::Causal(config) => Self::Causal(BlockwiseCausalAttention::init(config, streams)),
         }
     }
 
@@ -155,7 +155,7 @@ impl<A: Scalar> Attention<A> {
         Ok(step(weights, summarized, x, states))
     }
 
-    /// What its states are like.
+    /// The shape of its states.
     pub(super) fn state_shape(&self) -> Result<StateShape> {
         match self {
             Self::Exact(attention) if attention.config().causal => Ok(StateShape::new(attention.config(), usize::MAX, None)),
@@ -209,14 +209,14 @@ impl<A: Scalar> Attention<A> {
     /// Cross-attention of `queries` to the source, and what the backward pass needs.
     pub(super) fn train_cross(
         &self,
-        lent: Lent<'_, A>,
+        layer_context: LayerContext<'_, A>,
         queries: Array3<A>,
         (source, mask): (&Array3<A>, Option<&PaddingMask>),
         dropout: Option<Dropout<A>>,
     ) -> Result<(Array3<A>, AttentionCache<A>)> {
         let source = Some(source.clone());
         match self {
-            Self::Linformer(attention) => attention.train_with(lent, queries, source, mask, dropout),
+            Self::Linformer(attention) => attention.train_with(layer_context, queries, source, mask, dropout),
             Self::Exact(attention) => attention.train(queries, source, mask, dropout),
             Self::Causal(_) => Err(not_of_another()),
         }
@@ -224,34 +224,36 @@ impl<A: Scalar> Attention<A> {
 
     pub(super) fn train(
         &self,
-        lent: Lent<'_, A>,
+        layer_context: LayerContext<'_, A>,
         x: Array3<A>,
         mask: Option<&PaddingMask>,
         dropout: Option<Dropout<A>>,
     ) -> Result<(Array3<A>, AttentionCache<A>)> {
         match self {
-            Self::Linformer(attention) => attention.train_with(lent, x, None, mask, dropout),
+            Self::Linformer(attention) => attention.train_with(layer_context, x, None, mask, dropout),
             Self::Exact(attention) => attention.train(x, None, mask, dropout),
-            Self::Causal(attention) => attention.train_with(lent.projections, x, mask, dropout),
+            Self::Causal(attention) => attention.train_with(layer_context.projections, x, mask, dropout),
         }
     }
 
     pub(super) fn backward(
         &self,
-        lent: Lent<'_, A>,
+        layer_context: LayerContext<'_, A>,
         cache: &AttentionCache<A>,
         dy: &Array3<A>,
         dropout: Option<Dropout<A>>,
         gradients: &mut Self,
         shared_gradients: Option<&mut Projections<A>>,
     ) -> Result<Array3<A>> {
-        Ok(self.backward_both(lent, cache, dy, dropout, gradients, shared_gradients)?.0)
+        Ok(self
+            .backward_both(layer_context, cache, dy, dropout, gradients, shared_gradients)?
+            .0)
     }
 
     /// The gradient of the rows that attend, and of the sequence that they attend to where it is another.
     pub(super) fn backward_both(
         &self,
-        lent: Lent<'_, A>,
+        layer_context: LayerContext<'_, A>,
         cache: &AttentionCache<A>,
         dy: &Array3<A>,
         dropout: Option<Dropout<A>>,
@@ -260,11 +262,11 @@ impl<A: Scalar> Attention<A> {
     ) -> Result<(Array3<A>, Option<Array3<A>>)> {
         match (self, gradients) {
             (Self::Linformer(attention), Self::Linformer(own)) => {
-                attention.backward_dropped(lent, cache, dy, dropout, own, shared_gradients)
+                attention.backward_dropped(layer_context, cache, dy, dropout, own, shared_gradients)
             }
             (Self::Exact(attention), Self::Exact(own)) => attention.backward_dropped(cache, dy, dropout, own),
             (Self::Causal(attention), Self::Causal(own)) => {
-                let dx = attention.backward_dropped(lent.projections, cache, dy, dropout, own, shared_gradients)?;
+                let dx = attention.backward_dropped(layer_context.projections, cache, dy, dropout, own, shared_gradients)?;
                 Ok((dx, None))
             }
             _ => Err(Error::argument(

@@ -84,10 +84,10 @@ impl<A: Scalar> Decoder<A> {
     /// Returns an error if the configuration describes no decoder.
     pub fn new(config: &DecoderConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
-        Streams::drawn(seed, |streams| Self::draw(config, streams))
+        Streams::drawn(seed, |streams| Self::init(config, streams))
     }
 
-    pub(crate) fn draw(config: &DecoderConfig, streams: &mut Streams) -> Self {
+    pub(crate) fn init(config: &DecoderConfig, streams: &mut Streams) -> Self {
         let (target, source) = (config.target_half(), config.source_half());
         let projections = shared_projections(&target, streams);
         let own = !config.shares_one_projection();
@@ -96,7 +96,7 @@ impl<A: Scalar> Decoder<A> {
             projections,
             cross_projections: own.then(|| shared_projections(&source, streams)).flatten(),
             blocks: (0..config.depth)
-                .map(|layer| DecoderBlock::draw(&target, &source, layer, streams))
+                .map(|layer| DecoderBlock::init(&target, &source, layer, streams))
                 .collect(),
             final_norm: config.final_norm.then(|| LayerNorm::init(config.dim(), config.norm_eps)),
             buffer_pool: BufferPool::default(),
@@ -175,7 +175,7 @@ impl<A: Scalar> Decoder<A> {
         self.attend(target, mask, &self.compress(source, source_mask)?)
     }
 
-    /// [`forward`](Self::forward) with a source that was compressed before.
+    /// Runs [`forward`](Self::forward) with a source that was compressed before.
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does, or if another decoder compressed the source.

@@ -65,7 +65,7 @@ const SHORT: usize = 1 << 13;
 /// The projection that all layers of a stack share, if they do.
 pub(super) fn shared_projections<A: Scalar>(config: &EncoderConfig, streams: &mut Streams) -> Option<Projections<A>> {
     match &config.attention {
-        AttentionKind::Linformer(attention) if config.shares_projection() => Some(Projections::draw(attention, streams)),
+        AttentionKind::Linformer(attention) if config.shares_projection() => Some(Projections::init(attention, streams)),
         AttentionKind::Causal(attention) if config.shares_projection() => Some(draw_projections(attention, streams)),
         _ => None,
     }
@@ -78,7 +78,7 @@ impl<A: Scalar> Encoder<A> {
     /// Returns an error if the configuration describes no encoder.
     pub fn new(config: &EncoderConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
-        Streams::drawn(seed, |streams| Self::draw(config, streams))
+        Streams::drawn(seed, |streams| Self::init(config, streams))
     }
 
     /// Makes an encoder with the weights of one with exact attention and with new projections, which compress up to `seq_len` positions to
@@ -104,11 +104,11 @@ impl<A: Scalar> Encoder<A> {
         Ok(own)
     }
 
-    pub(crate) fn draw(config: &EncoderConfig, streams: &mut Streams) -> Self {
+    pub(crate) fn init(config: &EncoderConfig, streams: &mut Streams) -> Self {
         Self {
             config: config.clone(),
             projections: shared_projections(config, streams),
-            blocks: (0..config.depth).map(|layer| EncoderBlock::draw(config, layer, streams)).collect(),
+            blocks: (0..config.depth).map(|layer| EncoderBlock::init(config, layer, streams)).collect(),
             final_norm: config.final_norm.then(|| LayerNorm::init(config.dim(), config.norm_eps)),
             buffer_pool: BufferPool::default(),
         }
@@ -159,7 +159,7 @@ impl<A: Scalar> Encoder<A> {
         Ok(contiguous(x))
     }
 
-    /// [`forward`](Self::forward) in the memory of its input.
+    /// Runs [`forward`](Self::forward) in the memory of its input.
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does.
@@ -184,7 +184,7 @@ impl<A: Scalar> Encoder<A> {
         Ok(stream)
     }
 
-    /// [`forward`](Self::forward) in place, with buffers that are reused from call to call. After an error `x` is as it was.
+    /// Runs [`forward`](Self::forward) in place, with buffers that are reused from call to call. After an error `x` is as it was.
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does, if `x` is not in standard layout, or if the encoder changes its width, is causal, or is

@@ -31,8 +31,8 @@ impl<A: Scalar> FeedForwardBlock<A> {
         };
         config.feed_forward.as_ref().map(|feed_forward| Self {
             norm: LayerNorm::init(norm_width, config.norm_eps),
-            layer: FeedForward::draw(before, after, feed_forward, streams),
-            residual: (before != after).then(|| Linear::draw(before, after, true, streams)),
+            layer: FeedForward::init(before, after, feed_forward, streams),
+            residual: (before != after).then(|| Linear::init(before, after, true, streams)),
         })
     }
 
@@ -109,9 +109,9 @@ impl<A: Scalar> FeedForwardBlock<A> {
 // Training.
 #[derive(Clone, Debug)]
 pub(super) struct FeedForwardBlockCache<A> {
-    /// What the feed-forward and the residual weight were given.
+    /// The input of the feed-forward and the residual weight.
     x: Array3<A>,
-    /// What a norm at the end was given (post-norm). The one before is made again.
+    /// The input of a norm at the end (post-norm). The one before is recomputed.
     norm_input: Option<Array3<A>>,
     hidden: Array2<A>,
 }
@@ -127,7 +127,7 @@ impl<A: Scalar> FeedForwardBlockCache<A> {
 }
 
 impl<A: Scalar> FeedForwardBlock<A> {
-    /// What is added to the residual: dropout(f(norm(x))), or dropout(f(x)).
+    /// The residual branch: dropout(f(norm(x))), or dropout(f(x)).
     pub(super) fn added(
         &self,
         placement: NormPlacement,

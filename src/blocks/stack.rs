@@ -1,11 +1,11 @@
-//! What training keeps of the blocks of a stack, and how they are trained one after another.
+//! Training the blocks of a stack one after another, and the values saved of each.
 
 use ndarray::Array3;
 
 use crate::error::Result;
 use crate::scalar::Scalar;
 
-/// What is saved of a block, whose own cache is a `C`.
+/// The values saved of a block, whose own cache is a `C`.
 #[derive(Clone, Debug)]
 pub(super) enum SavedBlock<A, C> {
     /// It was left out.

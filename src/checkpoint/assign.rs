@@ -74,7 +74,7 @@ fn uses<A: Scalar>(model: &impl Parameters<A>, sources: &Sources<A>) -> Result<B
     Err(Error::Checkpoint { problems })
 }
 
-/// What is wrong with a tensor that is there but is not of floating-point numbers: quantized weights are no weights.
+/// The message for a tensor that does not hold floating-point numbers: quantized weights are not supported.
 pub(super) fn not_floating(name: &str, dtype: Dtype) -> Option<String> {
     let (stored, _) = known(dtype).unwrap_or_default();
     (!is_floating(dtype)).then(|| format!("`{name}` is stored as {stored}, expected floating-point numbers"))

@@ -58,7 +58,7 @@ impl<R: Read + Seek> Opened<R> {
     /// All tensors, but of those that are `cut`, and must have `all` columns (the last axis), only these columns.
     ///
     /// # Errors
-    /// A file that cannot be read; a tensor that is cut and has another number of columns.
+    /// Returns an error if the file cannot be read, or if a tensor that is cut has the wrong number of columns.
     pub(crate) fn read<A: Scalar>(mut self, columns: &Range<usize>, all: usize, cut: impl Fn(&str) -> bool) -> Result<Tensors<A>> {
         let mut tensors = Tensors::new();
         for (name, info) in &self.header.tensors {

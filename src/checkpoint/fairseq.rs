@@ -1,7 +1,7 @@
 //! Checkpoints of fairseq's `examples/linformer`, the authors' own implementation: `MultiheadLinearAttention` and `linformer_roberta`.
 //!
 //! E and F compress the sequence before the key and value weights, so that their biases are added once, after it; blocks are post-norm
-//! unless told otherwise, positions count from after the padding token, and the language model's head is RoBERTa's. k is
+//! unless the options say otherwise, positions count from after the padding token, and the language model's head is RoBERTa's. k is
 //! `max_positions / compressed`. Layers are described by [`AttentionOptions`] and [`RobertaOptions`], in fairseq's own names and with
 //! its defaults; the state dict is what the checkpoint file holds under `model`.
 //!
@@ -15,10 +15,10 @@
 //! }
 //! ```
 //!
-//! # What is dropped
-//! Of a model: the `version` buffers (after they have been read), the eight copies a layer that fairseq 0.12 keeps for PyTorch's fused
+//! # Dropped tensors
+//! For a model: the `version` buffers (after they have been read), the eight copies a layer that fairseq 0.12 keeps for PyTorch's fused
 //! layer (`layers.{i}.{in_proj,out_proj,fc1,fc2}_{weight,bias}`), the bias of a shared compression layer, which fairseq never adds, and
-//! the heads that a loader does not ask for (`classification_heads.*`, and in a classifier `encoder.lm_head.*`). Everything else
+//! the heads that a loader does not use (`classification_heads.*`, and in a classifier `encoder.lm_head.*`). Everything else
 //! must be used.
 //!
 //! # Old checkpoints
@@ -58,15 +58,16 @@ use names::Layout;
 
 const PEER: &str = "fairseq";
 
-/// A `MultiheadLinearAttention`. Its sequences are (batch, length, dim) here, not (length, batch, dim).
+/// Loads a `MultiheadLinearAttention`. Its sequences are (batch, length, dim) here, not (length, batch, dim).
 ///
 /// # Errors
-/// Options that describe no layer, or that are refused; a tensor that is missing, left over, of another shape, or differs from its copy.
+/// Returns an error if the options describe no layer or are refused, or if a tensor is missing, left over, of another shape, or differs from its
+/// copy.
 pub fn attention<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &AttentionOptions) -> Result<LinformerAttention<A>> {
     let config = options.config()?;
     let tensors = tensors.into();
     check_extent(&config, &tensors, StoredConfig::check)?;
-    let layer = LinformerAttention::draw(&config, &mut Streams::zeros());
+    let layer = LinformerAttention::init(&config, &mut Streams::zeros());
     let tensors = old::attention(tensors)?;
     load(
         layer,
@@ -76,10 +77,11 @@ pub fn attention<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options
     )
 }
 
-/// A `linformer_roberta` with its language model's head.
+/// Loads a `linformer_roberta` with its language model's head.
 ///
 /// # Errors
-/// Options that describe no model, or that are refused; a tensor that is missing, left over, of another shape, or differs from its copy.
+/// Returns an error if the options describe no model or are refused, or if a tensor is missing, left over, of another shape, or differs from its
+/// copy.
 pub fn linformer_roberta<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &RobertaOptions) -> Result<LanguageModel<A>> {
     options.check()?;
     let tensors = tensors.into();
@@ -88,16 +90,16 @@ pub fn linformer_roberta<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>,
     let layout = Layout::of(options, &tensors)?;
     let config = options.config_in(layout)?;
     check_extent(&config, &tensors, StoredConfig::check)?;
-    let model = LanguageModel::draw(&config, &mut Streams::zeros());
+    let model = LanguageModel::init(&config, &mut Streams::zeros());
     let mut dropped = names::dropped(options, layout);
     dropped.extend(names::classification_heads(&tensors));
     load(model, tensors, &names::language_model(options, layout), &dropped)
 }
 
-/// A `linformer_roberta` with the classification head of this name, which reads the features of the first token.
+/// Loads a `linformer_roberta` with the classification head of this name, which reads the features of the first token.
 ///
 /// # Errors
-/// As [`linformer_roberta`]; a head that is not there.
+/// Returns an error as [`linformer_roberta`] does, or if there is no such head.
 pub fn classifier<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &RobertaOptions, head: &str) -> Result<Classifier<A>> {
     options.check()?;
     let tensors = tensors.into();
@@ -125,25 +127,25 @@ pub fn classifier<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, option
             .into_iter()
             .filter(|name| !name.starts_with(&format!("{prefix}."))),
     );
-    let model = Classifier::draw(&config, &mut Streams::zeros());
+    let model = Classifier::init(&config, &mut Streams::zeros());
     load(model, tensors, &names::classifier(options, layout, &prefix), &dropped)
 }
 
-/// The state dict of a `MultiheadLinearAttention` that computes what `layer` does; its options are [`AttentionOptions::of`].
+/// Returns the state dict of a `MultiheadLinearAttention` that computes what `layer` does; its options are [`AttentionOptions::of`].
 ///
 /// # Errors
-/// A layer that this class cannot be, by the name of what it lacks.
+/// Returns an error if this class cannot express the layer; the error names the option that it lacks.
 pub fn attention_state_dict<A: Scalar>(layer: &LinformerAttention<A>) -> Result<Tensors<A>> {
     let options = AttentionOptions::of(layer.config())?;
     write(layer, &names::attention("", "", options.bias, options.matrices()))
 }
 
-/// The state dict of a `linformer_roberta` that computes what `model` does; its options are [`RobertaOptions::of`].
+/// Returns the state dict of a `linformer_roberta` that computes what `model` does; its options are [`RobertaOptions::of`].
 ///
 /// The bias of a shared compression layer, which fairseq demands and does not add, is written as 0.
 ///
 /// # Errors
-/// A model that this class cannot be, by the name of what it lacks.
+/// Returns an error if this class cannot express the model; the error names the option that it lacks.
 pub fn linformer_roberta_state_dict<A: Scalar>(model: &LanguageModel<A>) -> Result<Tensors<A>> {
     let options = RobertaOptions::of(model.config())?;
     let layout = Layout::new(&options, model.config().encoder.final_norm);

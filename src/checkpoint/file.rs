@@ -25,7 +25,7 @@ const FNV_PRIME: u64 = 0x0100_0000_01b3;
 
 /// Puts what `write` writes at `path`, in place of what is there.
 ///
-/// It is written to a temporary file beside it, brought to the disk and renamed, so that there is a whole file at `path` at any time:
+/// It is written to a temporary file beside it, synced and atomically renamed, so that `path` always holds a complete file:
 /// the old one until the new one is complete. Where this fails, the temporary file is removed; where the process is killed, the next
 /// call for the same `path` removes it.
 pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
@@ -37,7 +37,7 @@ pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Res
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    // Opened first: a directory that cannot be brought to the disk is reported while the old file is still there.
+    // Opened first: a directory that cannot be synced is reported while the old file is still there.
     #[cfg(unix)]
     let opened = File::open(directory).map_err(|source| failed("open the directory", directory, source))?;
     let prefix = temporary_prefix(name);
@@ -53,7 +53,7 @@ pub(crate) fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Res
     #[cfg(unix)]
     opened
         .sync_all()
-        .map_err(|source| failed("synchronise the directory", directory, source))?;
+        .map_err(|source| failed("synchronize the directory", directory, source))?;
     Ok(())
 }
 
@@ -234,7 +234,7 @@ mod tests {
         .concat();
         assert!(abandoned.iter().all(|path| !path.exists()) && kept.iter().all(|path| path.exists()));
         assert_eq!(fs::read_dir(&directory).unwrap().count(), kept.len());
-        // One that is taken away before it is locked is made again.
+        // One that is taken away before it is locked is recreated.
         let file = File::create(place("model", "3.tmp")).unwrap();
         assert!(is_kept(&file, &place("model", "3.tmp")));
         assert!(!is_kept(&File::open(place("model", "3.tmp")).unwrap(), &place("model", "3.tmp")));

@@ -1,4 +1,4 @@
-//! What the foreign loaders and writers have in common: tensors taken by their foreign names and given native ones.
+//! Code that the foreign loaders and writers share: tensors taken by their foreign names and given native ones.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -290,7 +290,7 @@ pub(crate) fn check_rate(option: &'static str, rate: f64) -> Result<()> {
     Err(Error::config(option, rate, "a dropout rate is between 0 and 1"))
 }
 
-/// An error by name unless `config` is the one that a foreign implementation's options describe. How weights start is no matter.
+/// An error by name unless `config` is the one that a foreign implementation's options describe. How weights start does not matter.
 pub(crate) fn check_same(peer: &'static str, config: &impl Serialize, foreign: &impl Serialize) -> Result<()> {
     let (Ok(config), Ok(foreign)) = (serde_json::to_value(config), serde_json::to_value(foreign)) else {
         return Err(Error::argument("state_dict", "a number of the configuration is not finite"));

@@ -18,7 +18,7 @@ pub(crate) const LONGEST_HEADER: usize = 16 << 20;
 /// The key of a header that names no tensor.
 pub(crate) const METADATA: &str = "__metadata__";
 
-/// What a header says.
+/// The contents of a header.
 #[derive(Debug, Default)]
 pub(crate) struct Header {
     pub(crate) metadata: BTreeMap<String, String>,

@@ -17,7 +17,7 @@ use crate::scalar::Scalar;
 /// How the names of indices end.
 pub(super) const ENDING: &str = ".index.json";
 
-/// What an index says; what it says besides is of no matter.
+/// The contents of an index; other entries are ignored.
 #[derive(Deserialize)]
 struct Index {
     /// The part that holds each tensor.
@@ -49,7 +49,7 @@ pub(super) fn read<A: Scalar>(mut input: BufReader<File>, len: u64, path: &Path)
     Ok(tensors)
 }
 
-/// What the index says, with every name of a part checked.
+/// Returns the contents of the index, with every name of a part checked.
 fn parts(input: &mut impl Read, len: u64, path: &Path) -> Result<Parts> {
     if len > LONGEST_HEADER as u64 {
         return Err(malformed(format!(

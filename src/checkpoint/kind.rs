@@ -47,7 +47,7 @@ pub(super) fn is_json(start: &[u8]) -> bool {
     !is_length && text.first().is_some_and(|first| b"{[".contains(first))
 }
 
-/// What the file that begins with these bytes is, where it is none of safetensors, and what to do about it.
+/// Describes the file that begins with these bytes, if it is not safetensors, and how to convert it.
 pub(super) fn recognized(start: &[u8]) -> Option<String> {
     // Every header begins so, and no other format here has a brace in this place.
     if start.get(8) == Some(&b'{') && start.get(5..8) == Some(&[0; 3]) {

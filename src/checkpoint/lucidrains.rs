@@ -7,14 +7,14 @@
 //! use linformer::checkpoint::{Tensors, lucidrains};
 //! use linformer::LanguageModel;
 //!
-//! // What `LinformerLM(num_tokens=256, dim=64, seq_len=512, depth=2)` was trained to, read from a safetensors file.
+//! // The trained weights of `LinformerLM(num_tokens=256, dim=64, seq_len=512, depth=2)`, read from a safetensors file.
 //! fn load(state_dict: &Tensors<f32>) -> linformer::Result<LanguageModel> {
 //!     let options = lucidrains::Options::from_json(r#"{"num_tokens": 256, "dim": 64, "seq_len": 512, "depth": 2}"#)?;
 //!     lucidrains::language_model(state_dict, &options)
 //! }
 //! ```
 //!
-//! No tensor may be left over and none be dropped. The package has no masks; a model that was loaded takes one all the same.
+//! Every tensor must be used. The package has no masks; a loaded model accepts them nevertheless.
 
 mod names;
 mod options;
@@ -36,22 +36,22 @@ use crate::scalar::Scalar;
 
 const PEER: &str = "lucidrains";
 
-/// A `LinformerSelfAttention`.
+/// Loads a `LinformerSelfAttention`.
 ///
 /// # Errors
-/// Options that describe no layer or that it does not have; a tensor that is missing, left over or of another shape.
+/// Returns an error if the options describe no layer or do not belong to one, or if a tensor is missing, left over or of another shape.
 pub fn attention<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &Options) -> Result<LinformerAttention<A>> {
     let config = options.attention_config()?;
     let tensors = tensors.into();
     check_extent(&config, &tensors, StoredConfig::check)?;
-    let layer = LinformerAttention::draw(&config, &mut Streams::zeros());
+    let layer = LinformerAttention::init(&config, &mut Streams::zeros());
     load(layer, tensors, &names::attention("", "", options.share_kv), &[])
 }
 
-/// A `FeedForward`.
+/// Loads a `FeedForward`.
 ///
 /// # Errors
-/// Options that describe no layer; a tensor that is missing, left over or of another shape.
+/// Returns an error if the options describe no layer, or if a tensor is missing, left over or of another shape.
 pub fn feed_forward<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &FeedForwardOptions) -> Result<FeedForward<A>> {
     let config = FeedForwardFile {
         dim: options.dim,
@@ -60,65 +60,65 @@ pub fn feed_forward<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, opti
     };
     let tensors = tensors.into();
     check_extent(&config, &tensors, StoredConfig::check)?;
-    let layer = FeedForward::draw(config.dim, config.out_dim, &config.layer, &mut Streams::zeros());
+    let layer = FeedForward::init(config.dim, config.out_dim, &config.layer, &mut Streams::zeros());
     load(layer, tensors, &names::feed_forward("", ""), &[])
 }
 
-/// A `Linformer`, sequential or reversible.
+/// Loads a `Linformer`, sequential or reversible.
 ///
 /// # Errors
-/// Options that describe no model or that it does not have; a tensor that is missing, left over or of another shape.
+/// Returns an error if the options describe no model or do not belong to one, or if a tensor is missing, left over or of another shape.
 pub fn linformer<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &Options) -> Result<Encoder<A>> {
     let config = options.encoder_config()?;
     let tensors = tensors.into();
     check_extent(&config, &tensors, StoredConfig::check)?;
-    let encoder = Encoder::draw(&config, &mut Streams::zeros());
+    let encoder = Encoder::init(&config, &mut Streams::zeros());
     load(encoder, tensors, &names::encoder("", "", options), &[])
 }
 
-/// A `LinformerLM`.
+/// Loads a `LinformerLM`.
 ///
 /// # Errors
-/// Options that describe no model; a tensor that is missing, left over or of another shape.
+/// Returns an error if the options describe no model, or if a tensor is missing, left over or of another shape.
 pub fn language_model<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &Options) -> Result<LanguageModel<A>> {
     let config = options.language_model_config()?;
     let tensors = tensors.into();
     check_extent(&config, &tensors, StoredConfig::check)?;
-    let model = LanguageModel::draw(&config, &mut Streams::zeros());
+    let model = LanguageModel::init(&config, &mut Streams::zeros());
     load(model, tensors, &names::language_model(options), &[])
 }
 
-/// The state dict of a `LinformerSelfAttention` that computes what `layer` does; its options are [`Options::of_attention`].
+/// Returns the state dict of a `LinformerSelfAttention` that computes what `layer` does; its options are [`Options::of_attention`].
 ///
 /// # Errors
-/// A layer that this class cannot be, by the name of what it lacks.
+/// Returns an error if this class cannot express the layer; the error names the option that it lacks.
 pub fn attention_state_dict<A: Scalar>(layer: &LinformerAttention<A>) -> Result<Tensors<A>> {
     let options = Options::of_attention(layer.config())?;
     write(layer, &names::attention("", "", options.share_kv))
 }
 
-/// The state dict of a `FeedForward` that computes what `layer` does; its options are [`FeedForwardOptions::of`].
+/// Returns the state dict of a `FeedForward` that computes what `layer` does; its options are [`FeedForwardOptions::of`].
 ///
 /// # Errors
-/// A layer that this class cannot be, by the name of what it lacks.
+/// Returns an error if this class cannot express the layer; the error names the option that it lacks.
 pub fn feed_forward_state_dict<A: Scalar>(layer: &FeedForward<A>) -> Result<Tensors<A>> {
     FeedForwardOptions::of(layer)?;
     write(layer, &names::feed_forward("", ""))
 }
 
-/// The state dict of a `Linformer` that computes what `encoder` does; its options are [`Options::of_encoder`].
+/// Returns the state dict of a `Linformer` that computes what `encoder` does; its options are [`Options::of_encoder`].
 ///
 /// # Errors
-/// An encoder that this class cannot be, by the name of what it lacks.
+/// Returns an error if this class cannot express the encoder; the error names the option that it lacks.
 pub fn linformer_state_dict<A: Scalar>(encoder: &Encoder<A>) -> Result<Tensors<A>> {
     let options = Options::of_encoder(encoder.config())?;
     write(encoder, &names::encoder("", "", &options))
 }
 
-/// The state dict of a `LinformerLM` that computes what `model` does; its options are [`Options::of_language_model`].
+/// Returns the state dict of a `LinformerLM` that computes what `model` does; its options are [`Options::of_language_model`].
 ///
 /// # Errors
-/// A model that this class cannot be, by the name of what it lacks.
+/// Returns an error if this class cannot express the model; the error names the option that it lacks.
 pub fn language_model_state_dict<A: Scalar>(model: &LanguageModel<A>) -> Result<Tensors<A>> {
     let options = Options::of_language_model(model.config())?;
     write(model, &names::language_model(&options))

@@ -1,6 +1,6 @@
 //! Saving and loading: the crate's own files, and those of the PyTorch implementations.
 //!
-//! Loaders of foreign models take their tensors by reference, or by value: then each is freed as soon as the model has its numbers, and
+//! Loaders of foreign models take their tensors by reference or by value. By value, each is freed as soon as the model has its numbers, so that
 //! memory holds the model once instead of twice.
 
 mod assign;
@@ -29,7 +29,7 @@ pub use native::Checkpoint;
 pub use parameters::{load_parameters, save_parameters};
 pub use tensors::Tensors;
 
-// What training saves and loads goes the same way.
+// Training saves and loads through these, too.
 pub(crate) use assign::assign;
 pub(crate) use codec::{decode, encode, native_dtype};
 pub(crate) use columns::Opened;

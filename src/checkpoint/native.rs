@@ -35,7 +35,7 @@ pub(crate) const RUN: &str = "linformer_training";
 const MODEL: &str = "model.";
 const BEST: &str = "best.";
 
-/// The version of what stands under it.
+/// The version of the metadata under this key.
 const FORMAT: u64 = 1;
 
 /// Saving and loading of a model with its configuration, as one safetensors file.
@@ -61,19 +61,20 @@ const FORMAT: u64 = 1;
 pub trait Checkpoint<A: Scalar>: Parameters<A> + Stored<A> {
     /// Writes the model to a file.
     ///
-    /// It is written to a temporary file in the same directory, brought to the disk and renamed: whatever happens, there is a whole
+    /// It is written to a temporary file in the same directory, synced and atomically renamed, so that there is always a complete
     /// file at `path`, the old one or the new one. A symbolic link is replaced, not followed.
     ///
     /// # Errors
-    /// A file or directory that cannot be written; a model of more tensors than a header has room for (over a hundred thousand).
+    /// Returns an error if the file or directory cannot be written, or if the model has more tensors than a header has room for (over a hundred
+    /// thousand).
     fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         contents(self)?.save(path.as_ref())
     }
 
-    /// What [`save`](Self::save) writes.
+    /// Returns the bytes that [`save`](Self::save) writes.
     ///
     /// # Errors
-    /// A model of more tensors than a header has room for.
+    /// Returns an error if the model has more tensors than a header has room for.
     fn to_bytes(&self) -> Result<Vec<u8>> {
         Ok(contents(self)?.to_bytes())
     }
@@ -82,17 +83,17 @@ pub trait Checkpoint<A: Scalar>: Parameters<A> + Stored<A> {
     /// ([`Trainer::save`](crate::training::Trainer::save), [`save_training`](crate::training::save_training)).
     ///
     /// # Errors
-    /// A file that cannot be read or is no valid safetensors file; one of another kind of model, of another format number, or with a
-    /// configuration that has unknown fields or describes no model; tensors that are missing, unexpected, of another shape, or of
-    /// integers, all of them listed.
+    /// Returns an error if the file cannot be read or is not a valid safetensors file; if it holds another kind of model, has another format number, or
+    /// has a configuration with unknown fields or that describes no model; or if tensors are missing, unexpected, of another shape, or of integers,
+    /// all of which are listed.
     fn load(path: impl AsRef<Path>) -> Result<Self> {
         restore(Tensors::read(path)?)
     }
 
-    /// The model in the bytes of such a file.
+    /// Loads a model from the bytes of such a file.
     ///
     /// # Errors
-    /// As [`load`](Self::load).
+    /// Returns an error as [`load`](Self::load) does.
     fn from_bytes(bytes: &[u8]) -> Result<Self> {
         restore(Tensors::from_bytes(bytes)?)
     }
@@ -111,13 +112,13 @@ pub trait Checkpoint<A: Scalar>: Parameters<A> + Stored<A> {
     /// ```
     ///
     /// # Errors
-    /// Tensors that are missing, unexpected, of another shape, or of integers. All of them are listed, and the model is left as it was.
+    /// Returns an error if tensors are missing, unexpected, of another shape, or of integers. All of them are listed, and the model is unchanged.
     fn load_parameters(&mut self, tensors: &Tensors<A>) -> Result<()> {
         assign(self, tensors)
     }
 }
 
-/// What a kind of model tells about its files.
+/// A kind of model, as its files describe it.
 pub(crate) trait Stored<A: Scalar>: Parameters<A> + Sized {
     /// The name of the kind.
     const KIND: &'static str;
@@ -160,14 +161,14 @@ macro_rules! checkpoint {
                 )?
 
                 fn build(config: &$config) -> Self {
-                    Self::draw(config, &mut Streams::zeros())
+                    Self::init(config, &mut Streams::zeros())
                 }
             }
 
             impl<A: Scalar> Checkpoint<A> for $model<A> {}
         )*
 
-        /// What a file's metadata says of a model of any type; nothing where it has no configuration that this crate knows.
+        /// Describes a model of any type from a file's metadata; `None` if it has no configuration that this crate knows.
         pub(crate) fn description_of_any<A: Scalar>(model: &dyn Any) -> Result<BTreeMap<String, String>> {
             $(
                 if let Some(model) = model.downcast_ref::<$model<A>>() {
@@ -206,20 +207,20 @@ impl<A: Scalar> Stored<A> for FeedForward<A> {
     }
 
     fn build(config: &FeedForwardFile) -> Self {
-        Self::draw(config.dim, config.out_dim, &config.layer, &mut Streams::zeros())
+        Self::init(config.dim, config.out_dim, &config.layer, &mut Streams::zeros())
     }
 }
 
 impl<A: Scalar> Checkpoint<A> for FeedForward<A> {}
 
-/// What the metadata says, but for the configuration: all that is known of a file before it is clear that it is one of ours.
+/// The metadata without the configuration: all that is known of a file before it is clear that this crate saved it.
 #[derive(Deserialize)]
 struct Kind {
     format: u64,
     model: String,
 }
 
-/// What the metadata says.
+/// The metadata.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Description<C> {
@@ -232,7 +233,7 @@ fn contents<A: Scalar, M: Stored<A>>(model: &M) -> Result<Contents<'_, A>> {
     Contents::new(model.named(), description_of(model)?)
 }
 
-/// What a file's metadata says of a model.
+/// Reads the description of a model from a file's metadata.
 pub(crate) fn description_of<A: Scalar, M: Stored<A>>(model: &M) -> Result<BTreeMap<String, String>> {
     let description = Description {
         format: FORMAT,

@@ -1,4 +1,4 @@
-//! The tensors of any value with parameters, models of one's own among them.
+//! The tensors of any value with parameters, including user-defined models.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::scalar::Scalar;
 
 /// Writes all tensors of `model`, parameters and buffers, to a safetensors file, under the names that [`Parameters::visit`] gives them.
 ///
-/// For models of one's own, made with [`parameters!`](crate::parameters!). The models of this crate have [`Checkpoint::save`](super::Checkpoint::save),
+/// For user-defined models, made with [`parameters!`](crate::parameters!). The models of this crate have [`Checkpoint::save`](super::Checkpoint::save),
 /// whose files hold their configurations, too. The file is written to a temporary file, synced and atomically renamed, so `path` always holds a
 /// complete file.
 ///
@@ -46,7 +46,7 @@ pub fn save_parameters<A: Scalar, M: Parameters<A>>(path: impl AsRef<Path>, mode
 /// Reads a safetensors file, and gives every parameter and buffer of `model` the value of the tensor of its name. Metadata is not read.
 ///
 /// # Errors
-/// Returns an error if the file cannot be read or is no valid safetensors file, or if tensors are missing, unexpected, of another shape, or of
+/// Returns an error if the file cannot be read or is not a valid safetensors file, or if tensors are missing, unexpected, of another shape, or of
 /// integers, all of which are listed. The model is then left as it was.
 pub fn load_parameters<A: Scalar, M: Parameters<A>>(path: impl AsRef<Path>, model: &mut M) -> Result<()> {
     assign(model, Tensors::read(path)?)

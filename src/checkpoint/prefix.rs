@@ -45,7 +45,7 @@ fn unwrapped(name: &str) -> (Vec<&'static str>, String) {
     (inside, kept.join("."))
 }
 
-/// What stands before a missing name at the end of `name`.
+/// The prefix of `name`, if `name` ends with a missing name.
 fn front<'n>(name: &'n str, missing: &BTreeSet<&str>) -> Option<&'n str> {
     let dots = name.match_indices('.').take(DEEPEST);
     let mut starts = dots.map(|(dot, _)| dot + 1);

@@ -69,18 +69,18 @@ pub struct Options {
 }
 
 impl Options {
-    /// Options from a JSON object.
+    /// Reads options from a JSON object.
     ///
     /// # Errors
-    /// An option that is missing or unknown, or of another type.
+    /// Returns an error if an option is missing, unknown, or has the wrong type.
     pub fn from_json(json: &str) -> Result<Self> {
         parse("rifath95::Options", json)
     }
 
-    /// The crate's configuration of the same model.
+    /// Returns the crate's configuration of the same model.
     ///
     /// # Errors
-    /// Options that describe no model, here or in the peer.
+    /// Returns an error if the options describe no model, here or in the peer.
     pub fn config(&self) -> Result<LanguageModelConfig> {
         let blocks = self.num_global_blocks;
         if blocks == 0 || !self.block_size.is_multiple_of(blocks) {
@@ -122,7 +122,7 @@ impl Options {
         shape[usize::from(self.share_e_f_across_heads)..].to_vec()
     }
 
-    /// What has the same shape on both sides.
+    /// The tensors with the same shape on both sides.
     fn entries(&self) -> Vec<Entry> {
         let mut entries = vec![
             Entry::new("embedding.weight", "token_embedding_table.weight"),
@@ -161,10 +161,10 @@ fn projections(layer: usize) -> [(String, String); 2] {
     })
 }
 
-/// The model of a state dict.
+/// Loads the model of a state dict.
 ///
 /// # Errors
-/// As [`Options::config`]; a tensor that is missing, left over or of another shape.
+/// Returns an error as [`Options::config`] does, or if a tensor is missing, left over or of another shape.
 pub fn language_model<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &Options) -> Result<LanguageModel<A>> {
     let config = options.config()?;
     let tensors = tensors.into();
@@ -174,10 +174,10 @@ pub fn language_model<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, op
     for layer in 0..options.n_layers {
         take_attention(&mut translation, layer, options);
     }
-    fill(LanguageModel::draw(&config, &mut Streams::zeros()), translation.finish()?)
+    fill(LanguageModel::init(&config, &mut Streams::zeros()), translation.finish()?)
 }
 
-/// What a layer has in another shape than ours.
+/// The tensors of a layer with another shape than ours.
 fn take_attention<A: Scalar>(translation: &mut Translation<'_, A>, layer: usize, options: &Options) {
     let name = format!("layers.{layer}.attn.qkv.weight");
     if let Some(joined) = translation.take(&name) {
@@ -203,10 +203,10 @@ fn take_attention<A: Scalar>(translation: &mut Translation<'_, A>, layer: usize,
     }
 }
 
-/// The state dict of the model of these options that computes what `model` does.
+/// Returns the state dict of the model of these options that computes what `model` does.
 ///
 /// # Errors
-/// As [`Options::config`]; a model of other options, by the name of the first that differs.
+/// Returns an error as [`Options::config`] does, or if the model has other options; the error names the first that differs.
 pub fn language_model_state_dict<A: Scalar>(model: &LanguageModel<A>, options: &Options) -> Result<Tensors<A>> {
     let config = options.config()?;
     check_same(PEER, model.config(), &config)?;

@@ -12,7 +12,7 @@ use crate::config::{
 use crate::error::{Error, Result};
 use crate::scalar::Scalar;
 
-/// How many numbers, and how many blocks, a model may have besides those in the file, so that what is missing can be listed.
+/// How many numbers, and how many blocks, a model may have in addition to those in the file, so that what is missing can be listed.
 const SPARE_NUMBERS: usize = 1 << 20;
 const SPARE_BLOCKS: usize = 1 << 10;
 
@@ -291,10 +291,10 @@ fn decoder_language_model(config: &DecoderLanguageModelConfig) -> usize {
     embeddings.numbers().saturating_add(decoder(&config.decoder))
 }
 
-/// What stands around the blocks of a model of tokens.
+/// The parts around the blocks of a model of tokens.
 struct Embeddings {
     vocab_size: usize,
-    /// Of the token vectors and of the blocks.
+    /// The widths of the token vectors and of the blocks.
     widths: (usize, usize),
     position: PositionKind,
     has_norm: bool,

@@ -36,7 +36,7 @@ pub(crate) fn reshaped<A: Scalar>(tensor: &SharedArray<A>, shape: &[usize]) -> O
 pub(crate) struct Source<A> {
     parts: Vec<SharedArray<A>>,
     join: Join,
-    /// What the file stored.
+    /// The type stored in the file.
     pub(super) dtype: Dtype,
 }
 
@@ -112,7 +112,7 @@ impl<A: Scalar> Source<A> {
 #[derive(Debug)]
 pub(crate) struct Sources<A> {
     pub(super) by_name: BTreeMap<String, Source<A>>,
-    /// Names that a file gives to tensors besides those they are stored under.
+    /// Names that a file gives to tensors in addition to those they are stored under.
     pub(super) aliases: BTreeMap<String, String>,
 }
 

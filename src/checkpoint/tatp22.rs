@@ -1,6 +1,6 @@
 //! Checkpoints of tatp22's `linformer-pytorch` (PyPI, 0.19).
 //!
-//! Blocks are post-norm without a norm after the last; E and F have a bias, and besides them only the output and the feed-forward have
+//! Blocks are post-norm without a norm after the last; E and F have a bias, and otherwise only the output and the feed-forward have
 //! one. A model is described by the options of its class, in that package's own names and with its defaults.
 //!
 //! | its class | options | loaded by | written by | model |
@@ -16,7 +16,7 @@
 //! use linformer::checkpoint::{Tensors, tatp22};
 //! use linformer::Encoder;
 //!
-//! // What `Linformer(input_size=512, channels=64, dim_k=32, depth=2)` was trained to, read from a safetensors file.
+//! // The trained weights of `Linformer(input_size=512, channels=64, dim_k=32, depth=2)`, read from a safetensors file.
 //! fn load(state_dict: &Tensors<f32>) -> linformer::Result<Encoder> {
 //!     let options = tatp22::LinformerOptions::from_json(r#"{"input_size": 512, "channels": 64, "dim_k": 32, "depth": 2}"#)?;
 //!     tatp22::linformer(state_dict, &options)
@@ -24,17 +24,17 @@
 //! ```
 //!
 //! A decoder's `embeddings`, which the package wants as long as the target, is the source here and may have any length up to `input_size`. Its
-//! masks are refused, that is: there is no way to give them as the package has them, swapped between the two sides; here each side has its own.
+//! masks, which the package swaps between the two sides, are not supported; here each side has its own.
 //!
 //! No tensor may be left over; only the E and F that full attention has and does not use are dropped. Tensors that layers or heads share
-//! stand in its files under every name: all copies must agree, and the model has one. Its `input_mask` is a
+//! are in its files under every name: all copies must agree, and the model has one. Its `input_mask` is a
 //! [`PaddingMask`](crate::PaddingMask); its `embeddings_mask`, which would make the masked rows of an encoder attend evenly, has no
 //! counterpart.
 //!
-//! The matrices of [`Method::NoParams`] are in no state dict. They are handed over with the other tensors, (n, k) as they are in the
+//! The matrices of [`Method::NoParams`] are in no state dict. They are handed over with the other tensors, (n, k) as in the
 //! package: `E.{j}` and `F.{j}` for the attention at `seq[j]`, `E.{j}.{h}` and `F.{j}.{h}` for its head h with sharing `none`, whatever
 //! encloses the `seq`; without the `.{j}` for an `MHAttention` by itself. Where the heads' matrices are equal, as those of a single head are,
-//! `E.{j}` and `F.{j}` stand for all of them.
+//! `E.{j}` and `F.{j}` represent all of them.
 //!
 //! Options that have no effect in the package are accepted and have none: a checkpoint made with them is right. Refused are
 //!

@@ -20,7 +20,7 @@ use crate::scalar::Scalar;
 /// Tensors by name, in the order of their names: what is read from a safetensors file or written to one.
 ///
 /// A file may store numbers as F64, F32, F16, BF16, as integers or as BOOL; all become `A`, rounded where they must be.
-/// [`dtype`](Self::dtype) tells what they were. They are written as `A` is: F32 or F64.
+/// [`dtype`](Self::dtype) returns their stored type. They are written as `A` is: F32 or F64.
 ///
 /// ```
 /// use linformer::checkpoint::Tensors;
@@ -45,14 +45,14 @@ pub struct Tensors<A = f32> {
 
 #[derive(Clone, Debug)]
 struct Tensor<A> {
-    /// What the file stored.
+    /// The type stored in the file.
     dtype: Dtype,
     /// Loading a model shares it instead of copying it.
     values: SharedArray<A>,
 }
 
 impl<A: Scalar> Tensors<A> {
-    /// No tensors yet.
+    /// Creates an empty set of tensors.
     pub fn new() -> Self {
         Self {
             tensors: BTreeMap::new(),
@@ -66,8 +66,8 @@ impl<A: Scalar> Tensors<A> {
     /// metadata are put together; where they differ, the first part counts.
     ///
     /// # Errors
-    /// Returns an error if the file cannot be read or is no valid safetensors file (those of other formats are named), or has a dtype other
-    /// than those above. Of an index, also if a part is missing, is not in the same folder, or does not have the tensors that the index says
+    /// Returns an error if the file cannot be read or is not a valid safetensors file (those of other formats are named), or has a dtype other
+    /// than those above. For an index, also if a part is missing, is not in the same folder, or does not have the tensors that the index says
     /// it has, and no others.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
@@ -79,7 +79,7 @@ impl<A: Scalar> Tensors<A> {
         Self::from_reader(&mut input, len, &|source| failed("read", path, source))
     }
 
-    /// Reads one file, which is no index.
+    /// Reads one file, which is not an index.
     pub(super) fn read_one(path: &Path) -> Result<Self> {
         let (mut input, len) = open(path)?;
         Self::from_reader(&mut input, len, &|source| failed("read", path, source))
@@ -88,7 +88,7 @@ impl<A: Scalar> Tensors<A> {
     /// Reads what a safetensors file consists of.
     ///
     /// # Errors
-    /// Returns an error if the bytes are no valid safetensors file (those of other formats are named), or have a dtype other than those above.
+    /// Returns an error if the bytes are not a valid safetensors file (those of other formats are named), or have a dtype other than those above.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut input = bytes;
         Self::from_reader(&mut input, bytes.len() as u64, &|error| malformed(error.to_string()))
@@ -111,15 +111,15 @@ impl<A: Scalar> Tensors<A> {
     /// old one or the new one. A symbolic link is replaced, not followed.
     ///
     /// # Errors
-    /// A file or directory that cannot be written; more or longer names than a header has room for.
+    /// Returns an error if the file or directory cannot be written, or if a header has no room for so many or such long names.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
         self.contents()?.save(path.as_ref())
     }
 
-    /// What [`write`](Self::write) writes.
+    /// Returns the bytes that [`write`](Self::write) writes.
     ///
     /// # Errors
-    /// More or longer names than a header has room for.
+    /// Returns an error if a header has no room for so many or such long names.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         Ok(self.contents()?.to_bytes())
     }
@@ -132,7 +132,7 @@ impl<A: Scalar> Tensors<A> {
     /// Adds a tensor.
     ///
     /// # Errors
-    /// A name that is taken, or `__metadata__`, which the format reserves.
+    /// Returns an error if the name is taken, or if it is `__metadata__`, which the format reserves.
     pub fn insert(&mut self, name: impl Into<String>, tensor: ArrayD<A>) -> Result<()> {
         self.insert_as(name.into(), native_dtype::<A>(), tensor.into_shared())
     }
@@ -149,7 +149,7 @@ impl<A: Scalar> Tensors<A> {
         Ok(())
     }
 
-    /// Adds all tensors and what is said besides them, but for what is said here already.
+    /// Adds all tensors and metadata entries, except for keys that are set here already.
     pub(super) fn take_all(&mut self, other: Self) -> Result<()> {
         for (name, Tensor { dtype, values }) in other.tensors {
             self.insert_as(name, dtype, values)?;
@@ -164,7 +164,7 @@ impl<A: Scalar> Tensors<A> {
         self.metadata = metadata;
     }
 
-    /// The tensor of this name.
+    /// Returns the tensor of this name.
     ///
     /// A name that [`metadata`](Self::metadata) gives as another one of a tensor finds that tensor: so `safetensors.torch.save_model` writes
     /// tensors that a model has under several names.
@@ -190,7 +190,7 @@ impl<A: Scalar> Tensors<A> {
         self.tensors.contains_key(stored).then_some(stored)
     }
 
-    /// The names that tensors have besides those they are stored under, and these.
+    /// The names that tensors have in addition to those they are stored under, and these.
     pub(super) fn aliases(&self) -> impl Iterator<Item = (&str, &str)> {
         let names = self.metadata.keys().filter(|name| !self.tensors.contains_key(*name));
         names.filter_map(|name| Some((name.as_str(), self.stored_name(name)?)))
@@ -203,24 +203,24 @@ impl<A: Scalar> Tensors<A> {
         tensors.map(|(name, Tensor { dtype, values })| (name, dtype, values))
     }
 
-    /// The safetensors name of what the tensor was stored as in the file it was read from (`"BF16"`, say, or `"I64"`); that of `A` where
+    /// Returns the safetensors name of what the tensor was stored as in the file it was read from (`"BF16"`, say, or `"I64"`); that of `A` where
     /// it was [inserted](Self::insert).
     pub fn dtype(&self, name: &str) -> Option<&'static str> {
         let tensor = self.tensor(name)?;
         known(tensor.dtype).map(|(dtype, _)| dtype)
     }
 
-    /// All names that tensors are stored under, in order.
+    /// Returns all names that tensors are stored under, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The number of tensors.
+    /// Returns the number of tensors.
     pub fn len(&self) -> usize {
         self.tensors.len()
     }
 
-    /// Whether there is none.
+    /// Returns `true` if there are none.
     pub fn is_empty(&self) -> bool {
         self.tensors.is_empty()
     }
@@ -230,12 +230,12 @@ impl<A: Scalar> Tensors<A> {
         self.tensors.values().map(|tensor| tensor.values.len()).sum()
     }
 
-    /// What the file says besides its tensors.
+    /// Returns the file's metadata.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
 
-    /// Says something besides the tensors; what was said under this key is forgotten.
+    /// Sets a metadata entry, replacing any previous value.
     pub fn set_metadata(&mut self, key: impl Into<String>, value: impl Into<String>) {
         self.metadata.insert(key.into(), value.into());
     }

@@ -17,7 +17,7 @@ pub struct AttentionConfig {
     pub head_dim: Option<usize>,
     /// Key and value heads; each serves `heads` / `kv_heads` query heads. 1 is multi-query attention (Shazeer, arXiv 1911.02150).
     pub kv_heads: usize,
-    /// Whether one weight makes both keys and values (lucidrains' `share_kv` has this besides a shared projection).
+    /// Whether one weight makes both keys and values (lucidrains' `share_kv` has this in addition to a shared projection).
     pub tie_key_value: bool,
     /// Whether queries have a bias.
     pub query_bias: bool,
@@ -128,7 +128,7 @@ impl AttentionConfig {
             return Err(Error::config(
                 "value_bias",
                 self.value_bias,
-                "tied keys and values have one bias: set key_bias and value_bias alike",
+                "tied keys and values have one bias: set key_bias and value_bias to the same",
             ));
         }
         if let Some(rank) = self.output_rank {

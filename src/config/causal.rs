@@ -66,7 +66,7 @@ pub struct CausalConfig {
     pub window: Option<usize>,
     /// Which heads and layers share E and F.
     pub sharing: Sharing,
-    /// Which blocks do.
+    /// The blocks that share E and F.
     pub block_weights: BlockWeights,
     /// How window and summaries become one.
     pub softmax: SummarySoftmax,

@@ -28,7 +28,7 @@ pub struct DecoderConfig {
     pub cross_attention: AttentionKind,
     /// The number of blocks.
     pub depth: usize,
-    /// The feed-forward between the two attentions, if there is one, as tatp22's decoders have it.
+    /// The feed-forward between the two attentions, if there is one, as in tatp22's decoders.
     pub middle_feed_forward: Option<FeedForwardConfig>,
     /// The feed-forward after cross-attention, if there is one.
     pub feed_forward: Option<FeedForwardConfig>,
@@ -280,7 +280,7 @@ impl EncoderDecoderConfig {
             return Err(Error::config("source", width, reason));
         }
         if !self.target.decoder.is_causal() {
-            let reason = "the target must not see what it is to foretell: use CausalConfig, or AttentionConfig::with_causal(true)";
+            let reason = "the target must not see the tokens it is to predict: use CausalConfig, or AttentionConfig::with_causal(true)";
             return Err(Error::config("self_attention", "not causal", reason));
         }
         if let PositionKind::LearnedAfterPadding { .. } = self.target.position {

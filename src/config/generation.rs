@@ -11,7 +11,7 @@ pub enum ContextOverflow {
     /// Returns an error. The default.
     #[default]
     Error,
-    /// Drops the oldest tokens: of a longer prompt the last tokens that fit are kept, and whenever the context is full it starts anew with its
+    /// Drops the oldest tokens: of a longer prompt the last tokens that fit are kept, and whenever the context is full it restarts with its
     /// last half, positions counted from 0. This costs a run over half a context every half a context.
     Slide,
 }

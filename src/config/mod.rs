@@ -28,7 +28,7 @@ pub(crate) use norms::{HasNorms, check_eps};
 
 use crate::error::{Error, Result};
 
-/// Writes `with_…` methods that set one field each; those of options take the value or the option. A place that is no path of fields is in
+/// Writes `with_…` methods that set one field each; those of options take the value or the option. A place that is not a path of fields is in
 /// parentheses.
 macro_rules! setters {
     () => {};

@@ -27,11 +27,11 @@ pub enum PositionKind {
         /// The longest sequence.
         max_len: usize,
     },
-    /// As RoBERTa and fairseq count: only tokens that are no padding take a position, the first one `padding_token` + 1; padding itself
+    /// As RoBERTa and fairseq count: only tokens that are not padding take a position, the first one `padding_token` + 1; padding itself
     /// has the vector of row `padding_token`. Padding is what the mask says, where there is one, and every `padding_token` where there is
     /// none.
     LearnedAfterPadding {
-        /// The most tokens of a sequence that are no padding.
+        /// The most tokens of a sequence that are not padding.
         max_len: usize,
         /// The token id of padding.
         padding_token: usize,
@@ -42,7 +42,7 @@ pub enum PositionKind {
         base: f64,
         /// Which columns are sines.
         layout: SinusoidLayout,
-        /// Whether the frequencies are saved with the model, as rounded as they are there, rather than made anew; PyTorch models
+        /// Whether the frequencies are saved with the model, as rounded as they are there, rather than remade; PyTorch models
         /// that keep them as a buffer are reproduced only so.
         stored: bool,
     },
@@ -83,7 +83,7 @@ pub struct LanguageModelConfig {
     pub position: PositionKind,
     /// Whether the sum of token and position vectors is normalized.
     pub embedding_norm: bool,
-    /// A token whose vectors are set to 0 before the first block where no mask is given, as fairseq does. It is no mask: deeper
+    /// A token whose vectors are set to 0 before the first block where no mask is given, as fairseq does. It is not a mask: deeper
     /// blocks see whatever padding has become.
     pub zeroed_token: Option<usize>,
     /// The head that computes token scores.

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 pub struct TranslationConfig {
     /// The token before the first of every target.
     pub start_token: usize,
-    /// The token that ends a target. It is no part of the result.
+    /// The token that ends a target. It is not part of the result.
     pub end_token: usize,
     /// The most tokens of a target; what has not ended then is taken as it is.
     pub max_new_tokens: usize,

@@ -2,14 +2,14 @@
 
 use ndarray::{Array2, Array3};
 
-use super::part::{SequencePart, check_output};
+use super::rank_shard::{RankShard, check_output};
 use super::sharded::Sharded;
 use super::team::{Header, Team};
 use super::training::ShardedTraining;
-use crate::attention::{PaddingMask, Part};
+use crate::attention::{PaddingMask, SequenceShard};
 use crate::error::Result;
 use crate::layers::{Padding, check_width};
-use crate::models::{Classifier, Input, Sequences, pool_part, start};
+use crate::models::{Classifier, Input, Sequences, pool_shard, start};
 use crate::scalar::Scalar;
 use crate::training::SequenceBatch;
 
@@ -18,16 +18,16 @@ impl<A: Scalar> Sharded<'_, Classifier<A>> {
     /// (batch, own n, features) vectors, whichever the model reads.
     ///
     /// # Errors
-    /// As [`Classifier::forward`]; also if the ranks disagree or another rank fails.
+    /// Returns an error as [`Classifier::forward`] does, or if the ranks disagree or another rank fails.
     pub fn forward<'s>(&self, sequences: impl Into<Sequences<'s, A>>, mask: Option<&PaddingMask>) -> Result<Array2<A>>
     where
         A: 's,
     {
         let sequences = sequences.into();
         self.together("Sharded::forward of a Classifier", self.header(&sequences, mask), |team| {
-            let part = self.part(team, &sequences, mask)?;
-            let features = self.model().features_of_part(&sequences, mask, &part)?;
-            let pooled = pool_part(&features, self.model().config().pooling, mask, &part)?.pooled;
+            let shard = self.shard(team, &sequences, mask)?;
+            let features = self.model().features_of_shard(&sequences, mask, &shard)?;
+            let pooled = pool_shard(&features, self.model().config().pooling, mask, &shard)?.pooled;
             let scores = self.model().scores_of(pooled)?;
             check_output(team.rank(), scores.outer_iter())?;
             Ok(scores)
@@ -48,10 +48,10 @@ impl<A: Scalar> Sharded<'_, Classifier<A>> {
         }
     }
 
-    fn part<'t>(&self, team: &'t Team<'t>, sequences: &Sequences<'_, A>, mask: Option<&PaddingMask>) -> Result<SequencePart<'t>> {
+    fn shard<'t>(&self, team: &'t Team<'t>, sequences: &Sequences<'_, A>, mask: Option<&PaddingMask>) -> Result<RankShard<'t>> {
         match (self.model().input(), sequences) {
-            (Input::Tokens(backbone), Sequences::Tokens(tokens)) => backbone.part(team, self, tokens, mask),
-            _ => SequencePart::new(team, self.shards(), sequences.dim().0, mask),
+            (Input::Tokens(backbone), Sequences::Tokens(tokens)) => backbone.shard(team, self, tokens, mask),
+            _ => RankShard::new(team, self.shards(), sequences.dim().0, mask),
         }
     }
 }
@@ -65,21 +65,26 @@ impl<A: Scalar, B: SequenceBatch<A>> ShardedTraining<B, A> for Classifier<A> {
         sharded.header(&sequences, mask)
     }
 
-    fn part<'t>(sharded: &Sharded<'_, Self>, team: &'t Team<'t>, batch: &B) -> Result<SequencePart<'t>> {
+    fn shard<'t>(sharded: &Sharded<'_, Self>, team: &'t Team<'t>, batch: &B) -> Result<RankShard<'t>> {
         let (sequences, mask) = batch.sequences()?;
-        sharded.part(team, &sequences, mask)
+        sharded.shard(team, &sequences, mask)
     }
 }
 
 impl<A: Scalar> Classifier<A> {
-    /// The features of a part's rows, before they are pooled.
-    fn features_of_part(&self, sequences: &Sequences<'_, A>, mask: Option<&PaddingMask>, part: &dyn Part<A>) -> Result<Array3<A>> {
+    /// The features of a shard's rows, before they are pooled.
+    fn features_of_shard(
+        &self,
+        sequences: &Sequences<'_, A>,
+        mask: Option<&PaddingMask>,
+        shard: &dyn SequenceShard<A>,
+    ) -> Result<Array3<A>> {
         match (self.input(), sequences) {
-            (Input::Tokens(backbone), Sequences::Tokens(tokens)) => backbone.forward_part(tokens, mask, part),
+            (Input::Tokens(backbone), Sequences::Tokens(tokens)) => backbone.forward_shard(tokens, mask, shard),
             (Input::Features { input, position, encoder }, Sequences::Vectors(x)) => {
                 let mut x = input.forward(x)?;
-                position.add_from(start(Some(part)), &mut x.view_mut(), Padding::None)?;
-                encoder.forward_part(x, mask, part)
+                position.add_from(start(Some(shard)), &mut x.view_mut(), Padding::None)?;
+                encoder.forward_shard(x, mask, shard)
             }
             (input, _) => Err(input.mistaken("Sharded of a Classifier")),
         }

@@ -1,4 +1,4 @@
-//! What ranks need of one another: a few collective calls, and nothing of how they are made.
+//! The collective calls between ranks, independent of how they are made.
 
 use std::any::Any;
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::scalar::Scalar;
 pub enum Combine {
     /// Their sum. Sums of `u64` wrap around.
     Sum,
-    /// The largest of them. What becomes of NaN is left open.
+    /// The largest of them. The result for NaN is unspecified.
     Maximum,
 }
 
@@ -29,7 +29,7 @@ pub enum Numbers<'n> {
 }
 
 impl Numbers<'_> {
-    /// How many there are.
+    /// Returns the number of values.
     pub fn len(&self) -> usize {
         match self {
             Self::F32(numbers) => numbers.len(),
@@ -38,12 +38,12 @@ impl Numbers<'_> {
         }
     }
 
-    /// Whether there is none.
+    /// Returns `true` if there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many bytes they take.
+    /// Returns the number of bytes that they take.
     pub fn bytes(&self) -> usize {
         match self {
             Self::F32(numbers) => size_of_val(*numbers),
@@ -84,25 +84,25 @@ pub trait Communicator: fmt::Debug {
     /// Replaces every number by the sum, or the largest, of those that all ranks have in its place.
     ///
     /// # Errors
-    /// [`Error::Communication`] where the call cannot be completed.
+    /// Returns [`Error::Communication`] if the call cannot be completed.
     fn all_reduce(&self, numbers: Numbers<'_>, by: Combine) -> Result<()>;
 
     /// Replaces the numbers of all ranks by those of `root`.
     ///
     /// # Errors
-    /// As [`all_reduce`](Self::all_reduce).
+    /// Returns an error as [`all_reduce`](Self::all_reduce) does.
     fn broadcast(&self, numbers: Numbers<'_>, root: usize) -> Result<()>;
 
-    /// The bytes of all ranks, rank by rank, at `root`; `None` elsewhere. Ranks may have different numbers of bytes.
+    /// Returns the bytes of all ranks, rank by rank, at `root`; `None` elsewhere. Ranks may have different numbers of bytes.
     ///
     /// # Errors
-    /// As [`all_reduce`](Self::all_reduce).
+    /// Returns an error as [`all_reduce`](Self::all_reduce) does.
     fn gather(&self, bytes: &[u8], root: usize) -> Result<Option<Vec<Vec<u8>>>>;
 
-    /// The group of those ranks that call this with the same `color`, in the order of their numbers here.
+    /// Returns the group of those ranks that call this with the same `color`, in the order of their numbers here.
     ///
     /// # Errors
-    /// As [`all_reduce`](Self::all_reduce).
+    /// Returns an error as [`all_reduce`](Self::all_reduce) does.
     fn split(&self, color: usize) -> Result<Box<dyn Communicator>>;
 }
 
@@ -143,7 +143,7 @@ impl Communicator for SingleProcess {
     }
 }
 
-/// An error where there is no rank `root` among `size`.
+/// The error if there is no rank `root` among `size`.
 pub(super) fn check_root(operation: &'static str, root: usize, size: usize) -> Result<()> {
     if root < size {
         return Ok(());

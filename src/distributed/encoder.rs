@@ -2,10 +2,10 @@
 
 use ndarray::{Array3, ArrayRef3, Axis};
 
-use super::part::{SequencePart, check_output, real_rows};
+use super::rank_shard::{RankShard, check_output, real_rows};
 use super::sharded::{Sharded, pass_words};
 use super::team::Header;
-use crate::attention::{Compressor, PaddingMask, Part, Workspace};
+use crate::attention::{Compressor, PaddingMask, SequenceShard, Workspace};
 use crate::blocks::{Attention, Encoder, EncoderBlock, EncoderCache};
 use crate::config::TrainingPass;
 use crate::error::{Error, Result, checked_len};
@@ -13,28 +13,28 @@ use crate::layers::check_width;
 use crate::scalar::Scalar;
 
 impl<A: Scalar> Sharded<'_, Encoder<A>> {
-    /// (batch, own n, dim) → (batch, own n, dim): the rows that [`Encoder::forward`] has at this rank's positions.
+    /// Encodes (batch, own n, dim) → (batch, own n, dim): the rows that [`Encoder::forward`] has at this rank's positions.
     ///
     /// # Errors
-    /// As [`Encoder::forward`]; ranks that disagree; what failed on another rank.
+    /// Returns an error as [`Encoder::forward`] does, if the ranks disagree, or if another rank failed.
     pub fn forward(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         let header = self.sequence_header(x.dim().0, x.dim().1, mask).and_then(|header| {
             check_width("Sharded::forward", "x", x, self.model().config().dim())?;
             Ok(header)
         });
         self.together("Sharded::forward of an Encoder", header, |team| {
-            let part = SequencePart::new(team, self.shards(), x.dim().0, mask)?;
-            let y = self.model().forward_part(x.to_owned(), mask, &part)?;
+            let shard = RankShard::new(team, self.shards(), x.dim().0, mask)?;
+            let y = self.model().forward_shard(x.to_owned(), mask, &shard)?;
             check_output(team.rank(), real_rows(&y, mask))?;
             Ok(y)
         })
     }
 
-    /// [`forward`](Self::forward) with the pass's dropout; returns the scores and what [`backward`](Self::backward) needs. Dropout masks are each rank's own, and
-    /// not those of a single process.
+    /// Runs [`forward`](Self::forward) with the pass's dropout; returns the scores and what [`backward`](Self::backward) needs. Dropout masks are
+    /// each rank's own, and not those of a single process.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); a rate below 0, or of 1 or more; passes that differ.
+    /// Returns an error as [`forward`](Self::forward) does, if a rate is below 0 or not below 1, or if the passes of the ranks differ.
     pub fn forward_train(
         &self,
         x: &ArrayRef3<A>,
@@ -48,9 +48,9 @@ impl<A: Scalar> Sharded<'_, Encoder<A>> {
         });
         let mask = mask.cloned();
         self.together("Sharded::forward_train of an Encoder", header, |team| {
-            let part = SequencePart::new(team, self.shards(), batch, mask.as_ref())?;
+            let shard = RankShard::new(team, self.shards(), batch, mask.as_ref())?;
             let pass = &self.own_pass(pass);
-            let (y, cache) = self.model().forward_train_part(x.to_owned(), mask.as_ref(), pass, Some(&part))?;
+            let (y, cache) = self.model().forward_train_shard(x.to_owned(), mask.as_ref(), pass, Some(&shard))?;
             check_output(team.rank(), real_rows(&y, mask.as_ref()))?;
             let cache = ShardedCache {
                 cache,
@@ -61,29 +61,29 @@ impl<A: Scalar> Sharded<'_, Encoder<A>> {
         })
     }
 
-    /// The gradient of this rank's rows of the input, given `dy` of its rows of the output. Those of the parameters are added to `gradients`, a
-    /// value like the model's own [`zeros_like`](crate::Parameters::zeros_like): of E and F in full, of all others this rank's part, which
-    /// [`reduce_gradients`](Self::reduce_gradients) completes.
+    /// Returns the gradient of this rank's rows of the input, given `dy` of its rows of the output. Those of the parameters are added to `gradients`,
+    /// a value like the model's own [`zeros_like`](crate::Parameters::zeros_like): those of E and F in full, and this rank's share of all others,
+    /// which [`reduce_gradients`](Self::reduce_gradients) completes.
     ///
     /// # Errors
-    /// As [`Encoder::backward`]; what failed on another rank. This rank may have added to `gradients` before it learnt of that, so that they are a sum of
-    /// neither: begin them anew with [`zeros_like`](crate::Parameters::zeros_like), and repeat from [`forward_train`](Self::forward_train) on, with
-    /// every batch that they were a sum of.
+    /// Returns an error as [`Encoder::backward`] does, or if another rank failed. This rank may have added to `gradients` by then, which makes them
+    /// unusable: begin again with [`zeros_like`](crate::Parameters::zeros_like), and repeat from [`forward_train`](Self::forward_train) on, with
+    /// every batch that was added to them.
     pub fn backward(&self, cache: ShardedCache<EncoderCache<A>>, dy: Array3<A>, gradients: &mut Encoder<A>) -> Result<Array3<A>> {
         let (batch, length) = cache.dim;
         let pass = cache.cache.pass().for_part(0);
         let header = self.sequence_header(batch, length, cache.mask.as_ref());
         let header = header.map(|header| header.and(pass_words(&pass)));
         self.together("Sharded::backward of an Encoder", header, |team| {
-            let part = SequencePart::new(team, self.shards(), batch, cache.mask.as_ref())?;
-            let dx = self.model().backward_part(cache.cache, dy, gradients, Some(&part))?;
+            let shard = RankShard::new(team, self.shards(), batch, cache.mask.as_ref())?;
+            let dx = self.model().backward_shard(cache.cache, dy, gradients, Some(&shard))?;
             check_output(team.rank(), real_rows(&dx, cache.mask.as_ref()))?;
             Ok(dx)
         })
     }
 }
 
-/// What a backward pass needs besides the model's own cache.
+/// The cache of a backward pass over ranks: the model's own, and more.
 #[derive(Clone, Debug)]
 pub struct ShardedCache<C> {
     cache: C,
@@ -93,7 +93,7 @@ pub struct ShardedCache<C> {
 }
 
 impl<A: Scalar> Sharded<'_, Encoder<A>> {
-    /// What is compared before a forward pass.
+    /// The values compared before a forward pass.
     fn training_header(&self, batch: usize, length: usize, mask: Option<&PaddingMask>, pass: &TrainingPass) -> Result<Header> {
         pass.check()?;
         Ok(self.sequence_header(batch, length, mask)?.and(pass_words(pass)))
@@ -101,15 +101,15 @@ impl<A: Scalar> Sharded<'_, Encoder<A>> {
 }
 
 impl<A: Scalar> Encoder<A> {
-    /// [`forward`](Self::forward) of a part of sequences. Block by block, the sums of all items are completed at once.
-    pub(super) fn forward_part(&self, x: Array3<A>, mask: Option<&PaddingMask>, part: &dyn Part<A>) -> Result<Array3<A>> {
+    /// [`forward`](Self::forward) of a shard of sequences. Block by block, the sums of all items are completed at once.
+    pub(super) fn forward_shard(&self, x: Array3<A>, mask: Option<&PaddingMask>, shard: &dyn SequenceShard<A>) -> Result<Array3<A>> {
         let mut stream = self.checked(x, mask)?;
         let mut second = self.config().reversible.then(|| stream.clone());
         let workspace = &mut Workspace::new();
         workspace.tiles.prepare();
         for block in self.blocks() {
             let source = second.as_ref().unwrap_or(&stream);
-            let sums = self.completed_sums(block, source, mask, part, workspace)?;
+            let sums = self.completed_sums(block, source, mask, shard, workspace)?;
             let wider = attend_items(block, sums, &mut stream, second.as_mut(), workspace)?;
             stream = wider.unwrap_or(stream);
         }
@@ -122,13 +122,13 @@ impl<A: Scalar> Encoder<A> {
         Ok(stream)
     }
 
-    /// A compressor for each item, with the sums of all parts.
+    /// A compressor for each item, with the sums of all shards.
     fn completed_sums<'b>(
         &'b self,
         block: &'b EncoderBlock<A>,
         stream: &Array3<A>,
         mask: Option<&PaddingMask>,
-        part: &dyn Part<A>,
+        shard: &dyn SequenceShard<A>,
         workspace: &mut Workspace<A>,
     ) -> Result<Vec<Compressor<'b, A>>> {
         let Attention::Linformer(attention) = block.attention() else {
@@ -138,10 +138,10 @@ impl<A: Scalar> Encoder<A> {
         let mut sums = Vec::with_capacity(stream.dim().0);
         for (item, rows) in stream.outer_iter().enumerate() {
             let real = mask.map(|mask| mask.item(item));
-            let whole = (part, part.lengths()[item]);
+            let whole = (shard, shard.lengths()[item]);
             sums.push(attention.part_of_item(projections, whole, rows, block.first_norm(), real, &mut workspace.context)?);
         }
-        Compressor::complete_all(&mut sums, part)?;
+        Compressor::complete_all(&mut sums, shard)?;
         Ok(sums)
     }
 }

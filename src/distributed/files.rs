@@ -24,11 +24,11 @@ const GATHERED: usize = 1 << 28;
 
 #[allow(private_bounds)] // the bound is the seal of `Checkpoint`
 impl<'c, M> Sharded<'c, M> {
-    /// The model in a file that [`save`](Self::save), or [`Checkpoint::save`](crate::checkpoint::Checkpoint::save) in one process, wrote, with even
-    /// shards over its `seq_len`. Of E and F only this rank's columns are read.
+    /// Loads a model from a file that [`save`](Self::save), or [`Checkpoint::save`](crate::checkpoint::Checkpoint::save) in one process, wrote, with
+    /// even shards over its `seq_len`. Only this rank's columns of E and F are read.
     ///
     /// # Errors
-    /// As [`Checkpoint::load`](crate::checkpoint::Checkpoint::load) and [`Sharded::new`]; ranks that read different files.
+    /// Returns an error as [`Checkpoint::load`](crate::checkpoint::Checkpoint::load) and [`Sharded::new`] do, or if the ranks read different files.
     pub fn load<A: Scalar>(path: impl AsRef<Path>, communicator: &'c dyn Communicator) -> Result<Self>
     where
         M: Shardable<A> + Stored<A, Config = <M as Shardable<A>>::Config>,
@@ -36,10 +36,10 @@ impl<'c, M> Sharded<'c, M> {
         Self::load_with(path.as_ref(), None, communicator)
     }
 
-    /// [`load`](Self::load) with these shards.
+    /// Runs [`load`](Self::load) with these shards.
     ///
     /// # Errors
-    /// As [`load`](Self::load).
+    /// Returns an error as [`load`](Self::load) does.
     pub fn load_with_shards<A: Scalar>(path: impl AsRef<Path>, shards: Shards, communicator: &'c dyn Communicator) -> Result<Self>
     where
         M: Shardable<A> + Stored<A, Config = <M as Shardable<A>>::Config>,
@@ -73,7 +73,7 @@ impl<'c, M> Sharded<'c, M> {
     /// memory for that; the others' paths are not looked at. Over a [grid](Self::with_replicas), let the ranks of one replica save.
     ///
     /// # Errors
-    /// As [`Checkpoint::save`](crate::checkpoint::Checkpoint::save), on all ranks; what failed on another rank.
+    /// Returns an error on all ranks as [`Checkpoint::save`](crate::checkpoint::Checkpoint::save) does, or if another rank failed.
     pub fn save<A: Scalar>(&self, path: impl AsRef<Path>) -> Result<()>
     where
         M: Shardable<A> + Stored<A, Config = <M as Shardable<A>>::Config>,
@@ -84,11 +84,11 @@ impl<'c, M> Sharded<'c, M> {
         })
     }
 
-    /// [`save_training`](crate::training::save_training) of a run over several ranks, to a file that any number of ranks can go on from, one process
-    /// too.
+    /// Saves a run over several ranks as [`save_training`](crate::training::save_training) does, to a file that any number of ranks can resume from,
+    /// one process too.
     ///
     /// # Errors
-    /// As [`save`](Self::save).
+    /// Returns an error as [`save`](Self::save) does.
     pub fn save_training<A: Scalar>(&self, path: impl AsRef<Path>, optimizer: &impl Optimizer<A>, next: Step) -> Result<()>
     where
         M: Shardable<A> + 'static,
@@ -100,12 +100,12 @@ impl<'c, M> Sharded<'c, M> {
         })
     }
 
-    /// [`load_training`](crate::training::load_training) of a run that any number of ranks, or one process, saved. Of E and F, and of their moments,
-    /// only this rank's columns are read.
+    /// Loads, as [`load_training`](crate::training::load_training) does, a run that any number of ranks, or one process, saved. From E and F, and
+    /// their moments, only this rank's columns are read.
     ///
     /// # Errors
-    /// As [`load_training`](crate::training::load_training); ranks that read different files; what failed on another rank. Where the
-    /// files differ in their numbers alone, the model is changed before that is found.
+    /// Returns an error as [`load_training`](crate::training::load_training) does, if the ranks read different files, or if another rank failed. If
+    /// the files differ only in their numbers, the model has been changed by the time this is detected.
     pub fn load_training<A: Scalar, O: Optimizer<A>>(&mut self, path: impl AsRef<Path>, optimizer: &mut O) -> Result<Step>
     where
         M: Shardable<A>,

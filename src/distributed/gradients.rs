@@ -1,7 +1,7 @@
 //! Gradients of all ranks: flattened into one buffer and added up in one exchange.
 
 use super::communicator::{Combine, Communicator};
-use super::part::not_finite;
+use super::rank_shard::not_finite;
 use super::sharded::{OVER_REPLICAS, Shardable, Sharded, is_matrix};
 use super::team::{Header, Team, tell, together};
 use crate::config::{AttentionKind, EncoderConfig};
@@ -10,7 +10,7 @@ use crate::parameters::{Parameters, Role};
 use crate::scalar::{Scalar, inverse_power_of_two};
 use crate::training::{Optimizer, checked_norm};
 
-/// The mean of the losses and gradients of all ranks, each counted by its weight: data parallelism, for models that are whole on every rank.
+/// Computes the mean of the losses and gradients of all ranks, each counted by its weight: data parallelism, for models that are whole on every rank.
 ///
 /// Every rank brings the mean loss of its batch, the gradients of it, and a weight: with the number of targets that count, the result is the mean over
 /// the targets of all ranks, as of one large batch. The gradients are replaced, and the loss is returned. A rank with the weight 0 adds nothing, not
@@ -35,8 +35,8 @@ use crate::training::{Optimizer, checked_norm};
 /// ```
 ///
 /// # Errors
-/// A weight that is negative or not finite; gradients of other shapes than other ranks'; a loss or a gradient that is not finite, which all ranks
-/// report; what failed on another rank. The gradients are then as they were.
+/// Returns an error if a weight is negative or not finite, if gradients differ in shape between ranks, if a loss or a gradient is not finite (all
+/// ranks report it), or if another rank failed. The gradients are then unchanged.
 pub fn all_reduce_gradients<A: Scalar, M: Parameters<A>>(
     communicator: &dyn Communicator,
     loss: f64,
@@ -76,7 +76,7 @@ pub fn all_reduce_gradients<A: Scalar, M: Parameters<A>>(
     })
 }
 
-/// What numbers are multiplied by before they are squared and added: 1, unless the squares of the `largest` would leave the range.
+/// The factor of numbers before they are squared and added: 1, unless the squares of the `largest` would leave the range.
 fn squares_factor(largest: f64) -> f64 {
     if (1e-130..1e130).contains(&largest) {
         1.0
@@ -147,8 +147,8 @@ impl<M> Sharded<'_, M> {
     /// [grid](Self::with_replicas) all are added up over the replicas.
     ///
     /// # Errors
-    /// A gradient that is not finite, which all ranks report; what failed on another rank. The gradients may then be added up in part: begin them anew
-    /// with [`zeros_like`](Parameters::zeros_like), and repeat the backward pass.
+    /// Returns an error if a gradient is not finite (all ranks report it), or if another rank failed. The gradients may then be partly summed: begin
+    /// them anew with [`zeros_like`](Parameters::zeros_like), and repeat the backward pass.
     pub fn reduce_gradients<A: Scalar>(&self, gradients: &mut M) -> Result<()>
     where
         M: Shardable<A>,
@@ -172,7 +172,7 @@ impl<M> Sharded<'_, M> {
     }
 
     /// Goes on over the replicas, if there are any, where `sums` of this rank's sequences could be made; tells them where not.
-    /// `header` is what replicas must have alike.
+    /// `header` holds the values that replicas must agree on.
     pub(super) fn over_replicas<A: Scalar>(&self, sums: Result<()>, header: Header, totals: &mut [f64], gradients: &mut M) -> Result<()>
     where
         M: Shardable<A>,
@@ -192,11 +192,11 @@ impl<M> Sharded<'_, M> {
         })
     }
 
-    /// [`Optimizer::clip_gradient_norm`] with the norm over the columns of E and F of all ranks, so that all scale alike. The gradients must be
-    /// [reduced](Self::reduce_gradients), as those of `loss_and_gradients` are.
+    /// Clips as [`Optimizer::clip_gradient_norm`] does, with the norm over the columns of E and F of all ranks, so that all scale equally. The
+    /// gradients must be [reduced](Self::reduce_gradients), as those of `loss_and_gradients` are.
     ///
     /// # Errors
-    /// As [`Optimizer::clip_gradient_norm`], but for gradients of another model; ranks that disagree.
+    /// Returns an error as [`Optimizer::clip_gradient_norm`] does, except for gradients of another model, or if the ranks disagree.
     pub fn clip_gradient_norm<A: Scalar>(&self, optimizer: &impl Optimizer<A>, gradients: &mut M, max_norm: f64) -> Result<f64>
     where
         M: Shardable<A>,

@@ -2,39 +2,44 @@
 
 use ndarray::{Array2, Array3, ArrayRef2, ArrayView1, Axis};
 
-use super::part::{SequencePart, check_output, real_rows};
+use super::rank_shard::{RankShard, check_output, real_rows};
 use super::sharded::Sharded;
 use super::team::{Header, Team};
 use super::training::ShardedTraining;
-use crate::attention::{PaddingMask, Part};
+use crate::attention::{PaddingMask, SequenceShard};
 use crate::error::{Error, Result};
 use crate::models::{Backbone, LanguageModel, select};
 use crate::scalar::Scalar;
 use crate::training::TokenBatch;
 
 impl<A: Scalar> Backbone<A> {
-    /// This rank's part of the sequences, with what positions count of them.
-    pub(super) fn part<'t, M>(
+    /// This rank's shard of the sequences, with what positions count of them.
+    pub(super) fn shard<'t, M>(
         &self,
         team: &'t Team<'t>,
         sharded: &Sharded<'_, M>,
         tokens: &ArrayRef2<usize>,
         mask: Option<&PaddingMask>,
-    ) -> Result<SequencePart<'t>> {
-        let mut part = SequencePart::new(team, sharded.shards(), tokens.nrows(), mask)?;
+    ) -> Result<RankShard<'t>> {
+        let mut shard = RankShard::new(team, sharded.shards(), tokens.nrows(), mask)?;
         if let Some(padding) = self.embeddings.position.padding_token() {
             let counts: Vec<usize> = match mask {
                 Some(mask) => mask.real().outer_iter().map(|row| count(row, |&real| real)).collect(),
                 None => tokens.outer_iter().map(|row| count(row, |&token| token != padding)).collect(),
             };
-            part.count_tokens(&counts)?;
+            shard.count_tokens(&counts)?;
         }
-        Ok(part)
+        Ok(shard)
     }
 
-    /// Features of a part of sequences, (batch, own n, embedding width).
-    pub(super) fn forward_part(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>, part: &dyn Part<A>) -> Result<Array3<A>> {
-        self.around(tokens, mask, Some(part), |x| self.encoder.forward_part(x, mask, part))
+    /// Features of a shard of sequences, (batch, own n, embedding width).
+    pub(super) fn forward_shard(
+        &self,
+        tokens: &ArrayRef2<usize>,
+        mask: Option<&PaddingMask>,
+        shard: &dyn SequenceShard<A>,
+    ) -> Result<Array3<A>> {
+        self.around(tokens, mask, Some(shard), |x| self.encoder.forward_shard(x, mask, shard))
     }
 }
 
@@ -43,11 +48,11 @@ fn count<T>(row: ArrayView1<'_, T>, is_token: impl Fn(&T) -> bool) -> usize {
 }
 
 impl<A: Scalar> Sharded<'_, LanguageModel<A>> {
-    /// (batch, own n) token ids → (batch, own n, `vocab_size`) scores, or features where the model has no head: the rows that
+    /// Computes token scores: (batch, own n) token ids → (batch, own n, `vocab_size`), or features where the model has no head: the rows that
     /// [`LanguageModel::forward`] has at this rank's positions.
     ///
     /// # Errors
-    /// As [`LanguageModel::forward`]; ranks that disagree; what failed on another rank.
+    /// Returns an error as [`LanguageModel::forward`] does, if the ranks disagree, or if another rank failed.
     pub fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         self.with_features("Sharded::forward of a LanguageModel", tokens, mask, |features| {
             let Some(head) = self.model().head() else {
@@ -59,18 +64,19 @@ impl<A: Scalar> Sharded<'_, LanguageModel<A>> {
         })
     }
 
-    /// (batch, own n) token ids → (batch, own n, embedding width): what the head is given.
+    /// Computes the head's input: (batch, own n) token ids → (batch, own n, embedding width).
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// Returns an error as [`forward`](Self::forward) does.
     pub fn features(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         self.with_features("Sharded::features of a LanguageModel", tokens, mask, Ok)
     }
 
-    /// The scores at some of this rank's `positions`, counted from its first, one list for each batch item: (number of positions, `vocab_size`).
+    /// Computes the scores at some of this rank's `positions`, counted from its first, one list for each batch item: (number of positions,
+    /// `vocab_size`).
     ///
     /// # Errors
-    /// As [`LanguageModel::logits_at`]; ranks that disagree; what failed on another rank.
+    /// Returns an error as [`LanguageModel::logits_at`] does, if the ranks disagree, or if another rank failed.
     pub fn logits_at(&self, tokens: &ArrayRef2<usize>, positions: &[Vec<usize>], mask: Option<&PaddingMask>) -> Result<Array2<A>> {
         self.with_features("Sharded::logits_at of a LanguageModel", tokens, mask, |features| {
             let Some(head) = self.model().head() else {
@@ -100,8 +106,8 @@ impl<A: Scalar> Sharded<'_, LanguageModel<A>> {
         let header = self.sequence_header(tokens.nrows(), tokens.ncols(), mask);
         self.together(operation, header, |team| {
             let backbone = self.model().backbone();
-            let part = backbone.part(team, self, tokens, mask)?;
-            let features = backbone.forward_part(tokens, mask, &part)?;
+            let shard = backbone.shard(team, self, tokens, mask)?;
+            let features = backbone.forward_shard(tokens, mask, &shard)?;
             check_output(team.rank(), real_rows(&features, mask))?;
             finish(features)
         })
@@ -116,8 +122,8 @@ impl<A: Scalar> ShardedTraining<TokenBatch, A> for LanguageModel<A> {
         sharded.sequence_header(batch.tokens.nrows(), batch.tokens.ncols(), batch.mask.as_ref())
     }
 
-    fn part<'t>(sharded: &Sharded<'_, Self>, team: &'t Team<'t>, batch: &TokenBatch) -> Result<SequencePart<'t>> {
+    fn shard<'t>(sharded: &Sharded<'_, Self>, team: &'t Team<'t>, batch: &TokenBatch) -> Result<RankShard<'t>> {
         let backbone = sharded.model().backbone();
-        backbone.part(team, sharded, &batch.tokens, batch.mask.as_ref())
+        backbone.shard(team, sharded, &batch.tokens, batch.mask.as_ref())
     }
 }

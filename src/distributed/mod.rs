@@ -1,6 +1,6 @@
-//! Beyond one machine: sequences, and batches, that are spread over ranks.
+//! Several machines: sequences and batches spread over ranks.
 //!
-//! A rank is one of several processes, or threads, that run the same program. What they need of one another is a [`Communicator`]:
+//! A rank is one of several processes, or threads, that run the same program. They communicate through a [`Communicator`]:
 //! [`SingleProcess`], [`ThreadGroup`], or MPI's of the crate `linformer-mpi`.
 //!
 //! * One long sequence: [`Sharded`] models. Each rank has a range of positions ([`Shards`]) and the columns of E and F that belong to them; for each layer
@@ -14,13 +14,14 @@
 //!
 //! # Failures
 //!
-//! Every operation is begun and ended by all ranks together. Before any work they compare what must be alike, and return one
-//! [`Error::Disagreement`](crate::Error::Disagreement) where it is not. Before any numbers are exchanged they exchange a status word, so that where one rank
-//! fails, all others return an [`Error::Rank`](crate::Error::Rank) that names it and says why, instead of waiting for it. NaN and infinities in what a rank would add,
-//! in what it puts out at real positions, and in its gradients are such a failure. A process that dies is the communicator's to deal with: MPI ends all others, and a [`ThreadGroup`] returns errors.
+//! All ranks begin and end every operation together. Before any work they compare the values that must agree, and return one
+//! [`Error::Disagreement`](crate::Error::Disagreement) if these differ. Before any numbers are exchanged they exchange a status word, so that if one rank
+//! fails, all others return an [`Error::Rank`](crate::Error::Rank) with its number and its reason instead of waiting for it. NaN and infinities in a rank's
+//! sums, in its output at real positions, and in its gradients are such a failure. The communicator handles processes that die: MPI ends all others, and a
+//! [`ThreadGroup`] returns errors.
 //!
-//! After an error all ranks have left the operation, and can go on together with another. Gradients that [`Sharded::backward`] adds to, or that
-//! [`Sharded::reduce_gradients`] adds up, may by then have been changed on some of them: begin these anew.
+//! After an error all ranks have left the operation, and can begin another together. Gradients that [`Sharded::backward`] adds to, or that
+//! [`Sharded::reduce_gradients`] adds up, may have been changed on some of them by then: begin again with zeros.
 
 mod classifier;
 mod communicator;
@@ -29,7 +30,7 @@ mod encoder;
 mod files;
 mod gradients;
 mod language_model;
-mod part;
+mod rank_shard;
 mod sharded;
 mod shards;
 mod team;

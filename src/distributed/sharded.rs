@@ -16,14 +16,14 @@ use crate::scalar::Scalar;
 
 /// A model, [`Encoder`], [`LanguageModel`] or [`Classifier`], for sequences that are spread over the ranks of a group.
 ///
-/// A rank has the positions of its range of [`Shards`], and of E and F the columns of these positions alone; all other parameters are on every
+/// A rank has the positions of its range of [`Shards`] and the columns of E and F at these positions; all other parameters are on every
 /// rank. K̄ = Σ Eₛ·Xₛ over the ranks s: for each layer they add up the compressed keys and values, 2·k·d numbers a batch item whatever n is, and
-/// in training their gradients. Everything else is done row by row, where the row is. So every kind of projection gives what it gives in a single
+/// in training their gradients. Everything else is computed row by row, on the rank that has the row. So every kind of projection gives the results of a single
 /// process, up to rounding (1e-12 in `f64`): windows of pooling and convolutions may lie across ranks, and padding may be anywhere.
 ///
-/// All ranks call the same methods in the same order, with a batch of as many items; with a mask or all of them without. Each call
-/// compares what must be alike before it does anything, and ends on all ranks or on none: a rank that fails returns its error, and all others
-/// [`Error::Rank`], which names it. So does a rank that finds NaN or infinities in what it would add, or in what it puts out at real positions.
+/// All ranks call the same methods in the same order, with batches of the same number of items, and all with a mask or all without. Each call
+/// compares the values that must agree before it does anything, and ends on all ranks or on none: a rank that fails returns its error, and all others
+/// [`Error::Rank`], which names it. NaN or infinities in a rank's sums, or in its output at real positions, are such a failure.
 ///
 /// ```
 /// use linformer::distributed::{Communicator, Shards, Sharded, ThreadGroup};
@@ -53,7 +53,7 @@ pub struct Sharded<'c, M> {
     communicator: &'c dyn Communicator,
     /// The ranks with the same positions of other sequences.
     replicas: Option<&'c dyn Communicator>,
-    /// Of the configuration and the shards.
+    /// A digest of the configuration and the shards.
     digest: u64,
 }
 
@@ -100,7 +100,7 @@ macro_rules! shardable {
                 }
 
                 fn build(config: &$config, streams: &mut Streams) -> Self {
-                    Self::draw(config, streams)
+                    Self::init(config, streams)
                 }
             }
 
@@ -135,11 +135,11 @@ fn ends_in_projections(path: &str) -> bool {
 }
 
 impl<'c, M> Sharded<'c, M> {
-    /// A model with drawn weights: the numbers that a single process has with the same seed.
+    /// Creates a model with random weights: the numbers that a single process has with the same seed.
     ///
     /// # Errors
-    /// A configuration that describes no model, or one whose attention is not Linformer attention: exact attention needs all keys everywhere.
-    /// Shards for another number of ranks, or of another length than E and F have columns. Ranks that disagree.
+    /// Returns an error if the configuration describes no model; if its attention is not Linformer attention (exact attention needs all keys on every
+    /// rank); if `shards` is for another number of ranks, or of another length than E and F have columns; or if the ranks disagree.
     pub fn new<A: Scalar>(config: &M::Config, seed: u64, shards: Shards, communicator: &'c dyn Communicator) -> Result<Self>
     where
         M: Shardable<A>,
@@ -155,10 +155,10 @@ impl<'c, M> Sharded<'c, M> {
         })
     }
 
-    /// This rank's part of a model that all ranks have.
+    /// Takes this rank's part of a model that all ranks have.
     ///
     /// # Errors
-    /// As [`new`](Self::new); parameters that differ.
+    /// Returns an error as [`new`](Self::new) does, or if the parameters differ between ranks.
     pub fn of<A: Scalar>(model: &M, shards: Shards, communicator: &'c dyn Communicator) -> Result<Self>
     where
         M: Shardable<A>,
@@ -206,8 +206,9 @@ impl<'c, M> Sharded<'c, M> {
         })
     }
 
-    /// The same over a grid of ranks: `replicas` are the ranks with the same positions of other sequences. Losses and gradients are then those
-    /// of all sequences. Each rank is in one group of either kind ([`Communicator::split`] makes them), and all groups of one kind are of one size.
+    /// Creates the same over a grid of ranks: `replicas` are the ranks with the same positions of other sequences. Losses and gradients are then
+    /// those of all sequences. Each rank is in one group of either kind ([`Communicator::split`] makes them), and all groups of one kind are of one
+    /// size.
     ///
     /// ```
     /// use linformer::distributed::{Communicator, Shards, Sharded, ThreadGroup};
@@ -226,7 +227,7 @@ impl<'c, M> Sharded<'c, M> {
     /// ```
     ///
     /// # Errors
-    /// Replicas with another configuration, or whose parameters differ; all ranks of the grid return one.
+    /// Returns an error if the replicas differ in configuration or parameters; all ranks of the grid return one.
     pub fn with_replicas<A: Scalar>(self, replicas: &'c dyn Communicator) -> Result<Self>
     where
         M: Shardable<A>,
@@ -246,27 +247,27 @@ impl<'c, M> Sharded<'c, M> {
         Ok(grid)
     }
 
-    /// The model, of whose E and F there are this rank's columns. Its own methods would take these columns for the first ones.
+    /// Returns the model, whose E and F have this rank's columns. Its own methods would take these columns for the first ones.
     pub fn model(&self) -> &M {
         &self.model
     }
 
-    /// The model, to be changed: by an optimizer, say. What is changed on one rank must be changed on all, but for E and F.
+    /// Returns the model for changes, by an optimizer for example. A change on one rank must be made on all, except to E and F.
     pub fn model_mut(&mut self) -> &mut M {
         &mut self.model
     }
 
-    /// How positions are spread over the ranks.
+    /// Returns how positions are spread over the ranks.
     pub fn shards(&self) -> &Shards {
         &self.shards
     }
 
-    /// This rank's positions, and the columns of E and F that it has.
+    /// Returns this rank's positions, and the columns of E and F that it has.
     pub fn range(&self) -> std::ops::Range<usize> {
         self.shards.range(self.communicator.rank())
     }
 
-    /// The ranks that a sequence is spread over.
+    /// Returns the ranks that a sequence is spread over.
     pub fn communicator(&self) -> &'c dyn Communicator {
         self.communicator
     }
@@ -284,7 +285,7 @@ impl<'c, M> Sharded<'c, M> {
         together(self.communicator, operation, header, work)
     }
 
-    /// [`together`](Self::together) for `work` that goes on over the replicas, whatever comes of it. They are told where it is not even begun.
+    /// [`together`](Self::together) for `work` that continues over the replicas, whatever its result. They are notified if it does not even begin.
     pub(super) fn together_on_grid<T>(
         &self,
         operation: &'static str,
@@ -302,12 +303,12 @@ impl<'c, M> Sharded<'c, M> {
         outcome
     }
 
-    /// What must be alike of the model.
+    /// The values of the model that must agree between ranks.
     pub(super) fn model_header(&self) -> Header {
         Header::new([("the configuration and the shards", self.digest)])
     }
 
-    /// What must be alike before a batch of sequences is worked on, of whose positions this rank has `length`.
+    /// The values that must agree before work on a batch of sequences, `length` positions of which are on this rank.
     pub(super) fn sequence_header(&self, batch: usize, length: usize, mask: Option<&PaddingMask>) -> Result<Header> {
         PaddingMask::check(mask, "Sharded", batch, length)?;
         let words = [
@@ -324,7 +325,7 @@ impl<'c, M> Sharded<'c, M> {
     }
 }
 
-/// What must be alike of a training pass.
+/// The values of a training pass that must agree between ranks.
 pub(super) fn pass_words(pass: &TrainingPass) -> [(&'static str, u64); 1] {
     [("the training pass", digest(format!("{pass:?}").into_bytes()))]
 }

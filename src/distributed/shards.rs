@@ -1,4 +1,4 @@
-//! Which positions are whose.
+//! Assignment of positions to ranks.
 
 use std::ops::Range;
 
@@ -28,7 +28,7 @@ impl Shards {
     /// Ranges over `length` positions that differ in size by one at most.
     ///
     /// # Errors
-    /// No ranks; more than memory has room for.
+    /// Returns an error if there are no ranks, or more than memory has room for.
     pub fn even(length: usize, ranks: usize) -> Result<Self> {
         let bound = |rank: usize| (rank as u128 * length as u128 / ranks.max(1) as u128) as usize;
         let mut bounds = Vec::new();
@@ -43,7 +43,7 @@ impl Shards {
     /// Ranges of these lengths, rank by rank.
     ///
     /// # Errors
-    /// No ranks; lengths whose sum overflows.
+    /// Returns an error if there are no ranks, or if the sum of the lengths overflows.
     pub fn from_lengths(lengths: &[usize]) -> Result<Self> {
         let mut bounds = vec![0_usize];
         for &length in lengths {
@@ -63,23 +63,23 @@ impl Shards {
         Ok(Self { bounds })
     }
 
-    /// The number of ranks.
+    /// Returns the number of ranks.
     pub fn ranks(&self) -> usize {
         self.bounds.len() - 1
     }
 
-    /// The number of positions of all ranks.
+    /// Returns the number of positions of all ranks.
     pub fn total(&self) -> usize {
         self.bounds.last().copied().unwrap_or(0)
     }
 
-    /// The positions of `rank`; none for a rank that there is not.
+    /// Returns the positions of `rank`; none if there is no such rank.
     pub fn range(&self, rank: usize) -> Range<usize> {
         let bound = |rank: usize| self.bounds.get(rank).copied().unwrap_or_else(|| self.total());
         bound(rank)..bound(rank.saturating_add(1))
     }
 
-    /// The positions that `rank` has of a sequence of `length`.
+    /// Returns the positions that `rank` has of a sequence of `length`.
     pub fn part(&self, rank: usize, length: usize) -> Range<usize> {
         let range = self.range(rank);
         range.start.min(length)..range.end.min(length)

@@ -10,12 +10,12 @@ use super::communicator::{Combine, Communicator, Numbers, numbers};
 use crate::error::{Error, Result};
 use crate::scalar::Scalar;
 
-/// What the ranks tell one another before any work.
+/// The header that ranks exchange before any work.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Header {
-    /// What must be the same on all of them: names and numbers.
+    /// The values that must be the same on all of them: names and numbers.
     same: Vec<(&'static str, u64)>,
-    /// What each has for itself.
+    /// The values of each rank.
     own: u64,
 }
 
@@ -37,7 +37,7 @@ impl Header {
     }
 }
 
-/// What ranks meet for.
+/// The purpose of an exchange.
 #[derive(Clone, Copy, Debug)]
 #[repr(u64)]
 enum Purpose {
@@ -72,16 +72,17 @@ impl Purpose {
 pub(super) struct Team<'c> {
     communicator: &'c dyn Communicator,
     operation: &'static str,
-    /// Whether the other ranks know of the failure, or cannot be told.
-    told: Cell<bool>,
-    /// What each rank has for itself in its header.
+    /// Whether the other ranks know of the failure, or cannot be notified.
+    notified: Cell<bool>,
+    /// The values of each rank in its header.
     own_words: Vec<u64>,
 }
 
 /// Does `work` on all ranks. A `header` that could not be made is reported like any failure.
 ///
 /// # Errors
-/// On the rank that failed its own error; on all others [`Error::Rank`], which names it. [`Error::Disagreement`] where headers differ.
+/// Returns its own error on the rank that failed and [`Error::Rank`], which names it, on all others. Returns [`Error::Disagreement`] if headers
+/// differ.
 pub(super) fn together<T>(
     communicator: &dyn Communicator,
     operation: &'static str,
@@ -101,7 +102,7 @@ pub(super) fn together_with<P, T>(
     let mut team = Team {
         communicator,
         operation,
-        told: Cell::new(communicator.size() == 1),
+        notified: Cell::new(communicator.size() == 1),
         own_words: Vec::new(),
     };
     let compared = prepared.and_then(|(header, prepared)| Ok((team.compare(&header)?, prepared)));
@@ -121,12 +122,12 @@ pub(super) fn together_with<P, T>(
     }
 }
 
-/// Tells the ranks of another group that they cannot go on.
+/// Notifies the ranks of another group that they cannot continue.
 pub(super) fn tell(communicator: &dyn Communicator, operation: &'static str, error: &Error) {
     let team = Team {
         communicator,
         operation,
-        told: Cell::new(communicator.size() == 1),
+        notified: Cell::new(communicator.size() == 1),
         own_words: Vec::new(),
     };
     team.report(error);
@@ -143,7 +144,7 @@ impl Team<'_> {
 
     /// Tells the others of a failure, once, at their next meeting.
     fn report(&self, error: &Error) {
-        if self.told.replace(true) {
+        if self.notified.replace(true) {
             return;
         }
         let mut words = [(self.size() - self.rank()) as u64, 0, 0, 0, 0];
@@ -158,12 +159,12 @@ impl Team<'_> {
         }
     }
 
-    /// The rank that the largest of all status words tells of: the lowest that failed.
+    /// The rank that the largest of all status words names: the lowest that failed.
     fn failed(&self, word: u64) -> usize {
         self.size() - usize::try_from(word).unwrap_or(1).clamp(1, self.size())
     }
 
-    /// What the failed rank says.
+    /// The message of the failed rank.
     fn reason(&self, failed: usize, own: Option<&str>) -> Result<String> {
         let text = own.filter(|_| failed == self.rank()).unwrap_or_default();
         let mut length = [text.len() as u64];
@@ -184,7 +185,7 @@ impl Team<'_> {
         // The largest and the smallest of all, both as maxima.
         let mut words = [0, purpose, !purpose, length, !length];
         let known = |error| {
-            self.told.set(true);
+            self.notified.set(true);
             error
         };
         self.communicator
@@ -232,11 +233,11 @@ impl Team<'_> {
         let operation = ("the operation", digest(self.operation.bytes()));
         let (names, mut words): (Vec<_>, Vec<_>) = std::iter::once(operation).chain(header.same.iter().copied()).unzip();
         words.push(header.own);
-        let all = self.gathered(&words).inspect_err(|_| self.told.set(true))?;
+        let all = self.gathered(&words).inspect_err(|_| self.notified.set(true))?;
         let ranks: Vec<&[u64]> = all.chunks(words.len()).collect();
         for (rank, words) in ranks.iter().enumerate() {
             if let Some(index) = (0..names.len()).find(|&index| words[index] != ranks[0][index]) {
-                self.told.set(true);
+                self.notified.set(true);
                 let [expected, found] = [ranks[0][index], words[index]].map(|word| word.to_string());
                 return Err(self.disagreement(names[index], rank, expected, found));
             }
@@ -251,7 +252,7 @@ impl Team<'_> {
 
     /// An error that all ranks find for themselves, in what all of them know.
     pub(super) fn known_to_all(&self, error: Error) -> Error {
-        self.told.set(true);
+        self.notified.set(true);
         error
     }
 
@@ -289,13 +290,13 @@ impl Team<'_> {
         self.transfer(|communicator| communicator.gather(bytes, 0))
     }
 
-    /// A call that all ranks have agreed to make. Where it fails there is no telling the others.
+    /// A call that all ranks have agreed to make. If it fails, the others cannot be notified.
     fn transfer<T>(&self, call: impl FnOnce(&dyn Communicator) -> Result<T>) -> Result<T> {
         if self.size() == 1 {
             // One rank's numbers are what comes of them, and gathering them is done at once.
             return call(self.communicator);
         }
-        call(self.communicator).inspect_err(|_| self.told.set(true))
+        call(self.communicator).inspect_err(|_| self.notified.set(true))
     }
 }
 

@@ -82,7 +82,7 @@ impl Drop for ThreadRank {
     }
 }
 
-/// What the ranks of a group have in common.
+/// The state that the ranks of a group share.
 #[derive(Debug)]
 struct Shared {
     size: usize,
@@ -93,7 +93,7 @@ struct Shared {
 /// One collective call at a time: all ranks bring something, the last one makes the outcome, all take it.
 #[derive(Debug)]
 struct State {
-    brought: Vec<Option<Call>>,
+    inputs: Vec<Option<Call>>,
     outcome: Option<Arc<Outcome>>,
     /// How many have taken the outcome.
     taken: usize,
@@ -101,7 +101,7 @@ struct State {
     left: Option<usize>,
 }
 
-/// What a rank brings.
+/// The input of a rank.
 #[derive(Debug)]
 enum Call {
     Reduce(Owned, Combine),
@@ -110,7 +110,7 @@ enum Call {
     Split(usize),
 }
 
-/// What comes out of a call.
+/// The result of a call.
 #[derive(Debug)]
 enum Outcome {
     Numbers(Owned),
@@ -132,7 +132,7 @@ impl Shared {
         Self {
             size,
             state: Mutex::new(State {
-                brought: (0..size).map(|_| None).collect(),
+                inputs: (0..size).map(|_| None).collect(),
                 outcome: None,
                 taken: 0,
                 left: None,
@@ -141,7 +141,7 @@ impl Shared {
         }
     }
 
-    /// What a panic left behind is as it should be: nothing here panics half-way.
+    /// State left by a panic is consistent: nothing here panics half-way.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -159,9 +159,9 @@ impl ThreadRank {
         while state.outcome.is_some() {
             state = shared.wait(state);
         }
-        state.brought[self.rank] = Some(call);
-        if state.brought.iter().all(Option::is_some) {
-            let calls = state.brought.iter_mut().filter_map(Option::take).collect();
+        state.inputs[self.rank] = Some(call);
+        if state.inputs.iter().all(Option::is_some) {
+            let calls = state.inputs.iter_mut().filter_map(Option::take).collect();
             state.outcome = Some(Arc::new(outcome(calls)));
             shared.changed.notify_all();
         }
@@ -176,13 +176,13 @@ impl ThreadRank {
                 return match *outcome {
                     Outcome::Mismatch => Err(communication(
                         operation,
-                        "the ranks made different calls, or brought different numbers; let all make the same ones".into(),
+                        "the ranks made different calls, or passed different numbers; make the same calls on all".into(),
                     )),
                     _ => Ok(outcome),
                 };
             }
             if let Some(gone) = state.left {
-                state.brought[self.rank] = None;
+                state.inputs[self.rank] = None;
                 return Err(communication(
                     operation,
                     format!("rank {gone} has left the group; let all ranks make the same calls"),
@@ -197,7 +197,7 @@ fn communication(operation: &'static str, reason: String) -> Error {
     Error::Communication { operation, reason }
 }
 
-/// The outcome of what all ranks brought, in their order.
+/// The outcome of the inputs of all ranks, in their order.
 fn outcome(mut calls: Vec<Call>) -> Outcome {
     let others = calls.split_off(1);
     match calls.pop() {

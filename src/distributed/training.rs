@@ -1,6 +1,6 @@
 //! Training of models whose sequences are spread over ranks.
 
-use super::part::SequencePart;
+use super::rank_shard::RankShard;
 use super::sharded::{Shardable, Sharded, pass_words};
 use super::team::{Header, Team, digest};
 use crate::config::TrainingPass;
@@ -9,18 +9,18 @@ use crate::parameters::Parameters;
 use crate::scalar::Scalar;
 use crate::training::{CrossEntropy, Reduction, Scored, Targets, Trainable, weight_of};
 
-/// What training over ranks needs to know of a model and its batches.
+/// The interface that training over ranks needs of a model and its batches.
 pub(super) trait ShardedTraining<B: Targets, A: Scalar>: Scored<B, A> + Shardable<A> {
     const OPERATION: &'static str;
 
     /// Whether every rank has the scores of whole sequences, with the same targets; otherwise each has those of its positions.
     const WHOLE: bool;
 
-    /// What must be alike of a batch.
+    /// The values of a batch that must agree between ranks.
     fn header(sharded: &Sharded<'_, Self>, batch: &B) -> Result<Header>;
 
-    /// This rank's part of the sequences.
-    fn part<'t>(sharded: &Sharded<'_, Self>, team: &'t Team<'t>, batch: &B) -> Result<SequencePart<'t>>;
+    /// This rank's shard of the sequences.
+    fn shard<'t>(sharded: &Sharded<'_, Self>, team: &'t Team<'t>, batch: &B) -> Result<RankShard<'t>>;
 }
 
 /// Trains on sequences that are spread over the ranks, and over all replicas: every rank gets the loss of all targets, the gradients of its columns
@@ -43,11 +43,11 @@ impl<A: Scalar, B: Targets, M: ShardedTraining<B, A>> Trainable<B, A> for Sharde
             let mut gradients = self.model().zeros_like();
             let mut totals = [0.0, targets.iter().flatten().count() as f64];
             let mut add_up = || {
-                let part = M::part(self, team, batch)?;
-                let (scores, cache) = self.model().train_scores(batch, &self.own_pass(pass), Some(&part))?;
+                let shard = M::shard(self, team, batch)?;
+                let (scores, cache) = self.model().train_scores(batch, &self.own_pass(pass), Some(&shard))?;
                 let (sum, dy) = loss.with_reduction(Reduction::Sum).loss_and_gradient(scores, targets)?;
                 totals[0] = pass.step.finite_loss(sum)?;
-                self.model().backward_scores(cache, dy, &mut gradients, Some(&part))?;
+                self.model().backward_scores(cache, dy, &mut gradients, Some(&shard))?;
                 // The same scores give the same loss on all ranks.
                 let totals: &mut [f64] = if M::WHOLE { &mut [] } else { &mut totals };
                 self.add_up_parts(team, totals, &mut gradients)
@@ -68,7 +68,7 @@ impl<A: Scalar, B: Targets, M: ShardedTraining<B, A>> Trainable<B, A> for Sharde
     }
 }
 
-/// What must be alike of a loss.
+/// The values of a loss that must agree between ranks.
 fn loss_words(loss: &CrossEntropy) -> [(&'static str, u64); 2] {
     [
         ("the label smoothing", loss.label_smoothing.to_bits()),

@@ -38,10 +38,10 @@ impl<A: Scalar> Embedding<A> {
         at_least_one("vocab_size", vocab_size)?;
         at_least_one("dim", dim)?;
         checked_len("Embedding", &[vocab_size, dim], size_of::<A>())?;
-        Ok(Self::draw(vocab_size, dim, &mut Streams::new(seed)))
+        Ok(Self::init(vocab_size, dim, &mut Streams::new(seed)))
     }
 
-    pub(crate) fn draw(vocab_size: usize, dim: usize, streams: &mut Streams) -> Self {
+    pub(crate) fn init(vocab_size: usize, dim: usize, streams: &mut Streams) -> Self {
         Self {
             weight: streams.normal((vocab_size, dim), 0.02),
         }

@@ -62,14 +62,14 @@ impl<A: Scalar> FeedForward<A> {
     /// Returns an error if a width is 0, or the sizes overflow.
     pub fn new(dim: usize, out_dim: usize, config: &FeedForwardConfig, seed: u64) -> Result<Self> {
         config.check(dim, out_dim)?;
-        Ok(Self::draw(dim, out_dim, config, &mut Streams::new(seed)))
+        Ok(Self::init(dim, out_dim, config, &mut Streams::new(seed)))
     }
 
-    pub(crate) fn draw(dim: usize, out_dim: usize, config: &FeedForwardConfig, streams: &mut Streams) -> Self {
+    pub(crate) fn init(dim: usize, out_dim: usize, config: &FeedForwardConfig, streams: &mut Streams) -> Self {
         let hidden = if config.gated { 2 * config.ff_dim } else { config.ff_dim };
         Self {
-            input: Linear::draw(dim, hidden, config.bias, streams),
-            output: Linear::draw(config.ff_dim, out_dim, config.bias, streams),
+            input: Linear::init(dim, hidden, config.bias, streams),
+            output: Linear::init(config.ff_dim, out_dim, config.bias, streams),
             activation: config.activation,
             gated: config.gated,
         }

@@ -57,10 +57,10 @@ impl<A: Scalar> Linear<A> {
         at_least_one("in_dim", in_dim)?;
         at_least_one("out_dim", out_dim)?;
         checked_len("Linear", &[in_dim, out_dim], size_of::<A>())?;
-        Ok(Self::draw(in_dim, out_dim, bias, &mut Streams::new(seed)))
+        Ok(Self::init(in_dim, out_dim, bias, &mut Streams::new(seed)))
     }
 
-    pub(crate) fn draw(in_dim: usize, out_dim: usize, bias: bool, streams: &mut Streams) -> Self {
+    pub(crate) fn init(in_dim: usize, out_dim: usize, bias: bool, streams: &mut Streams) -> Self {
         let limit = 1.0 / (in_dim as f64).sqrt();
         Self {
             weight: streams.uniform((out_dim, in_dim), limit),
@@ -111,7 +111,7 @@ impl<A: Scalar> Linear<A> {
         self.bias.as_ref().map(|bias| bias.view())
     }
 
-    /// Returns W, of shape (out, in), to be written. The layer packs it anew for the next product.
+    /// Returns W, of shape (out, in), to be written. The layer repacks it for the next product.
     pub fn weight_mut(&mut self) -> ArrayViewMut2<'_, A> {
         self.packed.forget();
         self.by_runs.forget();
@@ -166,7 +166,7 @@ impl<A: Scalar> Linear<A> {
     }
 
     fn packed_back(&self) -> &PackedMatrix<A> {
-        self.back.get_or_make(|forgotten| repacked(forgotten, self.weight.view()))
+        self.back.get_or_make(|old| repacked(old, self.weight.view()))
     }
 
     /// Columns `columns` of dx = dy·W[start..] of a tile; the first of them is a multiple of a panel's.
@@ -176,18 +176,16 @@ impl<A: Scalar> Linear<A> {
 
     /// Packs W for the way back by all threads, which otherwise wait for the one that needs it first.
     pub(crate) fn prepare_back(&self) {
-        self.back
-            .get_or_make_spread(|forgotten| repacked_spread(forgotten, self.weight.view()));
+        self.back.get_or_make_spread(|old| repacked_spread(old, self.weight.view()));
     }
 
     /// Packs Wᵀ by all threads.
     pub(crate) fn prepare(&self) {
-        self.packed
-            .get_or_make_spread(|forgotten| repacked_spread(forgotten, self.weight.t()));
+        self.packed.get_or_make_spread(|old| repacked_spread(old, self.weight.t()));
     }
 
     fn packed(&self) -> &PackedMatrix<A> {
-        self.packed.get_or_make(|forgotten| repacked(forgotten, self.weight.t()))
+        self.packed.get_or_make(|old| repacked(old, self.weight.t()))
     }
 
     pub(crate) fn bias_slice(&self) -> Option<&[A]> {
@@ -235,8 +233,8 @@ impl<A: Scalar> Linear<A> {
         if runs.start_with_panels() {
             return self.packed().multiply_tile(x, 0, range, output, out);
         }
-        let matrices = self.by_runs.get_or_make(|forgotten| {
-            let mut matrices = forgotten.unwrap_or_default();
+        let matrices = self.by_runs.get_or_make(|old| {
+            let mut matrices = old.unwrap_or_default();
             matrices.resize_with(runs.count(), PackedMatrix::default);
             for (index, packed) in matrices.iter_mut().enumerate() {
                 packed.repack(self.weight.slice(s![runs.range(index), ..]).t(), A::one());
@@ -287,16 +285,16 @@ impl<A: Scalar> Linear<A> {
     }
 }
 
-/// `weight` packed, in the memory of a forgotten one.
-fn repacked<A: Scalar>(forgotten: Option<PackedMatrix<A>>, weight: ArrayView2<'_, A>) -> PackedMatrix<A> {
-    let mut packed = forgotten.unwrap_or_default();
+/// `weight` packed, in the memory of an earlier one.
+fn repacked<A: Scalar>(old: Option<PackedMatrix<A>>, weight: ArrayView2<'_, A>) -> PackedMatrix<A> {
+    let mut packed = old.unwrap_or_default();
     packed.repack(weight, A::one());
     packed
 }
 
 /// [`repacked`] by all threads.
-fn repacked_spread<A: Scalar>(forgotten: Option<PackedMatrix<A>>, weight: ArrayView2<'_, A>) -> PackedMatrix<A> {
-    let mut packed = forgotten.unwrap_or_default();
+fn repacked_spread<A: Scalar>(old: Option<PackedMatrix<A>>, weight: ArrayView2<'_, A>) -> PackedMatrix<A> {
+    let mut packed = old.unwrap_or_default();
     packed.repack_spread(weight);
     packed
 }
@@ -307,7 +305,7 @@ mod tests {
     use crate::parameters::Parameters;
     use ndarray::Array3;
 
-    /// Whatever writes a weight, the next product is of what was written: packed weights are made anew.
+    /// Whatever writes a weight, the next product is of what was written: packed weights are remade.
     #[test]
     fn packed_weights_follow_the_parameters() {
         let x = Array3::from_shape_fn((1, 9, 5), |(_, t, i)| f64::from(u32::try_from(t * 5 + i).unwrap_or(0)).sin());

@@ -42,7 +42,7 @@ parameters!(Position { weight } flat { frequencies });
 pub(crate) struct Start<'s> {
     /// The position of the first row.
     pub(crate) position: usize,
-    /// How many tokens that are no padding each item has before; none where it is empty.
+    /// How many tokens that are not padding each item has before; none where it is empty.
     pub(crate) tokens: &'s [usize],
 }
 
@@ -57,7 +57,7 @@ impl Start<'_> {
 pub(crate) enum Padding<'p> {
     /// There is no padding.
     None,
-    /// The ids themselves: one of them stands for padding.
+    /// The ids themselves: one of them means padding.
     Ids(&'p ArrayRef2<usize>),
     /// A mask of what is real, whatever the ids are.
     Mask(ArrayView2<'p, bool>),
@@ -117,7 +117,7 @@ impl<A: Scalar> Frequencies<A> {
 }
 
 impl<A: Scalar> Position<A> {
-    pub(crate) fn draw(kind: PositionKind, dim: usize, streams: &mut Streams) -> Self {
+    pub(crate) fn init(kind: PositionKind, dim: usize, streams: &mut Streams) -> Self {
         let rows = match kind {
             PositionKind::Learned { max_len } => Some(max_len),
             PositionKind::LearnedAfterPadding { max_len, padding_token } => Some(max_len + padding_token + 1),
@@ -143,7 +143,7 @@ impl<A: Scalar> Position<A> {
         at_least_one("dim", dim)?;
         checked_len("Position", &[dim], size_of::<f64>())?;
         check_position(kind, dim, usize::MAX)?;
-        Streams::drawn(seed, |streams| Self::draw(kind, dim, streams))
+        Streams::drawn(seed, |streams| Self::init(kind, dim, streams))
     }
 
     /// Returns the learned vectors, (positions, dim), if there are any.
@@ -230,7 +230,7 @@ impl<A: Scalar> Position<A> {
         }
     }
 
-    /// Adds the vector of `positions[i]` to row 0 of item i of `x`. Tokens that stand for padding are not looked for.
+    /// Adds the vector of `positions[i]` to row 0 of item i of `x`. Tokens that mean padding are not looked for.
     pub(crate) fn add_at(&self, x: &mut ArrayViewMut3<'_, A>, positions: &[usize]) -> Result<()> {
         let frequencies = self.frequencies.to_vec();
         let mut vector = vec![A::zero(); x.dim().2];
@@ -255,7 +255,7 @@ impl<A: Scalar> Position<A> {
     }
 }
 
-/// The row of each position's vector where only tokens that are no padding count.
+/// The row of each position's vector where only tokens that are not padding count.
 fn rows_after_padding(padding: Padding<'_>, item: usize, before: usize, padding_token: usize) -> impl Iterator<Item = usize> {
     let mut count = before;
     (0..).map(move |position| {

@@ -3,7 +3,7 @@
 use ndarray::{Array3, ArrayRef2, Axis, s};
 
 use super::embeddings::{Embeddings, EmbeddingsCache};
-use crate::attention::{PaddingMask, Part};
+use crate::attention::{PaddingMask, SequenceShard};
 use crate::blocks::{Encoder, EncoderCache, EncoderState};
 use crate::config::{LanguageModelConfig, TrainingPass};
 use crate::error::{Error, Result};
@@ -22,16 +22,21 @@ pub(crate) struct Backbone<A> {
 parameters!(Backbone { encoder } flat { embeddings });
 
 impl<A: Scalar> Backbone<A> {
-    pub(crate) fn draw(config: &LanguageModelConfig, streams: &mut Streams) -> Self {
-        let (embeddings, encoder) = Embeddings::draw_around(config, streams, |streams| Encoder::draw(&config.encoder, streams));
+    pub(crate) fn init(config: &LanguageModelConfig, streams: &mut Streams) -> Self {
+        let (embeddings, encoder) = Embeddings::init_around(config, streams, |streams| Encoder::init(&config.encoder, streams));
         Self { embeddings, encoder }
     }
 
     /// (batch, n) token ids → (batch, n, dim): what the encoder is given.
-    pub(crate) fn embed(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>, part: Option<&dyn Part<A>>) -> Result<Array3<A>> {
+    pub(crate) fn embed(
+        &self,
+        tokens: &ArrayRef2<usize>,
+        mask: Option<&PaddingMask>,
+        shard: Option<&dyn SequenceShard<A>>,
+    ) -> Result<Array3<A>> {
         let (batch, length) = tokens.dim();
         PaddingMask::check(mask, "LanguageModel", batch, length)?;
-        self.embeddings.embed(start(part), tokens, mask)
+        self.embeddings.embed(start(shard), tokens, mask)
     }
 
     /// (batch, n) token ids → (batch, n, embedding width).
@@ -39,15 +44,15 @@ impl<A: Scalar> Backbone<A> {
         self.around(tokens, mask, None, |x| self.encoder.forward_owned(x, mask))
     }
 
-    /// [`forward`](Self::forward) with `encode` for the encoder, and of a part of sequences, if it is one.
+    /// [`forward`](Self::forward) with `encode` for the encoder, and of a shard of sequences, if it is one.
     pub(crate) fn around(
         &self,
         tokens: &ArrayRef2<usize>,
         mask: Option<&PaddingMask>,
-        part: Option<&dyn Part<A>>,
+        shard: Option<&dyn SequenceShard<A>>,
         encode: impl FnOnce(Array3<A>) -> Result<Array3<A>>,
     ) -> Result<Array3<A>> {
-        let x = self.embed(tokens, mask, part)?;
+        let x = self.embed(tokens, mask, shard)?;
         self.embeddings.project_out(encode(x)?)
     }
 
@@ -56,12 +61,12 @@ impl<A: Scalar> Backbone<A> {
         tokens: &ArrayRef2<usize>,
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
-        part: Option<&dyn Part<A>>,
+        shard: Option<&dyn SequenceShard<A>>,
     ) -> Result<(Array3<A>, BackboneCache<A>)> {
         let (batch, length) = tokens.dim();
         PaddingMask::check(mask, "LanguageModel", batch, length)?;
-        let (x, embeddings) = self.embeddings.embed_train(start(part), tokens, mask, pass, 0)?;
-        let (x, encoder) = self.encoder.forward_train_part(x, mask, pass, part)?;
+        let (x, embeddings) = self.embeddings.embed_train(start(shard), tokens, mask, pass, 0)?;
+        let (x, encoder) = self.encoder.forward_train_shard(x, mask, pass, shard)?;
         let (x, encoded) = self.embeddings.project_out_train(x)?;
         Ok((
             x,
@@ -73,14 +78,20 @@ impl<A: Scalar> Backbone<A> {
         ))
     }
 
-    pub(super) fn backward(&self, cache: BackboneCache<A>, dy: Array3<A>, gradients: &mut Self, part: Option<&dyn Part<A>>) -> Result<()> {
+    pub(super) fn backward(
+        &self,
+        cache: BackboneCache<A>,
+        dy: Array3<A>,
+        gradients: &mut Self,
+        shard: Option<&dyn SequenceShard<A>>,
+    ) -> Result<()> {
         let pass = *cache.encoder.pass();
         let dy = self
             .embeddings
             .project_out_backward(cache.encoded.as_ref(), dy, &mut gradients.embeddings);
-        let dy = self.encoder.backward_part(cache.encoder, dy, &mut gradients.encoder, part)?;
+        let dy = self.encoder.backward_shard(cache.encoder, dy, &mut gradients.encoder, shard)?;
         self.embeddings
-            .embed_backward(start(part), &cache.embeddings, dy, &pass, &mut gradients.embeddings);
+            .embed_backward(start(shard), &cache.embeddings, dy, &pass, &mut gradients.embeddings);
         Ok(())
     }
 
@@ -101,7 +112,7 @@ impl<A: Scalar> Backbone<A> {
     }
 }
 
-/// What the backward pass of the part from tokens to features needs.
+/// The cache of the pass from tokens to features.
 #[derive(Clone, Debug)]
 pub(super) struct BackboneCache<A> {
     embeddings: EmbeddingsCache<A>,
@@ -110,11 +121,11 @@ pub(super) struct BackboneCache<A> {
     encoded: Option<Array3<A>>,
 }
 
-/// Where a part's rows begin in their sequences.
-pub(crate) fn start<A>(part: Option<&dyn Part<A>>) -> Start<'_> {
-    part.map_or(Start::default(), |part| Start {
-        position: part.offset(),
-        tokens: part.tokens_before(),
+/// Where a shard's rows begin in their sequences.
+pub(crate) fn start<A>(shard: Option<&dyn SequenceShard<A>>) -> Start<'_> {
+    shard.map_or(Start::default(), |shard| Start {
+        position: shard.offset(),
+        tokens: shard.tokens_before(),
     })
 }
 

@@ -18,7 +18,7 @@ use crate::parameters::{Parameters, Visitor, VisitorMut, copy_namesakes, join, p
 use crate::scalar::Scalar;
 
 use pooling::pool;
-pub(crate) use pooling::pool_part;
+pub(crate) use pooling::pool_shard;
 pub use sequences::Sequences;
 pub use training::ClassifierCache;
 
@@ -97,14 +97,14 @@ impl<A: Scalar> Classifier<A> {
     /// Returns an error if the configuration describes no model.
     pub fn new(config: &ClassifierConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
-        Streams::drawn(seed, |streams| Self::draw(config, streams))
+        Streams::drawn(seed, |streams| Self::init(config, streams))
     }
 
-    /// The model with the weights of one whose encoder has exact attention and with new projections; see [`Encoder::from_exact`]. Positions stay as
-    /// they are.
+    /// Creates a model with the weights of one whose encoder has exact attention, and with new projections; see [`Encoder::from_exact`]. Positions
+    /// stay as they are.
     ///
     /// # Errors
-    /// As [`Encoder::from_exact`].
+    /// Returns an error as [`Encoder::from_exact`] does.
     pub fn from_exact(model: &Self, seq_len: usize, k: usize, projection: ProjectionConfig, seed: u64) -> Result<Self> {
         let mut config = model.config.clone();
         let encoder = match &mut config.input {
@@ -117,9 +117,9 @@ impl<A: Scalar> Classifier<A> {
         Ok(own)
     }
 
-    pub(crate) fn draw(config: &ClassifierConfig, streams: &mut Streams) -> Self {
+    pub(crate) fn init(config: &ClassifierConfig, streams: &mut Streams) -> Self {
         let (input, width) = match &config.input {
-            ClassifierInput::Tokens(model) => (Input::Tokens(Backbone::draw(model, streams)), model.effective_embedding_dim()),
+            ClassifierInput::Tokens(model) => (Input::Tokens(Backbone::init(model, streams)), model.effective_embedding_dim()),
             ClassifierInput::Features {
                 features,
                 encoder,
@@ -127,9 +127,9 @@ impl<A: Scalar> Classifier<A> {
             } => {
                 let dim = encoder.dim();
                 let input = Input::Features {
-                    input: Linear::draw(*features, dim, true, streams),
-                    position: Position::draw(*position, dim, streams),
-                    encoder: Encoder::draw(encoder, streams),
+                    input: Linear::init(*features, dim, true, streams),
+                    position: Position::init(*position, dim, streams),
+                    encoder: Encoder::init(encoder, streams),
                 };
                 (input, dim)
             }
@@ -137,8 +137,8 @@ impl<A: Scalar> Classifier<A> {
         Self {
             config: config.clone(),
             input,
-            hidden: config.hidden_dim.map(|hidden| Linear::draw(width, hidden, true, streams)),
-            output: Linear::draw(config.hidden_dim.unwrap_or(width), config.classes, true, streams),
+            hidden: config.hidden_dim.map(|hidden| Linear::init(width, hidden, true, streams)),
+            output: Linear::init(config.hidden_dim.unwrap_or(width), config.classes, true, streams),
         }
     }
 

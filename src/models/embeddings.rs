@@ -29,12 +29,12 @@ parameters!(Embeddings {
     project_out
 });
 
-/// What the embeddings of a model are like.
+/// The options of a model's embeddings.
 pub(crate) struct EmbeddingsConfig {
     vocab_size: usize,
-    /// Of token and position vectors.
+    /// The width of token and position vectors.
     width: usize,
-    /// Of the blocks.
+    /// The width of the blocks.
     dim: usize,
     position: PositionKind,
     /// The ε of the embedding's norm, where there is one.
@@ -68,7 +68,7 @@ impl From<&DecoderLanguageModelConfig> for EmbeddingsConfig {
     }
 }
 
-/// What the way in keeps for the way back.
+/// The cache of `embed_train`.
 #[derive(Clone, Debug)]
 pub(super) struct EmbeddingsCache<A> {
     tokens: Array2<usize>,
@@ -83,24 +83,24 @@ pub(super) struct EmbeddingsCache<A> {
 
 impl<A: Scalar> Embeddings<A> {
     /// The embeddings and the blocks between them, which draw between the two products.
-    pub(crate) fn draw_around<B>(
+    pub(crate) fn init_around<B>(
         config: impl Into<EmbeddingsConfig>,
         streams: &mut Streams,
         blocks: impl FnOnce(&mut Streams) -> B,
     ) -> (Self, B) {
         let config = config.into();
         let EmbeddingsConfig { width, dim, .. } = config;
-        let embedding = Embedding::draw(config.vocab_size, width, streams);
-        let position = Position::draw(config.position, width, streams);
+        let embedding = Embedding::init(config.vocab_size, width, streams);
+        let position = Position::init(config.position, width, streams);
         let embedding_norm = config.norm.map(|eps| LayerNorm::init(width, eps));
-        let project_in = (width != dim).then(|| Linear::draw(width, dim, true, streams));
+        let project_in = (width != dim).then(|| Linear::init(width, dim, true, streams));
         let blocks = blocks(streams);
         let embeddings = Self {
             embedding,
             position,
             embedding_norm,
             project_in,
-            project_out: (width != dim).then(|| Linear::draw(dim, width, true, streams)),
+            project_out: (width != dim).then(|| Linear::init(dim, width, true, streams)),
             zeroed_token: config.zeroed_token,
         };
         (embeddings, blocks)
@@ -127,7 +127,7 @@ impl<A: Scalar> Embeddings<A> {
         self.widen(x)
     }
 
-    /// [`embed`](Self::embed) of one token of each sequence, (batch, 1), which stands at `positions`.
+    /// [`embed`](Self::embed) of one token of each sequence, (batch, 1), which is at `positions`.
     pub(super) fn embed_at(&self, tokens: &ArrayRef2<usize>, positions: &[usize]) -> Result<Array3<A>> {
         let mut x = self.embedding.forward(tokens)?;
         self.position.add_at(&mut x.view_mut(), positions)?;
@@ -144,7 +144,7 @@ impl<A: Scalar> Embeddings<A> {
         }
     }
 
-    /// What the blocks put out → (batch, n, embedding width).
+    /// The blocks' output → (batch, n, embedding width).
     pub(super) fn project_out(&self, x: Array3<A>) -> Result<Array3<A>> {
         match &self.project_out {
             Some(project_out) => project_out.forward(&x),
@@ -226,7 +226,7 @@ impl<A: Scalar> Embeddings<A> {
     }
 }
 
-/// What tells padding from tokens: the mask, where there is one.
+/// How padding is recognized: by the mask, where there is one.
 fn padding<'p>(tokens: &'p ArrayRef2<usize>, mask: Option<&'p PaddingMask>) -> Padding<'p> {
     mask.map_or(Padding::Ids(tokens), |mask| Padding::Mask(mask.real()))
 }

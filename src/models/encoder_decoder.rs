@@ -102,14 +102,14 @@ impl<A: Scalar> EncoderDecoder<A> {
     /// Returns an error if the configuration describes no model; see [`EncoderDecoderConfig::check`].
     pub fn new(config: &EncoderDecoderConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
-        Streams::drawn(seed, |streams| Self::draw(config, streams))
+        Streams::drawn(seed, |streams| Self::init(config, streams))
     }
 
-    pub(crate) fn draw(config: &EncoderDecoderConfig, streams: &mut Streams) -> Self {
+    pub(crate) fn init(config: &EncoderDecoderConfig, streams: &mut Streams) -> Self {
         Self {
             config: config.clone(),
-            source: LanguageModel::draw(&config.source, streams),
-            target: DecoderLanguageModel::draw(&config.target, streams),
+            source: LanguageModel::init(&config.source, streams),
+            target: DecoderLanguageModel::init(&config.target, streams),
         }
     }
 
@@ -132,8 +132,8 @@ impl<A: Scalar> EncoderDecoder<A> {
         (&mut self.source, &mut self.target)
     }
 
-    /// The longest target that the model can write, its start token included: that of its learned positions, or of blocks with weights of their
-    /// own; `None` where any is possible.
+    /// Returns the longest target that the model can write, its start token included: that of its learned positions, or of blocks with weights of
+    /// their own; `None` where any is possible.
     pub fn max_target(&self) -> Option<usize> {
         let EncoderDecoderConfig { target, .. } = &self.config;
         longest(target.position, &target.decoder.self_attention, target.decoder.depth)
@@ -150,7 +150,7 @@ impl<A: Scalar> EncoderDecoder<A> {
         }
     }
 
-    /// (batch, n) token ids of sources, read and compressed once for each block of the decoder.
+    /// Reads sources, (batch, n) token ids, which are compressed once for each block of the decoder.
     ///
     /// # Errors
     /// Returns an error if a token is outside the vocabulary, if the mask has another shape, or if a sequence is longer than the positions or
@@ -159,10 +159,10 @@ impl<A: Scalar> EncoderDecoder<A> {
         self.target.compress(&self.source.features(source, mask)?, mask)
     }
 
-    /// Scores (batch, m, `vocab_size` of the targets) of the token after each of the targets', which begin with their start token.
+    /// Computes scores (batch, m, `vocab_size` of the targets) of the token after each of the targets', which begin with their start token.
     ///
     /// # Errors
-    /// As [`encode`](Self::encode), on either side; another number of targets than sources.
+    /// Returns an error as [`encode`](Self::encode) does, for sources or targets, or if there are more or fewer targets than sources.
     pub fn forward(&self, pairs: &TokenPairs<'_>) -> Result<Array3<A>> {
         let source = self.encode(pairs.source, pairs.source_mask)?;
         self.target.attend(pairs.target, pairs.target_mask, &source)

@@ -29,7 +29,7 @@ parameters!(LanguageModelHead { dense, norm, weight, bias });
 
 impl<A: Scalar> LanguageModelHead<A> {
     /// A head from `width` features to `vocab_size` scores, whose norm, where it has one, has this ε.
-    pub(crate) fn draw(kind: HeadKind, (width, vocab_size): (usize, usize), norm_eps: f64, streams: &mut Streams) -> Option<Self> {
+    pub(crate) fn init(kind: HeadKind, (width, vocab_size): (usize, usize), norm_eps: f64, streams: &mut Streams) -> Option<Self> {
         let (tied, roberta) = match kind {
             HeadKind::None => return None,
             HeadKind::Plain => (false, None),
@@ -37,7 +37,7 @@ impl<A: Scalar> LanguageModelHead<A> {
             HeadKind::Roberta { tied, activation } => (tied, Some(activation)),
         };
         Some(Self {
-            dense: roberta.map(|_| Linear::draw(width, width, true, streams)),
+            dense: roberta.map(|_| Linear::init(width, width, true, streams)),
             norm: roberta.map(|_| LayerNorm::init(width, norm_eps)),
             weight: (!tied).then(|| streams.uniform((vocab_size, width), 1.0 / (width as f64).sqrt())),
             bias: Array1::zeros(vocab_size),
@@ -79,11 +79,11 @@ impl<A: Scalar> LanguageModelHead<A> {
     }
 }
 
-/// What a head's backward pass needs.
+/// The cache of a head.
 #[derive(Clone, Debug)]
 pub(super) struct HeadCache<A> {
     features: Array3<A>,
-    /// Of RoBERTa's: the dense layer's output, and the norm's input and output.
+    /// RoBERTa's: the dense layer's output, and the norm's input and output.
     dense: Option<[Array3<A>; 3]>,
 }
 

@@ -72,14 +72,14 @@ impl<A: Scalar> LanguageModel<A> {
     /// Returns an error if the configuration describes no model.
     pub fn new(config: &LanguageModelConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
-        Streams::drawn(seed, |streams| Self::draw(config, streams))
+        Streams::drawn(seed, |streams| Self::init(config, streams))
     }
 
-    /// The model with the weights of one whose encoder has exact attention and with new projections; see [`Encoder::from_exact`]. Positions stay as
-    /// they are.
+    /// Creates a model with the weights of one whose encoder has exact attention, and with new projections; see [`Encoder::from_exact`]. Positions
+    /// stay as they are.
     ///
     /// # Errors
-    /// As [`Encoder::from_exact`].
+    /// Returns an error as [`Encoder::from_exact`] does.
     pub fn from_exact(model: &Self, seq_len: usize, k: usize, projection: ProjectionConfig, seed: u64) -> Result<Self> {
         let mut config = model.config.clone();
         config.encoder = config.encoder.compressing(seq_len, k, projection)?;
@@ -88,11 +88,11 @@ impl<A: Scalar> LanguageModel<A> {
         Ok(own)
     }
 
-    pub(crate) fn draw(config: &LanguageModelConfig, streams: &mut Streams) -> Self {
+    pub(crate) fn init(config: &LanguageModelConfig, streams: &mut Streams) -> Self {
         Self {
             config: config.clone(),
-            backbone: Backbone::draw(config, streams),
-            head: LanguageModelHead::draw(
+            backbone: Backbone::init(config, streams),
+            head: LanguageModelHead::init(
                 config.head,
                 (config.effective_embedding_dim(), config.vocab_size),
                 config.encoder.norm_eps,
@@ -160,7 +160,7 @@ impl<A: Scalar> LanguageModel<A> {
         Ok(tokens.indexed_iter().map(target).collect())
     }
 
-    /// (batch, n) token ids → (batch, n, `vocab_size`) scores, or (batch, n, embedding width) features where the model has no head.
+    /// Computes token scores: (batch, n) token ids → (batch, n, `vocab_size`), or (batch, n, embedding width) features where the model has no head.
     ///
     /// # Errors
     /// Returns an error if a token is outside the vocabulary, if the mask has another shape, or if a sequence is longer than the positions or
@@ -177,20 +177,20 @@ impl<A: Scalar> LanguageModel<A> {
         }
     }
 
-    /// (batch, n) token ids → (batch, n, embedding width): what the head is given.
+    /// Computes the head's input: (batch, n) token ids → (batch, n, embedding width).
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// Returns an error as [`forward`](Self::forward) does.
     pub fn features(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         self.backbone.forward(tokens, mask)
     }
 
-    /// The scores at `positions`, one list for each batch item, without making those of the others: (number of positions, `vocab_size`),
+    /// Computes the scores at `positions`, one list for each batch item, without making those of the others: (number of positions, `vocab_size`),
     /// item after item.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); also if the model has no head, if there are more or fewer lists than items, or if a position is outside the
-    /// sequence.
+    /// Returns an error as [`forward`](Self::forward) does, if the model has no head, if there are more or fewer lists than items, or if a position
+    /// is outside the sequence.
     pub fn logits_at(&self, tokens: &ArrayRef2<usize>, positions: &[Vec<usize>], mask: Option<&PaddingMask>) -> Result<Array2<A>> {
         if self.head.is_none() {
             return Err(Error::argument(

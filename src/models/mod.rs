@@ -16,5 +16,5 @@ pub use head::LanguageModelHead;
 pub use language_model::{Generation, LanguageModel, LanguageModelCache, LanguageModelState};
 
 pub(crate) use backbone::{Backbone, select, start};
-pub(crate) use classifier::{Input, pool_part};
+pub(crate) use classifier::{Input, pool_shard};
 pub(crate) use continued::padded;

@@ -1,4 +1,4 @@
-//! Dropout whose mask can be made again, in any order and in any parts.
+//! Dropout whose mask can be recomputed, in any order and in any parts.
 
 use super::elementary::{Elementary, dispatch};
 use crate::scalar::Scalar;
@@ -29,7 +29,7 @@ const BLOCK: usize = 64;
 /// 64-bit draws of a block; each gives four elements their 16 bits.
 const DRAWS: usize = 16;
 
-/// What a draw of 16 bits is out of.
+/// The number of values of a draw of 16 bits.
 const WHOLE: u32 = 1 << 16;
 
 /// The odd number nearest to 2^64/φ: SplitMix64's step from one counter to the next.
@@ -38,9 +38,9 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 /// The draws of the elements of `block`.
 ///
 /// SplitMix64 (Steele, Lea and Flood 2014, with Stafford's mix 13) of a counter, with one half of the key added before it mixes and the other
-/// half while it does, so that the sequences of two keys are no parts of one another. Keys must be random, as ChaCha's are: those that differ by
+/// half while it does, so that the sequences of two keys are not parts of one another. Keys must be random, as ChaCha's are: those that differ by
 /// little have masks that resemble one another. Element 16·i + j has the i-th quarter of draw j, a layout
-/// that vectorises.
+/// that vectorizes.
 #[allow(clippy::cast_possible_truncation)] // the halves of a draw
 #[inline(always)]
 fn draws(key: [u64; 2], block: u64) -> [u32; BLOCK] {
@@ -143,7 +143,7 @@ mod tests {
     }
 
     /// Dropped or not, less the mean, over the standard deviation.
-    fn normalised(rate: f64, key: [u64; 2]) -> Vec<f64> {
+    fn normalized(rate: f64, key: [u64; 2]) -> Vec<f64> {
         let drop = |x: f32| f64::from(u8::from(x == 0.0));
         let deviation = (rate * (1.0 - rate)).sqrt();
         mask(rate, key, COUNT, 0)
@@ -199,15 +199,15 @@ mod tests {
     #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
     fn rates_and_factors() {
         for rate in [1.0 / 65_536.0, 0.1, 0.5, 0.9, 65_535.0 / 65_536.0] {
-            let quantised = (rate * 65_536.0_f64).round() / 65_536.0;
+            let quantized = (rate * 65_536.0_f64).round() / 65_536.0;
             let mask = mask(rate, key(4, 0, 0), COUNT, 0);
             let dropped = mask.iter().filter(|&&x| x == 0.0).count() as f64;
-            let expected = quantised * COUNT as f64;
+            let expected = quantized * COUNT as f64;
             assert!(
-                (dropped - expected).abs() < 5.0 * (expected * (1.0 - quantised)).sqrt() + 1.0,
+                (dropped - expected).abs() < 5.0 * (expected * (1.0 - quantized)).sqrt() + 1.0,
                 "{rate}"
             );
-            let factor = f32::cast(1.0 / (1.0 - quantised));
+            let factor = f32::cast(1.0 / (1.0 - quantized));
             assert!(mask.iter().all(|&x| x == 0.0 || x == factor));
         }
         assert!(mask(0.0, [1, 2], 100, 0).iter().all(|&x| x == 1.0));
@@ -224,9 +224,9 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
-    fn neighbours_are_independent() {
+    fn neighbors_are_independent() {
         for (rate, seed) in [(0.1, 0), (0.5, 1)] {
-            let x = normalised(rate, key(seed, 0, 0));
+            let x = normalized(rate, key(seed, 0, 0));
             for lag in (1..=65).chain([127, 128, 192, 256, 512, 4096]) {
                 let correlation = correlation(&x, &x[lag..]);
                 assert!(correlation.abs() < 4.5, "rate {rate}, lag {lag}: {correlation}");
@@ -237,8 +237,8 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "a sweep, too long to interpret")]
     fn lengths_of_runs() {
-        // Over four neighbours in a row, each of the 16 patterns as often as the next.
-        let x = normalised(0.5, key(9, 0, 0));
+        // Over four neighbors in a row, each of the 16 patterns as often as the next.
+        let x = normalized(0.5, key(9, 0, 0));
         let mut counts = [0_u32; 16];
         for four in x.chunks_exact(4) {
             counts[four.iter().fold(0, |bits, &x| 2 * bits + usize::from(x > 0.0))] += 1;
@@ -261,7 +261,7 @@ mod tests {
             key(u64::MAX, 1, 1),
             key(1, u64::MAX, 7),
         ];
-        let masks: Vec<Vec<f64>> = keys.iter().map(|&key| normalised(0.1, key)).collect();
+        let masks: Vec<Vec<f64>> = keys.iter().map(|&key| normalized(0.1, key)).collect();
         for (i, a) in masks.iter().enumerate() {
             for b in &masks[..i] {
                 for shift in [0, 1, 16] {

@@ -1,4 +1,4 @@
-//! The elementary functions that the other kernels are made of, in a shape that vectorises, and the loops that apply them.
+//! The elementary functions that the other kernels are made of, in a shape that vectorizes, and the loops that apply them.
 //!
 //! Everything here is a branchless function of one element, inlined into loops that [`dispatch`] compiles once per instruction set.
 //! In f32 the relative errors, measured against f64 on every 11th bit pattern, are at most 8.6e-8 for

@@ -1,6 +1,6 @@
 //! Rows that take no part in a backward pass.
 //!
-//! A row whose incoming gradient is 0 adds nothing to any gradient, whatever stands in it: padding may hold NaN or infinities, and a product
+//! A row whose incoming gradient is 0 adds nothing to any gradient, whatever it holds: padding may hold NaN or infinities, and a product
 //! with 0 would let them through. So such rows are left out by selection.
 
 use ndarray::{Array2, ArrayView1, ArrayView2, CowArray, Ix2};

@@ -1,4 +1,4 @@
-//! Layer normalisation of rows.
+//! Layer normalization of rows.
 
 mod rescaled;
 
@@ -6,9 +6,9 @@ use super::elementary::{Elementary, dispatch, sum_of, sum_of_chunks, sum_of_pair
 use crate::scalar::Scalar;
 use rescaled::{is_in_range, rounding_of_mean};
 
-/// Layer normalisation of one element type.
+/// Layer normalization of one element type.
 pub(crate) trait LayerNormKernels: Sized {
-    /// Normalises every row of `x` (rows of `weight.len()` elements) in place.
+    /// Normalizes every row of `x` (rows of `weight.len()` elements) in place.
     fn layer_norm_rows(x: &mut [Self], weight: &[Self], bias: &[Self], eps: Self);
 
     /// Replaces `grad`, the gradient of the output, by that of the input `x`; adds those of weight and bias to theirs.

@@ -6,7 +6,7 @@
 
 /// Defines a function that runs the expression of the level in use, compiled with that level's instructions.
 ///
-/// What the expressions call must be `#[inline(always)]` to be compiled with these instructions, too.
+/// Functions that the expressions call must be `#[inline(always)]` to be compiled with these instructions, too.
 macro_rules! by_level {
     (
         fn $name:ident $(<$life:lifetime>)? ($($argument:ident: $type:ty),*) $(-> $result:ty)?;
@@ -66,7 +66,7 @@ mod forcing {
     impl Level {
         pub const ALL: [Self; 4] = [Self::Portable, Self::Neon, Self::Avx2, Self::Avx512];
 
-        /// Its value of `LINFORMER_LEVEL`.
+        /// Returns its value of `LINFORMER_LEVEL`.
         pub fn name(self) -> &'static str {
             match self {
                 Self::Portable => "portable",
@@ -76,7 +76,7 @@ mod forcing {
             }
         }
 
-        /// Whether this processor can run it. On aarch64 every processor has NEON, and nothing narrower is compiled.
+        /// Returns whether this processor can run it. On aarch64 every processor has NEON, and nothing narrower is compiled.
         pub fn is_available(self) -> bool {
             #[cfg(target_arch = "x86_64")]
             return match self {
@@ -91,12 +91,12 @@ mod forcing {
             return self == Self::Portable;
         }
 
-        /// Whether it multiplies and adds in one rounding.
+        /// Returns whether it multiplies and adds in one rounding.
         pub fn is_fused(self) -> bool {
             self != Self::Portable
         }
 
-        /// The level that this process runs.
+        /// Returns the level that this process runs.
         pub fn current() -> Self {
             let widest = Self::ALL.into_iter().rfind(|level| level.is_available());
             forced().or(widest).unwrap_or(Self::Portable)

@@ -294,7 +294,7 @@ pub(crate) fn add_bias<A: Scalar>(rows: &mut ArrayViewMut2<'_, A>, bias: ArrayVi
     }
 }
 
-/// The products a\[i\]·b\[i\] of two batches of matrices: (B, m, p)·(B, p, n) → (B, m, n).
+/// Computes the products a\[i\]·b\[i\] of two batches of matrices: (B, m, p)·(B, p, n) → (B, m, n).
 ///
 /// Operands of any strides are read in place: pass `a.view().permuted_axes([0, 2, 1])` to multiply by the transposes, or broadcast one matrix
 /// over the batch. With p = 0 the result is zeros. NaN and infinities propagate as in the written-out sums.
@@ -303,7 +303,7 @@ pub(crate) fn add_bias<A: Scalar>(rows: &mut ArrayViewMut2<'_, A>, bias: ArrayVi
 /// for bit for any number of threads.
 ///
 /// # Errors
-/// [`Error::Shape`] where the batch sizes or the inner dimensions differ, [`Error::Overflow`] where the result cannot be addressed.
+/// Returns [`Error::Shape`] if the batch sizes or the inner dimensions differ, and [`Error::Overflow`] if the result cannot be addressed.
 ///
 /// # Examples
 /// ```

@@ -17,7 +17,7 @@ pub(crate) const DEPTH: usize = 512;
 /// they fall into different sets of the cache.
 pub(crate) const STRIDE: usize = DEPTH + 16;
 
-/// What becomes of the old values of the result.
+/// How the old values of the result are treated.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Output<'a, A> {
     /// c ← a·b
@@ -31,7 +31,7 @@ pub(crate) enum Output<'a, A> {
 }
 
 impl<'a, A> Output<'a, A> {
-    /// What is done first where the inner dimension comes in parts, all later ones being added.
+    /// The treatment by the first of several parts of the inner dimension; all later ones are added.
     pub(crate) fn set(bias: Option<&'a [A]>) -> Self {
         bias.map_or(Self::Set, Self::SetWithBias)
     }
@@ -84,7 +84,7 @@ pub(crate) struct Product<'a, A> {
     pub(crate) inner: usize,
     /// The columns of the result.
     pub(crate) cols: usize,
-    /// What becomes of the old values.
+    /// How the old values are treated.
     pub(crate) output: Output<'a, A>,
     /// The distance of the result's rows.
     pub(crate) stride: usize,
@@ -254,7 +254,7 @@ fn rows_of_panel<'p, A, const NR: usize>(product: &Product<'p, A>, first: usize)
     panel[..product.inner * NR].as_chunks::<NR>().0
 }
 
-/// One panel against all rows: the panel stays in the nearest cache. `next` is brought near meanwhile.
+/// One panel against all rows: the panel stays in the nearest cache. `next` is prefetched meanwhile.
 #[inline(always)]
 fn column<A: Scalar, const FMA: bool, const PAIRED: bool, const MR: usize, const MID: usize, const LOW: usize, const NR: usize>(
     product: &Product<'_, A>,

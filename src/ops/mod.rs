@@ -1,4 +1,4 @@
-//! Pure functions on slices and views: products, softmax, activations, normalisation, cross-entropy, dropout.
+//! Pure functions on slices and views: products, softmax, activations, normalization, cross-entropy, dropout.
 
 mod activation;
 mod aligned;

@@ -30,7 +30,7 @@ use shared::{share_columns, shares_columns};
 pub(crate) const SEGMENT: usize = DEPTH;
 /// A multiple of every kernel's panel width.
 pub(crate) const PANEL_COLS: usize = 32;
-/// What a block of copied rows may take of the second-level cache.
+/// The share of the second-level cache that a block of copied rows may take.
 const BLOCK_BYTES: usize = 192 * STRIDE * 4;
 /// Panels that one task packs, from rows that it reads along.
 const PACK_PANELS: usize = 4;

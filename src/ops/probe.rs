@@ -31,7 +31,7 @@ pub struct KernelProbe<A> {
 }
 
 impl<A: Scalar> KernelProbe<A> {
-    /// The product of (`rows`, `inner`) and (`inner`, `cols`).
+    /// Creates the product of (`rows`, `inner`) and (`inner`, `cols`).
     pub fn new(left: ProbeLeft, rows: usize, inner: usize, cols: usize) -> Self {
         let numbers = |shape: (usize, usize)| Array2::from_shape_fn(shape, |(i, j)| A::cast(libm::sin((i * shape.1 + j) as f64 * 0.734)));
         let (a, b) = (numbers((rows, inner)), numbers((inner, cols)));

@@ -16,7 +16,7 @@ const EXPONENTIAL_COST: usize = 16;
 /// Elements that one task of a whole array takes.
 const TASK_ELEMENTS: usize = 1 << 14;
 
-/// exp(x − max x)/Σ exp(x − max x) over the last axis, (batch, rows, columns), spread over threads.
+/// Computes exp(x − max x)/Σ exp(x − max x) over the last axis, (batch, rows, columns), spread over threads.
 ///
 /// A row of −∞ only becomes zeros, the weights of nothing to attend to. A row that holds NaN or +∞ becomes NaN.
 ///
@@ -47,7 +47,7 @@ pub(crate) trait SoftmaxKernels: Sized {
     /// Replaces every row of `tile` (rows of `cols` elements) by its softmax.
     fn softmax_rows(tile: &mut [Self], cols: usize);
 
-    /// Replaces every group of 2, 4, 8 or 16 neighbours in the first `cols` of every `stride` elements by its softmax.
+    /// Replaces every group of 2, 4, 8 or 16 neighbors in the first `cols` of every `stride` elements by its softmax.
     fn softmax_groups(tile: &mut [Self], cols: usize, group: usize, stride: usize);
 
     /// Replaces every row of `grad`, the gradient of a softmax's output `p`, by the gradient of its input.

@@ -281,7 +281,7 @@ mod tests {
     fn blocks_lie_along_the_diagonal() {
         let blocks = Array3::from_shape_fn((3, 2, 5), |(block, i, j)| (100 * block + 10 * i + j + 1) as f64);
         let mut tile = Tile::default();
-        // What was there before must not show between the blocks.
+        // Earlier contents must not show between the blocks.
         tile.fill(Array2::from_elem((6, 15), f64::NAN).view(), Runs::of(15));
         tile.fill_diagonal(3, |block| blocks.index_axis(Axis(0), block));
         let mut found = Array2::zeros((6, 15));
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(found, expected);
     }
 
-    /// What was filled in is read back, whole and unit by unit.
+    /// Values that were filled in are read back, whole and unit by unit.
     #[test]
     fn a_unit_is_its_columns() {
         let (rows, unit, units) = (5, 200, 6);

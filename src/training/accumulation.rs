@@ -39,7 +39,7 @@ pub struct Accumulation<M> {
 /// Gradients added up in `f64`: there may be millions of batches.
 #[derive(Clone, Debug)]
 struct Sums<M> {
-    /// Of the first batch; only what is no parameter to be trained is left of it.
+    /// The first batch's value, of which only tensors that are not trained are used.
     gradients: M,
     /// Those of all tensors, one after the other.
     sums: Vec<f64>,
@@ -52,7 +52,7 @@ impl<M> Default for Accumulation<M> {
 }
 
 impl<M> Accumulation<M> {
-    /// Nothing yet.
+    /// Creates an empty sum.
     pub fn new() -> Self {
         Self {
             losses: 0.0,
@@ -65,8 +65,8 @@ impl<M> Accumulation<M> {
     /// Adds the mean loss of a batch and its gradients, `weight` times. A weight of 0 adds nothing, not even NaN.
     ///
     /// # Errors
-    /// Gradients of another configuration than those before; a weight that is negative, or that the element type cannot hold or divide by; a
-    /// gradient that is not finite; a sum that would not be. Nothing is added then.
+    /// Returns an error if the gradients have another configuration than those before, if a weight is negative or the element type cannot hold or
+    /// divide by it, or if a gradient or a sum is not finite. Nothing is added then.
     pub fn add<A: Scalar>(&mut self, loss: f64, gradients: M, weight: f64) -> Result<()>
     where
         M: Parameters<A>,
@@ -94,7 +94,7 @@ impl<M> Accumulation<M> {
         if !(weight > 0.0 && is_held(weight) && is_held(self.weight + weight)) {
             let reason = format!(
                 "the weight is {weight:e}, after {:e} before; each and their sum must be 0 or positive numbers that {} holds, and their reciprocals \
-                 too: scale the weights of all batches alike",
+                 too: scale the weights of all batches equally",
                 self.weight,
                 A::NAME
             );
@@ -138,7 +138,7 @@ impl<M> Accumulation<M> {
         }
     }
 
-    /// The mean loss and its gradients; `None` where nothing was added.
+    /// Returns the mean loss and its gradients; `None` where nothing was added.
     pub fn finish<A: Scalar>(self) -> Option<(f64, M)>
     where
         M: Parameters<A>,

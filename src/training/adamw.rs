@@ -11,18 +11,18 @@ use crate::error::{Error, Result};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
 
-/// What [`AdamW`] needs to know besides the learning rate.
+/// The options of [`AdamW`], except the learning rate.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct AdamWConfig {
     /// β₁ and β₂: how much of the two moments is kept in a step. Each at least 0 and less than 1.
     pub betas: (f64, f64),
-    /// What is added to the root of the second moment; at least the smallest normal number of the model's type.
+    /// The number added to the root of the second moment; at least the smallest normal number of the model's type.
     pub eps: f64,
     /// How strongly parameters are pulled towards 0: by this times the learning rate in a step.
     pub weight_decay: f64,
-    /// Which parameters are.
+    /// The parameters that decay.
     pub decay: WeightDecay,
     /// Paths of parameters that stay as they are: `embedding`, say, or `blocks.0`, with all that is below.
     pub frozen: Vec<String>,
@@ -35,7 +35,7 @@ impl Default for AdamWConfig {
 }
 
 impl AdamWConfig {
-    /// PyTorch's defaults: β = (0.9, 0.999), eps = 1e-8, a decay of 0.01 of all parameters, none frozen.
+    /// Creates options with PyTorch's defaults: β = (0.9, 0.999), eps = 1e-8, a decay of 0.01 of all parameters, none frozen.
     pub fn new() -> Self {
         Self {
             betas: (0.9, 0.999),
@@ -111,11 +111,11 @@ pub struct AdamW<A = f32> {
 }
 
 impl<A: Scalar> AdamW<A> {
-    /// An optimizer for `model`, with moments of 0.
+    /// Creates an optimizer for `model`, with moments of 0.
     ///
     /// # Errors
-    /// A β outside [0, 1), an eps below the smallest normal number of `A`, a decay that is negative or not finite as the element type rounds it, a
-    /// frozen path that the model does not have.
+    /// Returns an error if a β is outside [0, 1), if eps is below the smallest normal number of `A`, if the decay, rounded to the element type, is
+    /// negative or not finite, or if the model does not have a frozen path.
     pub fn new(model: &impl Parameters<A>, config: AdamWConfig) -> Result<Self> {
         config.check::<A>()?;
         let state = State::new(model, config.decay, &config.frozen, 2)?;

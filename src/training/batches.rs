@@ -9,7 +9,7 @@ use crate::error::{Error, Result, checked_len};
 use crate::models::{Sequences, TokenPairs, padded};
 use crate::scalar::Scalar;
 
-/// What all batches have.
+/// The interface of all batches.
 pub(crate) trait Targets {
     /// One for each row of scores.
     fn targets(&self) -> &[Option<usize>];
@@ -29,7 +29,7 @@ fn real_positions(mask: Option<&PaddingMask>, (batch, length): (usize, usize)) -
 
 /// Sequences of token ids and their targets: a language model's tokens, or a classifier's classes.
 ///
-/// A target that is `None` does not count. A batch owns its arrays; those that are lent are copied.
+/// A target that is `None` does not count. A batch owns its arrays; borrowed ones are copied.
 ///
 /// ```
 /// use linformer::PaddingMask;
@@ -119,7 +119,7 @@ impl<A> SequenceBatch<A> for TokenBatch {
 
 /// Sequences of vectors and the class of each.
 ///
-/// A target that is `None` does not count. A batch owns its arrays; those that are lent are copied.
+/// A target that is `None` does not count. A batch owns its arrays; borrowed ones are copied.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct FeatureBatch<A = f32> {

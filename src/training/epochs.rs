@@ -37,7 +37,7 @@ pub struct Epochs {
 }
 
 impl Epochs {
-    /// Creates batches of `size` of `count` examples. Where `count` is no multiple of `size`, the last batch of an epoch is smaller.
+    /// Creates batches of `size` of `count` examples. Where `count` is not a multiple of `size`, the last batch of an epoch is smaller.
     ///
     /// # Errors
     /// Returns an error if there are no examples, or if the batches have none.
@@ -71,7 +71,7 @@ impl Epochs {
     /// ```
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// Returns an error as [`new`](Self::new) does.
     pub fn by_length(lengths: &[usize], size: usize, seed: u64) -> Result<Self> {
         Ok(Self {
             lengths: Some(lengths.to_vec()),

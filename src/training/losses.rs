@@ -1,4 +1,4 @@
-//! What a model's output is measured by.
+//! Losses of a model's output.
 
 use ndarray::{Array, Array2, ArrayRef, ArrayRef2, Axis, Dimension};
 
@@ -27,7 +27,7 @@ pub enum Reduction {
 }
 
 impl Reduction {
-    /// What each of `count` losses is multiplied by before they are added. The mean of none is 0.
+    /// The factor of each of `count` losses in their sum. The mean of none is 0.
     fn scale(self, count: usize) -> f64 {
         match self {
             Self::Mean => 1.0 / count.max(1) as f64,
@@ -67,7 +67,7 @@ pub struct CrossEntropy {
 }
 
 impl CrossEntropy {
-    /// The mean over the rows that count, of targets as they are.
+    /// Creates the mean loss of the rows that count, without label smoothing.
     pub fn new() -> Self {
         Self::default()
     }
@@ -79,10 +79,10 @@ impl CrossEntropy {
         with_reduction => reduction: Reduction,
     }
 
-    /// The loss of `logits` (rows, classes) with one target a row.
+    /// Computes the loss of `logits` (rows, classes) with one target a row.
     ///
     /// # Errors
-    /// Returns an error if there are more or fewer targets than rows, if a target is no class, or if the smoothing is not from 0 to 1.
+    /// Returns an error if there are more or fewer targets than rows, if a target is not a class, or if the smoothing is not from 0 to 1.
     pub fn loss<A: Scalar>(&self, logits: &ArrayRef2<A>, targets: &[Option<usize>]) -> Result<f64> {
         let scale = self.check("CrossEntropy::loss", logits, targets)?;
         let mut losses = vec![0.0; targets.len()];
@@ -101,10 +101,10 @@ impl CrossEntropy {
         Ok(total(&losses) * scale)
     }
 
-    /// The loss of `logits` (rows, classes) with one target a row, and its gradient, which takes the place of the logits in memory.
+    /// Computes the loss of `logits` (rows, classes) with one target a row, and its gradient, which takes the place of the logits in memory.
     ///
     /// # Errors
-    /// As [`loss`](Self::loss).
+    /// Returns an error as [`loss`](Self::loss) does.
     pub fn loss_and_gradient<A: Scalar>(&self, logits: Array2<A>, targets: &[Option<usize>]) -> Result<(f64, Array2<A>)> {
         let scale = self.check("CrossEntropy::loss_and_gradient", &logits, targets)?;
         let mut gradient = if logits.is_standard_layout() {
@@ -141,7 +141,7 @@ impl CrossEntropy {
         loss
     }
 
-    /// What each row's loss is multiplied by.
+    /// The factor of each row's loss.
     fn check<A>(&self, operation: &'static str, logits: &ArrayRef2<A>, targets: &[Option<usize>]) -> Result<f64> {
         let (rows, classes) = logits.dim();
         if targets.len() != rows {
@@ -187,7 +187,7 @@ pub struct MeanSquaredError {
 }
 
 impl MeanSquaredError {
-    /// The mean.
+    /// Creates the mean loss.
     pub fn new() -> Self {
         Self::default()
     }
@@ -197,7 +197,7 @@ impl MeanSquaredError {
         with_reduction => reduction: Reduction,
     }
 
-    /// The loss of a `prediction` of any shape.
+    /// Computes the loss of a `prediction` of any shape.
     ///
     /// # Errors
     /// Returns an error if the target has another shape.
@@ -210,7 +210,7 @@ impl MeanSquaredError {
         Ok(sum * self.reduction.scale(prediction.len()))
     }
 
-    /// The loss of a `prediction` of any shape, and its gradient, of the same shape.
+    /// Computes the loss of a `prediction` of any shape, and its gradient, of the same shape.
     ///
     /// # Errors
     /// Returns an error if the target has another shape.

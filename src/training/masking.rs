@@ -11,7 +11,7 @@ use crate::error::{Error, Result, checked_len};
 /// Each token is chosen by itself with a probability of 15 %; a chosen one becomes the mask token in 80 % of the cases, a random one in 10 %,
 /// and stays as it is in 10 %. Special tokens and padding are never chosen, and no random token is a special one.
 ///
-/// What happens to a token depends on the [`Step`], its item and its position only, not on the lengths of the batch.
+/// The treatment of a token depends on the [`Step`], its item and its position only, not on the lengths of the batch.
 ///
 /// ```
 /// use linformer::ndarray::array;
@@ -115,7 +115,7 @@ impl TokenMasking {
         Ok(TokenBatch::new(corrupted, targets).at(positions).with_mask(mask))
     }
 
-    /// What a chosen token becomes.
+    /// The replacement of a chosen token.
     fn corrupted(&self, token: usize, action: f64, replacement: u64) -> usize {
         if action < self.masked {
             self.mask_token

@@ -1,6 +1,6 @@
 //! Training: batches, losses, optimizers, schedules, masking of tokens, a loop, and files to resume from.
 //!
-//! A [`Trainer`] runs the whole loop for any model that is [`Trainable`]: those of this crate and your own. What it does can be done by hand, too.
+//! A [`Trainer`] runs the whole loop for any model that is [`Trainable`]: those of this crate and your own. Its steps can be done by hand, too.
 //!
 //! Gradients are a value of the model's own type ([`zeros_like`](crate::Parameters::zeros_like) makes the first), so that whatever walks over
 //! a model's parameters walks over its gradients. A step is
@@ -10,7 +10,7 @@
 //! 2. the gradients of one batch or of several ([`Accumulation`]);
 //! 3. [`Optimizer::clip_gradient_norm`] and [`Optimizer::step`] of [`AdamW`] or [`Sgd`], at the rate that a [`Schedule`] has for it.
 //!
-//! Everything random in it is a function of a [`Step`], so that a run goes on after a stop as if it had not stopped; with the feature
+//! Everything random in it is a function of a [`Step`], so that a run resumes after a stop as if it had not stopped; with the feature
 //! `checkpoint`, `save_training` and `load_training` keep a run in a file.
 //!
 //! ```

@@ -1,4 +1,4 @@
-//! What all optimizers have in common: finding their parameters, checking gradients, clipping, and spreading a step over threads.
+//! Code that all optimizers share: finding their parameters, checking gradients, clipping, and spreading a step over threads.
 
 use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD, Axis};
 
@@ -24,9 +24,9 @@ pub trait Optimizer<A: Scalar>: Method<A> {
     /// Changes the parameters of `model` by one step against its `gradients`, at the learning rate `lr`.
     ///
     /// # Errors
-    /// A gradient that is NaN or infinite ([`Error::NonFiniteGradient`] names the first parameter); a step that would make a parameter or a moment
-    /// so ([`Error::NonFiniteStep`] names it); a model or gradients of another configuration than the optimizer was made for; a rate that is
-    /// negative or not finite, as the element type rounds it. The model and the optimizer are then left as they were.
+    /// Returns an error if a gradient is NaN or infinite ([`Error::NonFiniteGradient`] names the first parameter), if the step would make a parameter
+    /// or a moment so ([`Error::NonFiniteStep`] names it), if the model or the gradients have another configuration than the optimizer was made for,
+    /// or if the rate, rounded to the element type, is negative or not finite. The model and the optimizer are then unchanged.
     fn step<M: Parameters<A>>(&mut self, model: &mut M, gradients: &M, lr: f64) -> Result<()> {
         if !(A::cast(lr).is_finite() && lr >= 0.0) {
             return Err(Error::argument(
@@ -70,7 +70,8 @@ pub trait Optimizer<A: Scalar>: Method<A> {
     /// With `max_norm` = ∞ it is computed only.
     ///
     /// # Errors
-    /// As [`step`](Self::step), with the gradients left as they were; a `max_norm` that is NaN or negative; a norm above `f64::MAX`.
+    /// Returns an error as [`step`](Self::step) does, if `max_norm` is NaN or negative, or if the norm is above `f64::MAX`. The gradients are then
+    /// unchanged.
     fn clip_gradient_norm<M: Parameters<A>>(&self, gradients: &mut M, max_norm: f64) -> Result<f64> {
         if max_norm.is_nan() || max_norm < 0.0 {
             return Err(Error::argument(
@@ -91,9 +92,9 @@ pub trait Optimizer<A: Scalar>: Method<A> {
     }
 }
 
-/// What tells one optimizer from another.
+/// The part in which optimizers differ.
 pub(crate) trait Method<A: Scalar>: Sized {
-    /// What one step does, learning rate and all.
+    /// The rule of one step, with its learning rate.
     type Rule: Rule<A>;
 
     fn state(&self) -> &State<A>;
@@ -116,7 +117,7 @@ pub(crate) trait Method<A: Scalar>: Sized {
     fn from_json(model: &impl Parameters<A>, config: serde_json::Value) -> Result<Self>;
 }
 
-/// What is done to a piece of one parameter, whatever the others are.
+/// Updates a piece of one parameter, independently of the others.
 pub(crate) trait Rule<A>: Send + Sync {
     fn apply(&self, piece: Piece<'_, A>);
 
@@ -133,7 +134,7 @@ pub(crate) struct Piece<'a, A> {
     pub(crate) decays: bool,
 }
 
-/// What an optimizer knows of the parameters that it steps.
+/// The parameters that an optimizer steps.
 #[derive(Clone, Debug)]
 pub(crate) struct State<A> {
     /// In the order in which the model visits them.
@@ -362,7 +363,7 @@ fn sum_of_squares<A: Scalar>(tensors: &[ArrayViewD<'_, A>], factor: f64) -> f64 
     over_parts(tensors, |part| sum_of_part(part, factor)).into_iter().sum()
 }
 
-/// What `work` gives for the parts of `tensors`, in order.
+/// Returns the results of `work` for the parts of `tensors`, in order.
 fn over_parts<A: Scalar, R: Clone + Default + Send>(
     tensors: &[ArrayViewD<'_, A>],
     work: impl Fn(&ArrayViewD<'_, A>) -> R + Send + Sync,

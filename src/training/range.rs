@@ -6,7 +6,7 @@ use super::optimizer::{Piece, Rule};
 use crate::parallel;
 use crate::scalar::Scalar;
 
-/// What an element type can hold, for bounds that are computed in `f64`.
+/// The range of an element type, for bounds that are computed in `f64`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Range {
     /// A number that a few more operations cannot lead out of the range.
@@ -28,12 +28,12 @@ impl Range {
     }
 }
 
-/// What bounds a step: the largest magnitudes of what it reads.
+/// Bounds of a step: the largest magnitudes of the numbers it reads.
 pub(crate) struct Magnitudes<'b> {
     pub(crate) gradient: f64,
-    /// Of each moment, or more.
+    /// The largest of each moment, or more.
     pub(crate) moments: &'b [f64],
-    /// Of the parameters; to be asked for only where it matters, since they must be read for it.
+    /// The largest of the parameters; computed only where it matters, since they must be read for it.
     pub(crate) parameters: &'b dyn Fn() -> f64,
 }
 

@@ -7,7 +7,7 @@ use crate::parameters::Role;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum WeightDecay {
-    /// All that are stepped, as PyTorch has it with one parameter group. The default.
+    /// All that are stepped, as in PyTorch with one parameter group. The default.
     #[default]
     All,
     /// Only those that multiply features: none with fewer than two axes, none whose last name is `bias`, and none that is, or is part of
@@ -30,7 +30,7 @@ pub(crate) fn is_below(name: &str, prefix: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// Whether training changes the tensor `name`: it is no buffer, and none of the `frozen` paths leads to it.
+/// Whether training changes the tensor `name`: it is not a buffer, and none of the `frozen` paths leads to it.
 pub(crate) fn is_stepped(name: &str, role: Role, frozen: &[String]) -> bool {
     role == Role::Trainable && !frozen.iter().any(|prefix| is_below(name, prefix))
 }

@@ -32,7 +32,7 @@ pub struct Schedule {
     shape: Shape,
 }
 
-/// What follows the warm-up.
+/// The shape after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 enum Shape {
@@ -43,22 +43,22 @@ enum Shape {
 }
 
 impl Schedule {
-    /// The same rate at every step.
+    /// Creates a schedule with the same rate at every step.
     pub fn constant(peak: f64) -> Self {
         Self::new(peak, Shape::Constant)
     }
 
-    /// Down to 0 at step `total` along a line. Steps after it have 0.
+    /// Creates a schedule that falls to 0 at step `total` along a line. Later steps have rate 0.
     pub fn linear(peak: f64, total: u64) -> Self {
         Self::new(peak, Shape::Linear { total })
     }
 
-    /// Down to 0 at step `total` along half a cosine. Steps after it have 0.
+    /// Creates a schedule that falls to 0 at step `total` along half a cosine. Later steps have rate 0.
     pub fn cosine(peak: f64, total: u64) -> Self {
         Self::new(peak, Shape::Cosine { total })
     }
 
-    /// Down with the root of the step, without end.
+    /// Creates a schedule that falls with the square root of the step, without end.
     pub fn inverse_square_root(peak: f64) -> Self {
         Self::new(peak, Shape::InverseSquareRoot)
     }
@@ -72,7 +72,7 @@ impl Schedule {
         with_warmup => warmup: u64,
     }
 
-    /// The rate of `step`, counted from 0.
+    /// Returns the rate of `step`, counted from 0.
     pub fn at(&self, step: u64) -> f64 {
         if step < self.warmup {
             return self.peak * ((step + 1) as f64 / self.warmup as f64);

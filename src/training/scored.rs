@@ -3,7 +3,7 @@
 use ndarray::Array2;
 
 use super::batches::{PairBatch, SequenceBatch, TokenBatch};
-use crate::attention::Part;
+use crate::attention::SequenceShard;
 use crate::config::TrainingPass;
 use crate::error::Result;
 use crate::layers::{flat, sequence};
@@ -15,11 +15,11 @@ use crate::scalar::Scalar;
 pub(crate) trait Scored<B, A: Scalar>: Parameters<A> + Clone {
     type Cache;
 
-    /// (targets, classes) scores for training, of a part of the sequences if they are in parts.
-    fn train_scores(&self, batch: &B, pass: &TrainingPass, part: Option<&dyn Part<A>>) -> Result<(Array2<A>, Self::Cache)>;
+    /// (targets, classes) scores for training, of a shard of the sequences if they are in shards.
+    fn train_scores(&self, batch: &B, pass: &TrainingPass, shard: Option<&dyn SequenceShard<A>>) -> Result<(Array2<A>, Self::Cache)>;
 
     /// Adds the gradients of the parameters, given that of the scores.
-    fn backward_scores(&self, cache: Self::Cache, dy: Array2<A>, gradients: &mut Self, part: Option<&dyn Part<A>>) -> Result<()>;
+    fn backward_scores(&self, cache: Self::Cache, dy: Array2<A>, gradients: &mut Self, shard: Option<&dyn SequenceShard<A>>) -> Result<()>;
 
     /// (targets, classes) scores without a cache.
     fn scores_of_batch(&self, batch: &B) -> Result<Array2<A>>;
@@ -31,8 +31,13 @@ type Dim = (usize, usize, usize);
 impl<A: Scalar> Scored<TokenBatch, A> for LanguageModel<A> {
     type Cache = (LanguageModelCache<A>, Dim);
 
-    fn train_scores(&self, batch: &TokenBatch, pass: &TrainingPass, part: Option<&dyn Part<A>>) -> Result<(Array2<A>, Self::Cache)> {
-        let (scores, cache) = self.forward_train_part(&batch.tokens, batch.positions.as_deref(), batch.mask.as_ref(), pass, part)?;
+    fn train_scores(
+        &self,
+        batch: &TokenBatch,
+        pass: &TrainingPass,
+        shard: Option<&dyn SequenceShard<A>>,
+    ) -> Result<(Array2<A>, Self::Cache)> {
+        let (scores, cache) = self.forward_train_shard(&batch.tokens, batch.positions.as_deref(), batch.mask.as_ref(), pass, shard)?;
         let dim = scores.dim();
         Ok((flat(scores), (cache, dim)))
     }
@@ -42,9 +47,9 @@ impl<A: Scalar> Scored<TokenBatch, A> for LanguageModel<A> {
         (cache, (batch, length, _)): Self::Cache,
         dy: Array2<A>,
         gradients: &mut Self,
-        part: Option<&dyn Part<A>>,
+        shard: Option<&dyn SequenceShard<A>>,
     ) -> Result<()> {
-        self.backward_part(cache, &sequence(dy, batch, length), gradients, part)
+        self.backward_shard(cache, &sequence(dy, batch, length), gradients, shard)
     }
 
     fn scores_of_batch(&self, batch: &TokenBatch) -> Result<Array2<A>> {
@@ -58,7 +63,7 @@ impl<A: Scalar> Scored<TokenBatch, A> for LanguageModel<A> {
 impl<A: Scalar> Scored<PairBatch, A> for EncoderDecoder<A> {
     type Cache = (EncoderDecoderCache<A>, Dim);
 
-    fn train_scores(&self, batch: &PairBatch, pass: &TrainingPass, _: Option<&dyn Part<A>>) -> Result<(Array2<A>, Self::Cache)> {
+    fn train_scores(&self, batch: &PairBatch, pass: &TrainingPass, _: Option<&dyn SequenceShard<A>>) -> Result<(Array2<A>, Self::Cache)> {
         let (scores, cache) = self.forward_train(&batch.pairs(), pass)?;
         let dim = scores.dim();
         Ok((flat(scores), (cache, dim)))
@@ -69,7 +74,7 @@ impl<A: Scalar> Scored<PairBatch, A> for EncoderDecoder<A> {
         (cache, (batch, length, _)): Self::Cache,
         dy: Array2<A>,
         gradients: &mut Self,
-        _: Option<&dyn Part<A>>,
+        _: Option<&dyn SequenceShard<A>>,
     ) -> Result<()> {
         self.backward(cache, &sequence(dy, batch, length), gradients)
     }
@@ -82,13 +87,13 @@ impl<A: Scalar> Scored<PairBatch, A> for EncoderDecoder<A> {
 impl<A: Scalar, B: SequenceBatch<A>> Scored<B, A> for Classifier<A> {
     type Cache = ClassifierCache<A>;
 
-    fn train_scores(&self, batch: &B, pass: &TrainingPass, part: Option<&dyn Part<A>>) -> Result<(Array2<A>, Self::Cache)> {
+    fn train_scores(&self, batch: &B, pass: &TrainingPass, shard: Option<&dyn SequenceShard<A>>) -> Result<(Array2<A>, Self::Cache)> {
         let (sequences, mask) = batch.sequences()?;
-        self.forward_train_part(sequences, mask, pass, part)
+        self.forward_train_shard(sequences, mask, pass, shard)
     }
 
-    fn backward_scores(&self, cache: Self::Cache, dy: Array2<A>, gradients: &mut Self, part: Option<&dyn Part<A>>) -> Result<()> {
-        self.backward_part(cache, &dy, gradients, part).map(|_| ())
+    fn backward_scores(&self, cache: Self::Cache, dy: Array2<A>, gradients: &mut Self, shard: Option<&dyn SequenceShard<A>>) -> Result<()> {
+        self.backward_shard(cache, &dy, gradients, shard).map(|_| ())
     }
 
     fn scores_of_batch(&self, batch: &B) -> Result<Array2<A>> {

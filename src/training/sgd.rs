@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
 
-/// What [`Sgd`] needs to know besides the learning rate.
+/// The options of [`Sgd`], except the learning rate.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
 #[non_exhaustive]
@@ -21,14 +21,14 @@ pub struct SgdConfig {
     pub nesterov: bool,
     /// How much of the parameters is added to their gradients.
     pub weight_decay: f64,
-    /// Of which parameters.
+    /// The parameters that decay.
     pub decay: WeightDecay,
     /// Paths of parameters that stay as they are: `embedding`, say, or `blocks.0`, with all that is below.
     pub frozen: Vec<String>,
 }
 
 impl SgdConfig {
-    /// No momentum, no decay, nothing frozen.
+    /// Creates options without momentum, decay or frozen parameters.
     pub fn new() -> Self {
         Self::default()
     }
@@ -98,11 +98,11 @@ pub struct Sgd<A = f32> {
 }
 
 impl<A: Scalar> Sgd<A> {
-    /// An optimizer for `model`, with velocities of 0.
+    /// Creates an optimizer for `model`, with velocities of 0.
     ///
     /// # Errors
-    /// A momentum outside [0, 1), `nesterov` without momentum, a decay that is negative or not finite as the element type rounds it, a frozen path that the model does not
-    /// have.
+    /// Returns an error if the momentum is outside [0, 1), if `nesterov` is set without momentum, if the decay, rounded to the element type, is
+    /// negative or not finite, or if the model does not have a frozen path.
     pub fn new(model: &impl Parameters<A>, config: SgdConfig) -> Result<Self> {
         config.check::<A>()?;
         let moments = usize::from(config.momentum > 0.0);

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::parameters::{Parameters, Visitor, VisitorMut, join};
 use crate::scalar::Scalar;
 
-/// The version of what stands under it.
+/// The version of the metadata under this key.
 pub(super) const FORMAT: u64 = 1;
 
 /// Whether this crate uses a key of the metadata itself.
@@ -23,7 +23,7 @@ pub(super) fn is_reserved(key: &str) -> bool {
     key.starts_with("linformer")
 }
 
-/// What the metadata says.
+/// The metadata of a run.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Description {
@@ -33,7 +33,7 @@ struct Description {
     /// Optimizer steps done.
     steps: u64,
     seed: u64,
-    /// Of the next step.
+    /// The index of the next step.
     index: u64,
 }
 
@@ -85,7 +85,7 @@ pub(crate) fn run_tensors<'a, A: Scalar, O: Optimizer<A>>(
     tensors
 }
 
-/// What a file's metadata says of a run.
+/// Returns the run that a file's metadata describes.
 pub(crate) fn run_metadata<A: Scalar, O: Optimizer<A>>(model: &dyn Any, optimizer: &O, next: Step) -> Result<BTreeMap<String, String>> {
     let description = Description {
         format: FORMAT,
@@ -100,16 +100,15 @@ pub(crate) fn run_metadata<A: Scalar, O: Optimizer<A>>(model: &dyn Any, optimize
     Ok(metadata)
 }
 
-/// Puts `model` and `optimizer` into the state that [`save_training`] wrote, and gives the step to go on with. A run that goes on from there
+/// Puts `model` and `optimizer` into the state that [`save_training`] wrote, and returns the step to continue with. A run that continues from there
 /// is equal, bit for bit, to one that was not stopped.
 ///
 /// The optimizer gets the configuration that it was saved with.
 ///
 /// # Errors
-/// A file that cannot be read or is no valid safetensors file; one that holds no run, or one with another kind of optimizer or of another
-/// format number; tensors that are missing, unexpected, of another shape, of integers, or of numbers
-/// that are not finite, all of them listed. Model and optimizer are then left as
-/// they were.
+/// Returns an error if the file cannot be read or is not a valid safetensors file; if it holds no run, or one with another kind of optimizer or format
+/// number; or if tensors are missing, unexpected, of another shape, of integers, or not finite, all of which are listed. Model and optimizer are then
+/// unchanged.
 pub fn load_training<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(
     path: impl AsRef<Path>,
     model: &mut M,
@@ -145,7 +144,7 @@ pub(super) fn resume_with_best<A: Scalar, M: Parameters<A>, O: Optimizer<A>>(
     Ok(Step::new(description.seed, description.index))
 }
 
-/// An error that lists the tensors with numbers that are not finite: no run can go on from them.
+/// An error that lists the tensors with numbers that are not finite: no run can continue from them.
 fn check_finite<A: Scalar>(tensors: &Tensors<A>) -> Result<()> {
     let is_finite = |name: &&str| {
         tensors
@@ -175,7 +174,7 @@ pub(super) fn to_json(key: &str, description: &impl Serialize) -> Result<String>
     serde_json::to_string(description).map_err(|error| in_metadata(key, error))
 }
 
-/// What the metadata says under `key`, which files that hold `what` have.
+/// Returns the metadata entry `key`, which files that hold `what` have.
 pub(super) fn described<A: Scalar, T: DeserializeOwned>(tensors: &Tensors<A>, key: &str, what: &str) -> Result<T> {
     let Some(json) = tensors.metadata().get(key) else {
         return Err(malformed(format!(

@@ -76,7 +76,7 @@ pub trait Trainable<B, A: Scalar = f32> {
     ///
     /// # Errors
     /// Returns an error if the batch does not fit the model (another kind of input, a token outside the vocabulary, a mask of another shape, more
-    /// positions than the model has, another number of targets than scores, a target that is no class), if a rate of `pass` is below 0 or not
+    /// positions than the model has, another number of targets than scores, a target that is not a class), if a rate of `pass` is below 0 or not
     /// below 1, or if the loss is not finite. Over several ranks, also if the ranks disagree or another rank fails.
     fn loss_and_gradients(&self, batch: &B, loss: &Self::Loss, pass: &TrainingPass) -> Result<(f64, Self::Gradients)>;
 
@@ -84,7 +84,7 @@ pub trait Trainable<B, A: Scalar = f32> {
     /// [`loss_and_gradients`](Self::loss_and_gradients); models that can should save themselves the gradients.
     ///
     /// # Errors
-    /// As [`loss_and_gradients`](Self::loss_and_gradients).
+    /// Returns an error as [`loss_and_gradients`](Self::loss_and_gradients) does.
     fn evaluate(&self, batch: &B, loss: &Self::Loss) -> Result<f64> {
         let pass = TrainingPass::new(Step::new(0, 0));
         Ok(self.loss_and_gradients(batch, loss, &pass)?.0)

@@ -317,7 +317,7 @@ fn evaluate<A: Scalar, B, M: Trainable<B, A>>(model: &M, loss: &M::Loss, batches
 /// Losses and gradients of the batches of a step.
 enum Sum<M> {
     Nothing,
-    /// Of one batch, as they are.
+    /// Those of one batch, unchanged.
     One(f64, M),
     Several(Accumulation<M>),
 }

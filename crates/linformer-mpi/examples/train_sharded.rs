@@ -12,7 +12,7 @@ use linformer_mpi::Mpi;
 use support::{one_thread, option};
 
 const TEXT: &[u8] = include_bytes!("../README.md");
-/// Bytes, and one more token that stands for a hidden one.
+/// Bytes, and one more token for a hidden one.
 const VOCABULARY: usize = 257;
 const BATCH: usize = 4;
 

@@ -37,7 +37,7 @@ impl Mpi {
     /// Starts MPI. Only the thread that calls this may use communicators; others may do anything else (`MPI_THREAD_FUNNELED`).
     ///
     /// # Errors
-    /// MPI runs already, or does not allow other threads at all.
+    /// Returns an error if MPI is already running, or if it does not allow other threads at all.
     pub fn start() -> Result<Self> {
         const OPERATION: &str = "Mpi::start";
         let failed = |reason: String| Error::Communication {
@@ -52,7 +52,7 @@ impl Mpi {
     }
 
     /// Starts MPI, does `work` with the group of all processes, and ends MPI. Where it returns an error, this process says so on the standard error
-    /// and aborts the job: others may be waiting for it, and would wait for ever. What is to be survived must be handled within `work`.
+    /// and aborts the job: others may be waiting for it, and would wait for ever. Errors that the job is to survive must be handled within `work`.
     ///
     /// ```no_run
     /// use linformer::distributed::Communicator;
@@ -67,7 +67,7 @@ impl Mpi {
     /// ```
     ///
     /// # Errors
-    /// As [`start`](Self::start).
+    /// Returns an error as [`start`](Self::start) does.
     pub fn run<T>(work: impl FnOnce(&MpiCommunicator) -> Result<T>) -> Result<T> {
         let mpi = Self::start()?;
         let world = mpi.world();
@@ -80,7 +80,7 @@ impl Mpi {
         }
     }
 
-    /// The group of all processes.
+    /// Returns the group of all processes.
     pub fn world(&self) -> MpiCommunicator {
         MpiCommunicator {
             communicator: self.universe.world(),
@@ -156,7 +156,7 @@ impl MpiCommunicator {
             operation: OPERATION,
             reason: format!("{total} bytes are more than MPI gathers in one call; gather fewer at once"),
         };
-        // All processes know all counts, so that all refuse alike.
+        // All processes know all counts, so that all refuse together.
         i32::try_from(total).map_err(|_| too_many())?;
         if total == 0 {
             // Two slices of no bytes may have one address, which MPI takes for a mistake.

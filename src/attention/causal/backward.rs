@@ -1,4 +1,4 @@
-//! Training of attention to what each row sees. Scores are made again tile by tile, never stored.
+//! Training of attention to what each row sees. Scores are recomputed tile by tile, never stored.
 
 use std::ops::Range;
 

@@ -63,13 +63,13 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
                 "one projection for all layers belongs to an Encoder; a layer by itself takes KeyValue",
             ));
         }
-        Streams::drawn(seed, |streams| Self::draw(config, streams))
+        Streams::drawn(seed, |streams| Self::init(config, streams))
     }
 
-    pub(crate) fn draw(config: &CausalConfig, streams: &mut Streams) -> Self {
+    pub(crate) fn init(config: &CausalConfig, streams: &mut Streams) -> Self {
         Self {
             config: config.clone(),
-            layer: ExactAttention::draw(&config.attention, streams),
+            layer: ExactAttention::init(&config.attention, streams),
             projections: (config.sharing != Sharing::Layerwise).then(|| draw_projections(config, streams)),
         }
     }

@@ -5,8 +5,8 @@ use ndarray::{Array3, Array4, ArrayView1, ArrayView3, Axis, s};
 use super::super::PaddingMask;
 use super::super::compressed::Compressed;
 use super::super::gradients::KeyValueGradients;
-use super::super::part::Part;
 use super::super::projection::{Projection, ProjectionWeights, Projections};
+use super::super::sequence_shard::SequenceShard;
 use super::super::weights::AttentionWeights;
 use super::accumulate::Windows;
 use super::rows::RealRows;
@@ -28,7 +28,7 @@ mod features;
 #[derive(Clone, Debug)]
 pub(crate) struct CompressionCache<A> {
     totals: Totals<A>,
-    /// Which maxima are this part's, for each of the sums; `None` where the sequences are whole.
+    /// Which maxima are this shard's, for each of the sums; `None` where the sequences are whole.
     owners: Option<Vec<Array4<bool>>>,
 }
 
@@ -57,10 +57,10 @@ impl<A: Scalar> Compressor<'_, A> {
         }
     }
 
-    /// [`finish`](Self::finish), and what the backward pass needs. Where this is a part, the others complete it first.
-    pub(crate) fn finish_train(mut self, part: Option<&dyn Part<A>>) -> Result<(Compressed<A>, CompressionCache<A>)> {
-        let owners = match part {
-            Some(part) => self.complete(part)?,
+    /// [`finish`](Self::finish), and what the backward pass needs. Where this is a shard, the others complete it first.
+    pub(crate) fn finish_train(mut self, shard: Option<&dyn SequenceShard<A>>) -> Result<(Compressed<A>, CompressionCache<A>)> {
+        let owners = match shard {
+            Some(shard) => self.complete(shard)?,
             None => None,
         };
         let mut compressed = Compressed::empty();
@@ -81,9 +81,9 @@ impl<A: Scalar> Compressor<'_, A> {
 
     /// Adds the gradients, given those of K̄ and V̄ (batch, heads, slots, `head_dim`), 0 for slots that were not there.
     ///
-    /// `x` is the whole sequence that was pushed, `mask` its mask. Where it is a part, `own` are the gradients that come from the part's
-    /// queries, and `whole` those from all queries: what a part adds for the weights of all positions is then added up over the parts, while
-    /// the part's rows and columns get their gradients from all queries. Otherwise both are the same.
+    /// `x` is the whole sequence that was pushed, `mask` its mask. Where it is a shard, `own` are the gradients that come from the shard's
+    /// queries, and `whole` those from all queries: what a shard adds for the weights of all positions is then added up over the shards, while
+    /// the shard's rows and columns get their gradients from all queries. Otherwise both are the same.
     pub(crate) fn backward(
         &self,
         x: ArrayView3<'_, A>,
@@ -152,16 +152,16 @@ impl<A: Scalar> Compressor<'_, A> {
             size: head_dim,
         };
         let cost = parallel::cost(&[batch, heads, slots, head_dim, self.config.attention.dim]);
-        for_each_part(parts, cost, |kv_head, mut part| {
+        for_each_part(parts, cost, |kv_head, mut shard| {
             let mut staged = StagedSum::default();
             for head in with_kv_head(kv_head) {
                 for (item, grad) in grad.outer_iter().enumerate() {
                     let inputs = sums.values.slice(s![item, head.min(last), ..slots, ..]);
-                    gemm(A::one(), grad.index_axis(Axis(0), head).t(), inputs, A::one(), &mut part.view);
-                    staged.added(part.view.as_slice_mut().expect("rows of a weight are contiguous"));
+                    gemm(A::one(), grad.index_axis(Axis(0), head).t(), inputs, A::one(), &mut shard.view);
+                    staged.added(shard.view.as_slice_mut().expect("rows of a weight are contiguous"));
                 }
             }
-            staged.finish(part.view.as_slice_mut().expect("rows of a weight are contiguous"));
+            staged.finish(shard.view.as_slice_mut().expect("rows of a weight are contiguous"));
         });
         let before = self.config.bias_place == BiasPlace::BeforeCompression;
         let Some(mut bias) = linear.bias_mut().filter(|_| before) else {
@@ -270,7 +270,7 @@ impl<A: Scalar> Compressor<'_, A> {
 }
 
 impl<A: Scalar> CompressionCache<A> {
-    /// Sets the gradients of maxima that are in other parts to 0.
+    /// Sets the gradients of maxima that are in other shards to 0.
     pub(crate) fn keep_owned(&self, grads: &mut KeyValueGradients<A>) {
         let Some(owners) = &self.owners else {
             return;

@@ -40,7 +40,7 @@ impl RangeSet {
         other.ranges.iter().try_for_each(|&range| self.check_apart(range, operation))
     }
 
-    /// Adds a range, joining neighbours.
+    /// Adds a range, joining neighbors.
     pub(super) fn insert(&mut self, range: (usize, usize)) {
         if range.0 == range.1 {
             return;

@@ -136,7 +136,7 @@ impl<A: Scalar> PositionSums<A> {
             sums.zip_mut_with(&other.values, |sum, &other| *sum = larger(*sum, other));
         } else {
             self.lengthen();
-            // Pushes that go on behind the other part may never reach the place where they would do so.
+            // Pushes that continue behind the other part may never reach the place where they would do so.
             self.fold(0..self.values.dim().0);
             let mut sums = self.long_values.slice_mut(s![.., .., ..slots, ..]);
             sums.zip_mut_with(&other.values, |sum, other| *sum += other.widen());

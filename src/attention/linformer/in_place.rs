@@ -8,8 +8,8 @@ use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2, Axis, s};
 use super::super::compressed::Compressed;
 use super::super::compressor::{Compressor, Order};
 use super::super::mask::{PaddingMask, one_past_last};
-use super::super::part::Part;
 use super::super::projection::Projections;
+use super::super::sequence_shard::SequenceShard;
 use super::super::workspace::{ContextSpace, TileSpace, Workspace};
 use super::LinformerAttention;
 use crate::error::{Error, Result};
@@ -87,18 +87,18 @@ impl<A: Scalar> LinformerAttention<A> {
         Ok(())
     }
 
-    /// The sums of one item's rows in a part of its sequence, yet to be completed; the whole sequence is `length` long.
+    /// The sums of one item's rows in a shard of its sequence, yet to be completed; the whole sequence is `length` long.
     pub(crate) fn part_of_item<'a>(
         &'a self,
         projections: &'a Projections<A>,
-        (part, length): (&dyn Part<A>, usize),
+        (shard, length): (&dyn SequenceShard<A>, usize),
         rows: ArrayView2<'_, A>,
         norm: Option<&LayerNorm<A>>,
         real: Option<ArrayView1<'_, bool>>,
         space: &mut ContextSpace<A>,
     ) -> Result<Compressor<'a, A>> {
         let order = Order::of(self.config());
-        let mut compressor = Compressor::new(self.config(), self.weights(), projections, 1, order)?.of_part(part, &[length])?;
+        let mut compressor = Compressor::new(self.config(), self.weights(), projections, 1, order)?.of_shard(shard, &[length])?;
         space.add_rows(&mut compressor, rows, norm, real)?;
         Ok(compressor)
     }

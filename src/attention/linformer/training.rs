@@ -6,8 +6,8 @@ use super::super::cache::{AttentionCache, CachedContext, check_gradient, no_proj
 use super::super::compressor::{CompressionCache, CompressionGradients, Compressor};
 use super::super::gradients::KeyValueGradients;
 use super::super::mask::PaddingMask;
-use super::super::part::{Lent, Part};
 use super::super::projection::Projections;
+use super::super::sequence_shard::{LayerContext, SequenceShard};
 use super::LinformerAttention;
 use crate::error::{Error, Result};
 use crate::layers::{check_width, rows};
@@ -21,7 +21,7 @@ impl<A: Scalar> LinformerAttention<A> {
     /// Returns an error as [`forward`](Self::forward) does.
     pub fn forward_train(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<(Array3<A>, AttentionCache<A>)> {
         let x = owned("LinformerAttention::forward_train", x)?;
-        self.train_with(Lent::whole(None), x, None, mask, None)
+        self.train_with(LayerContext::whole(None), x, None, mask, None)
     }
 
     /// Returns the cross-attention of `queries` to `context` and the cache that [`backward_cross`](Self::backward_cross) needs.
@@ -36,7 +36,7 @@ impl<A: Scalar> LinformerAttention<A> {
     ) -> Result<(Array3<A>, AttentionCache<A>)> {
         const OPERATION: &str = "LinformerAttention::forward_train_cross";
         let (queries, context) = (owned(OPERATION, queries)?, owned(OPERATION, context)?);
-        self.train_with(Lent::whole(None), queries, Some(context), mask, None)
+        self.train_with(LayerContext::whole(None), queries, Some(context), mask, None)
     }
 
     /// Returns the gradient of `x`, given `dy` of the output, both (batch, n, dim). Those of the parameters are added to `gradients`, a value like
@@ -73,7 +73,7 @@ impl<A: Scalar> LinformerAttention<A> {
 
     pub(crate) fn train_with(
         &self,
-        lent: Lent<'_, A>,
+        layer_context: LayerContext<'_, A>,
         x: Array3<A>,
         other: Option<Array3<A>>,
         mask: Option<&PaddingMask>,
@@ -84,14 +84,14 @@ impl<A: Scalar> LinformerAttention<A> {
         let (batch, length, _) = context_input.dim();
         check_width(OPERATION, "queries", &x, self.config().attention.dim)?;
         PaddingMask::check(mask, OPERATION, batch, length)?;
-        let mut compressor = self.training_compressor(lent, batch, length, mask)?;
+        let mut compressor = self.training_compressor(layer_context, batch, length, mask)?;
         compressor.push_last(context_input, mask)?;
-        let (mut context, compression) = compressor.finish_train(lent.part)?;
+        let (mut context, compression) = compressor.finish_train(layer_context.shard)?;
         if x.dim().0 != context.batch() {
             let expected = format!("({batch}, any length, {})", self.config().attention.dim);
             return Err(Error::shape(OPERATION, "queries", expected, x.shape()));
         }
-        let (y, attend) = self.weights().attend_train(&x, &context, dropout, lent.buffers);
+        let (y, attend) = self.weights().attend_train(&x, &context, dropout, layer_context.buffers);
         context.forget_packed();
         let cache = AttentionCache {
             layer: self.config().clone().into(),
@@ -107,15 +107,15 @@ impl<A: Scalar> LinformerAttention<A> {
 
     fn training_compressor<'a>(
         &'a self,
-        lent: Lent<'a, A>,
+        layer_context: LayerContext<'a, A>,
         batch: usize,
         length: usize,
         mask: Option<&PaddingMask>,
     ) -> Result<Compressor<'a, A>> {
         let order = Compressor::<A>::training_order(self.config());
-        let compressor = Compressor::new(self.config(), self.weights(), self.own_or(lent.projections)?, batch, order)?;
-        match lent.part {
-            Some(part) => compressor.of_part(part, part.lengths()),
+        let compressor = Compressor::new(self.config(), self.weights(), self.own_or(layer_context.projections)?, batch, order)?;
+        match layer_context.shard {
+            Some(shard) => compressor.of_shard(shard, shard.lengths()),
             None => self.with_lengths(compressor, length, mask),
         }
     }
@@ -128,12 +128,12 @@ impl<A: Scalar> LinformerAttention<A> {
         gradients: &mut Self,
         shared_gradients: Option<&mut Projections<A>>,
     ) -> Result<(Array3<A>, Option<Array3<A>>)> {
-        self.backward_dropped(Lent::whole(shared), cache, dy, None, gradients, shared_gradients)
+        self.backward_dropped(LayerContext::whole(shared), cache, dy, None, gradients, shared_gradients)
     }
 
     pub(crate) fn backward_dropped(
         &self,
-        lent: Lent<'_, A>,
+        layer_context: LayerContext<'_, A>,
         cache: &AttentionCache<A>,
         dy: &ArrayRef3<A>,
         dropout: Option<Dropout<A>>,
@@ -149,16 +149,25 @@ impl<A: Scalar> LinformerAttention<A> {
         let (Some(compression), CachedContext::Whole(context)) = (&cache.compression, &cache.context) else {
             return Err(unlike(OPERATION, "the cache has no keys and values that were compressed whole"));
         };
-        let (mut dx, own) = self
-            .weights()
-            .attend_backward(&cache.x, context, &cache.attend, rows(&dy), dropout, own_weights, lent.buffers);
+        let (mut dx, own) = self.weights().attend_backward(
+            &cache.x,
+            context,
+            &cache.attend,
+            rows(&dy),
+            dropout,
+            own_weights,
+            layer_context.buffers,
+        );
         let input = cache.context_input();
         let mut dother = cache.other.as_ref().map(|other| Array3::zeros(other.dim()));
         let (batch, length, _) = input.dim();
         let compressor = self
-            .training_compressor(lent, batch, length, cache.mask.as_ref())?
+            .training_compressor(layer_context, batch, length, cache.mask.as_ref())?
             .resumed(compression.clone());
-        let whole = lent.part.map(|part| whole_gradients(&own, compression, part)).transpose()?;
+        let whole = layer_context
+            .shard
+            .map(|shard| whole_gradients(&own, compression, shard))
+            .transpose()?;
         let mut into = CompressionGradients {
             weights: own_weights,
             projections: own_projections,
@@ -169,16 +178,16 @@ impl<A: Scalar> LinformerAttention<A> {
     }
 }
 
-/// The gradients that come from the queries of all parts, as far as they belong to this one.
+/// The gradients that come from the queries of all shards, as far as they belong to this one.
 fn whole_gradients<A: Scalar>(
     own: &KeyValueGradients<A>,
     compression: &CompressionCache<A>,
-    part: &dyn Part<A>,
+    shard: &dyn SequenceShard<A>,
 ) -> Result<KeyValueGradients<A>> {
     let mut whole = own.clone();
     let KeyValueGradients { keys, values } = &mut whole;
     let mut slices: Vec<_> = [keys, values].into_iter().filter_map(Array4::as_slice_memory_order_mut).collect();
-    part.sum(&mut slices)?;
+    shard.sum(&mut slices)?;
     compression.keep_owned(&mut whole);
     Ok(whole)
 }

@@ -22,10 +22,10 @@ pub struct DecoderBlock<A = f32> {
 parameters!(DecoderBlock { target, source });
 
 impl<A: Scalar> DecoderBlock<A> {
-    pub(in crate::blocks) fn draw(target: &EncoderConfig, source: &EncoderConfig, layer: usize, streams: &mut Streams) -> Self {
+    pub(in crate::blocks) fn init(target: &EncoderConfig, source: &EncoderConfig, layer: usize, streams: &mut Streams) -> Self {
         Self {
-            target: EncoderBlock::draw(target, layer, streams),
-            source: EncoderBlock::draw(source, layer, streams),
+            target: EncoderBlock::init(target, layer, streams),
+            source: EncoderBlock::init(source, layer, streams),
         }
     }
 

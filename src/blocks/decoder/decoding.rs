@@ -10,7 +10,7 @@ use crate::layers::check_width;
 use crate::scalar::Scalar;
 
 impl<A: Scalar> Decoder<A> {
-    /// What is kept of a target that has not begun.
+    /// The state of a target that has not begun.
     pub(crate) fn begin(&self) -> Result<EncoderState<A>> {
         let states = self
             .blocks()
@@ -54,7 +54,7 @@ impl<A: Scalar> Decoder<A> {
     }
 }
 
-/// Where each of several targets stands among the queries to its source.
+/// The place of each of several targets among the queries to its source.
 struct Places {
     /// (source, row) of each target.
     rows: Vec<(usize, usize)>,

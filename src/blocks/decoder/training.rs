@@ -2,7 +2,7 @@
 
 use ndarray::{Array3, ArrayRef3};
 
-use crate::attention::{Lent, PaddingMask, Projections};
+use crate::attention::{LayerContext, PaddingMask, Projections};
 use crate::blocks::encoder::BlockCache;
 use crate::blocks::stack::{SavedBlock, train_blocks};
 use crate::blocks::{Decoder, DecoderBlock};
@@ -21,12 +21,12 @@ pub struct DecoderCache<A = f32> {
     inputs: Inputs<A>,
     /// With the caches of both halves of a block.
     saved: Vec<SavedBlock<A, [BlockCache<A>; 2]>>,
-    /// What the final norm was given.
+    /// The input of the final norm.
     last: Option<Array3<A>>,
     dim: (usize, usize, usize),
 }
 
-/// What every block is given besides the stream.
+/// The inputs of every block, except the stream.
 #[derive(Clone, Debug)]
 struct Inputs<A> {
     mask: Option<PaddingMask>,
@@ -47,8 +47,8 @@ fn places(first_layer: usize, block: usize) -> [usize; 2] {
 }
 
 impl<A: Scalar> Decoder<A> {
-    /// [`forward`](Self::forward) with the pass's dropout, and what [`backward`](Self::backward) needs: O((m + n)·d) numbers a layer; with
-    /// gradient checkpointing one target a layer and one source altogether. Layer drop leaves out whole blocks.
+    /// Runs [`forward`](Self::forward) with the pass's dropout; returns the output and what [`backward`](Self::backward) needs: O((m + n)·d) numbers
+    /// a layer; with gradient checkpointing one target a layer and one source in total. Layer drop leaves out whole blocks.
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does, or if a rate of the pass is below 0, or 1 or more.
@@ -97,7 +97,7 @@ impl<A: Scalar> Decoder<A> {
             stream,
             pass.gradient_checkpointing,
             |block, _| pass.drops_layer(places(first_layer, block)[0]),
-            |block, own, stream| own.train(stream, self.lent(), &inputs, pass, places(first_layer, block)),
+            |block, own, stream| own.train(stream, self.layer_context(), &inputs, pass, places(first_layer, block)),
         )?;
         let last = self.final_norm().map(|norm| {
             let normed = norm.forward_in(Buffers::of(self.buffer_pool()), &stream);
@@ -116,11 +116,11 @@ impl<A: Scalar> Decoder<A> {
     }
 
     /// To the self-attentions and to the cross-attentions.
-    fn lent(&self) -> [Lent<'_, A>; 2] {
+    fn layer_context(&self) -> [LayerContext<'_, A>; 2] {
         let buffers = Buffers::of(self.buffer_pool());
-        [self.projections(), self.cross_projections()].map(|projections| Lent {
+        [self.projections(), self.cross_projections()].map(|projections| LayerContext {
             buffers,
-            ..Lent::whole(projections)
+            ..LayerContext::whole(projections)
         })
     }
 
@@ -150,10 +150,18 @@ impl<A: Scalar> Decoder<A> {
         let blocks = self.blocks().iter().zip(own_blocks).enumerate().rev();
         for ((block, (own, gradients)), saved) in blocks.zip(saved.into_iter().rev()) {
             let layers = places(first_layer, block);
-            let Some(caches) = saved.cache(|input| own.train(input, self.lent(), &inputs, &pass, layers))? else {
+            let Some(caches) = saved.cache(|input| own.train(input, self.layer_context(), &inputs, &pass, layers))? else {
                 continue;
             };
-            dy = own.backward(caches, dy, self.lent(), &pass, layers, gradients, (&mut shared, &mut dsource))?;
+            dy = own.backward(
+                caches,
+                dy,
+                self.layer_context(),
+                &pass,
+                layers,
+                gradients,
+                (&mut shared, &mut dsource),
+            )?;
         }
         Ok((dy, dsource))
     }
@@ -163,7 +171,7 @@ impl<A: Scalar> DecoderBlock<A> {
     fn train(
         &self,
         stream: Array3<A>,
-        [own, cross]: [Lent<'_, A>; 2],
+        [own, cross]: [LayerContext<'_, A>; 2],
         inputs: &Inputs<A>,
         pass: &TrainingPass,
         layers: [usize; 2],
@@ -183,7 +191,7 @@ impl<A: Scalar> DecoderBlock<A> {
         &self,
         [first, second]: [BlockCache<A>; 2],
         dy: Array3<A>,
-        [own, cross]: [Lent<'_, A>; 2],
+        [own, cross]: [LayerContext<'_, A>; 2],
         pass: &TrainingPass,
         layers: [usize; 2],
         gradients: &mut Self,

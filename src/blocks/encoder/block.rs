@@ -71,14 +71,14 @@ impl<A: Scalar> EncoderBlock<A> {
                 "it belongs to an Encoder; a block by itself takes KeyValue",
             ));
         }
-        Streams::drawn(seed, |streams| Self::draw(&config, 0, streams))
+        Streams::drawn(seed, |streams| Self::init(&config, 0, streams))
     }
 
-    pub(crate) fn draw(config: &EncoderConfig, layer: usize, streams: &mut Streams) -> Self {
+    pub(crate) fn init(config: &EncoderConfig, layer: usize, streams: &mut Streams) -> Self {
         let (before, after) = config.widths(layer);
         Self {
             attention_norm: LayerNorm::init(before, config.norm_eps),
-            attention: Attention::draw(&config.layer_attention(layer), streams),
+            attention: Attention::init(&config.layer_attention(layer), streams),
             feed_forward: FeedForwardBlock::init(config, (before, after), streams),
             placement: config.norm,
         }

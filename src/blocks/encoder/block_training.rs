@@ -5,7 +5,7 @@ use std::slice;
 use ndarray::{Array3, ArrayRef3};
 
 use super::block::EncoderBlock;
-use crate::attention::{AttentionCache, Lent, PaddingMask, Projections};
+use crate::attention::{AttentionCache, LayerContext, PaddingMask, Projections};
 use crate::blocks::Attention;
 use crate::blocks::feed_forward::FeedForwardBlockCache;
 use crate::blocks::stack::{SavedBlock, train_blocks};
@@ -28,7 +28,7 @@ pub struct EncoderBlockCache<A = f32> {
     dim: (usize, usize, usize),
 }
 
-/// What blocks, gradients and caches of one another have in common.
+/// The parts by which blocks, gradients and caches of each other are matched.
 #[derive(Clone, Debug, PartialEq)]
 struct BlockKind {
     attention: AttentionKind,
@@ -38,8 +38,8 @@ struct BlockKind {
 }
 
 impl<A: Scalar> EncoderBlock<A> {
-    /// [`forward`](Self::forward) with the dropout of the `pass`, and what [`backward`](Self::backward) needs: O(n·d) numbers, or the input alone
-    /// with gradient checkpointing. Several blocks one after another drop different elements where each has a pass with a
+    /// Runs [`forward`](Self::forward) with the dropout of the `pass`; returns the output and what [`backward`](Self::backward) needs: O(n·d)
+    /// numbers, or the input alone with gradient checkpointing. Several blocks one after another drop different elements where each has a pass with a
     /// [`first_layer`](TrainingPass::first_layer) of its own.
     ///
     /// # Errors
@@ -61,7 +61,7 @@ impl<A: Scalar> EncoderBlock<A> {
                 x,
                 pass.gradient_checkpointing,
                 |layer, block| block.is_dropped(pass, layer),
-                |layer, block, x| block.train(x, Lent::whole(None), mask, pass, layer),
+                |layer, block, x| block.train(x, LayerContext::whole(None), mask, pass, layer),
             )
         })?;
         let cache = EncoderBlockCache {
@@ -101,9 +101,9 @@ impl<A: Scalar> EncoderBlock<A> {
         let dy = contiguous(dy);
         let (pass, mask) = (&cache.pass, cache.mask.as_ref());
         parallel::within(training_cost(&dy), || {
-            let lent = Lent::whole(None);
-            match cache.saved.cache(|input| self.train(input, lent, mask, pass, 0))? {
-                Some(cache) => self.backward_through(cache, dy, lent, pass, 0, gradients, None),
+            let layer_context = LayerContext::whole(None);
+            match cache.saved.cache(|input| self.train(input, layer_context, mask, pass, 0))? {
+                Some(cache) => self.backward_through(cache, dy, layer_context, pass, 0, gradients, None),
                 None => Ok(dy),
             }
         })
@@ -129,11 +129,11 @@ fn training_cost<A>(x: &Array3<A>) -> usize {
     parallel::cost(&[x.len(), x.dim().2])
 }
 
-/// What is saved of one block.
+/// The cache of one block.
 #[derive(Clone, Debug)]
 pub(crate) struct BlockCache<A> {
     attention: AttentionCache<A>,
-    /// What the attention's norm was given: x before it (pre-norm), x + attention(x) (post-norm).
+    /// The input of the attention's norm: x before it (pre-norm), x + attention(x) (post-norm).
     attention_normed: Array3<A>,
     feed_forward: Option<FeedForwardBlockCache<A>>,
 }
@@ -154,13 +154,13 @@ impl<A: Scalar> EncoderBlock<A> {
     pub(crate) fn train(
         &self,
         x: Array3<A>,
-        lent: Lent<'_, A>,
+        layer_context: LayerContext<'_, A>,
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
         layer: usize,
     ) -> Result<(Array3<A>, BlockCache<A>)> {
-        self.train_around(x, pass, layer, lent.buffers, |input, weights| {
-            self.attention().train(lent, input, mask, weights)
+        self.train_around(x, pass, layer, layer_context.buffers, |input, weights| {
+            self.attention().train(layer_context, input, mask, weights)
         })
     }
 
@@ -212,15 +212,21 @@ impl<A: Scalar> EncoderBlock<A> {
         &self,
         cache: BlockCache<A>,
         dy: Array3<A>,
-        lent: Lent<'_, A>,
+        layer_context: LayerContext<'_, A>,
         pass: &TrainingPass,
         layer: usize,
         gradients: &mut Self,
         shared_gradients: Option<&mut Projections<A>>,
     ) -> Result<Array3<A>> {
-        self.backward_around(cache, dy, pass, layer, gradients, lent.buffers, |cache, dy, weights, own| {
-            self.attention().backward(lent, cache, dy, weights, own, shared_gradients)
-        })
+        self.backward_around(
+            cache,
+            dy,
+            pass,
+            layer,
+            gradients,
+            layer_context.buffers,
+            |cache, dy, weights, own| self.attention().backward(layer_context, cache, dy, weights, own, shared_gradients),
+        )
     }
 
     /// [`backward_through`](Self::backward_through) with `attend` for the attention's: given its cache, the gradient of its output, the dropout of its
@@ -270,7 +276,7 @@ impl<A: Scalar> EncoderBlock<A> {
         streams: &mut [Array3<A>; 2],
         grads: &mut [Array3<A>; 2],
         mask: Option<&PaddingMask>,
-        lent: Lent<'_, A>,
+        layer_context: LayerContext<'_, A>,
         pass: &TrainingPass,
         layer: usize,
         gradients: &mut Self,
@@ -281,29 +287,29 @@ impl<A: Scalar> EncoderBlock<A> {
         let (own_norm, own_attention, own_feed_forward) = gradients.parts_mut();
         if let (Some(feed_forward), Some(own)) = (self.feed_forward(), own_feed_forward) {
             // second += f(norm(first))
-            let (added, mut cache) = feed_forward.added(NormPlacement::Pre, first.clone(), pass, layer, lent.buffers);
+            let (added, mut cache) = feed_forward.added(NormPlacement::Pre, first.clone(), pass, layer, layer_context.buffers);
             *second -= &added;
-            lent.buffers.recycle(added);
-            let dx = feed_forward.added_backward(NormPlacement::Pre, &mut cache, dsecond, pass, layer, own, lent.buffers);
+            layer_context.buffers.recycle(added);
+            let dx = feed_forward.added_backward(NormPlacement::Pre, &mut cache, dsecond, pass, layer, own, layer_context.buffers);
             add(dfirst, &dx);
-            lent.buffers.recycle(dx);
-            cache.recycle(lent.buffers);
+            layer_context.buffers.recycle(dx);
+            cache.recycle(layer_context.buffers);
         }
         // first += attention(norm(second))
         let weights = pass.dropout(layer, Place::AttentionWeights);
-        let input = self.attention_norm().forward_in(lent.buffers, second);
-        let (mut added, cache) = self.attention().train(lent, input, mask, weights)?;
+        let input = self.attention_norm().forward_in(layer_context.buffers, second);
+        let (mut added, cache) = self.attention().train(layer_context, input, mask, weights)?;
         drop_out(&mut added, pass.dropout(layer, Place::AttentionOutput));
         *first -= &added;
-        lent.buffers.recycle(added);
+        layer_context.buffers.recycle(added);
         let dattention = dropped(dfirst, pass.dropout(layer, Place::AttentionOutput));
         let mut dinput = self
             .attention()
-            .backward(lent, &cache, &dattention, weights, own_attention, shared_gradients)?;
+            .backward(layer_context, &cache, &dattention, weights, own_attention, shared_gradients)?;
         self.attention_norm().backward_in_place(second, &mut dinput, own_norm);
         add(dsecond, &dinput);
-        lent.buffers.recycle(dinput);
-        cache.recycle(lent.buffers);
+        layer_context.buffers.recycle(dinput);
+        cache.recycle(layer_context.buffers);
         Ok(())
     }
 
@@ -312,21 +318,23 @@ impl<A: Scalar> EncoderBlock<A> {
         &self,
         streams: &mut [Array3<A>; 2],
         mask: Option<&PaddingMask>,
-        lent: Lent<'_, A>,
+        layer_context: LayerContext<'_, A>,
         pass: &TrainingPass,
         layer: usize,
     ) -> Result<()> {
         let [first, second] = streams;
-        let input = self.attention_norm().forward_in(lent.buffers, second);
+        let input = self.attention_norm().forward_in(layer_context.buffers, second);
         let (mut added, _) = self
             .attention()
-            .train(lent, input, mask, pass.dropout(layer, Place::AttentionWeights))?;
+            .train(layer_context, input, mask, pass.dropout(layer, Place::AttentionWeights))?;
         drop_out(&mut added, pass.dropout(layer, Place::AttentionOutput));
         add(first, &added);
         if let Some(feed_forward) = self.feed_forward() {
             add(
                 second,
-                &feed_forward.added(NormPlacement::Pre, first.clone(), pass, layer, lent.buffers).0,
+                &feed_forward
+                    .added(NormPlacement::Pre, first.clone(), pass, layer, layer_context.buffers)
+                    .0,
             );
         }
         Ok(())

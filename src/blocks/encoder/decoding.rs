@@ -7,7 +7,7 @@ use crate::attention::{LayerState, PaddingMask, StateShape};
 use crate::error::{Error, Result};
 use crate::scalar::Scalar;
 
-/// What an encoder keeps of one sequence, layer by layer.
+/// The state of an encoder for one sequence, layer by layer.
 #[derive(Clone, Debug)]
 pub(crate) struct EncoderState<A>(Vec<LayerState<A>>);
 
@@ -27,7 +27,7 @@ impl<A: Scalar> EncoderState<A> {
 }
 
 impl<A: Scalar> Encoder<A> {
-    /// [`forward`](Self::forward) of right-padded sequences of these lengths, and what is kept of each to go on.
+    /// [`forward`](Self::forward) of right-padded sequences of these lengths, and the state of each to continue from.
     pub(crate) fn prefill(&self, x: Array3<A>, lengths: &[usize], mask: &PaddingMask) -> Result<(Array3<A>, Vec<EncoderState<A>>)> {
         let shared = self.projections();
         let mut states: Vec<_> = lengths

@@ -4,7 +4,7 @@ use ndarray::{Array3, ArrayRef3};
 
 use super::Encoder;
 use super::block_training::BlockCache;
-use crate::attention::{Lent, PaddingMask, Part};
+use crate::attention::{LayerContext, PaddingMask, SequenceShard};
 use crate::blocks::stack::{SavedBlock, train_blocks};
 use crate::buffer_pool::Buffers;
 use crate::config::{EncoderConfig, TrainingPass, check_alike};
@@ -20,7 +20,7 @@ pub struct EncoderCache<A = f32> {
     pass: TrainingPass,
     mask: Option<PaddingMask>,
     saved: Saved<A>,
-    /// What the final norm was given.
+    /// The input of the final norm.
     last: Option<Array3<A>>,
     dim: (usize, usize, usize),
 }
@@ -40,30 +40,30 @@ enum Saved<A> {
 }
 
 impl<A: Scalar> Encoder<A> {
-    /// [`forward`](Self::forward) with the pass's dropout, and what [`backward`](Self::backward) needs: O(n·d) numbers a layer; with gradient
-    /// checkpointing one sequence a layer, in the reversible form two altogether.
+    /// Runs [`forward`](Self::forward) with the pass's dropout; returns the output and what [`backward`](Self::backward) needs: O(n·d) numbers a
+    /// layer; with gradient checkpointing one sequence a layer, in the reversible form two in total.
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does, or if a rate of the pass is below 0, or 1 or more.
     pub fn forward_train(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>, pass: &TrainingPass) -> Result<(Array3<A>, EncoderCache<A>)> {
         check_width("Encoder::forward_train", "x", x, self.config().dim())?;
-        self.forward_train_part(x.as_standard_layout().into_owned(), mask, pass, None)
+        self.forward_train_shard(x.as_standard_layout().into_owned(), mask, pass, None)
     }
 
-    /// [`forward_train`](Self::forward_train) of a part of sequences, if it is one.
-    pub(crate) fn forward_train_part(
+    /// [`forward_train`](Self::forward_train) of a shard of sequences, if it is one.
+    pub(crate) fn forward_train_shard(
         &self,
         x: Array3<A>,
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
-        part: Option<&dyn Part<A>>,
+        shard: Option<&dyn SequenceShard<A>>,
     ) -> Result<(Array3<A>, EncoderCache<A>)> {
         pass.check()?;
         let x = self.checked(x, mask)?;
-        match part {
+        match shard {
             None => parallel::within(self.training_cost(&x), || self.train(x, mask, pass, None)),
-            // Parts wait for one another, and the pool's threads must not.
-            part => self.train(x, mask, pass, part),
+            // Shards wait for one another, and the pool's threads must not.
+            shard => self.train(x, mask, pass, shard),
         }
     }
 
@@ -72,15 +72,15 @@ impl<A: Scalar> Encoder<A> {
         x: Array3<A>,
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
-        part: Option<&dyn Part<A>>,
+        shard: Option<&dyn SequenceShard<A>>,
     ) -> Result<(Array3<A>, EncoderCache<A>)> {
         let dim = x.dim();
         self.buffer_pool().begin();
-        let lent = self.lent(part);
+        let layer_context = self.layer_context(shard);
         let (mut stream, saved) = if self.config().reversible {
             let mut streams = Box::new([x.clone(), x]);
             for (layer, block) in self.blocks().iter().enumerate().filter(|&(layer, _)| !pass.drops_layer(layer)) {
-                block.train_reversible(&mut streams, mask, lent, pass, layer)?;
+                block.train_reversible(&mut streams, mask, layer_context, pass, layer)?;
             }
             (&streams[0] + &streams[1], Saved::Reversible(streams))
         } else {
@@ -89,12 +89,12 @@ impl<A: Scalar> Encoder<A> {
                 x,
                 pass.gradient_checkpointing,
                 |layer, block| block.is_dropped(pass, layer),
-                |layer, block, stream| block.train(stream, lent, mask, pass, layer),
+                |layer, block, stream| block.train(stream, layer_context, mask, pass, layer),
             )?;
             (stream, Saved::Blocks(saved))
         };
         let last = self.final_norm().map(|norm| {
-            let normed = norm.forward_in(lent.buffers, &stream);
+            let normed = norm.forward_in(layer_context.buffers, &stream);
             std::mem::replace(&mut stream, normed)
         });
         let cache = EncoderCache {
@@ -130,34 +130,34 @@ impl<A: Scalar> Encoder<A> {
     /// # Errors
     /// Returns an error if `dy` is not of the shape of the output, or the cache or the gradients are of a model of another configuration.
     pub fn backward(&self, cache: EncoderCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {
-        self.backward_part(cache, dy, gradients, None)
+        self.backward_shard(cache, dy, gradients, None)
     }
 
-    fn lent<'l>(&'l self, part: Option<&'l dyn Part<A>>) -> Lent<'l, A> {
+    fn layer_context<'l>(&'l self, shard: Option<&'l dyn SequenceShard<A>>) -> LayerContext<'l, A> {
         let projections = self.projections();
         let buffers = Buffers::of(self.buffer_pool());
-        Lent {
+        LayerContext {
             projections,
-            part,
+            shard,
             buffers,
         }
     }
 
-    /// [`backward`](Self::backward) of a part of sequences, if it is one.
-    pub(crate) fn backward_part(
+    /// [`backward`](Self::backward) of a shard of sequences, if it is one.
+    pub(crate) fn backward_shard(
         &self,
         cache: EncoderCache<A>,
         dy: Array3<A>,
         gradients: &mut Self,
-        part: Option<&dyn Part<A>>,
+        shard: Option<&dyn SequenceShard<A>>,
     ) -> Result<Array3<A>> {
         const OPERATION: &str = "Encoder::backward";
         check_alike(OPERATION, self.config(), &cache.config, gradients.config())?;
         check_gradient(OPERATION, &dy, cache.dim)?;
         let dy = contiguous(dy);
-        match part {
+        match shard {
             None => parallel::within(self.training_cost(&dy), || self.lead_back(cache, dy, gradients, None)),
-            part => self.lead_back(cache, dy, gradients, part),
+            shard => self.lead_back(cache, dy, gradients, shard),
         }
     }
 
@@ -166,12 +166,18 @@ impl<A: Scalar> Encoder<A> {
         parallel::cost(&[x.len(), x.dim().2, self.blocks().len()])
     }
 
-    fn lead_back(&self, cache: EncoderCache<A>, mut dy: Array3<A>, gradients: &mut Self, part: Option<&dyn Part<A>>) -> Result<Array3<A>> {
+    fn lead_back(
+        &self,
+        cache: EncoderCache<A>,
+        mut dy: Array3<A>,
+        gradients: &mut Self,
+        shard: Option<&dyn SequenceShard<A>>,
+    ) -> Result<Array3<A>> {
         let (mut shared_gradients, own_blocks, own_norm) = gradients.parts_mut();
-        let (pass, mask, lent) = (&cache.pass, cache.mask.as_ref(), self.lent(part));
+        let (pass, mask, layer_context) = (&cache.pass, cache.mask.as_ref(), self.layer_context(shard));
         if let (Some(norm), Some(last), Some(own)) = (self.final_norm(), cache.last, own_norm) {
             norm.backward_in_place(&last, &mut dy, own);
-            lent.buffers.recycle(last);
+            layer_context.buffers.recycle(last);
         }
         let layers = self.blocks().iter().zip(own_blocks).enumerate().rev();
         match cache.saved {
@@ -179,17 +185,17 @@ impl<A: Scalar> Encoder<A> {
                 let mut grads = [dy.clone(), dy];
                 for (layer, (block, own)) in layers.filter(|&(layer, _)| !pass.drops_layer(layer)) {
                     let shared_gradients = shared_gradients.as_deref_mut();
-                    block.backward_reversible(&mut streams, &mut grads, mask, lent, pass, layer, own, shared_gradients)?;
+                    block.backward_reversible(&mut streams, &mut grads, mask, layer_context, pass, layer, own, shared_gradients)?;
                 }
                 let [first, second] = grads;
                 Ok(first + second)
             }
             Saved::Blocks(saved) => {
                 for ((layer, (block, own)), saved) in layers.zip(saved.into_iter().rev()) {
-                    let Some(cache) = saved.cache(|input| block.train(input, lent, mask, pass, layer))? else {
+                    let Some(cache) = saved.cache(|input| block.train(input, layer_context, mask, pass, layer))? else {
                         continue;
                     };
-                    dy = block.backward_through(cache, dy, lent, pass, layer, own, shared_gradients.as_deref_mut())?;
+                    dy = block.backward_through(cache, dy, layer_context, pass, layer, own, shared_gradients.as_deref_mut())?;
                 }
                 Ok(dy)
             }

@@ -1,4 +1,4 @@
-//! Which tensor is called what, and which ones are dropped.
+//! Names of tensors, and which tensors are dropped.
 
 use super::super::foreign::Entry;
 use super::super::tensors::Tensors;
@@ -9,7 +9,7 @@ use crate::scalar::Scalar;
 
 const ENCODER: &str = "encoder.sentence_encoder";
 
-/// Where a layer's E and F stand.
+/// The place of a layer's E and F.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Matrices {
     /// E is `compress_k`, F `compress_v`.
@@ -22,7 +22,7 @@ pub(super) enum Matrices {
     Encoders,
 }
 
-/// What a state dict says about its model besides the options.
+/// Facts about the model that a state dict shows and the options do not.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
     pub(super) matrices: Matrices,

@@ -65,7 +65,7 @@ fn upgrade<'t, A: Scalar>(tensors: Cow<'t, Tensors<A>>, attention: &str, rename:
     Ok(Cow::Owned(upgraded))
 }
 
-/// Whether `name` is the `in_proj_weight` or `in_proj_bias` of an attention layer: what stands before that, and `weight` or `bias`.
+/// Whether `name` is the `in_proj_weight` or `in_proj_bias` of an attention layer: the prefix, and `weight` or `bias`.
 fn thirds<'n>(attention: &str, name: &'n str) -> Option<(&'n str, &'static str)> {
     let field = |end: &str, field: &'static str| {
         let prefix = name.strip_suffix(end)?;

@@ -1,4 +1,4 @@
-//! The options of an attention layer, and the native configuration they stand for.
+//! The options of an attention layer, and the native configuration they describe.
 
 use serde::{Deserialize, Serialize};
 
@@ -68,7 +68,7 @@ pub struct AttentionOptions {
 }
 
 impl AttentionOptions {
-    /// fairseq's defaults for a layer of this width.
+    /// Creates fairseq's default options for a layer of this width.
     ///
     /// # Panics
     /// Never: every other option has a default.
@@ -76,18 +76,18 @@ impl AttentionOptions {
         Self::from_json(&format!(r#"{{"embed_dim": {embed_dim}, "num_heads": {num_heads}}}"#)).expect("every other option has a default")
     }
 
-    /// Options from a JSON object of the constructor's arguments.
+    /// Reads options from a JSON object of the constructor's arguments.
     ///
     /// # Errors
-    /// An option that fairseq does not have, or of another type.
+    /// Returns an error if an option is unknown to fairseq or has the wrong type.
     pub fn from_json(json: &str) -> Result<Self> {
         parse("fairseq::AttentionOptions", json)
     }
 
-    /// The layer that these options describe.
+    /// Returns the configuration of the layer that these options describe.
     ///
     /// # Errors
-    /// Options that describe no layer, or that are refused.
+    /// Returns an error if the options describe no layer or are refused.
     pub fn config(&self) -> Result<LinformerConfig> {
         self.check_branch()?;
         check_rate("dropout", self.dropout)?;
@@ -106,10 +106,10 @@ impl AttentionOptions {
         })
     }
 
-    /// The options of the layer that computes what one of `config` does.
+    /// Returns the options of the layer that computes what one of `config` does.
     ///
     /// # Errors
-    /// A layer that this class cannot be, by the name of what it lacks.
+    /// Returns an error if this class cannot express the layer; the error names the option that it lacks.
     pub fn of(config: &LinformerConfig) -> Result<Self> {
         let options = Self {
             bias: config.attention.query_bias,
@@ -169,7 +169,7 @@ impl AttentionOptions {
     }
 }
 
-/// What attention layers and models have in common.
+/// The options that attention layers and models share.
 pub(super) struct Compression {
     pub(super) dim: usize,
     pub(super) heads: usize,

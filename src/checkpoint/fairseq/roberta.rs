@@ -1,4 +1,4 @@
-//! The options of a model, and the native configuration they stand for.
+//! The options of a model, and the native configuration they describe.
 
 use serde::{Deserialize, Serialize};
 
@@ -160,7 +160,7 @@ fn tanh() -> String {
 }
 
 impl RobertaOptions {
-    /// The defaults of `linformer_roberta_base` for a dictionary of this size and sequences of `max_positions`.
+    /// Creates the default options of `linformer_roberta_base` for a dictionary of this size and sequences of `max_positions`.
     ///
     /// # Panics
     /// Never: every other option has a default.
@@ -168,7 +168,7 @@ impl RobertaOptions {
         Self::from_json(&format!(r#"{{"vocab": {vocab}, "max_positions": {max_positions}}}"#)).expect("every other option has a default")
     }
 
-    /// The defaults of `linformer_roberta_large`.
+    /// Creates the default options of `linformer_roberta_large`.
     pub fn large(vocab: usize, max_positions: usize) -> Self {
         Self {
             encoder_layers: 24,
@@ -179,27 +179,27 @@ impl RobertaOptions {
         }
     }
 
-    /// Options from a JSON object in the names of fairseq's arguments, besides `vocab` and `padding_idx`, which stand for the dictionary.
+    /// Reads options from a JSON object in the names of fairseq's arguments, in addition to `vocab` and `padding_idx`, which describe the dictionary.
     ///
     /// # Errors
-    /// An option that the model does not have (those of the task, the optimizer and the data are no part of it), or of another type.
+    /// Returns an error if an option is unknown (those of the task, the optimizer and the data do not belong to the model) or has the wrong type.
     pub fn from_json(json: &str) -> Result<Self> {
         parse("fairseq::RobertaOptions", json)
     }
 
-    /// The language model that these options describe, of today's version.
+    /// Returns the configuration of the language model that these options describe, of the current version.
     ///
     /// # Errors
-    /// Options that describe no model, or that are refused.
+    /// Returns an error if the options describe no model or are refused.
     pub fn config(&self) -> Result<LanguageModelConfig> {
         self.check()?;
         self.config_in(Layout::new(self, self.encoder_normalize_before))
     }
 
-    /// The options of the model that computes what one of `config` does.
+    /// Returns the options of the model that computes what one of `config` does.
     ///
     /// # Errors
-    /// A model that this class cannot be, by the name of what it lacks.
+    /// Returns an error if this class cannot express the model; the error names the option that it lacks.
     pub fn of(config: &LanguageModelConfig) -> Result<Self> {
         let AttentionKind::Linformer(attention) = &config.encoder.attention else {
             return Err(refused(

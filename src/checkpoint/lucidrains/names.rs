@@ -1,4 +1,4 @@
-//! Which tensor is called what.
+//! Names of tensors.
 
 use super::super::foreign::Entry;
 use super::Options;
@@ -6,7 +6,7 @@ use crate::parameters::join;
 
 pub(super) fn attention(native: &str, foreign: &str, share_kv: bool) -> Vec<Entry> {
     let of = |ours: &str, theirs: &str| Entry::new(join(native, ours), join(foreign, theirs));
-    // E and F stand there as (n, k).
+    // E and F are (n, k) there.
     let projection = |ours: &str, theirs: &str| Entry::transposed(join(native, ours), join(foreign, theirs));
     let mut entries = vec![
         of("query.weight", "to_q.weight"),

@@ -1,4 +1,4 @@
-//! The package's options, and the native configurations they stand for.
+//! The package's options, and the native configurations they describe.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use crate::layers::FeedForward;
 use crate::ops::Activation;
 use crate::scalar::Scalar;
 
-/// The options of `LinformerSelfAttention`, `Linformer` (which has `depth` and `reversible` besides) and `LinformerLM` (`num_tokens` besides).
+/// The options of `LinformerSelfAttention`, `Linformer` (which adds `depth` and `reversible`) and `LinformerLM` (which adds `num_tokens`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -82,7 +82,7 @@ const ACTIVATIONS: [(&str, Activation); 5] = [
 ];
 
 impl Options {
-    /// The package's defaults for a layer of this width and length.
+    /// Creates the package's default options for a layer of this width and length.
     ///
     /// # Panics
     /// Never: every other option has a default.
@@ -90,18 +90,19 @@ impl Options {
         Self::from_json(&format!(r#"{{"dim": {dim}, "seq_len": {seq_len}}}"#)).expect("every other option has a default")
     }
 
-    /// Options from a JSON object of the constructor's arguments.
+    /// Reads options from a JSON object of the constructor's arguments.
     ///
     /// # Errors
-    /// An option that the package does not have (`mask` and `causal` among them, which it takes and ignores), or of another type.
+    /// Returns an error if an option is unknown to the package or has the wrong type. `mask` and `causal`, which the package takes and ignores, are
+    /// errors too.
     pub fn from_json(json: &str) -> Result<Self> {
         parse("lucidrains::Options", json)
     }
 
-    /// The layer that these options of a `LinformerSelfAttention` describe.
+    /// Returns the configuration of the layer that these options of a `LinformerSelfAttention` describe.
     ///
     /// # Errors
-    /// Options that describe no layer, or that belong to `Linformer` and `LinformerLM`.
+    /// Returns an error if the options describe no layer, or if they belong to `Linformer` and `LinformerLM`.
     pub fn attention_config(&self) -> Result<LinformerConfig> {
         if self.depth.is_some() {
             return Err(refused(
@@ -119,19 +120,19 @@ impl Options {
         self.layer_config()
     }
 
-    /// The encoder that these options of a `Linformer` describe.
+    /// Returns the configuration of the encoder that these options of a `Linformer` describe.
     ///
     /// # Errors
-    /// Options that describe no encoder, or that belong to `LinformerLM`.
+    /// Returns an error if the options describe no encoder, or if they belong to `LinformerLM`.
     pub fn encoder_config(&self) -> Result<EncoderConfig> {
         self.no_tokens("a Linformer")?;
         self.stack_config()
     }
 
-    /// The model that these options of a `LinformerLM` describe.
+    /// Returns the configuration of the model that these options of a `LinformerLM` describe.
     ///
     /// # Errors
-    /// Options that describe no model.
+    /// Returns an error if the options describe no model.
     pub fn language_model_config(&self) -> Result<LanguageModelConfig> {
         let Some(num_tokens) = self.num_tokens else {
             return Err(Error::argument("lucidrains", "`num_tokens` is missing: a LinformerLM needs it"));
@@ -142,30 +143,30 @@ impl Options {
         Ok(config)
     }
 
-    /// The options of the `LinformerSelfAttention` that computes what a layer of `config` does.
+    /// Returns the options of the `LinformerSelfAttention` that computes what a layer of `config` does.
     ///
     /// # Errors
-    /// A layer that this class cannot be, by the name of what it lacks.
+    /// Returns an error if this class cannot express the layer; the error names the option that it lacks.
     pub fn of_attention(config: &LinformerConfig) -> Result<Self> {
         let options = Self::of_layer(config);
         check_same(PEER, &explicit(config), &options.attention_config()?)?;
         Ok(options)
     }
 
-    /// The options of the `Linformer` that computes what an encoder of `config` does.
+    /// Returns the options of the `Linformer` that computes what an encoder of `config` does.
     ///
     /// # Errors
-    /// An encoder that this class cannot be, by the name of what it lacks.
+    /// Returns an error if this class cannot express the encoder; the error names the option that it lacks.
     pub fn of_encoder(config: &EncoderConfig) -> Result<Self> {
         let (options, config) = Self::of_stack(config)?;
         check_same(PEER, &config, &options.encoder_config()?)?;
         Ok(options)
     }
 
-    /// The options of the `LinformerLM` that computes what a model of `config` does.
+    /// Returns the options of the `LinformerLM` that computes what a model of `config` does.
     ///
     /// # Errors
-    /// A model that this class cannot be, by the name of what it lacks.
+    /// Returns an error if this class cannot express the model; the error names the option that it lacks.
     pub fn of_language_model(config: &LanguageModelConfig) -> Result<Self> {
         let (stack, encoder) = Self::of_stack(&config.encoder)?;
         let options = Self {
@@ -251,7 +252,7 @@ impl Options {
 }
 
 impl FeedForwardOptions {
-    /// The package's defaults for a layer of this width.
+    /// Creates the package's default options for a layer of this width.
     ///
     /// # Panics
     /// Never: every other option has a default.
@@ -259,18 +260,18 @@ impl FeedForwardOptions {
         Self::from_json(&format!(r#"{{"dim": {dim}}}"#)).expect("every other option has a default")
     }
 
-    /// Options from a JSON object of the constructor's arguments.
+    /// Reads options from a JSON object of the constructor's arguments.
     ///
     /// # Errors
-    /// An option that the package does not have, or of another type.
+    /// Returns an error if an option is unknown to the package or has the wrong type.
     pub fn from_json(json: &str) -> Result<Self> {
         parse("lucidrains::FeedForwardOptions", json)
     }
 
-    /// The layer that these options describe.
+    /// Returns the configuration of the layer that these options describe.
     ///
     /// # Errors
-    /// Options that describe no layer, or an activation that we do not have.
+    /// Returns an error if the options describe no layer, or if the activation is not supported.
     pub fn config(&self) -> Result<FeedForwardConfig> {
         check_rate("dropout", self.dropout)?;
         let name = self.activation.as_deref().unwrap_or("GELU");
@@ -288,10 +289,10 @@ impl FeedForwardOptions {
         Ok(config)
     }
 
-    /// The options of the `FeedForward` that computes what `layer` does.
+    /// Returns the options of the `FeedForward` that computes what `layer` does.
     ///
     /// # Errors
-    /// A layer that this class cannot be, by the name of what it lacks.
+    /// Returns an error if this class cannot express the layer; the error names the option that it lacks.
     pub fn of<A: Scalar>(layer: &FeedForward<A>) -> Result<Self> {
         let (dim, ff_dim, out_dim) = (layer.input().in_dim(), layer.output().in_dim(), layer.output().out_dim());
         if out_dim != dim {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Who shares E and F: the peer's `parameter_sharing`.
+/// The sharing of E and F: the peer's `parameter_sharing`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -32,7 +32,7 @@ pub enum Method {
     NoParams,
 }
 
-/// What the peer recomputes in training to save memory. The numbers are the same.
+/// The peer's recomputation in training to save memory. The numbers are the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum CheckpointLevel {

@@ -15,49 +15,50 @@ use crate::layers::FeedForward;
 use crate::models::{DecoderLanguageModel, LanguageModel};
 use crate::scalar::Scalar;
 
-/// A `Linformer`.
+/// Loads a `Linformer`.
 ///
 /// # Errors
-/// As [`LinformerOptions::encoder_config`]; tensors that are missing, left over, of another shape, or differ where they are one tensor.
+/// Returns an error as [`LinformerOptions::encoder_config`] does, or if tensors are missing, left over, of another shape, or differ where they are
+/// one tensor.
 pub fn linformer<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &LinformerOptions) -> Result<Encoder<A>> {
     let tensors = tensors.into();
     check_count(&tensors, options.depth, options.nhead)?;
     let config = options.encoder_config()?;
     check_extent(&config, &tensors, StoredConfig::check)?;
     let translated = translate(tensors, |names| names::encoder(options, "", "", names))?;
-    fill(Encoder::draw(&config, &mut Streams::zeros()), translated)
+    fill(Encoder::init(&config, &mut Streams::zeros()), translated)
 }
 
-/// A `LinformerLM`.
+/// Loads a `LinformerLM`.
 ///
 /// # Errors
-/// As [`LinformerLMOptions::language_model_config`] and [`linformer`].
+/// Returns an error as [`LinformerLMOptions::language_model_config`] and [`linformer`] do.
 pub fn language_model<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &LinformerLMOptions) -> Result<LanguageModel<A>> {
     let tensors = tensors.into();
     check_count(&tensors, options.depth, options.nhead)?;
     let config = options.language_model_config()?;
     check_extent(&config, &tensors, StoredConfig::check)?;
     let translated = translate(tensors, |names| names::language_model(options, names))?;
-    fill(LanguageModel::draw(&config, &mut Streams::zeros()), translated)
+    fill(LanguageModel::init(&config, &mut Streams::zeros()), translated)
 }
 
-/// A `Linformer` with `decoder_mode`.
+/// Loads a `Linformer` with `decoder_mode`.
 ///
 /// # Errors
-/// As [`LinformerOptions::decoder_config`] and [`linformer`].
+/// Returns an error as [`LinformerOptions::decoder_config`] and [`linformer`] do.
 pub fn decoder<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &LinformerOptions) -> Result<Decoder<A>> {
     let tensors = tensors.into();
     check_count(&tensors, options.depth, options.nhead)?;
     let config = options.decoder_config()?;
     check_extent(&config, &tensors, StoredConfig::check)?;
     let translated = translate(tensors, |names| names::decoder(options, "", "", names))?;
-    fill(Decoder::draw(&config, &mut Streams::zeros()), translated)
+    fill(Decoder::init(&config, &mut Streams::zeros()), translated)
 }
 
-/// A `LinformerLM` with `decoder_mode`.
+/// Loads a `LinformerLM` with `decoder_mode`.
 ///
 /// # Errors
-/// As [`LinformerLMOptions::decoder_language_model_config`] and [`linformer`].
+/// Returns an error as [`LinformerLMOptions::decoder_language_model_config`] and [`linformer`] do.
 pub fn decoder_language_model<'t, A: Scalar>(
     tensors: impl Into<Cow<'t, Tensors<A>>>,
     options: &LinformerLMOptions,
@@ -67,26 +68,26 @@ pub fn decoder_language_model<'t, A: Scalar>(
     let config = options.decoder_language_model_config()?;
     check_extent(&config, &tensors, StoredConfig::check)?;
     let translated = translate(tensors, |names| names::language_model(options, names))?;
-    fill(DecoderLanguageModel::draw(&config, &mut Streams::zeros()), translated)
+    fill(DecoderLanguageModel::init(&config, &mut Streams::zeros()), translated)
 }
 
-/// An `MHAttention`.
+/// Loads an `MHAttention`.
 ///
 /// # Errors
-/// As [`MHAttentionOptions::attention_config`] and [`linformer`].
+/// Returns an error as [`MHAttentionOptions::attention_config`] and [`linformer`] do.
 pub fn attention<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &MHAttentionOptions) -> Result<Attention<A>> {
     let tensors = tensors.into();
     check_count(&tensors, 1, options.nhead)?;
     let kind = options.attention_config()?;
     check_extent(&kind, &tensors, StoredConfig::check)?;
     let translated = translate(tensors, |names| names::attention(options, names))?;
-    fill(Attention::draw(&kind, &mut Streams::zeros()), translated)
+    fill(Attention::init(&kind, &mut Streams::zeros()), translated)
 }
 
-/// A `FeedForward`.
+/// Loads a `FeedForward`.
 ///
 /// # Errors
-/// As [`FeedForwardOptions::config`]; a tensor that is missing, left over or of another shape.
+/// Returns an error as [`FeedForwardOptions::config`] does, or if a tensor is missing, left over or of another shape.
 pub fn feed_forward<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, options: &FeedForwardOptions) -> Result<FeedForward<A>> {
     let config = FeedForwardFile {
         dim: options.input_channels,
@@ -96,7 +97,7 @@ pub fn feed_forward<'t, A: Scalar>(tensors: impl Into<Cow<'t, Tensors<A>>>, opti
     let tensors = tensors.into();
     check_extent(&config, &tensors, StoredConfig::check)?;
     let translated = translate(tensors, |names| names::feed_forward("", "", names))?;
-    let layer = FeedForward::draw(config.dim, config.out_dim, &config.layer, &mut Streams::zeros());
+    let layer = FeedForward::init(config.dim, config.out_dim, &config.layer, &mut Streams::zeros());
     fill(layer, translated)
 }
 

@@ -1,8 +1,8 @@
-//! Which of the peer's tensors is which of the crate's: one walk, in either direction.
+//! The mapping between the peer's tensors and the crate's: one walk, in either direction.
 
 use super::{LinformerLMOptions, LinformerOptions, MHAttentionOptions, Method, ParameterSharing};
 
-/// What is done with the pairs of names that a walk comes by: [loading](super::load) or [writing](super::write).
+/// The use of the pairs of names that a walk visits: [loading](super::load) or [writing](super::write).
 pub(super) trait Direction {
     /// The same tensor on both sides.
     fn copy(&mut self, peer: &str, native: &str);
@@ -31,11 +31,11 @@ pub(super) enum Layout {
 
 /// One attention.
 struct Attention<'n> {
-    /// What comes before its names: `seq.0.fn.`.
+    /// The prefix of its names: `seq.0.fn.`.
     peer: &'n str,
     /// The same of ours.
     native: &'n str,
-    /// What the names of matrices that the peer does not save end with: `.0`.
+    /// The suffix of the names of matrices that the peer does not save: `.0`.
     place: String,
     heads: usize,
     head_dim: usize,

@@ -12,10 +12,10 @@ use crate::initialization::Initialization;
 use crate::ops::Activation;
 
 impl LinformerOptions {
-    /// The crate's configuration of the same model.
+    /// Returns the crate's configuration of the same model.
     ///
     /// # Errors
-    /// An option that is refused (see [the module](super)), or options that describe no model, here or in the peer.
+    /// Returns an error if an option is refused (see [the module](super)), or if the options describe no model, here or in the peer.
     pub fn encoder_config(&self) -> Result<EncoderConfig> {
         if self.decoder_mode {
             refuse_causal_decoder(self.causal, "causal")?;
@@ -44,10 +44,10 @@ impl LinformerOptions {
         Ok(config)
     }
 
-    /// The crate's configuration of the same decoder: with [`decoder_mode`](Self::decoder_mode).
+    /// Returns the crate's configuration of the same decoder: with [`decoder_mode`](Self::decoder_mode).
     ///
     /// # Errors
-    /// An option that is refused (see [the module](super)), or options that describe no decoder, here or in the peer.
+    /// Returns an error if an option is refused (see [the module](super)), or if the options describe no decoder, here or in the peer.
     pub fn decoder_config(&self) -> Result<DecoderConfig> {
         if !self.decoder_mode {
             let reason = "these are an encoder's options; use tatp22::linformer or tatp22::language_model";
@@ -124,10 +124,11 @@ impl LinformerOptions {
 }
 
 impl LinformerLMOptions {
-    /// The crate's configuration of the same model.
+    /// Returns the crate's configuration of the same model.
     ///
     /// # Errors
-    /// As [`LinformerOptions::encoder_config`]; an odd width of the token vectors, which the peer's positions do not have.
+    /// Returns an error as [`LinformerOptions::encoder_config`] does, or if the width of the token vectors is odd, which the peer's positions do not
+    /// allow.
     pub fn language_model_config(&self) -> Result<LanguageModelConfig> {
         let (position, head) = self.ends()?;
         let config = LanguageModelConfig::new(self.num_tokens, self.linformer().encoder_config()?)
@@ -138,10 +139,11 @@ impl LinformerLMOptions {
         Ok(config)
     }
 
-    /// The crate's configuration of the same decoder of tokens: with [`decoder_mode`](Self::decoder_mode).
+    /// Returns the crate's configuration of the same decoder of tokens: with [`decoder_mode`](Self::decoder_mode).
     ///
     /// # Errors
-    /// As [`LinformerOptions::decoder_config`]; an odd width of the token vectors, which the peer's positions do not have.
+    /// Returns an error as [`LinformerOptions::decoder_config`] does, or if the width of the token vectors is odd, which the peer's positions do not
+    /// allow.
     pub fn decoder_language_model_config(&self) -> Result<DecoderLanguageModelConfig> {
         let (position, head) = self.ends()?;
         let config = DecoderLanguageModelConfig::new(self.num_tokens, self.linformer().decoder_config()?)
@@ -174,10 +176,10 @@ impl LinformerLMOptions {
 }
 
 impl MHAttentionOptions {
-    /// The crate's configuration of the same layer. With [`decoder_mode`](Self::decoder_mode) its keys and values are another sequence's.
+    /// Returns the crate's configuration of the same layer. With [`decoder_mode`](Self::decoder_mode) its keys and values are another sequence's.
     ///
     /// # Errors
-    /// As [`LinformerOptions::encoder_config`].
+    /// Returns an error as [`LinformerOptions::encoder_config`] does.
     pub fn attention_config(&self) -> Result<AttentionKind> {
         if self.decoder_mode {
             refuse_causal_decoder(self.causal_mask, "causal_mask")?;
@@ -200,11 +202,11 @@ impl MHAttentionOptions {
 }
 
 impl FeedForwardOptions {
-    /// The crate's configuration of the same layer, between [`input_channels`](Self::input_channels) and
+    /// Returns the crate's configuration of the same layer, between [`input_channels`](Self::input_channels) and
     /// [`output_channels`](Self::output_channels).
     ///
     /// # Errors
-    /// Options that describe no layer.
+    /// Returns an error if the options describe no layer.
     pub fn config(&self) -> Result<native::FeedForwardConfig> {
         check_rate("dropout", self.dropout)?;
         let activation = match self.activation.as_deref() {

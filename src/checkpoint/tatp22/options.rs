@@ -52,7 +52,7 @@ pub struct LinformerOptions {
     /// It has no effect on numbers. (The peer takes no masks with C1 and C2.)
     #[serde(default)]
     pub checkpoint_level: CheckpointLevel,
-    /// Who shares E and F.
+    /// The sharing of E and F.
     #[serde(default)]
     pub parameter_sharing: ParameterSharing,
     /// Layer i has the k max(1, `dim_k` − i·`k_reduce_by_layer`). With layerwise sharing and with full attention it has no effect, as in
@@ -83,7 +83,7 @@ pub struct LinformerOptions {
 }
 
 impl LinformerOptions {
-    /// The peer's defaults.
+    /// Creates the peer's default options.
     pub fn new(input_size: usize, channels: usize, dim_k: usize) -> Self {
         Self {
             input_size,
@@ -188,7 +188,7 @@ pub struct LinformerLMOptions {
 }
 
 impl LinformerLMOptions {
-    /// The peer's defaults.
+    /// Creates the peer's default options.
     pub fn new(num_tokens: usize, input_size: usize, channels: usize) -> Self {
         Self {
             num_tokens,
@@ -218,7 +218,7 @@ impl LinformerLMOptions {
         }
     }
 
-    /// The options of the `Linformer` inside.
+    /// Returns the options of the `Linformer` inside.
     pub fn linformer(&self) -> LinformerOptions {
         LinformerOptions {
             input_size: self.input_size,
@@ -268,7 +268,7 @@ pub struct MHAttentionOptions {
     /// It has no effect on numbers.
     #[serde(default)]
     pub checkpoint_level: CheckpointLevel,
-    /// Who shares E and F. `Layerwise` means the two modules that the layer was given, which may differ.
+    /// The sharing of E and F. `Layerwise` means the two modules that the layer was given, which may differ.
     pub parameter_sharing: ParameterSharing,
     /// Exact attention; E and F are saved all the same, and unused.
     #[serde(default)]
@@ -288,7 +288,7 @@ pub struct MHAttentionOptions {
 }
 
 impl MHAttentionOptions {
-    /// The peer's defaults, and nothing that it has none for.
+    /// Creates the peer's default options; options without a default are unset.
     pub fn new(input_size: usize, dim: usize, channels: usize, dim_k: usize, nhead: usize, parameter_sharing: ParameterSharing) -> Self {
         Self {
             input_size,
@@ -328,7 +328,7 @@ pub struct FeedForwardOptions {
 }
 
 impl FeedForwardOptions {
-    /// The peer's defaults.
+    /// Creates the peer's default options.
     pub fn new(input_channels: usize, output_channels: usize, ff_dim: usize) -> Self {
         Self {
             input_channels,
@@ -356,11 +356,11 @@ fn some_gelu() -> Option<String> {
 macro_rules! from_json {
     ($($options:ident),*) => {
         $(impl $options {
-            /// Options from a JSON object of the constructor's arguments.
+            /// Reads options from a JSON object of the constructor's arguments.
             ///
             /// # Errors
-            /// An option that the package does not have, one that is missing, or one of another type; options of
-            /// `LinformerEncDec`, which is refused.
+            /// Returns an error if an option is unknown to the package, missing, or of the wrong type, or if it belongs to `LinformerEncDec`, which
+            /// is refused.
             pub fn from_json(json: &str) -> Result<Self> {
                 let operation = concat!("tatp22::", stringify!($options));
                 refuse_encoder_decoder(&parse(operation, json)?)?;

@@ -17,23 +17,23 @@ use crate::models::{DecoderLanguageModel, LanguageModel};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
 
-/// The state dict of the `Linformer` of these options that computes what `encoder` does.
+/// Returns the state dict of the `Linformer` of these options that computes what `encoder` does.
 ///
 /// Shared tensors are repeated as the peer repeats them. The E and F that full attention has and does not use are zeros. The matrices of
-/// [`Method::NoParams`](super::Method::NoParams) are named as [`linformer`](super::linformer) takes them; they are no part of the peer's
+/// [`Method::NoParams`](super::Method::NoParams) are named as [`linformer`](super::linformer) takes them; they are not part of the peer's
 /// state dict and must be set by hand.
 ///
 /// # Errors
-/// As [`LinformerOptions::encoder_config`]; an encoder of other options, by the name of the first that differs.
+/// Returns an error as [`LinformerOptions::encoder_config`] does, or if the encoder has other options; the error names the first that differs.
 pub fn linformer_state_dict<A: Scalar>(encoder: &Encoder<A>, options: &LinformerOptions) -> Result<Tensors<A>> {
     check_same(PEER, &normalized(encoder.config()), &normalized(&options.encoder_config()?))?;
     write(encoder, |names| names::encoder(options, "", "", names))
 }
 
-/// The state dict of the `LinformerLM` of these options that computes what `model` does; see [`linformer_state_dict`].
+/// Returns the state dict of the `LinformerLM` of these options that computes what `model` does; see [`linformer_state_dict`].
 ///
 /// # Errors
-/// As [`LinformerLMOptions::language_model_config`]; a model of other options, by the name of the first that differs.
+/// Returns an error as [`LinformerLMOptions::language_model_config`] does, or if the model has other options; the error names the first that differs.
 pub fn language_model_state_dict<A: Scalar>(model: &LanguageModel<A>, options: &LinformerLMOptions) -> Result<Tensors<A>> {
     let mut ours = model.config().clone();
     let mut theirs = options.language_model_config()?;
@@ -45,10 +45,10 @@ pub fn language_model_state_dict<A: Scalar>(model: &LanguageModel<A>, options: &
     write(model, |names| names::language_model(options, names))
 }
 
-/// The state dict of the `Linformer` with `decoder_mode` of these options that computes what `decoder` does; see [`linformer_state_dict`].
+/// Returns the state dict of the `Linformer` with `decoder_mode` of these options that computes what `decoder` does; see [`linformer_state_dict`].
 ///
 /// # Errors
-/// As [`LinformerOptions::decoder_config`]; a decoder of other options, by the name of the first that differs.
+/// Returns an error as [`LinformerOptions::decoder_config`] does, or if the decoder has other options; the error names the first that differs.
 pub fn decoder_state_dict<A: Scalar>(decoder: &Decoder<A>, options: &LinformerOptions) -> Result<Tensors<A>> {
     check_same(
         PEER,
@@ -58,10 +58,11 @@ pub fn decoder_state_dict<A: Scalar>(decoder: &Decoder<A>, options: &LinformerOp
     write(decoder, |names| names::decoder(options, "", "", names))
 }
 
-/// The state dict of the `LinformerLM` with `decoder_mode` of these options that computes what `model` does; see [`linformer_state_dict`].
+/// Returns the state dict of the `LinformerLM` with `decoder_mode` of these options that computes what `model` does; see [`linformer_state_dict`].
 ///
 /// # Errors
-/// As [`LinformerLMOptions::decoder_language_model_config`]; a model of other options, by the name of the first that differs.
+/// Returns an error as [`LinformerLMOptions::decoder_language_model_config`] does, or if the model has other options; the error names the first that
+/// differs.
 pub fn decoder_language_model_state_dict<A: Scalar>(model: &DecoderLanguageModel<A>, options: &LinformerLMOptions) -> Result<Tensors<A>> {
     let mut ours = model.config().clone();
     let mut theirs = options.decoder_language_model_config()?;
@@ -73,10 +74,10 @@ pub fn decoder_language_model_state_dict<A: Scalar>(model: &DecoderLanguageModel
     write(model, |names| names::language_model(options, names))
 }
 
-/// The state dict of the `MHAttention` of these options that computes what `layer` does; see [`linformer_state_dict`].
+/// Returns the state dict of the `MHAttention` of these options that computes what `layer` does; see [`linformer_state_dict`].
 ///
 /// # Errors
-/// As [`MHAttentionOptions::attention_config`]; a layer of other options, by the name of the first that differs.
+/// Returns an error as [`MHAttentionOptions::attention_config`] does, or if the layer has other options; the error names the first that differs.
 pub fn attention_state_dict<A: Scalar>(layer: &Attention<A>, options: &MHAttentionOptions) -> Result<Tensors<A>> {
     let ours = match layer {
         Attention::Linformer(layer) => AttentionKind::Linformer(layer.config().clone()),
@@ -88,10 +89,10 @@ pub fn attention_state_dict<A: Scalar>(layer: &Attention<A>, options: &MHAttenti
     write(layer, |names| names::attention(options, names))
 }
 
-/// The state dict of the `FeedForward` of these options that computes what `layer` does.
+/// Returns the state dict of the `FeedForward` of these options that computes what `layer` does.
 ///
 /// # Errors
-/// As [`FeedForwardOptions::config`]; a layer of other options.
+/// Returns an error as [`FeedForwardOptions::config`] does, or if the layer has other options.
 pub fn feed_forward_state_dict<A: Scalar>(layer: &FeedForward<A>, options: &FeedForwardOptions) -> Result<Tensors<A>> {
     let ours = FeedForwardOptions {
         input_channels: layer.input().in_dim(),
@@ -190,7 +191,7 @@ impl<A: Scalar> Direction for Writer<'_, A> {
     }
 }
 
-/// The tensor as the peer has it.
+/// The tensor as in the peer.
 fn laid<A: Scalar>(tensor: ArrayViewD<'_, A>, layout: Layout) -> ArrayD<A> {
     match layout {
         Layout::Saved => tensor.to_owned(),

@@ -13,12 +13,12 @@ use crate::scalar::Scalar;
 #[derive(Clone, Debug)]
 pub struct EmbeddingCache {
     tokens: Array2<usize>,
-    /// Of the vectors, (`vocab_size`, dim).
+    /// The shape of the vectors, (`vocab_size`, dim).
     dim: (usize, usize),
 }
 
 impl<A: Scalar> Embedding<A> {
-    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
+    /// Runs [`forward`](Self::forward); returns the output and what [`backward`](Self::backward) needs.
     ///
     /// # Errors
     /// Returns an error if a token id is outside the vocabulary.

@@ -41,7 +41,7 @@ struct BackwardTile<'t, A> {
     dx: ArrayViewMut2<'t, A>,
     /// W₁·x + b₁, and in the end its gradient.
     hidden: ArrayViewMut2<'t, A>,
-    /// The second product's input, made again.
+    /// The second product's input, recomputed.
     activated: ArrayViewMut2<'t, A>,
     /// The index of the first row, for dropout.
     first: usize,
@@ -55,7 +55,7 @@ pub struct FeedForwardCache<A = f32> {
 }
 
 impl<A: Scalar> FeedForward<A> {
-    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
+    /// Runs [`forward`](Self::forward); returns the output and what [`backward`](Self::backward) needs.
     ///
     /// # Errors
     /// Returns an error if `x` has another width than the layer.
@@ -99,7 +99,7 @@ impl<A: Scalar> FeedForward<A> {
         Ok(sequence(dx, batch, length))
     }
 
-    /// y of the rows of `x`, and what [`backward_rows`](Self::backward_rows) needs besides `x`: W₁·x + b₁.
+    /// y of the rows of `x`, and what [`backward_rows`](Self::backward_rows) needs in addition to `x`: W₁·x + b₁.
     pub(crate) fn train_rows(&self, x: ArrayView2<'_, A>, dropout: Option<Dropout<A>>, buffers: Buffers<'_, A>) -> (Array2<A>, Array2<A>) {
         if self.hidden_runs().start_with_panels() {
             self.input.prepare();

@@ -23,7 +23,7 @@ pub struct LayerNormCache<A = f32> {
 }
 
 impl<A: Scalar> LayerNorm<A> {
-    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
+    /// Runs [`forward`](Self::forward); returns the output and what [`backward`](Self::backward) needs.
     ///
     /// # Errors
     /// Returns an error if `x` has another width than the layer.

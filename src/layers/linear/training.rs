@@ -18,7 +18,7 @@ pub struct LinearCache<A = f32> {
 }
 
 impl<A: Scalar> Linear<A> {
-    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
+    /// Runs [`forward`](Self::forward); returns the output and what [`backward`](Self::backward) needs.
     ///
     /// # Errors
     /// Returns an error if `x` is not `in_dim` wide.
@@ -108,7 +108,7 @@ impl<A: Scalar> Linear<A> {
         dx
     }
 
-    /// Of gradients: W += dyᵀ·x, b += Σ dy.
+    /// Adds to gradients: W += dyᵀ·x, b += Σ dy.
     pub(crate) fn add_gradients(&mut self, x: ArrayView2<'_, A>, dy: ArrayView2<'_, A>) {
         weight_gradient(x, dy, self.weight_mut());
         if let Some(bias) = &mut self.bias {
@@ -122,7 +122,7 @@ impl<A: Scalar> Linear<A> {
         gradients.bias.add_rows_spread(dy);
     }
 
-    /// Of gradients: adds what was summed.
+    /// Adds sums to gradients.
     pub(crate) fn add_rounded(&mut self, sums: &LongGradients) {
         add_rounded(&sums.weight, self.weight_mut());
         if let Some(bias) = &mut self.bias {

@@ -18,7 +18,7 @@ pub struct PositionCache {
 }
 
 impl<A: Scalar> Position<A> {
-    /// [`forward`](Self::forward), and what [`backward`](Self::backward) needs.
+    /// Runs [`forward`](Self::forward); returns the output and what [`backward`](Self::backward) needs.
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does.

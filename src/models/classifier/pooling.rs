@@ -1,8 +1,8 @@
-//! One vector of each item of a batch: of whole sequences, of parts of them, and the gradient.
+//! One vector of each item of a batch: of whole sequences, of shards of them, and the gradient.
 
 use ndarray::{Array2, Array3};
 
-use crate::attention::{PaddingMask, Part};
+use crate::attention::{PaddingMask, SequenceShard};
 use crate::config::Pooling;
 use crate::error::Result;
 use crate::ops::LongSum;
@@ -86,7 +86,7 @@ pub(super) fn pool_backward<A: Scalar>(features: &Array3<A>, dy: &Array2<A>, poo
     dx
 }
 
-/// What is pooled over all parts, and this part's share of it: the sum over all parts of shares ∘ what a part pools is what is pooled.
+/// The vectors pooled over all shards, and this shard's shares: pooled = Σ over shards of shares ∘ (the shard's own pooled vectors).
 pub(crate) struct Pooled<A> {
     /// (batch, width).
     pub(crate) pooled: Array2<A>,
@@ -94,12 +94,12 @@ pub(crate) struct Pooled<A> {
     pub(super) shares: Array2<A>,
 }
 
-/// One vector of each item's real positions in all parts: (batch, width).
-pub(crate) fn pool_part<A: Scalar>(
+/// One vector of each item's real positions in all shards: (batch, width).
+pub(crate) fn pool_shard<A: Scalar>(
     features: &Array3<A>,
     pooling: Pooling,
     mask: Option<&PaddingMask>,
-    part: &dyn Part<A>,
+    shard: &dyn SequenceShard<A>,
 ) -> Result<Pooled<A>> {
     let (batch, length, width) = features.dim();
     let own = pool(features, pooling, mask);
@@ -108,37 +108,37 @@ pub(crate) fn pool_part<A: Scalar>(
     let shares = match pooling {
         Pooling::Mean => {
             let mut totals = counts.clone();
-            part.count(&mut totals)?;
+            shard.count(&mut totals)?;
             let share = |item: usize| counts[item] as f64 / totals[item].max(1) as f64;
             Array2::from_shape_fn((batch, width), |(item, _)| A::cast(share(item)))
         }
-        Pooling::First => owned((batch, width), part, |item, _| counts[item] > 0)?,
+        Pooling::First => owned((batch, width), shard, |item, _| counts[item] > 0)?,
         Pooling::Max => {
             let mut most = own.clone();
             for (_, mut most) in most.outer_iter_mut().enumerate().filter(|&(item, _)| counts[item] == 0) {
                 most.fill(A::neg_infinity());
             }
             if let Some(most) = most.as_slice_mut() {
-                part.maximum(&mut [most])?;
+                shard.maximum(&mut [most])?;
             }
             let has = |item: usize, feature: usize| counts[item] > 0 && own[[item, feature]] == most[[item, feature]];
-            owned((batch, width), part, has)?
+            owned((batch, width), shard, has)?
         }
     };
     let mut pooled = own * &shares;
     if let Some(pooled) = pooled.as_slice_mut() {
-        part.sum(&mut [pooled])?;
+        shard.sum(&mut [pooled])?;
     }
     Ok(Pooled { pooled, shares })
 }
 
-/// 1 where this is the first part that `has` a number, 0 elsewhere.
-fn owned<A: Scalar>(dim: (usize, usize), part: &dyn Part<A>, has: impl Fn(usize, usize) -> bool) -> Result<Array2<A>> {
+/// 1 where this is the first shard that `has` a number, 0 elsewhere.
+fn owned<A: Scalar>(dim: (usize, usize), shard: &dyn SequenceShard<A>, has: impl Fn(usize, usize) -> bool) -> Result<Array2<A>> {
     let mut owned: Vec<bool> = ndarray::indices(dim)
         .into_iter()
         .map(|(item, feature)| has(item, feature))
         .collect();
-    part.first_of(&mut owned)?;
+    shard.first_of(&mut owned)?;
     let mut owned = owned.into_iter();
     let share = || if owned.next() == Some(true) { A::one() } else { A::zero() };
     Ok(Array2::from_shape_simple_fn(dim, share))

@@ -2,9 +2,9 @@
 
 use ndarray::{Array2, Array3, ArrayRef2, Axis};
 
-use super::pooling::{Pooled, pool, pool_backward, pool_part};
+use super::pooling::{Pooled, pool, pool_backward, pool_shard};
 use super::{Classifier, Input, Sequences};
-use crate::attention::{PaddingMask, Part};
+use crate::attention::{PaddingMask, SequenceShard};
 use crate::blocks::EncoderCache;
 use crate::config::{ClassifierConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
@@ -24,7 +24,7 @@ pub struct ClassifierCache<A = f32> {
     mask: Option<PaddingMask>,
     features: Array3<A>,
     pooled: Array3<A>,
-    /// What this part of the sequences has of each pooled number, (batch, width); `None` where it is the whole.
+    /// The share of this shard in each pooled number, (batch, width); `None` where it is the whole.
     shares: Option<Array2<A>>,
     /// The hidden layer before and after its activation.
     hidden: Option<[Array3<A>; 2]>,
@@ -38,10 +38,10 @@ enum InputCache<A> {
 }
 
 impl<A: Scalar> Classifier<A> {
-    /// [`forward`](Self::forward) with the pass's dropout; returns the scores, and what [`backward`](Self::backward) needs.
+    /// Runs [`forward`](Self::forward) with the pass's dropout; returns the scores, and what [`backward`](Self::backward) needs.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); also if a rate is below 0 or not below 1.
+    /// Returns an error as [`forward`](Self::forward) does, or if a rate is below 0 or not below 1.
     pub fn forward_train<'s>(
         &self,
         sequences: impl Into<Sequences<'s, A>>,
@@ -51,36 +51,36 @@ impl<A: Scalar> Classifier<A> {
     where
         A: 's,
     {
-        self.forward_train_part(sequences.into(), mask, pass, None)
+        self.forward_train_shard(sequences.into(), mask, pass, None)
     }
 
-    /// [`forward_train`](Self::forward_train) of a part of sequences, if it is one.
-    pub(crate) fn forward_train_part(
+    /// [`forward_train`](Self::forward_train) of a shard of sequences, if it is one.
+    pub(crate) fn forward_train_shard(
         &self,
         sequences: Sequences<'_, A>,
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
-        part: Option<&dyn Part<A>>,
+        shard: Option<&dyn SequenceShard<A>>,
     ) -> Result<(Array2<A>, ClassifierCache<A>)> {
         const OPERATION: &str = "Classifier::forward_train";
         let (features, input) = match (self.input(), sequences) {
             (Input::Tokens(backbone), Sequences::Tokens(tokens)) => {
-                let (features, cache) = backbone.train(&tokens, mask, pass, part)?;
+                let (features, cache) = backbone.train(&tokens, mask, pass, shard)?;
                 (features, InputCache::Tokens(cache))
             }
             (Input::Features { input, position, encoder }, Sequences::Vectors(x)) => {
                 check_width(OPERATION, "x", &x, input.in_dim())?;
                 PaddingMask::check(mask, OPERATION, x.dim().0, x.dim().1)?;
                 let mut stream = input.forward(&x)?;
-                position.add_from(start(part), &mut stream.view_mut(), Padding::None)?;
+                position.add_from(start(shard), &mut stream.view_mut(), Padding::None)?;
                 drop_out(&mut stream, pass.dropout(0, Place::Embedding));
-                let (features, encoder) = encoder.forward_train_part(stream, mask, pass, part)?;
+                let (features, encoder) = encoder.forward_train_shard(stream, mask, pass, shard)?;
                 let x = x.as_standard_layout().into_owned();
                 (features, InputCache::Features { x, encoder })
             }
             (input, _) => return Err(input.mistaken(OPERATION)),
         };
-        self.train_pooled(features, input, mask, part)
+        self.train_pooled(features, input, mask, shard)
     }
 
     fn train_pooled(
@@ -88,13 +88,13 @@ impl<A: Scalar> Classifier<A> {
         features: Array3<A>,
         input: InputCache<A>,
         mask: Option<&PaddingMask>,
-        part: Option<&dyn Part<A>>,
+        shard: Option<&dyn SequenceShard<A>>,
     ) -> Result<(Array2<A>, ClassifierCache<A>)> {
         let pooling = self.config().pooling;
-        let (pooled, shares) = match part {
+        let (pooled, shares) = match shard {
             None => (pool(&features, pooling, mask), None),
-            Some(part) => {
-                let Pooled { pooled, shares } = pool_part(&features, pooling, mask, part)?;
+            Some(shard) => {
+                let Pooled { pooled, shares } = pool_shard(&features, pooling, mask, shard)?;
                 (pooled, Some(shares))
             }
         };
@@ -126,17 +126,17 @@ impl<A: Scalar> Classifier<A> {
     /// # Errors
     /// Returns an error if `dy` has another shape than the scores, or if the cache or the gradients are of a model of another configuration.
     pub fn backward(&self, cache: ClassifierCache<A>, dy: &ArrayRef2<A>, gradients: &mut Self) -> Result<Option<Array3<A>>> {
-        self.backward_part(cache, dy, gradients, None)
+        self.backward_shard(cache, dy, gradients, None)
     }
 
-    /// [`backward`](Self::backward) of a part of sequences, if it is one. All parts have the same pooled features, so that the first alone has
+    /// [`backward`](Self::backward) of a shard of sequences, if it is one. All shards have the same pooled features, so that the first alone has
     /// the gradients of what makes scores of them.
-    pub(crate) fn backward_part(
+    pub(crate) fn backward_shard(
         &self,
         cache: ClassifierCache<A>,
         dy: &ArrayRef2<A>,
         gradients: &mut Self,
-        part: Option<&dyn Part<A>>,
+        shard: Option<&dyn SequenceShard<A>>,
     ) -> Result<Option<Array3<A>>> {
         const OPERATION: &str = "Classifier::backward";
         check_alike(OPERATION, self.config(), &cache.config, gradients.config())?;
@@ -146,8 +146,8 @@ impl<A: Scalar> Classifier<A> {
         }
         let dy = dy.as_standard_layout().into_owned().insert_axis(Axis(1));
         let (own_input, own_hidden, own_output) = gradients.parts_mut();
-        let mut others = part
-            .filter(|part| !part.is_first())
+        let mut others = shard
+            .filter(|shard| !shard.is_first())
             .map(|_| (self.hidden().map(Linear::zeros_like), self.output().zeros_like()));
         let (own_hidden, own_output) = match &mut others {
             None => (own_hidden, own_output),
@@ -166,7 +166,7 @@ impl<A: Scalar> Classifier<A> {
         let dfeatures = pool_backward(&cache.features, &dpooled, self.config().pooling, cache.mask.as_ref());
         match (self.input(), cache.input, own_input) {
             (Input::Tokens(backbone), InputCache::Tokens(cache), Input::Tokens(own)) => {
-                backbone.backward(cache, dfeatures, own, part)?;
+                backbone.backward(cache, dfeatures, own, shard)?;
                 Ok(None)
             }
             (
@@ -179,9 +179,9 @@ impl<A: Scalar> Classifier<A> {
                 },
             ) => {
                 let pass = *cache.pass();
-                let mut dx = encoder.backward_part(cache, dfeatures, own_encoder, part)?;
+                let mut dx = encoder.backward_shard(cache, dfeatures, own_encoder, shard)?;
                 drop_out(&mut dx, pass.dropout(0, Place::Embedding));
-                position.backward_from(start(part), Padding::None, &dx, own_position);
+                position.backward_from(start(shard), Padding::None, &dx, own_position);
                 Ok(Some(linear_rows(input, &x, &dx, own_input)))
             }
             _ => Err(Error::argument(OPERATION, "the cache or the gradients are of another model")),

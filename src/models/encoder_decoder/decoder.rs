@@ -43,17 +43,17 @@ impl<A: Scalar> DecoderLanguageModel<A> {
     /// Returns an error if the configuration describes no model.
     pub fn new(config: &DecoderLanguageModelConfig, seed: u64) -> Result<Self> {
         config.check_for::<A>()?;
-        Streams::drawn(seed, |streams| Self::draw(config, streams))
+        Streams::drawn(seed, |streams| Self::init(config, streams))
     }
 
-    pub(crate) fn draw(config: &DecoderLanguageModelConfig, streams: &mut Streams) -> Self {
-        let (embeddings, decoder) = Embeddings::draw_around(config, streams, |streams| Decoder::draw(&config.decoder, streams));
+    pub(crate) fn init(config: &DecoderLanguageModelConfig, streams: &mut Streams) -> Self {
+        let (embeddings, decoder) = Embeddings::init_around(config, streams, |streams| Decoder::init(&config.decoder, streams));
         let sizes = (config.effective_embedding_dim(), config.vocab_size);
         Self {
             config: config.clone(),
             embeddings,
             decoder,
-            head: LanguageModelHead::draw(config.head, sizes, config.decoder.norm_eps, streams),
+            head: LanguageModelHead::init(config.head, sizes, config.decoder.norm_eps, streams),
         }
     }
 
@@ -86,16 +86,16 @@ impl<A: Scalar> DecoderLanguageModel<A> {
         (&mut self.embeddings, &mut self.decoder, self.head.as_mut())
     }
 
-    /// A source (batch, n, dim), compressed once for each block; see [`Decoder::compress`].
+    /// Compresses a source (batch, n, dim) once for each block; see [`Decoder::compress`].
     ///
     /// # Errors
-    /// As [`Decoder::compress`].
+    /// Returns an error as [`Decoder::compress`] does.
     pub fn compress(&self, source: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<CompressedSource<A>> {
         self.decoder.compress(source, mask)
     }
 
-    /// (batch, m) token ids and their source (batch, n, dim) → (batch, m, `vocab_size`) scores, or (batch, m, embedding width) features where the
-    /// model has no head. Each mask is that of its own sequence's padding.
+    /// Computes token scores: (batch, m) token ids and their source (batch, n, dim) → (batch, m, `vocab_size`), or (batch, m, embedding width) features
+    /// where the model has no head. Each mask is that of its own sequence's padding.
     ///
     /// # Errors
     /// Returns an error if a token is outside the vocabulary, if there are more tokens than positions, or as [`Decoder::forward`] does.
@@ -109,17 +109,17 @@ impl<A: Scalar> DecoderLanguageModel<A> {
         self.attend(tokens, mask, &self.compress(source, source_mask)?)
     }
 
-    /// [`forward`](Self::forward) with a source that was compressed before.
+    /// Runs [`forward`](Self::forward) with a source that was compressed before.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); also if another decoder compressed the source.
+    /// Returns an error as [`forward`](Self::forward) does, or if another decoder compressed the source.
     pub fn attend(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>, source: &CompressedSource<A>) -> Result<Array3<A>> {
         PaddingMask::check(mask, "DecoderLanguageModel::forward", tokens.nrows(), tokens.ncols())?;
         let x = self.embeddings.embed(Start::default(), tokens, mask)?;
         self.scores(self.decoder.attend(&x, mask, source)?)
     }
 
-    /// What the blocks put out, led out and scored.
+    /// Projects the blocks' output and computes its scores.
     fn scores(&self, decoded: Array3<A>) -> Result<Array3<A>> {
         let features = self.embeddings.project_out(decoded)?;
         match &self.head {
@@ -128,7 +128,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
         }
     }
 
-    /// The scores of what follows one more token of each target, (targets, 1), which stands at `positions` and reads the source `of` it.
+    /// The scores of what follows one more token of each target, (targets, 1), which is at `positions` and reads the source `of` it.
     pub(super) fn step(
         &self,
         (tokens, positions): (&ArrayRef2<usize>, &[usize]),
@@ -140,10 +140,10 @@ impl<A: Scalar> DecoderLanguageModel<A> {
         self.scores(self.decoder.step(x, states, source, of)?)
     }
 
-    /// [`forward`](Self::forward) with the pass's dropout; returns the scores and what [`backward`](Self::backward) needs.
+    /// Runs [`forward`](Self::forward) with the pass's dropout; returns the scores and what [`backward`](Self::backward) needs.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); also if a rate is below 0 or not below 1.
+    /// Returns an error as [`forward`](Self::forward) does, or if a rate is below 0 or not below 1.
     pub fn forward_train(
         &self,
         tokens: &ArrayRef2<usize>,
@@ -185,7 +185,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
         Ok((output, cache))
     }
 
-    /// The gradient of the source, given `dy` of the output of [`forward_train`](Self::forward_train). Those of the parameters are added to
+    /// Returns the gradient of the source, given `dy` of the output of [`forward_train`](Self::forward_train). Those of the parameters are added to
     /// `gradients`.
     ///
     /// # Errors

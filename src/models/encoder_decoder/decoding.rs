@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::models::continued::{Continued, padded};
 use crate::scalar::Scalar;
 
-/// What an [`EncoderDecoder`] keeps of targets that it writes: the sources, compressed for each block, and for each target and block what
+/// The state of an [`EncoderDecoder`] that writes targets: the sources, compressed for each block, and for each target and block what
 /// self-attention needs: a window, the sums of the unfinished block and the summaries, or all keys and values where it is exact.
 #[derive(Clone, Debug)]
 pub struct EncoderDecoderState<A = f32> {
@@ -51,7 +51,7 @@ impl<A: Scalar> EncoderDecoderState<A> {
         let mut old: Vec<Option<Target<A>>> = std::mem::take(&mut self.targets).into_iter().map(Some).collect();
         let moved = targets.iter().filter_map(|&target| {
             uses[target] -= 1;
-            // The last that goes on takes the place of the original.
+            // The last continuation takes the place of the original.
             if uses[target] == 0 {
                 old[target].take()
             } else {

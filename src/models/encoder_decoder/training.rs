@@ -17,10 +17,11 @@ pub struct EncoderDecoderCache<A = f32> {
 }
 
 impl<A: Scalar> EncoderDecoder<A> {
-    /// [`forward`](Self::forward) with the pass's dropout; returns the scores and what [`backward`](Self::backward) needs. The decoder draws apart from the encoder.
+    /// Runs [`forward`](Self::forward) with the pass's dropout; returns the scores and what [`backward`](Self::backward) needs. The decoder draws
+    /// apart from the encoder.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward); also if a rate is below 0 or not below 1.
+    /// Returns an error as [`forward`](Self::forward) does, or if a rate is below 0 or not below 1.
     pub fn forward_train(&self, pairs: &TokenPairs<'_>, pass: &TrainingPass) -> Result<(Array3<A>, EncoderDecoderCache<A>)> {
         let TokenPairs {
             source,

@@ -17,7 +17,7 @@ pub struct Translation {
     pub tokens: Vec<usize>,
     /// The sum of its tokens' log-probabilities, divided as [`TranslationConfig`] says.
     pub score: f64,
-    /// Whether it came to its end token, rather than to the most tokens that it might have.
+    /// Whether it reached its end token, rather than the limit on its length.
     pub ended: bool,
 }
 
@@ -31,9 +31,9 @@ struct Beam {
 /// The search for one source.
 #[derive(Debug)]
 struct Search {
-    /// What is gone on with, the likeliest first.
+    /// The open hypotheses, the likeliest first.
     live: Vec<Beam>,
-    /// What has ended, the best first.
+    /// The finished hypotheses, the best first.
     found: Vec<Translation>,
 }
 
@@ -45,15 +45,15 @@ struct Candidate {
 }
 
 impl<A: Scalar> EncoderDecoder<A> {
-    /// For each source the targets that [`TranslationConfig::beams`] beginnings at a time lead to, the best first; at least one each. Every score
-    /// is finite: targets of probability 0 are left out, so that there are fewer where no more are possible.
+    /// Returns for each source the targets that [`TranslationConfig::beams`] beginnings at a time lead to, the best first; at least one each. Every
+    /// score is finite: targets of probability 0 are left out, so that there are fewer where no more are possible.
     ///
     /// Sources may differ in length, and each is searched for as if it were alone. A search ends when no beginning can become better than what
     /// it has found, or at the most tokens.
     ///
     /// # Errors
-    /// Options that are out of range; tokens outside the vocabularies; sources or targets longer than the model allows; scores that are NaN or
-    /// infinite.
+    /// Returns an error if an option is out of range, if a token is outside its vocabulary, if a source or target is longer than the model allows, or
+    /// if a score is NaN or infinite.
     pub fn translate(&self, sources: &[impl AsRef<[usize]>], config: &TranslationConfig) -> Result<Vec<Vec<Translation>>> {
         const OPERATION: &str = "EncoderDecoder::translate";
         config.check(self.config().target.vocab_size)?;
@@ -80,7 +80,7 @@ impl<A: Scalar> EncoderDecoder<A> {
     }
 }
 
-/// The last token of everything that is gone on with, search after search.
+/// The last token of each open hypothesis, search after search.
 fn latest<'s>(searches: &'s [Search], config: &'s TranslationConfig) -> impl Iterator<Item = usize> + 's {
     let live = searches.iter().flat_map(|search| &search.live);
     live.map(|beam| beam.tokens.last().copied().unwrap_or(config.start_token))
@@ -129,7 +129,7 @@ impl Search {
         parents
     }
 
-    /// The likeliest ways to go on, twice as many as there are beams, so that enough are left when some of them end. Equals keep their order, and
+    /// The likeliest continuations, twice as many as there are beams, so that enough are left when some of them end. Equals keep their order, and
     /// those without a probability are none.
     fn candidates(&self, scores: &Array2<f64>, first: usize, beams: usize) -> Vec<Candidate> {
         let mut all: Vec<Candidate> = Vec::with_capacity(self.live.len() * scores.ncols());
@@ -151,7 +151,7 @@ impl Search {
         self.found.truncate(most);
     }
 
-    /// Whether nothing that is gone on with can become better than what was found. Sums only fall, and divisors only rise.
+    /// Whether no open hypothesis can become better than the finished ones. Sums only fall, and divisors only rise.
     fn is_done(&self, config: &TranslationConfig) -> bool {
         let (Some(worst), true) = (self.found.last(), self.found.len() >= config.beams) else {
             return false;
@@ -160,7 +160,7 @@ impl Search {
         worst.score >= best / config.divisor(config.max_new_tokens)
     }
 
-    /// What was found, and what did not come to an end in time.
+    /// Returns the finished hypotheses, followed by those that reached the limit.
     fn finish(mut self, config: &TranslationConfig) -> Vec<Translation> {
         let divisor = config.divisor(config.max_new_tokens);
         self.found.extend(self.live.iter().map(|beam| Translation {
@@ -210,7 +210,7 @@ mod tests {
 
     const NEVER: f64 = f64::NEG_INFINITY;
 
-    /// What a search finds whose every step has the log-probabilities `row`, whatever came before.
+    /// Runs a search whose every step has the log-probabilities `row`, whatever came before.
     fn found(row: &[f64], end_token: usize, steps: usize, beams: usize) -> Vec<Translation> {
         let config = TranslationConfig::new(0, end_token, steps).with_beams(beams);
         let mut search = Search::new();

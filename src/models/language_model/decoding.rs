@@ -9,7 +9,7 @@ use crate::models::backbone::select;
 use crate::models::continued::{Continued, padded};
 use crate::scalar::Scalar;
 
-/// What a causal [`LanguageModel`] keeps of a batch of texts to continue them: for each layer the keys and values of the window, the sums of the
+/// The state of a causal [`LanguageModel`] that continues a batch of texts: for each layer the keys and values of the window, the sums of the
 /// unfinished block and the summaries; with exact attention all keys and values.
 #[derive(Clone, Debug)]
 pub struct LanguageModelState<A = f32> {

@@ -96,7 +96,7 @@ impl<A: Scalar> LanguageModel<A> {
     }
 }
 
-/// What the text `item` of a batch draws from.
+/// The random numbers of the text `item` of a batch.
 fn draws(config: &GenerationConfig, item: usize) -> Draws {
     match config.seeds.get(item) {
         Some(&seed) => Step::new(seed, 0).item(0),
@@ -126,7 +126,7 @@ impl<A: Scalar> Generation<'_, A> {
         self.texts.iter().map(|text| &text.tokens[..])
     }
 
-    /// The scores that the latest tokens were chosen from, or the first will be: (texts, `vocab_size`), 0 for texts that had ended.
+    /// Returns the scores that the latest tokens were chosen from, or the first will be: (texts, `vocab_size`), 0 for texts that had ended.
     pub fn scores(&self) -> &Array2<A> {
         &self.scores
     }
@@ -156,7 +156,7 @@ impl<A: Scalar> Generation<'_, A> {
         slides.into_iter().try_for_each(|item| self.slide(item))
     }
 
-    /// Starts a full context anew with its last half.
+    /// Restarts a full context with its last half.
     fn slide(&mut self, item: usize) -> Result<()> {
         let kept = self.limit.map_or(1, |limit| limit.div_ceil(2));
         let text = &mut self.texts[item];

@@ -25,7 +25,7 @@ pub(super) fn choose<A: Scalar>(
 ) -> Result<usize> {
     let mut scores: Vec<f64> = scores.iter().map(|score| score.widen()).collect();
     check(&scores)?;
-    penalise(&mut scores, text, config.repetition_penalty);
+    penalize(&mut scores, text, config.repetition_penalty);
     // Equals keep the order of the tokens.
     let order = |a: &usize, b: &usize| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b));
     if config.temperature == 0.0 {
@@ -52,7 +52,7 @@ pub(super) fn choose<A: Scalar>(
         rest -= weight;
         rest < 0.0
     });
-    // What rounding leaves over belongs to the last token that has a weight.
+    // The remainder left by rounding belongs to the last token that has a weight.
     let last = weights.iter().rposition(|&weight| weight > 0.0);
     Ok(likeliest[drawn.or(last).unwrap_or(0)])
 }
@@ -89,7 +89,7 @@ fn nucleus(weights: &[f64], is_enough: impl Fn(usize, f64) -> bool) -> usize {
     reached.map_or(weights.len(), |last| last + 1)
 }
 
-fn penalise(scores: &mut [f64], text: &[usize], penalty: f64) {
+fn penalize(scores: &mut [f64], text: &[usize], penalty: f64) {
     let mut seen = vec![false; scores.len()];
     for &token in text {
         if let Some(seen) = seen.get_mut(token) {
@@ -97,9 +97,9 @@ fn penalise(scores: &mut [f64], text: &[usize], penalty: f64) {
         }
     }
     for (score, _) in scores.iter_mut().zip(seen).filter(|(score, seen)| *seen && score.is_finite()) {
-        let penalised = if *score > 0.0 { *score / penalty } else { *score * penalty };
+        let penalized = if *score > 0.0 { *score / penalty } else { *score * penalty };
         // An extreme penalty makes no number that is none.
-        *score = penalised.clamp(f64::MIN, f64::MAX);
+        *score = penalized.clamp(f64::MIN, f64::MAX);
     }
 }
 

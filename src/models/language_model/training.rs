@@ -3,7 +3,7 @@
 use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, s};
 
 use super::LanguageModel;
-use crate::attention::{PaddingMask, Part};
+use crate::attention::{PaddingMask, SequenceShard};
 use crate::config::{LanguageModelConfig, TrainingPass, check_alike};
 use crate::error::{Error, Result};
 use crate::layers::{rows, sequence};
@@ -21,18 +21,18 @@ pub struct LanguageModelCache<A = f32> {
     pub(in crate::models) config: LanguageModelConfig,
     backbone: BackboneCache<A>,
     head: Option<HeadCache<A>>,
-    /// Where scores were made, and the shape of all features; everywhere if not told.
+    /// Where scores were made, and the shape of all features; everywhere if `None`.
     positions: Option<Chosen>,
     output: (usize, usize, usize),
 }
 
 impl<A: Scalar> LanguageModel<A> {
-    /// [`forward`](Self::forward) with the pass's dropout; returns the scores and what [`backward`](Self::backward) needs.
+    /// Runs [`forward`](Self::forward) with the pass's dropout; returns the scores and what [`backward`](Self::backward) needs.
     ///
     /// With `positions`, one list for each batch item, scores are made there only: (1, number of positions, `vocab_size`), item after item.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward) and [`logits_at`](Self::logits_at); also if a rate is below 0 or not below 1.
+    /// Returns an error as [`forward`](Self::forward) and [`logits_at`](Self::logits_at) do, or if a rate is below 0 or not below 1.
     pub fn forward_train(
         &self,
         tokens: &ArrayRef2<usize>,
@@ -40,19 +40,19 @@ impl<A: Scalar> LanguageModel<A> {
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
     ) -> Result<(Array3<A>, LanguageModelCache<A>)> {
-        self.forward_train_part(tokens, positions, mask, pass, None)
+        self.forward_train_shard(tokens, positions, mask, pass, None)
     }
 
     /// [`forward_train`](Self::forward_train) of a part of sequences, if it is one; its positions are counted from its first row.
-    pub(crate) fn forward_train_part(
+    pub(crate) fn forward_train_shard(
         &self,
         tokens: &ArrayRef2<usize>,
         positions: Option<&[Vec<usize>]>,
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
-        part: Option<&dyn Part<A>>,
+        shard: Option<&dyn SequenceShard<A>>,
     ) -> Result<(Array3<A>, LanguageModelCache<A>)> {
-        let (mut features, backbone) = self.backbone().train(tokens, mask, pass, part)?;
+        let (mut features, backbone) = self.backbone().train(tokens, mask, pass, shard)?;
         let positions = match positions {
             Some(positions) => {
                 let dim = features.dim();
@@ -83,16 +83,16 @@ impl<A: Scalar> LanguageModel<A> {
     /// # Errors
     /// Returns an error if `dy` has another shape than the output, or if the cache or the gradients are of a model of another configuration.
     pub fn backward(&self, cache: LanguageModelCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<()> {
-        self.backward_part(cache, dy, gradients, None)
+        self.backward_shard(cache, dy, gradients, None)
     }
 
     /// [`backward`](Self::backward) of a part of sequences, if it is one.
-    pub(crate) fn backward_part(
+    pub(crate) fn backward_shard(
         &self,
         cache: LanguageModelCache<A>,
         dy: &ArrayRef3<A>,
         gradients: &mut Self,
-        part: Option<&dyn Part<A>>,
+        shard: Option<&dyn SequenceShard<A>>,
     ) -> Result<()> {
         const OPERATION: &str = "LanguageModel::backward";
         check_alike(OPERATION, self.config(), &cache.config, gradients.config())?;
@@ -116,6 +116,6 @@ impl<A: Scalar> LanguageModel<A> {
             scatter_rows(places, |index| chosen.slice_move(s![index, ..]), &mut spread);
             dy = sequence(spread, batch, length);
         }
-        self.backbone().backward(cache.backbone, dy, own_backbone, part)
+        self.backbone().backward(cache.backbone, dy, own_backbone, shard)
     }
 }

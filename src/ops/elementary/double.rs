@@ -35,7 +35,7 @@ fn reduced_exp<const FMA: bool>(x: f64) -> (u64, f64) {
     (shifted.to_bits(), f64::fused::<FMA>(r * r, q, r))
 }
 
-/// What rounding took from t·t.
+/// The rounding error of t·t.
 #[inline(always)]
 fn lost_of_square<const FMA: bool>(t: f64, square: f64) -> f64 {
     if FMA {

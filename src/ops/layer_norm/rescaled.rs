@@ -195,7 +195,7 @@ mod tests {
         }
     }
 
-    /// A row of the narrow widths is worked out with its neighbours, and must not depend on them.
+    /// A row of the narrow widths is worked out with its neighbors, and must not depend on them.
     #[test]
     fn a_row_does_not_depend_on_its_neighbours() {
         for cols in [16, 32] {

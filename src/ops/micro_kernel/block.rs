@@ -13,7 +13,7 @@ const TURN: usize = 16;
 /// Parts of the next panel, one for each of the first blocks of a panel.
 pub(super) const NEXT_PARTS: usize = 4;
 
-/// Where there is no safe instruction for it, nothing is brought near.
+/// Where there is no safe instruction for it, nothing is prefetched.
 #[cfg(not(all(target_arch = "x86_64", target_feature = "sse", not(miri))))]
 #[inline(always)]
 fn no_prefetch<A>(_: &A) {}
@@ -34,7 +34,7 @@ pub(super) struct Place<'a, A> {
 
 /// The sums of a block of MR rows of the left operand.
 ///
-/// Some rows of the `next` panel are brought near meanwhile. Without that the first block of every panel waits for the third-level cache: an
+/// Some rows of the `next` panel are prefetched meanwhile. Without that the first block of every panel waits for the third-level cache: an
 /// eighth of the time for 264 rows.
 #[inline(always)]
 pub(super) fn block<A: Scalar, const FMA: bool, const MR: usize, const NR: usize, const PAIRED: bool>(
@@ -84,7 +84,7 @@ fn add_positions<A: Scalar, const FMA: bool, const MR: usize, const NR: usize, c
     }
 }
 
-/// Positions that one running sum goes over where rounding must not add up: the sums of these are added in turn. Of equal terms in `f32`, a
+/// Positions that one running sum goes over where rounding must not add up: the sums of these are added in turn. For equal terms in `f32`, a
 /// segment is then off by 7.8e-7 at most (with 32 7.6e-7, for half as much again to add up); with 64 it can be 1.04e-6.
 pub(super) const CHAIN: usize = 48;
 
@@ -159,7 +159,7 @@ pub(super) fn block_of_panels<A: Scalar, const FMA: bool, const MR: usize, const
     }
 }
 
-/// The rows of a panel that are brought near while another is multiplied, a few each turn.
+/// The rows of a panel that are prefetched while another is multiplied, a few each turn.
 struct Next<'p, A, const NR: usize>(std::slice::Chunks<'p, [A; NR]>);
 
 impl<'p, A: Scalar, const NR: usize> Next<'p, A, NR> {
@@ -220,7 +220,7 @@ fn add_products<A: Scalar, const FMA: bool, const MR: usize, const NR: usize>(
 
 #[inline(always)]
 fn write<A: Scalar, const MR: usize, const NR: usize>(sums: [[A; NR]; MR], place: Place<'_, A>, c: &mut [A]) {
-    // Written to memory whole and at once, the sums are what LLVM recognises as vectors; used one by one below, some would be scalars.
+    // Written to memory whole and at once, the sums are what LLVM recognizes as vectors; used one by one below, some would be scalars.
     let copy = sums;
     let sums = std::hint::black_box(&copy);
     for (i, sums) in sums.iter().take(place.rows).enumerate() {

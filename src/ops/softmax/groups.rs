@@ -1,9 +1,9 @@
-//! Softmax of groups of neighbours, a few elements each, whole vectors of them at a time.
+//! Softmax of groups of neighbors, a few elements each, whole vectors of them at a time.
 
 use super::super::elementary::{Elementary, LANES};
 use crate::scalar::Scalar;
 
-/// Replaces every group of `group` neighbours in the first `cols` of every `stride` elements by its softmax, as
+/// Replaces every group of `group` neighbors in the first `cols` of every `stride` elements by its softmax, as
 /// [`softmax_rows`](super::softmax_rows) would; `cols` is a multiple of `group`. Whether that was done: only groups of 2, 4, 8 or 16 fill vectors.
 ///
 /// In f32 the error of an exponential is that of [`exp_rows`](super::exp_rows); sums are taken in pairs.

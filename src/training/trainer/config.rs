@@ -12,7 +12,7 @@ pub struct TrainerConfig {
     pub steps: u64,
     /// The learning rate of each of them.
     pub schedule: Schedule,
-    /// What is dropped, and what is computed again. Batch i of the run has the step `pass.step.index` + i of its seed, 0 by default.
+    /// Dropout rates and gradient checkpointing. Batch i of the run has the step `pass.step.index` + i of its seed, 0 by default.
     pub pass: TrainingPass,
     /// The largest norm of the gradients; larger ones are scaled down to it. They are not clipped if `None`, the default.
     pub max_norm: Option<f64>,

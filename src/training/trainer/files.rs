@@ -24,7 +24,7 @@ pub(super) struct Files {
     metadata: BTreeMap<String, String>,
 }
 
-/// What the metadata says.
+/// The metadata of a trainer.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Description {
@@ -129,7 +129,7 @@ impl<M, O> Trainer<M, O> {
     /// The optimizer gets the configuration that it was saved with; the trainer keeps its own, whose seed must be the file's.
     ///
     /// # Errors
-    /// Returns an error if the file cannot be read or is no valid safetensors file, if it holds no run of a trainer, one of another kind of optimizer or
+    /// Returns an error if the file cannot be read or is not a valid safetensors file, if it holds no run of a trainer, one of another kind of optimizer or
     /// with another seed, or if tensors are missing, unexpected, of another shape, or not finite, all of which are listed. The trainer and the model are then
     /// unchanged.
     pub fn load<A>(&mut self, path: impl AsRef<Path>, model: &mut M) -> Result<()>
@@ -146,7 +146,7 @@ impl<M, O> Trainer<M, O> {
         let first = Step::new(self.config.pass.step.seed, description.first);
         if next.seed != first.seed || first != self.config.pass.step {
             let problem = format!(
-                "the run began with the step {} of the seed {}, but the trainer's pass begins with {} of {}; configure it alike",
+                "the run began with the step {} of the seed {}, but the trainer's pass begins with {} of {}; configure the same",
                 first.index, next.seed, self.config.pass.step.index, self.config.pass.step.seed
             );
             return Err(Error::Checkpoint { problems: vec![problem] });

@@ -1,4 +1,4 @@
-//! Losses, optimisers, masking and resuming: against PyTorch where it has the same, and for what is promised besides.
+//! Losses, optimizers, masking and resuming: against PyTorch where it has the same, and for what is promised besides.
 #![allow(clippy::float_cmp)] // what is compared so is exact
 
 mod epochs;

@@ -150,7 +150,7 @@ fn a_bad_gradient_changes_nothing() {
         }
         assert!(changed(&before, &trained).is_empty());
         assert_eq!(optimizer.steps(), 1);
-        // The moments are untouched as well: the next step is that of an optimiser that never saw the gradient.
+        // The moments are untouched as well: the next step is that of an optimizer that never saw the gradient.
         let mut other = AdamW::new(&model, AdamWConfig::new()).unwrap();
         let mut expected = model.clone();
         other.step(&mut expected, &good, 0.1).unwrap();

@@ -72,7 +72,7 @@ fn stopped_anywhere<A: Scalar, O: Optimizer<A> + Clone>(name: &str, fresh: impl 
         let mut found: Vec<f64> = (0..stop).map(|_| train(&mut first, &mut optimizer, &mut step)).collect();
         save_training(&file.0, &first, &optimizer, step).unwrap();
 
-        // Another process would have nothing but the file: other weights, and other options of the optimiser.
+        // Another process would have nothing but the file: other weights, and other options of the optimizer.
         let mut second = Linear::new(VOCABULARY, VOCABULARY, true, 2).unwrap();
         let mut optimizer = other(&second);
         let mut step = load_training(&file.0, &mut second, &mut optimizer).unwrap();

@@ -12,7 +12,7 @@ use crate::ops::{LongSum, StagedSum, gemm};
 use crate::scalar::Scalar;
 
 impl<A: Scalar> Compressor<'_, A> {
-    /// Head by head: the features X·Wᵀ + b are made again, their gradients collected from the slots, and led back through W.
+    /// Head by head: the features X·Wᵀ + b are recomputed, their gradients collected from the slots, and led back through W.
     ///
     /// These kinds are rare and small, so it runs on one thread.
     pub(super) fn features_backward(

@@ -1,4 +1,4 @@
-//! What must not matter: padding, neighbours, order, strides, threads.
+//! What must not matter: padding, neighbors, order, strides, threads.
 
 use super::*;
 

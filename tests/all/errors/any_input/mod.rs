@@ -126,7 +126,7 @@ fn pass() -> impl Strategy<Value = TrainingPass> {
 }
 
 /// Steps, clips and averages with gradients that may be none.
-fn optimise<M: Parameters<f64> + Clone>(model: &mut M, mut gradients: M, a: f64, b: f64) {
+fn optimize<M: Parameters<f64> + Clone>(model: &mut M, mut gradients: M, a: f64, b: f64) {
     let adamw = AdamWConfig::new()
         .with_betas((a, b))
         .with_eps(b)
@@ -262,7 +262,7 @@ proptest! {
         let targets: Vec<Option<usize>> = tokens.iter().map(|&token| (token % 3 > 0).then_some(token)).collect();
         let loss = CrossEntropy::new().with_label_smoothing(a);
         if let Ok((_, gradients)) = model.loss_and_gradients(&TokenBatch::new(&tokens, &targets).with_mask(mask.as_ref()), &loss, &pass) {
-            optimise(&mut model, gradients, a, b);
+            optimize(&mut model, gradients, a, b);
         }
     }
 

@@ -1,16 +1,16 @@
-//! PositionSums of a part of the sequences, completed by those of the others.
+//! Sums of one shard of the sequences, completed by those of the others.
 
 use ndarray::{Array4, Axis, Zip};
 
-use super::super::part::Part;
+use super::super::sequence_shard::SequenceShard;
 use super::{Compressor, ProjectionKind, SequenceLengths};
 use crate::error::Result;
 use crate::scalar::Scalar;
 
 impl<A: Scalar> Compressor<'_, A> {
-    /// A compressor for the rows of a part. A matrix has the part's columns only, so that the part is all there is to it; windows lie in the
-    /// whole sequence, and the first row has the position where the part begins.
-    pub(crate) fn of_part(self, part: &dyn Part<A>, lengths: &[usize]) -> Result<Self> {
+    /// A compressor for the rows of a shard. A matrix has the shard's columns only, so that the shard is all there is to it; windows lie in the
+    /// whole sequence, and the first row has the position where the shard begins.
+    pub(crate) fn of_shard(self, shard: &dyn SequenceShard<A>, lengths: &[usize]) -> Result<Self> {
         if self.projections.key().columns().is_some() {
             return Ok(self);
         }
@@ -19,15 +19,15 @@ impl<A: Scalar> Compressor<'_, A> {
         } else {
             self
         };
-        compressor.starting_at(part.offset())
+        compressor.starting_at(shard.offset())
     }
 
-    /// Adds the sums of all other parts. For maxima it returns which of them are this part's, one flag for each of the sums; the first of equal
+    /// Adds the sums of all other shards. For maxima it returns which of them are this shard's, one flag for each of the sums; the first of equal
     /// ones counts.
-    pub(super) fn complete(&mut self, part: &dyn Part<A>) -> Result<Option<Vec<Array4<bool>>>> {
+    pub(super) fn complete(&mut self, shard: &dyn SequenceShard<A>) -> Result<Option<Vec<Array4<bool>>>> {
         let takes_maximum = self.config.projection.kind == ProjectionKind::MaxPooling;
         let before = takes_maximum.then(|| (self.totals.sums.clone(), self.totals.tokens.clone()));
-        Self::complete_all(std::slice::from_mut(self), part)?;
+        Self::complete_all(std::slice::from_mut(self), shard)?;
         let Some((sums, tokens)) = before else {
             return Ok(None);
         };
@@ -38,20 +38,20 @@ impl<A: Scalar> Compressor<'_, A> {
                 owned.index_axis_mut(Axis(0), item).index_axis_mut(Axis(1), slot).fill(false);
             }
             if let Some(owned) = owned.as_slice_memory_order_mut() {
-                part.first_of(owned)?;
+                shard.first_of(owned)?;
             }
             owners.push(owned);
         }
         Ok(Some(owners))
     }
 
-    /// Adds the sums of all other parts to those of several compressors of one layer, which have the items of the batch in order: one
+    /// Adds the sums of all other shards to those of several compressors of one layer, which have the items of the batch in order: one
     /// exchange for all of them.
-    pub(crate) fn complete_all(compressors: &mut [Self], part: &dyn Part<A>) -> Result<()> {
+    pub(crate) fn complete_all(compressors: &mut [Self], shard: &dyn SequenceShard<A>) -> Result<()> {
         let takes_maximum = compressors
             .iter()
             .any(|compressor| compressor.config.projection.kind == ProjectionKind::MaxPooling);
-        let mut lengths = part.lengths();
+        let mut lengths = shard.lengths();
         for compressor in compressors.iter_mut() {
             let (own, others) = lengths.split_at(compressor.batch.min(lengths.len()));
             compressor.reach(own)?;
@@ -74,14 +74,14 @@ impl<A: Scalar> Compressor<'_, A> {
             }
         }
         if takes_maximum {
-            part.maximum(&mut sums)?;
+            shard.maximum(&mut sums)?;
         } else {
-            part.sum(&mut sums)?;
+            shard.sum(&mut sums)?;
         }
         if counts.is_empty() {
             return Ok(());
         }
-        part.count(&mut counts)?;
+        shard.count(&mut counts)?;
         for (tokens, count) in compressors
             .iter_mut()
             .flat_map(|compressor| &mut compressor.totals.tokens)

@@ -1,28 +1,28 @@
-//! One rank's part of a batch of sequences.
+//! One rank's shard of a batch of sequences.
 
 use ndarray::{Array3, ArrayView1};
 
 use super::communicator::Combine;
 use super::shards::Shards;
 use super::team::Team;
-use crate::attention::{PaddingMask, Part};
+use crate::attention::{PaddingMask, SequenceShard};
 use crate::error::{Error, Result};
 use crate::scalar::Scalar;
 
-/// One rank's part of a batch of sequences, which the team completes.
+/// One rank's shard of a batch of sequences, which the team completes.
 #[derive(Debug)]
-pub(super) struct SequencePart<'t> {
+pub(super) struct RankShard<'t> {
     team: &'t Team<'t>,
     offset: usize,
     lengths: Vec<usize>,
     tokens_before: Vec<usize>,
 }
 
-impl<'t> SequencePart<'t> {
-    /// The part of a rank whose sequences of `batch` items have the length that it told in its header.
+impl<'t> RankShard<'t> {
+    /// The shard of a rank whose sequences of `batch` items have the length in its header.
     ///
     /// # Errors
-    /// Lengths that no sequence has that is spread like this, the same error on all ranks.
+    /// Returns the same error on all ranks if no sequence spread over them has these lengths.
     pub(super) fn new(team: &'t Team<'t>, shards: &Shards, batch: usize, mask: Option<&PaddingMask>) -> Result<Self> {
         let own = usize::try_from(team.own_words()[team.rank()]).unwrap_or(usize::MAX);
         let total = check_lengths(team, shards)?;
@@ -40,7 +40,7 @@ impl<'t> SequencePart<'t> {
         })
     }
 
-    /// Learns how many tokens each item has in earlier parts, given those in this one.
+    /// Learns how many tokens each item has in earlier shards, given those in this one.
     pub(super) fn count_tokens(&mut self, own: &[usize]) -> Result<()> {
         let mut words = vec![0; own.len() * self.team.size()];
         for (word, &count) in words[own.len() * self.team.rank()..].iter_mut().zip(own) {
@@ -89,7 +89,7 @@ pub(super) fn check_output<'r, A: Scalar>(rank: usize, mut rows: impl Iterator<I
     Err(not_finite(rank, "what it puts out"))
 }
 
-/// What a rank says that has bad numbers.
+/// The error of a rank that has bad numbers.
 pub(super) fn not_finite(rank: usize, what: &str) -> Error {
     Error::Rank {
         rank,
@@ -97,21 +97,21 @@ pub(super) fn not_finite(rank: usize, what: &str) -> Error {
     }
 }
 
-/// The length of the sequences, of which all ranks have told how much they have.
+/// The length of the sequences, from the lengths that all ranks have reported.
 fn check_lengths(team: &Team<'_>, shards: &Shards) -> Result<usize> {
     let own = |rank: usize| usize::try_from(team.own_words()[rank]).unwrap_or(usize::MAX);
     let total = (0..team.size()).fold(0, |total: usize, rank| total.saturating_add(own(rank)));
     for rank in 0..team.size() {
         let expected = shards.part(rank, total).len();
         if own(rank) != expected {
-            let sequence = format!("{expected} of the {total} positions of all ranks, as the shards have it");
+            let sequence = format!("{expected} of the {total} positions of all ranks, as in the shards");
             return Err(team.differs("the length of the sequences", rank, sequence, own(rank).to_string()));
         }
     }
     Ok(total)
 }
 
-impl<A: Scalar> Part<A> for SequencePart<'_> {
+impl<A: Scalar> SequenceShard<A> for RankShard<'_> {
     fn is_first(&self) -> bool {
         self.team.rank() == 0
     }
