@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 fn example() -> Result<(), AnyError> {
     let options = options();
     let text = match options.text("file") {
-        "" => support::own_text(),
+        "" => support::novel()?,
         file => std::fs::read(file).map_err(|error| format!("{file}: {error}"))?,
     };
     let n = options.count("n");
@@ -85,7 +85,7 @@ fn options() -> Options {
                 "",
                 "a language model of bytes that this crate saved; one is trained if none",
             ),
-            ("file", "", "the text; this repository's own README and sources if none"),
+            ("file", "", "the text; examples/data/moby_dick.txt if none"),
             ("n", "128", "bytes that the maps are of"),
             ("steps", "300", "training steps, where a model is trained"),
             ("seed", "1", "seed of model and batches"),

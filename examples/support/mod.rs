@@ -14,7 +14,7 @@ pub use batches::{accuracy, batch, batches, majority};
 pub use clock::Clock;
 pub use memory::{memory, peak_memory};
 pub use options::{FLAG, Options};
-pub use text::{own_text, package_folder};
+pub use text::{novel, own_text, package_folder};
 pub use training::{Budget, Plan, Spent, encoder, match_positions, sinusoidal, train};
 
 pub type AnyError = Box<dyn std::error::Error>;

@@ -40,7 +40,7 @@ fn example() -> Result<(), AnyError> {
     let options = options();
     let shape = shape(&options)?;
     let text = match options.text("file") {
-        "" => support::own_text(),
+        "" => support::novel()?,
         file => std::fs::read(file).map_err(|error| format!("{file}: {error}"))?,
     };
     let corpus = Corpus::new(&text, shape.n)?;
@@ -70,7 +70,7 @@ fn options() -> Options {
     Options::parse(
         ABOUT,
         &[
-            ("file", "", "the text; this repository's own README and sources if none"),
+            ("file", "", "the text; examples/data/moby_dick.txt if none"),
             ("n", "64", "bytes that the model sees at once"),
             ("k", "32", "rows that keys and values are compressed to"),
             ("dim", "64", "model width"),
