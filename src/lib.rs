@@ -39,7 +39,7 @@
 //!
 //! * The [`guide`]: choosing k, sharing and kind; masks, files, streams, training.
 //! * Attention: [`LinformerAttention`], [`ExactAttention`] (the O(n²) reference), [`BlockwiseCausalAttention`], [`Compressor`], [`PaddingMask`].
-//! * Layers: [`Linear`], [`LayerNorm`], [`Embedding`], [`Position`], [`FeedForward`].
+//! * Layers: [`Linear`], [`LayerNorm`], [`Embedding`], [`Position`], [`FeedForward`]; [`Patches`] of a series.
 //! * Stacks: [`EncoderBlock`], [`Encoder`], [`DecoderBlock`], [`Decoder`]; models: [`LanguageModel`], [`Classifier`], [`EncoderDecoder`].
 //! * Configurations, each with `new` and `with_…`: [`LinformerConfig`], [`ProjectionConfig`], [`EncoderConfig`], [`LanguageModelConfig`], …
 //! * Every tensor of a model by name: [`Parameters`]; a model of your own from these layers: [`parameters!`].
@@ -122,13 +122,14 @@ pub use blocks::{
 pub use config::{
     AttentionConfig, AttentionKind, BiasPlace, BlockWeights, CausalConfig, ClassifierConfig, ClassifierInput, ContextOverflow, Convolution,
     ConvolutionKernel, ConvolutionTail, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig,
-    GenerationConfig, HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, Pooling, PositionKind, ProjectionConfig,
-    ProjectionKind, Sharing, SinusoidLayout, SummarySoftmax, TrainingPass, TranslationConfig,
+    GenerationConfig, HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, PatchesConfig, Pooling, PositionKind,
+    ProjectionConfig, ProjectionKind, Sharing, SinusoidLayout, SummarySoftmax, TrainingPass, TranslationConfig,
 };
 pub use error::{Error, Result};
 pub use initialization::Initialization;
 pub use layers::{
-    Embedding, EmbeddingCache, FeedForward, FeedForwardCache, LayerNorm, LayerNormCache, Linear, LinearCache, Position, PositionCache,
+    Embedding, EmbeddingCache, FeedForward, FeedForwardCache, LayerNorm, LayerNormCache, Linear, LinearCache, Patches, PatchesCache,
+    Position, PositionCache,
 };
 pub use models::{
     Classifier, ClassifierCache, DecoderLanguageModel, DecoderLanguageModelCache, EncoderDecoder, EncoderDecoderCache, EncoderDecoderState,
@@ -141,7 +142,7 @@ pub use ops::{Activation, batched_matmul, softmax};
 pub use ops::{KernelProbe, Level, ProbeLeft};
 #[doc(hidden)]
 pub use parameters::field_path;
-pub use parameters::{Parameters, Role, Visitor, VisitorMut};
+pub use parameters::{Copied, Parameters, Role, Visitor, VisitorMut};
 pub use scalar::Scalar;
 pub use summary::{LayerSummary, Summary};
 

@@ -26,7 +26,7 @@ pub mod rifath95;
 pub mod tatp22;
 
 pub use native::Checkpoint;
-pub use parameters::{load_parameters, save_parameters};
+pub use parameters::{load_matching, load_parameters, save_parameters};
 pub use tensors::Tensors;
 
 // What training saves and loads goes the same way.

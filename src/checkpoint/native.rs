@@ -254,12 +254,12 @@ fn restore<A: Scalar, M: Stored<A>>(mut tensors: Tensors<A>) -> Result<M> {
     Ok(model)
 }
 
-fn is_run(metadata: &BTreeMap<String, String>) -> bool {
+pub(super) fn is_run(metadata: &BTreeMap<String, String>) -> bool {
     metadata.contains_key(RUN)
 }
 
 /// The weights in the file of a training run: the best ones, where they are kept, or else the last.
-fn weights_of_run<A: Scalar>(tensors: Tensors<A>) -> Result<Tensors<A>> {
+pub(super) fn weights_of_run<A: Scalar>(tensors: Tensors<A>) -> Result<Tensors<A>> {
     let metadata = tensors.metadata().clone();
     let prefix = if tensors.names().any(|name| name.starts_with(BEST)) {
         BEST
