@@ -26,12 +26,13 @@ pub use training::ClassifierCache;
 /// A sequence of tokens or vectors in, class scores out.
 ///
 /// ```
-/// use linformer::{Classifier, ClassifierConfig, EncoderConfig, LinformerConfig};
+/// use linformer::{Classifier, ClassifierConfig, EncoderConfig, LinformerConfig, PositionKind};
 /// use linformer::ndarray::Array3;
 ///
-/// // 64 particles of 3 numbers each, 5 classes.
+/// // 64 particles of 3 numbers each, a set without an order; 5 classes.
 /// let encoder = EncoderConfig::new(LinformerConfig::new(16, 4, 64, 4), 1);
-/// let model = Classifier::<f32>::new(&ClassifierConfig::features(3, encoder, 5), 0)?;
+/// let config = ClassifierConfig::features(3, encoder, 5).with_position(PositionKind::None);
+/// let model = Classifier::<f32>::new(&config, 0)?;
 /// assert_eq!(model.forward(&Array3::ones((2, 64, 3)), None)?.dim(), (2, 5));
 /// # Ok::<(), linformer::Error>(())
 /// ```
