@@ -10,10 +10,10 @@ use linformer::checkpoint::{load_parameters, save_parameters};
 use linformer::distributed::{Communicator, ThreadGroup, all_reduce_gradients};
 use linformer::ndarray::{Array3, s};
 use linformer::training::{AdamW, AdamWConfig, MeanSquaredError, Optimizer, Schedule, Step, load_training, save_training};
-use linformer::{Encoder, Linear, LinformerConfig, Parameters, Position, Result, TrainingPass, parameters};
+use linformer::{Encoder, Linear, LinformerConfig, Parameters, Position, PositionKind, Result, TrainingPass, parameters};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::{AnyError, Options, encoder, sinusoidal};
+use support::{AnyError, Options, encoder};
 
 const ABOUT: &str =
     "Trains a model that is no part of the crate, made of its layers, to remove the noise from waves. Stops halfway, resumes from a
@@ -43,7 +43,7 @@ impl Denoiser {
         let attention = LinformerConfig::new(32, 4, LENGTH, 16);
         Ok(Self {
             input: Linear::new(1, 32, true, seed)?,
-            position: Position::new(sinusoidal(), 32, seed)?,
+            position: Position::new(PositionKind::sinusoidal(), 32, seed)?,
             encoder: Encoder::new(&encoder(attention, 2), seed)?,
             output: Linear::new(32, 1, true, seed + 1)?,
         })

@@ -17,7 +17,7 @@ use linformer::{
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::{AnyError, Options, own_text};
+use support::{AnyError, Options, novel};
 
 const ABOUT: &str =
     "Trains a model of bytes with blockwise causal attention on a text, then one of the same size with exact causal attention for the
@@ -40,14 +40,14 @@ fn example() -> Result<(), AnyError> {
     let options = Options::parse(
         ABOUT,
         &[
-            ("text", "", "a file to learn from, instead of this repository's own text"),
+            ("text", "", "a file to learn from; examples/data/moby_dick.txt if none"),
             ("seconds", "12", "training time of each model"),
             ("length", "256", "bytes of a sequence"),
             ("batch", "8", "sequences of a step"),
             ("dim", "96", "model width"),
             ("depth", "2", "blocks"),
             ("seed", "1", "seed of models, batches and text"),
-            ("prompt", "pub fn ", "what to go on from"),
+            ("prompt", "The ship ", "what to go on from"),
             ("tokens", "300", "bytes to write"),
             ("temperature", "70", "hundredths; 0 always takes the likeliest"),
         ],
@@ -79,7 +79,7 @@ fn example() -> Result<(), AnyError> {
 
 fn read(options: &Options) -> Result<Text, AnyError> {
     let bytes = match options.text("text") {
-        "" => own_text(),
+        "" => novel()?,
         file => std::fs::read(file)?,
     };
     let length = options.number("length");

@@ -120,10 +120,10 @@ fn model(task: Task, options: &Options, k: Option<usize>) -> Result<LanguageMode
         Some(k) => LinformerConfig::new(dim, heads, n, k).into(),
         None => AttentionConfig::new(dim, heads).into(),
     };
-    let config =
-        LanguageModelConfig::new(task.vocabulary(n), support::encoder(attention, options.count("depth"))).with_position(task.position());
+    let config = LanguageModelConfig::new(task.vocabulary(n), support::encoder(attention, options.count("depth")))
+        .with_position(task.position())
+        .with_embedding_deviation(support::AS_LARGE_AS_POSITIONS);
     let mut model = LanguageModel::new(&config, options.seed())?;
-    support::match_positions(&mut model);
     if let Task::Association = task {
         add_up_pairs(&mut model, n / 2);
     }
@@ -174,7 +174,7 @@ impl Task {
     /// Where a pair stands has no meaning.
     fn position(self) -> PositionKind {
         match self {
-            Self::Copy => support::sinusoidal(),
+            Self::Copy => PositionKind::sinusoidal(),
             Self::Association => PositionKind::None,
         }
     }

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use linformer::training::{Step, TokenBatch};
 use linformer::{
-    AttentionConfig, AttentionKind, Classifier, ClassifierConfig, LanguageModelConfig, LinformerConfig, Pooling, TrainingPass,
+    AttentionConfig, AttentionKind, Classifier, ClassifierConfig, LanguageModelConfig, LinformerConfig, Pooling, PositionKind, TrainingPass,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -106,11 +106,11 @@ fn train(
     options: &Options,
     test: &[TokenBatch],
 ) -> Result<(f64, Spent), AnyError> {
-    let body =
-        LanguageModelConfig::new(VOCABULARY, support::encoder(attention, options.count("depth"))).with_position(support::sinusoidal());
+    let body = LanguageModelConfig::new(VOCABULARY, support::encoder(attention, options.count("depth")))
+        .with_position(PositionKind::sinusoidal())
+        .with_embedding_deviation(support::AS_LARGE_AS_POSITIONS);
     let config = ClassifierConfig::tokens(body, 10).with_pooling(Pooling::First);
     let mut model = Classifier::<f32>::new(&config, options.seed())?;
-    support::match_positions(&mut model);
     let plan = Plan {
         name: name.into(),
         budget,
@@ -118,7 +118,7 @@ fn train(
         pass: TrainingPass::new(Step::new(options.seed(), 0)),
     };
     let spent = support::train(&mut model, &plan, |step| expressions(size, options.count("batch"), step))?;
-    let accuracy = support::accuracy(&model, test)?;
+    let accuracy = linformer::training::accuracy(&model, test)?;
     println!(
         "{name}: {:.1} % after {} steps, {:.0} processor seconds",
         100.0 * accuracy,

@@ -71,7 +71,7 @@
 //! |---|---|
 //! | advice: k, sharing, kinds; masks, files, training | [`guide`] |
 //! | attention | [`LinformerAttention`], [`ExactAttention`] (the O(n²) reference), [`BlockwiseCausalAttention`], [`Compressor`], [`PaddingMask`] |
-//! | layers | [`Linear`], [`LayerNorm`], [`Embedding`], [`Position`], [`FeedForward`] |
+//! | layers | [`Linear`], [`LayerNorm`], [`Embedding`], [`Position`], [`FeedForward`], [`Patches`] of a series |
 //! | stacks | [`EncoderBlock`], [`Encoder`], [`DecoderBlock`], [`Decoder`] |
 //! | models | [`LanguageModel`], [`Classifier`], [`EncoderDecoder`]; your own: [`parameters!`] |
 //! | configurations | [`LinformerConfig`], [`ProjectionConfig`], [`EncoderConfig`], [`LanguageModelConfig`], …, each with `new` and `with_…` |
@@ -155,13 +155,14 @@ pub use blocks::{
 pub use config::{
     AttentionConfig, AttentionKind, BiasPlace, BlockWeights, CausalConfig, ClassifierConfig, ClassifierInput, ContextOverflow, Convolution,
     ConvolutionKernel, ConvolutionTail, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig,
-    GenerationConfig, HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, Pooling, PositionKind, ProjectionConfig,
-    ProjectionKind, Sharing, SinusoidLayout, SummarySoftmax, TrainingPass, TranslationConfig,
+    GenerationConfig, HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, PatchesConfig, Pooling, PositionKind,
+    ProjectionConfig, ProjectionKind, Sharing, SinusoidLayout, SummarySoftmax, TrainingPass, TranslationConfig,
 };
 pub use error::{Error, Result};
 pub use initialization::Initialization;
 pub use layers::{
-    Embedding, EmbeddingCache, FeedForward, FeedForwardCache, LayerNorm, LayerNormCache, Linear, LinearCache, Position, PositionCache,
+    Embedding, EmbeddingCache, FeedForward, FeedForwardCache, LayerNorm, LayerNormCache, Linear, LinearCache, Patches, PatchesCache,
+    Position, PositionCache,
 };
 pub use models::{
     Classifier, ClassifierCache, DecoderLanguageModel, DecoderLanguageModelCache, EncoderDecoder, EncoderDecoderCache, EncoderDecoderState,
@@ -174,7 +175,7 @@ pub use ops::{Activation, batched_matmul, softmax};
 pub use ops::{KernelProbe, Level, ProbeLeft};
 #[doc(hidden)]
 pub use parameters::field_path;
-pub use parameters::{Parameters, Role, Visitor, VisitorMut};
+pub use parameters::{Copied, Parameters, Role, Visitor, VisitorMut};
 pub use scalar::Scalar;
 pub use summary::{LayerSummary, Summary};
 

@@ -3,7 +3,7 @@
 //! Everything that walks over parameters (counting, zeroing, saving, loading, stepping) goes through [`Parameters::visit`] and
 //! [`Parameters::visit_mut`], which one macro writes for a struct from the list of its fields.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{Array, ArrayViewD, ArrayViewMutD, Dimension};
 
@@ -133,6 +133,28 @@ pub trait Parameters<A: Scalar> {
         });
         Ok(())
     }
+
+    /// Gives every tensor, buffers too, the value of the tensor of `other` that has its name and its shape, and returns which were taken. The others
+    /// stay as they are: a warm start of one model from another.
+    ///
+    /// ```
+    /// use linformer::{Classifier, ClassifierConfig, EncoderConfig, LanguageModel, LanguageModelConfig, LinformerConfig, Parameters};
+    ///
+    /// let config = LanguageModelConfig::new(100, EncoderConfig::new(LinformerConfig::new(8, 2, 16, 4), 1));
+    /// let trained = LanguageModel::<f32>::new(&config, 0)?;
+    /// let mut classifier = Classifier::<f32>::new(&ClassifierConfig::tokens(config, 3), 1)?;
+    /// let copied = classifier.copy_matching(&trained);
+    /// assert!(copied.taken.contains(&"embedding.weight".to_owned()));
+    /// assert_eq!(copied.missing, ["output.weight", "output.bias"]);
+    /// assert_eq!(copied.unused, ["head.bias", "head.weight"]);
+    /// # Ok::<(), linformer::Error>(())
+    /// ```
+    fn copy_matching(&mut self, other: &impl Parameters<A>) -> Copied
+    where
+        Self: Sized,
+    {
+        copy_tensors(&other.named().into_iter().collect(), self)
+    }
 }
 
 /// Says what the first tensor of `other` that is not like its counterpart should be; `None` if all have the same names, roles and shapes.
@@ -157,14 +179,38 @@ pub(crate) fn difference<A: Scalar>(own: &impl Parameters<A>, other: &impl Param
     problem.or_else(|| expected.next().map(|(name, ..)| format!("the tensor `{name}` is missing")))
 }
 
-/// Copies every tensor of `from` to the one in `to` that has its name and its shape; the others stay.
-pub(crate) fn copy_namesakes<A: Scalar>(from: &impl Parameters<A>, to: &mut impl Parameters<A>) {
-    let tensors: BTreeMap<String, ArrayViewD<'_, A>> = from.named().into_iter().collect();
+/// Which tensors a model took over from another one; see [`Parameters::copy_matching`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Copied {
+    /// The names of the tensors that were taken.
+    pub taken: Vec<String>,
+    /// The names of the model's tensors that the other one does not have.
+    pub missing: Vec<String>,
+    /// The names of the tensors that have another shape there.
+    pub other_shape: Vec<String>,
+    /// The names of the other one's tensors that the model does not have.
+    pub unused: Vec<String>,
+}
+
+/// Copies every tensor of `from` to the one of `to` that has its name and its shape.
+pub(crate) fn copy_tensors<A: Scalar>(from: &BTreeMap<String, ArrayViewD<'_, A>>, to: &mut impl Parameters<A>) -> Copied {
+    let mut copied = Copied::default();
+    let mut unused: BTreeSet<&str> = from.keys().map(String::as_str).collect();
     to.visit_mut("", &mut |name, _, mut own| {
-        if let Some(tensor) = tensors.get(name).filter(|tensor| tensor.shape() == own.shape()) {
-            own.assign(tensor);
-        }
+        unused.remove(name);
+        let names = match from.get(name) {
+            None => &mut copied.missing,
+            Some(tensor) if tensor.shape() != own.shape() => &mut copied.other_shape,
+            Some(tensor) => {
+                own.assign(tensor);
+                &mut copied.taken
+            }
+        };
+        names.push(name.to_owned());
     });
+    copied.unused = unused.into_iter().map(str::to_owned).collect();
+    copied
 }
 
 /// `path` and `field`, joined by a dot.

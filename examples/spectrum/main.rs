@@ -20,7 +20,7 @@ use linformer::analysis::{Map, Spectrum, attention_map};
 use linformer::checkpoint::Checkpoint;
 use linformer::ndarray::{Array2, Array4, s};
 use linformer::training::Step;
-use linformer::{Attention, AttentionConfig, LanguageModel, LanguageModelConfig, TrainingPass};
+use linformer::{Attention, AttentionConfig, LanguageModel, LanguageModelConfig, PositionKind, TrainingPass};
 use support::{AnyError, Budget, Options, Plan};
 
 const ABOUT: &str = "Draws what each layer of a byte-level language model looks at in a text, and the cumulative singular values of its
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 fn example() -> Result<(), AnyError> {
     let options = options();
     let text = match options.text("file") {
-        "" => support::own_text(),
+        "" => support::novel()?,
         file => std::fs::read(file).map_err(|error| format!("{file}: {error}"))?,
     };
     let n = options.count("n");
@@ -85,7 +85,7 @@ fn options() -> Options {
                 "",
                 "a language model of bytes that this crate saved; one is trained if none",
             ),
-            ("file", "", "the text; this repository's own README and sources if none"),
+            ("file", "", "the text; examples/data/moby_dick.txt if none"),
             ("n", "128", "bytes that the maps are of"),
             ("steps", "300", "training steps, where a model is trained"),
             ("seed", "1", "seed of model and batches"),
@@ -100,9 +100,10 @@ fn trained(options: &Options, text: &[u8], n: usize) -> Result<LanguageModel<f32
     const WINDOWS: usize = 16;
     let corpus = Corpus::new(text, n)?;
     let encoder = support::encoder(AttentionConfig::new(64, 4), 2);
-    let config = LanguageModelConfig::new(corpus::VOCABULARY, encoder).with_position(support::sinusoidal());
+    let config = LanguageModelConfig::new(corpus::VOCABULARY, encoder)
+        .with_position(PositionKind::sinusoidal())
+        .with_embedding_deviation(support::AS_LARGE_AS_POSITIONS);
     let mut model = LanguageModel::<f32>::new(&config, options.seed())?;
-    support::match_positions(&mut model);
     let plan = Plan {
         name: "a model to look at".into(),
         budget: Budget::Steps(options.count("steps") as u64),

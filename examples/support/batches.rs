@@ -1,6 +1,5 @@
-//! Labeled token sequences in batches, and how often a classifier is right about them.
+//! Labeled token sequences in batches.
 
-use linformer::Classifier;
 use linformer::training::TokenBatch;
 
 use super::AnyError;
@@ -19,20 +18,6 @@ pub fn batches(sequences: &[(Vec<usize>, usize)], size: usize) -> Result<Vec<Tok
     let mut sorted: Vec<_> = sequences.iter().collect();
     sorted.sort_by_key(|(tokens, _)| tokens.len());
     sorted.chunks(size).map(|chunk| batch(chunk.iter().copied())).collect()
-}
-
-/// The share of the sequences whose highest score is that of their class.
-pub fn accuracy(model: &Classifier<f32>, batches: &[TokenBatch]) -> Result<f64, AnyError> {
-    let (mut right, mut all) = (0_usize, 0_usize);
-    for batch in batches {
-        let scores = model.forward(&batch.tokens, batch.mask.as_ref())?;
-        for (scores, class) in scores.outer_iter().zip(&batch.targets) {
-            let best = (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
-            right += usize::from(best == *class);
-            all += 1;
-        }
-    }
-    Ok(right as f64 / all.max(1) as f64)
 }
 
 /// The share of the most frequent of `count` classes.

@@ -10,12 +10,12 @@ mod options;
 mod text;
 mod training;
 
-pub use batches::{accuracy, batch, batches, majority};
+pub use batches::{batch, batches, majority};
 pub use clock::Clock;
 pub use memory::{memory, peak_memory};
 pub use options::{FLAG, Options};
-pub use text::{own_text, package_folder};
-pub use training::{Budget, Plan, Spent, encoder, match_positions, sinusoidal, train};
+pub use text::{novel, own_text, package_folder};
+pub use training::{AS_LARGE_AS_POSITIONS, Budget, Plan, Spent, encoder, train};
 
 pub type AnyError = Box<dyn std::error::Error>;
 

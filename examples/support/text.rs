@@ -1,8 +1,14 @@
-//! This repository's own text.
+//! Texts that come with this package.
 
-/// The folder of this package, where its own text lies.
+/// The folder of this package, where its texts lie.
 pub fn package_folder() -> std::path::PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| ".".into(), Into::into)
+}
+
+/// Eighteen chapters of a novel, the same bytes in every version, so that figures can be repeated; `examples/data/README.md` says which.
+pub fn novel() -> Result<Vec<u8>, super::AnyError> {
+    let path = package_folder().join("examples/data/moby_dick.txt");
+    std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()).into())
 }
 
 /// This repository's own text: its README and its sources, joined in the order of their names.

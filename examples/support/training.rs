@@ -2,7 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Progress, Schedule, Step, Trainable, Trainer, TrainerConfig};
-use linformer::{AttentionKind, EncoderConfig, FeedForwardConfig, Parameters, PositionKind, SinusoidLayout, TrainingPass};
+use linformer::{AttentionKind, EncoderConfig, FeedForwardConfig, Parameters, TrainingPass};
 
 use super::AnyError;
 use super::clock::Clock;
@@ -102,22 +102,5 @@ pub fn encoder(attention: impl Into<AttentionKind>, depth: usize) -> EncoderConf
     EncoderConfig::new(attention, depth).with_feed_forward(Some(FeedForwardConfig::new(ff_dim)))
 }
 
-/// Sinusoidal positions as the original Transformer has them.
-pub fn sinusoidal() -> PositionKind {
-    PositionKind::Sinusoidal {
-        base: 10_000.0,
-        layout: SinusoidLayout::Interleaved,
-        stored: false,
-    }
-}
-
-/// Makes the token vectors of a new model as large as sinusoidal positions are, which otherwise drown them for the first thousand steps.
-pub fn match_positions(model: &mut impl Parameters<f32>) {
-    const DRAWN: f32 = 0.02;
-    let factor = std::f32::consts::FRAC_1_SQRT_2 / DRAWN;
-    model.visit_mut("", &mut |name, _, mut parameter| {
-        if name == "embedding.weight" {
-            parameter.mapv_inplace(|value| value * factor);
-        }
-    });
-}
+/// The standard deviation of token vectors that are as large as sinusoidal positions are, which otherwise drown them for the first thousand steps.
+pub const AS_LARGE_AS_POSITIONS: f64 = std::f64::consts::FRAC_1_SQRT_2;

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use documents::Documents;
 use linformer::training::{Step, TokenBatch};
 use linformer::{
-    AttentionConfig, AttentionKind, Classifier, ClassifierConfig, LanguageModelConfig, LinformerConfig, Pooling, TrainingPass,
+    AttentionConfig, AttentionKind, Classifier, ClassifierConfig, LanguageModelConfig, LinformerConfig, Pooling, PositionKind, TrainingPass,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -153,7 +153,7 @@ fn train(options: &Options, seed: u64, classes: usize, training: &[Sequence], te
         pass: TrainingPass::new(Step::new(seed, 0)).with_residual_dropout(options.share("dropout")),
     };
     let spent = support::train(&mut model, &plan, |step| drawn(training, options.count("batch"), step))?;
-    let accuracy = support::accuracy(&model, test)?;
+    let accuracy = linformer::training::accuracy(&model, test)?;
     println!(
         "seed {seed}: {:.2} % (the majority class: {:.2} %) after {} steps, {:.0} processor seconds",
         100.0 * accuracy,
@@ -171,11 +171,13 @@ fn model(options: &Options, seed: u64, classes: usize) -> Result<Classifier<f32>
     } else {
         LinformerConfig::new(dim, heads, n, options.count("k")).into()
     };
-    let body =
-        LanguageModelConfig::new(VOCABULARY, support::encoder(attention, options.count("depth"))).with_position(support::sinusoidal());
-    let mut model = Classifier::new(&ClassifierConfig::tokens(body, classes).with_pooling(Pooling::Mean), seed)?;
-    support::match_positions(&mut model);
-    Ok(model)
+    let body = LanguageModelConfig::new(VOCABULARY, support::encoder(attention, options.count("depth")))
+        .with_position(PositionKind::sinusoidal())
+        .with_embedding_deviation(support::AS_LARGE_AS_POSITIONS);
+    Ok(Classifier::new(
+        &ClassifierConfig::tokens(body, classes).with_pooling(Pooling::Mean),
+        seed,
+    )?)
 }
 
 /// Documents drawn for a step.

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use corpus::Corpus;
 use linformer::training::Step;
-use linformer::{AttentionConfig, AttentionKind, LanguageModel, LanguageModelConfig, LinformerConfig, Sharing, TrainingPass};
+use linformer::{AttentionConfig, AttentionKind, LanguageModel, LanguageModelConfig, LinformerConfig, PositionKind, Sharing, TrainingPass};
 use support::{AnyError, Budget, FLAG, Options, Plan, Spent};
 
 const ABOUT: &str =
@@ -40,7 +40,7 @@ fn example() -> Result<(), AnyError> {
     let options = options();
     let shape = shape(&options)?;
     let text = match options.text("file") {
-        "" => support::own_text(),
+        "" => support::novel()?,
         file => std::fs::read(file).map_err(|error| format!("{file}: {error}"))?,
     };
     let corpus = Corpus::new(&text, shape.n)?;
@@ -70,7 +70,7 @@ fn options() -> Options {
     Options::parse(
         ABOUT,
         &[
-            ("file", "", "the text; this repository's own README and sources if none"),
+            ("file", "", "the text; examples/data/moby_dick.txt if none"),
             ("n", "64", "bytes that the model sees at once"),
             ("k", "32", "rows that keys and values are compressed to"),
             ("dim", "64", "model width"),
@@ -119,10 +119,10 @@ fn train(options: &Options, shape: &Shape, corpus: &Corpus) -> Result<(f64, Spen
             .with_sharing(shape.sharing)
             .into()
     };
-    let config =
-        LanguageModelConfig::new(corpus::VOCABULARY, support::encoder(attention, shape.depth)).with_position(support::sinusoidal());
+    let config = LanguageModelConfig::new(corpus::VOCABULARY, support::encoder(attention, shape.depth))
+        .with_position(PositionKind::sinusoidal())
+        .with_embedding_deviation(support::AS_LARGE_AS_POSITIONS);
     let mut model = LanguageModel::<f32>::new(&config, options.seed())?;
-    support::match_positions(&mut model);
     let plan = Plan {
         name: format!("{:?}, k {}", shape.sharing, shape.k),
         budget: Budget::Steps(options.count("steps") as u64),

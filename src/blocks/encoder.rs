@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{LayerNorm, TILE, check_width, contiguous};
 use crate::parallel;
-use crate::parameters::{copy_namesakes, parameters};
+use crate::parameters::{Parameters, parameters};
 use crate::scalar::Scalar;
 use block::rows_of_items;
 
@@ -100,7 +100,7 @@ impl<A: Scalar> Encoder<A> {
     /// Returns an error if the encoder's attention is not exact, or is causal; if there is no encoder with such a projection.
     pub fn from_exact(encoder: &Self, seq_len: usize, k: usize, projection: ProjectionConfig, seed: u64) -> Result<Self> {
         let mut own = Self::new(&encoder.config.compressing(seq_len, k, projection)?, seed)?;
-        copy_namesakes(encoder, &mut own);
+        own.copy_matching(encoder);
         Ok(own)
     }
 

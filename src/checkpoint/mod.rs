@@ -12,6 +12,7 @@ mod foreign;
 mod header;
 mod index;
 mod kind;
+mod metadata;
 mod native;
 mod parameters;
 mod prefix;
@@ -25,8 +26,9 @@ pub mod lucidrains;
 pub mod rifath95;
 pub mod tatp22;
 
+pub use metadata::read_metadata;
 pub use native::Checkpoint;
-pub use parameters::{load_parameters, save_parameters};
+pub use parameters::{load_matching, load_parameters, save_parameters};
 pub use tensors::Tensors;
 
 // Training saves and loads through these, too.
@@ -35,5 +37,6 @@ pub(crate) use codec::{decode, encode, native_dtype};
 pub(crate) use columns::Opened;
 pub(crate) use contents::Contents;
 pub(crate) use header::malformed;
+pub(crate) use metadata::{check_key, own_entries};
 pub(crate) use native::{RUN, Stored, described, description_of, description_of_any};
 pub(crate) use unknown::parse_value;

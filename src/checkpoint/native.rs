@@ -10,6 +10,7 @@ use super::Tensors;
 use super::assign::assign;
 use super::contents::Contents;
 use super::header::malformed;
+use super::metadata::check_key;
 use super::size::{FeedForwardFile, StoredConfig, check_size};
 use super::unknown::parse;
 use crate::attention::{BlockwiseCausalAttention, ExactAttention, LinformerAttention};
@@ -69,6 +70,39 @@ pub trait Checkpoint<A: Scalar>: Parameters<A> + Stored<A> {
     /// thousand).
     fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         contents(self)?.save(path.as_ref())
+    }
+
+    /// Writes the model to a file as [`save`](Self::save) does, with entries of your own in the file's metadata: the names of classes, how inputs are
+    /// scaled, and the like. [`read_metadata`](super::read_metadata) returns them, and [`load`](Self::load) the model.
+    ///
+    /// ```
+    /// use linformer::checkpoint::{Checkpoint, read_metadata};
+    /// use linformer::{Classifier, ClassifierConfig, EncoderConfig, LinformerConfig};
+    ///
+    /// let encoder = EncoderConfig::new(LinformerConfig::new(8, 2, 16, 4), 1);
+    /// let model = Classifier::<f32>::new(&ClassifierConfig::features(1, encoder, 2), 0)?;
+    /// let path = std::env::temp_dir().join(format!("linformer-metadata-{}.safetensors", std::process::id()));
+    /// model.save_with_metadata(&path, [("classes", "calm,storm"), ("mean", "0.25")])?;
+    /// assert_eq!(read_metadata(&path)?["classes"], "calm,storm");
+    /// assert_eq!(Classifier::<f32>::load(&path)?.config(), model.config());
+    /// # std::fs::remove_file(&path).unwrap();
+    /// # Ok::<(), linformer::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns an error as [`save`](Self::save) does, if this crate uses a key itself, or if the metadata is longer than a header has room for.
+    fn save_with_metadata<K, V>(&self, path: impl AsRef<Path>, metadata: impl IntoIterator<Item = (K, V)>) -> Result<()>
+    where
+        K: Into<String>,
+        V: Into<String>,
+    {
+        let mut entries = description_of(self)?;
+        for (key, value) in metadata {
+            let key = key.into();
+            check_key("Checkpoint::save_with_metadata", &key)?;
+            entries.insert(key, value.into());
+        }
+        Contents::new(self.named(), entries)?.save(path.as_ref())
     }
 
     /// Returns the bytes that [`save`](Self::save) writes.
@@ -255,12 +289,12 @@ fn restore<A: Scalar, M: Stored<A>>(mut tensors: Tensors<A>) -> Result<M> {
     Ok(model)
 }
 
-fn is_run(metadata: &BTreeMap<String, String>) -> bool {
+pub(super) fn is_run(metadata: &BTreeMap<String, String>) -> bool {
     metadata.contains_key(RUN)
 }
 
 /// The weights in the file of a training run: the best ones, where they are kept, or else the last.
-fn weights_of_run<A: Scalar>(tensors: Tensors<A>) -> Result<Tensors<A>> {
+pub(super) fn weights_of_run<A: Scalar>(tensors: Tensors<A>) -> Result<Tensors<A>> {
     let metadata = tensors.metadata().clone();
     let prefix = if tensors.names().any(|name| name.starts_with(BEST)) {
         BEST

@@ -32,7 +32,7 @@ pub enum ClassifierInput {
         features: usize,
         /// The blocks.
         encoder: EncoderConfig,
-        /// The encoding of positions; [`PositionKind::None`] for sets.
+        /// The encoding of positions; [`PositionKind::None`] for sets, whose order means nothing.
         position: PositionKind,
     },
 }
@@ -72,15 +72,16 @@ impl ClassifierConfig {
         Self::new(ClassifierInput::Tokens(model.with_head(HeadKind::None)), classes)
     }
 
-    /// Creates a configuration with vectors of `features` numbers as input, mean pooling and no hidden layer.
+    /// Creates a configuration with vectors of `features` numbers as input, sinusoidal positions, mean pooling and no hidden layer.
     ///
-    /// The vectors have no positions, as points of a set have none; for a series set some [`with_position`](Self::with_position), since without them its
-    /// order hardly shows.
+    /// The positions are there because most vectors come in an order, as those of a series do, and without positions attention and mean pooling hardly see
+    /// it. Sinusoidal ones are of the size of the product with vectors of variance 1, need no training, and fit any length. The points of a set have
+    /// no order: give [`with_position`](Self::with_position) [`PositionKind::None`] for these.
     pub fn features(features: usize, encoder: EncoderConfig, classes: usize) -> Self {
         let input = ClassifierInput::Features {
             features,
             encoder,
-            position: PositionKind::None,
+            position: PositionKind::sinusoidal(),
         };
         Self::new(input, classes)
     }

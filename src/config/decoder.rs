@@ -1,5 +1,6 @@
 //! Decoders, and the models around them.
 
+use super::model::check_deviation;
 use super::{
     AttentionKind, EncoderConfig, FeedForwardConfig, HeadKind, LanguageModelConfig, NormPlacement, PositionKind, at_least_one,
     check_position, default_position, setters,
@@ -175,6 +176,9 @@ pub struct DecoderLanguageModelConfig {
     pub position: PositionKind,
     /// Whether the sum of token and position vectors is normalized.
     pub embedding_norm: bool,
+    /// The standard deviation of the token vectors of a new model; see [`LanguageModelConfig::embedding_deviation`].
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub embedding_deviation: Option<f64>,
     /// The head that computes token scores.
     pub head: HeadKind,
 }
@@ -188,6 +192,7 @@ impl DecoderLanguageModelConfig {
             position: default_position(&decoder.self_attention),
             decoder,
             embedding_norm: false,
+            embedding_deviation: None,
             head: HeadKind::Plain,
         }
     }
@@ -199,6 +204,8 @@ impl DecoderLanguageModelConfig {
         with_position => position: PositionKind,
         /// Sets [`DecoderLanguageModelConfig::embedding_norm`].
         with_embedding_norm => embedding_norm: bool,
+        /// Sets [`DecoderLanguageModelConfig::embedding_deviation`].
+        with_embedding_deviation => embedding_deviation: Option<f64>,
         /// Sets [`DecoderLanguageModelConfig::head`].
         with_head => head: HeadKind,
     }
@@ -219,6 +226,7 @@ impl DecoderLanguageModelConfig {
         at_least_one("embedding_dim", width)?;
         checked_len("DecoderLanguageModelConfig", &[self.vocab_size, width], 8)?;
         checked_len("DecoderLanguageModelConfig", &[width, width.max(self.decoder.dim())], 8)?;
+        check_deviation(self.embedding_deviation)?;
         check_position(self.position, width, self.vocab_size)
     }
 }

@@ -8,6 +8,7 @@ mod encoder;
 mod generation;
 mod model;
 mod norms;
+mod patches;
 mod projection;
 mod training;
 mod translation;
@@ -19,6 +20,7 @@ pub use decoder::{DecoderConfig, DecoderLanguageModelConfig, EncoderDecoderConfi
 pub use encoder::{AttentionKind, EncoderConfig, FeedForwardConfig, NormPlacement};
 pub use generation::{ContextOverflow, GenerationConfig};
 pub use model::{HeadKind, LanguageModelConfig, PositionKind, SinusoidLayout};
+pub use patches::PatchesConfig;
 pub use projection::{Convolution, ConvolutionKernel, ConvolutionTail, ProjectionConfig, ProjectionKind, Sharing};
 pub use training::TrainingPass;
 pub use translation::TranslationConfig;

@@ -2,6 +2,7 @@
 
 use super::{AttentionKind, EncoderConfig, at_least_one, setters};
 use crate::error::{Error, Result, checked_len};
+use crate::initialization::is_standard_deviation;
 use crate::ops::Activation;
 
 /// The layout of sinusoidal positions.
@@ -48,6 +49,17 @@ pub enum PositionKind {
     },
 }
 
+impl PositionKind {
+    /// Returns sinusoidal positions as the original Transformer has them: base 10,000, sines and cosines interleaved, not stored.
+    pub fn sinusoidal() -> Self {
+        Self::Sinusoidal {
+            base: 10_000.0,
+            layout: SinusoidLayout::Interleaved,
+            stored: false,
+        }
+    }
+}
+
 /// The head that computes token scores from a language model's features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
@@ -83,6 +95,11 @@ pub struct LanguageModelConfig {
     pub position: PositionKind,
     /// Whether the sum of token and position vectors is normalized.
     pub embedding_norm: bool,
+    /// The standard deviation of the token vectors of a new model; 0.02 if `None`, as in BERT. That is far less than sinusoidal positions, whose
+    /// root mean square is √½: with these and a head that is not tied, 0.7 trains much faster. The vectors of a tied head are weights of scores, too,
+    /// and want a small one.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub embedding_deviation: Option<f64>,
     /// A token whose vectors are set to 0 before the first block where no mask is given, as fairseq does. It is not a mask: deeper
     /// blocks see whatever padding has become.
     pub zeroed_token: Option<usize>,
@@ -100,6 +117,7 @@ impl LanguageModelConfig {
             position: default_position(&encoder.attention),
             encoder,
             embedding_norm: false,
+            embedding_deviation: None,
             zeroed_token: None,
             head: HeadKind::Plain,
         }
@@ -112,6 +130,8 @@ impl LanguageModelConfig {
         with_position => position: PositionKind,
         /// Sets [`LanguageModelConfig::embedding_norm`].
         with_embedding_norm => embedding_norm: bool,
+        /// Sets [`LanguageModelConfig::embedding_deviation`].
+        with_embedding_deviation => embedding_deviation: Option<f64>,
         /// Sets [`LanguageModelConfig::zeroed_token`].
         with_zeroed_token => zeroed_token: Option<usize>,
         /// Sets [`LanguageModelConfig::head`].
@@ -135,6 +155,7 @@ impl LanguageModelConfig {
         checked_len("LanguageModelConfig", &[self.vocab_size, width], 8)?;
         checked_len("LanguageModelConfig", &[width, width.max(self.encoder.dim())], 8)?;
         check_position(self.position, width, self.vocab_size)?;
+        check_deviation(self.embedding_deviation)?;
         if let Some(token) = self.zeroed_token
             && token >= self.vocab_size
         {
@@ -196,11 +217,7 @@ pub(crate) fn default_position(attention: &AttentionKind) -> PositionKind {
     match attention {
         AttentionKind::Linformer(config) => PositionKind::Learned { max_len: config.seq_len },
         AttentionKind::Causal(config) => PositionKind::Learned { max_len: config.seq_len },
-        AttentionKind::Exact(_) => PositionKind::Sinusoidal {
-            base: 10_000.0,
-            layout: SinusoidLayout::Interleaved,
-            stored: false,
-        },
+        AttentionKind::Exact(_) => PositionKind::sinusoidal(),
     }
 }
 
@@ -228,6 +245,15 @@ pub(crate) fn check_position(position: PositionKind, width: usize, vocab_size: u
             let reason = format!("it must be finite and at least {:e}", f64::MIN_POSITIVE);
             Err(Error::config("base", format!("{base:e}"), reason))
         }
+    }
+}
+
+pub(super) fn check_deviation(deviation: Option<f64>) -> Result<()> {
+    match deviation {
+        Some(value) if !is_standard_deviation(value) => {
+            Err(Error::config("embedding_deviation", value, "it must be finite and not negative"))
+        }
+        _ => Ok(()),
     }
 }
 

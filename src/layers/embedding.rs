@@ -38,13 +38,15 @@ impl<A: Scalar> Embedding<A> {
         at_least_one("vocab_size", vocab_size)?;
         at_least_one("dim", dim)?;
         checked_len("Embedding", &[vocab_size, dim], size_of::<A>())?;
-        Ok(Self::init(vocab_size, dim, &mut Streams::new(seed)))
+        Ok(Self::init(vocab_size, dim, None, &mut Streams::new(seed)))
     }
 
-    pub(crate) fn init(vocab_size: usize, dim: usize, streams: &mut Streams) -> Self {
-        Self {
-            weight: streams.normal((vocab_size, dim), 0.02),
-        }
+    /// Vectors with this standard deviation, or that of [`new`](Self::new).
+    pub(crate) fn init(vocab_size: usize, dim: usize, deviation: Option<f64>, streams: &mut Streams) -> Self {
+        let deviation = deviation.unwrap_or(0.02);
+        let weight = streams.normal((vocab_size, dim), deviation);
+        streams.note("embedding_deviation", deviation, weight.iter());
+        Self { weight }
     }
 
     /// Makes a layer whose vectors are the rows of `weight`, (`vocab_size`, dim).

@@ -4,6 +4,7 @@ mod embedding;
 mod feed_forward;
 mod layer_norm;
 mod linear;
+mod patches;
 mod position;
 mod rows;
 mod tiles;
@@ -12,6 +13,7 @@ pub use embedding::{Embedding, EmbeddingCache};
 pub use feed_forward::{FeedForward, FeedForwardCache};
 pub use layer_norm::{LayerNorm, LayerNormCache};
 pub use linear::{Linear, LinearCache};
+pub use patches::{Patches, PatchesCache};
 pub use position::{Position, PositionCache};
 
 pub(crate) use feed_forward::FeedForwardScratch;

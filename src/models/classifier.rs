@@ -7,6 +7,7 @@ mod training;
 use ndarray::{Array2, Array3, Axis};
 
 use super::backbone::Backbone;
+use super::head::highest;
 use crate::attention::PaddingMask;
 use crate::blocks::Encoder;
 use crate::config::{ClassifierConfig, ClassifierInput, HasNorms, ProjectionConfig};
@@ -14,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{Linear, Padding, Position, Start, check_width};
 use crate::ops::Activation;
-use crate::parameters::{Parameters, Visitor, VisitorMut, copy_namesakes, join, parameters};
+use crate::parameters::{Parameters, Visitor, VisitorMut, join, parameters};
 use crate::scalar::Scalar;
 
 use pooling::pool;
@@ -25,12 +26,13 @@ pub use training::ClassifierCache;
 /// A sequence of tokens or vectors in, class scores out.
 ///
 /// ```
-/// use linformer::{Classifier, ClassifierConfig, EncoderConfig, LinformerConfig};
+/// use linformer::{Classifier, ClassifierConfig, EncoderConfig, LinformerConfig, PositionKind};
 /// use linformer::ndarray::Array3;
 ///
-/// // 64 particles of 3 numbers each, 5 classes.
+/// // 64 particles of 3 numbers each, a set without an order; 5 classes.
 /// let encoder = EncoderConfig::new(LinformerConfig::new(16, 4, 64, 4), 1);
-/// let model = Classifier::<f32>::new(&ClassifierConfig::features(3, encoder, 5), 0)?;
+/// let config = ClassifierConfig::features(3, encoder, 5).with_position(PositionKind::None);
+/// let model = Classifier::<f32>::new(&config, 0)?;
 /// assert_eq!(model.forward(&Array3::ones((2, 64, 3)), None)?.dim(), (2, 5));
 /// # Ok::<(), linformer::Error>(())
 /// ```
@@ -113,7 +115,7 @@ impl<A: Scalar> Classifier<A> {
         };
         *encoder = encoder.compressing(seq_len, k, projection)?;
         let mut own = Self::new(&config, seed)?;
-        copy_namesakes(model, &mut own);
+        own.copy_matching(model);
         Ok(own)
     }
 
@@ -185,6 +187,29 @@ impl<A: Scalar> Classifier<A> {
             (input, _) => return Err(input.mistaken(OPERATION)),
         };
         self.scores(&features, mask)
+    }
+
+    /// Returns the class with the highest score of each sequence, the first of equal ones.
+    ///
+    /// ```
+    /// use linformer::{Classifier, ClassifierConfig, EncoderConfig, LinformerConfig};
+    /// use linformer::ndarray::Array3;
+    ///
+    /// let encoder = EncoderConfig::new(LinformerConfig::new(16, 4, 64, 4), 1);
+    /// let model = Classifier::<f32>::new(&ClassifierConfig::features(3, encoder, 5), 0)?;
+    /// let classes = model.predict(&Array3::ones((2, 64, 3)), None)?;
+    /// assert_eq!(classes.len(), 2);
+    /// assert!(classes[0] < 5);
+    /// # Ok::<(), linformer::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns an error as [`forward`](Self::forward) does, or if a score is NaN.
+    pub fn predict<'s>(&self, sequences: impl Into<Sequences<'s, A>>, mask: Option<&PaddingMask>) -> Result<Vec<usize>>
+    where
+        A: 's,
+    {
+        highest("Classifier::predict", &self.forward(sequences, mask)?)
     }
 
     fn scores(&self, features: &Array3<A>, mask: Option<&PaddingMask>) -> Result<Array2<A>> {

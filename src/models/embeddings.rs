@@ -37,6 +37,8 @@ pub(crate) struct EmbeddingsConfig {
     /// The width of the blocks.
     dim: usize,
     position: PositionKind,
+    /// The standard deviation of new token vectors.
+    deviation: Option<f64>,
     /// The ε of the embedding's norm, where there is one.
     norm: Option<f64>,
     zeroed_token: Option<usize>,
@@ -49,6 +51,7 @@ impl From<&LanguageModelConfig> for EmbeddingsConfig {
             width: config.effective_embedding_dim(),
             dim: config.encoder.dim(),
             position: config.position,
+            deviation: config.embedding_deviation,
             norm: config.embedding_norm.then_some(config.encoder.norm_eps),
             zeroed_token: config.zeroed_token,
         }
@@ -62,6 +65,7 @@ impl From<&DecoderLanguageModelConfig> for EmbeddingsConfig {
             width: config.effective_embedding_dim(),
             dim: config.decoder.dim(),
             position: config.position,
+            deviation: config.embedding_deviation,
             norm: config.embedding_norm.then_some(config.decoder.norm_eps),
             zeroed_token: None,
         }
@@ -90,7 +94,7 @@ impl<A: Scalar> Embeddings<A> {
     ) -> (Self, B) {
         let config = config.into();
         let EmbeddingsConfig { width, dim, .. } = config;
-        let embedding = Embedding::init(config.vocab_size, width, streams);
+        let embedding = Embedding::init(config.vocab_size, width, config.deviation, streams);
         let position = Position::init(config.position, width, streams);
         let embedding_norm = config.norm.map(|eps| LayerNorm::init(width, eps));
         let project_in = (width != dim).then(|| Linear::init(width, dim, true, streams));

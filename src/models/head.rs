@@ -1,10 +1,10 @@
 //! From features to token scores.
 
-use ndarray::{Array1, Array2, Array3, ArrayView2, ArrayViewMut2};
+use ndarray::{Array1, Array2, Array3, ArrayRef2, ArrayView1, ArrayView2, ArrayViewMut2};
 
 use super::embeddings::{linear_rows, norm_rows};
 use crate::config::HeadKind;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{LayerNorm, Linear, bias_gradient, input_gradient, map_tiles, rows, sequence, weight_gradient};
 use crate::ops::{Activation, Output, PackedMatrix, RowsMut, Scratch, add_bias, gemm};
@@ -13,6 +13,20 @@ use crate::scalar::Scalar;
 
 /// Shorter sequences are multiplied without packing the weight. It depends on an item's length, not on the batch, as all that decides about bits.
 const PACKED_LENGTH: usize = 48;
+
+/// The class with the highest score of each row, the first of equal ones.
+pub(crate) fn highest<A: Scalar>(operation: &'static str, scores: &ArrayRef2<A>) -> Result<Vec<usize>> {
+    let highest_of = |row: ArrayView1<'_, A>| {
+        if row.iter().any(|score| score.is_nan()) {
+            return Err(Error::argument(
+                operation,
+                "a score is NaN; look for bad numbers in the input or the model",
+            ));
+        }
+        Ok((1..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best }))
+    };
+    scores.outer_iter().map(highest_of).collect()
+}
 
 /// From features to token scores; see [`HeadKind`].
 #[derive(Clone, Debug)]

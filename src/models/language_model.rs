@@ -15,7 +15,7 @@ use crate::config::{HasNorms, LanguageModelConfig, ProjectionConfig, longest};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
 use crate::layers::Embedding;
-use crate::parameters::{copy_namesakes, parameters};
+use crate::parameters::{Parameters, parameters};
 use crate::scalar::Scalar;
 
 pub use decoding::LanguageModelState;
@@ -84,7 +84,7 @@ impl<A: Scalar> LanguageModel<A> {
         let mut config = model.config.clone();
         config.encoder = config.encoder.compressing(seq_len, k, projection)?;
         let mut own = Self::new(&config, seed)?;
-        copy_namesakes(model, &mut own);
+        own.copy_matching(model);
         Ok(own)
     }
 

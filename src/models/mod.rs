@@ -18,3 +18,4 @@ pub use language_model::{Generation, LanguageModel, LanguageModelCache, Language
 pub(crate) use backbone::{Backbone, select, start};
 pub(crate) use classifier::{Input, pool_shard};
 pub(crate) use continued::padded;
+pub(crate) use head::highest;

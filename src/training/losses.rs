@@ -143,23 +143,28 @@ impl CrossEntropy {
 
     /// The factor of each row's loss.
     fn check<A>(&self, operation: &'static str, logits: &ArrayRef2<A>, targets: &[Option<usize>]) -> Result<f64> {
-        let (rows, classes) = logits.dim();
-        if targets.len() != rows {
-            return Err(Error::shape(operation, "targets", format!("({rows}), one a row"), &[targets.len()]));
-        }
         if !(0.0..=1.0).contains(&self.label_smoothing) {
             return Err(Error::config("label_smoothing", self.label_smoothing, "it must be from 0 to 1"));
         }
-        let mut count = 0;
-        for (row, target) in targets.iter().enumerate() {
-            match *target {
-                Some(class) if class >= classes => return Err(Error::Class { class, row, classes }),
-                Some(_) => count += 1,
-                None => {}
-            }
-        }
-        Ok(self.reduction.scale(count))
+        Ok(self.reduction.scale(check_targets(operation, logits, targets)?))
     }
+}
+
+/// The number of rows that have a target; an error unless each row may have one and each is a class.
+pub(super) fn check_targets<A>(operation: &'static str, logits: &ArrayRef2<A>, targets: &[Option<usize>]) -> Result<usize> {
+    let (rows, classes) = logits.dim();
+    if targets.len() != rows {
+        return Err(Error::shape(operation, "targets", format!("({rows}), one a row"), &[targets.len()]));
+    }
+    let mut count = 0;
+    for (row, target) in targets.iter().enumerate() {
+        match *target {
+            Some(class) if class >= classes => return Err(Error::Class { class, row, classes }),
+            Some(_) => count += 1,
+            None => {}
+        }
+    }
+    Ok(count)
 }
 
 fn cost<A>(logits: &ArrayRef2<A>) -> usize {

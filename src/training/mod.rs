@@ -36,6 +36,7 @@
 //! ```
 
 mod accumulation;
+mod accuracy;
 mod adamw;
 mod batches;
 mod epochs;
@@ -54,6 +55,7 @@ mod trainer;
 
 pub use crate::initialization::Step;
 pub use accumulation::Accumulation;
+pub use accuracy::accuracy;
 pub use adamw::{AdamW, AdamWConfig};
 pub use batches::{FeatureBatch, PairBatch, TokenBatch};
 pub(crate) use batches::{SequenceBatch, Targets};

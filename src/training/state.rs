@@ -18,11 +18,6 @@ use crate::scalar::Scalar;
 /// The version of the metadata under this key.
 pub(super) const FORMAT: u64 = 1;
 
-/// Whether this crate uses a key of the metadata itself.
-pub(super) fn is_reserved(key: &str) -> bool {
-    key.starts_with("linformer")
-}
-
 /// The metadata of a run.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Best, Trainer};
-use crate::checkpoint::{Contents, Tensors};
+use crate::checkpoint::{Contents, Tensors, check_key, own_entries};
 use crate::error::{Error, Result};
 use crate::parameters::Parameters;
 use crate::scalar::Scalar;
-use crate::training::state::{self, FORMAT, is_reserved, resume_with_best, run_metadata, run_tensors};
+use crate::training::state::{self, FORMAT, resume_with_best, run_metadata, run_tensors};
 use crate::training::{Optimizer, Step};
 
 /// The key of what the metadata says of a trainer.
@@ -61,10 +61,7 @@ impl<M, O> Trainer<M, O> {
     /// Returns an error if this crate uses the key itself.
     pub fn set_metadata(&mut self, key: impl Into<String>, value: impl Into<String>) -> Result<()> {
         let key = key.into();
-        if is_reserved(&key) {
-            let reason = format!("the key `{key}` is this crate's own; choose one that does not begin with `linformer`");
-            return Err(Error::argument("Trainer::set_metadata", reason));
-        }
+        check_key("Trainer::set_metadata", &key)?;
         self.files.metadata.insert(key, value.into());
         Ok(())
     }
@@ -140,8 +137,7 @@ impl<M, O> Trainer<M, O> {
     {
         let tensors = Tensors::read(path)?;
         let description: Description = state::described(&tensors, KEY, "run of a Trainer")?;
-        let metadata = tensors.metadata().iter().filter(|(key, _)| !is_reserved(key));
-        let metadata = metadata.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let metadata = own_entries(tensors.metadata());
         let next = state::next_step(&tensors)?;
         let first = Step::new(self.config.pass.step.seed, description.first);
         if next.seed != first.seed || first != self.config.pass.step {
