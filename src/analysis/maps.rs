@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::models::LanguageModel;
 use crate::scalar::Scalar;
 
-/// Which of the maps of a layer.
+/// Selects one of the maps of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Map {
     /// P = softmax(Q·Kᵀ/√d), (n, n) a head: what exact attention with the layer's weights looks at.

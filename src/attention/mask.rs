@@ -1,4 +1,4 @@
-//! Which positions of a batch are real.
+//! Masks of real positions.
 
 use ndarray::{Array2, ArrayRef2, ArrayView1, ArrayView2};
 
@@ -9,7 +9,7 @@ pub(super) fn one_past_last(real: ArrayView1<'_, bool>) -> usize {
     real.iter().rposition(|&real| real).map_or(0, |last| last + 1)
 }
 
-/// Which positions of a batch of sequences are real tokens (`true`) and which are padding.
+/// A mask of a batch of sequences: `true` at real tokens, `false` at padding.
 ///
 /// Padding contributes nothing to keys and values, in every layer, whatever its values are, NaN included. A right-padded batch gives
 /// the same real rows as each sequence alone; holes and padding on the left contribute nothing and leave the other positions where

@@ -160,7 +160,7 @@ impl<A: Scalar> Decoder<A> {
         })
     }
 
-    /// Applies the blocks: (batch, m, dim) → (batch, m, dim), given the sources of the targets, (batch, n, dim), each with the mask of its own padding.
+    /// Applies the blocks: (batch, m, dim) → (batch, m, dim), given the sources of the targets, (batch, n, dim), each with its own mask.
     ///
     /// # Errors
     /// Returns an error if a width is wrong, the two batches differ in size, a mask has another shape than its sequence, or a sequence is longer

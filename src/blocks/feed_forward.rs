@@ -68,7 +68,7 @@ impl<A: Scalar> FeedForwardBlock<A> {
         }
     }
 
-    /// The same into rows of another width: the residual goes through a weight of its own.
+    /// The same into rows of another width: the residual goes through its own weight.
     pub(super) fn write(
         &self,
         placement: NormPlacement,
@@ -89,7 +89,7 @@ impl<A: Scalar> FeedForwardBlock<A> {
 }
 
 impl<A: Scalar> FeedForwardBlock<A> {
-    /// x + f(norm(x)), or norm(x + f(x)); the residual goes through a weight of its own where the width changes.
+    /// x + f(norm(x)), or norm(x + f(x)); the residual goes through its own weight where the width changes.
     pub(super) fn apply_whole(&self, placement: NormPlacement, stream: Array3<A>) -> Result<Array3<A>> {
         let mut sum = match placement {
             NormPlacement::Pre => self.layer().forward(&self.norm().forward(&stream)?)?,

@@ -1,7 +1,7 @@
 //! Checkpoints of rifath95's `Causal-Linformer`.
 //!
 //! A pre-norm decoder with learned positions, feed-forwards of four times the width with ReLU and a norm before its head. Each layer adds exact
-//! attention over a window to attention to one summary row of each complete block, each with a softmax of its own; every block index has its own E and F.
+//! attention over a window to attention to one summary row of each complete block, each with its own softmax; every block index has its own E and F.
 //! The implementation has no package: [`Options`] are its module's globals, in lower case.
 //!
 //! ```

@@ -67,7 +67,7 @@ pub(crate) trait StoredConfig: Serialize + DeserializeOwned {
     fn numbers(&self) -> usize;
 }
 
-/// Implements [`StoredConfig`] for a configuration with a check of its own.
+/// Implements [`StoredConfig`] for a configuration with its own check.
 macro_rules! stored {
     ($type:ty, $depth:expr, $numbers:expr) => {
         impl StoredConfig for $type {

@@ -268,7 +268,7 @@ impl LinformerConfig {
         }
     }
 
-    /// Returns the key and value heads of the compressed sequence: `heads` where every head has a projection of its own, `kv_heads` otherwise.
+    /// Returns the key and value heads of the compressed sequence: `heads` where every head has its own projection, `kv_heads` otherwise.
     pub fn compressed_heads(&self) -> usize {
         self.projection.matrices(self.attention.heads).max(self.attention.kv_heads)
     }

@@ -4,7 +4,7 @@ use super::{AttentionConfig, ProjectionConfig, ProjectionKind, Sharing, at_least
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::{Initialization, is_standard_deviation};
 
-/// Which blocks are summarized by one and the same E and F.
+/// The blocks that share E and F.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -24,7 +24,7 @@ pub enum SummarySoftmax {
     /// One softmax goes over both. The default.
     #[default]
     Joint,
-    /// Each has a softmax of its own, and the results are added, as in rifath95's Causal-Linformer.
+    /// Each has its own softmax, and the results are added, as in rifath95's Causal-Linformer.
     Summed,
 }
 
@@ -56,7 +56,7 @@ pub enum SummarySoftmax {
 pub struct CausalConfig {
     /// The head and weight options.
     pub attention: AttentionConfig,
-    /// The longest sequence that the layer is made for. Longer ones are possible unless each block has weights of its own.
+    /// The longest sequence that the layer is made for. Longer ones are possible unless each block has its own weights.
     pub seq_len: usize,
     /// r, the summary rows of a block.
     pub rows: usize,
@@ -64,7 +64,7 @@ pub struct CausalConfig {
     pub block: Option<usize>,
     /// How many positions a row sees exactly, its own included; `None` means a block.
     pub window: Option<usize>,
-    /// Which heads and layers share E and F.
+    /// The heads and layers that share E and F.
     pub sharing: Sharing,
     /// The blocks that share E and F.
     pub block_weights: BlockWeights,
@@ -159,7 +159,7 @@ impl CausalConfig {
         (self.block_weights == BlockWeights::PerBlock).then_some(self.seq_len)
     }
 
-    /// Returns the heads of the summaries: `heads` where every head has an E and F of its own, `kv_heads` otherwise.
+    /// Returns the heads of the summaries: `heads` where every head has its own E and F, `kv_heads` otherwise.
     pub fn summary_heads(&self) -> usize {
         self.projection().matrices(self.attention.heads).max(self.attention.kv_heads)
     }

@@ -330,7 +330,7 @@ impl EncoderConfig {
         Ok(())
     }
 
-    /// Layers that represent all others: the first, one in between and the last, or all where each may have a k of its own.
+    /// Layers that represent all others: the first, one in between and the last, or all where each may have its own k.
     fn distinct_layers(&self) -> impl Iterator<Item = usize> {
         let (depth, each) = (self.depth, self.k_by_layer.is_some());
         (0..if each { depth } else { depth.min(2) }).chain((!each && depth > 2).then(|| depth - 1))

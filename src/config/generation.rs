@@ -18,7 +18,7 @@ pub enum ContextOverflow {
 
 /// How tokens are chosen, and when to stop.
 ///
-/// The order is: repetition penalty, temperature, `top_k`, `top_p`, then one draw. Every text of a batch draws from a stream of its own: that of
+/// The order is: repetition penalty, temperature, `top_k`, `top_p`, then one draw. Every text of a batch draws from its own stream: that of
 /// its own seed, where [`seeds`](Self::seeds) has one for each, and the stream with the text's number of the one [`seed`](Self::seed) otherwise.
 ///
 /// ```
@@ -31,7 +31,7 @@ pub enum ContextOverflow {
 /// assert_eq!(write()?.len(), 5);
 /// assert_eq!(write()?, write()?, "one seed, one text");
 ///
-/// // A text with a seed of its own gets in any batch what it gets alone.
+/// // A text with its own seed gets in any batch what it gets alone.
 /// let batch = config.clone().with_seed(0).with_seeds(vec![8, 1]);
 /// let steps = model.generate(&[vec![3], vec![1, 2]], &batch)?.collect::<Result<Vec<_>, _>>()?;
 /// assert_eq!(steps.iter().map(|step| step[1].unwrap()).collect::<Vec<_>>(), write()?);

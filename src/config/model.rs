@@ -41,7 +41,7 @@ pub enum PositionKind {
     Sinusoidal {
         /// 10,000 in most models.
         base: f64,
-        /// Which columns are sines.
+        /// The order of sines and cosines.
         layout: SinusoidLayout,
         /// Whether the frequencies are saved with the model, as rounded as they are there, rather than remade; PyTorch models
         /// that keep them as a buffer are reproduced only so.
@@ -67,7 +67,7 @@ impl PositionKind {
 pub enum HeadKind {
     /// Nothing: the model returns features.
     None,
-    /// A weight of its own and a bias.
+    /// Its own weight, and a bias.
     Plain,
     /// The token embedding as weight, and a bias.
     Tied,

@@ -4,7 +4,7 @@ use super::{at_least_one, setters};
 use crate::error::{Error, Result};
 use crate::initialization::{Initialization, is_standard_deviation};
 
-/// Which heads and layers use one and the same E and F (paper, section 4).
+/// The heads and layers that share E and F (paper, section 4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -115,7 +115,7 @@ pub enum ProjectionKind {
 pub struct ProjectionConfig {
     /// The kind of projection of n rows to k.
     pub kind: ProjectionKind,
-    /// Which heads and layers share it; `None` means [`Sharing::Headwise`]. Pooling has no weights to share and takes no mode.
+    /// The heads and layers that share it; `None` means [`Sharing::Headwise`]. Pooling has no weights to share and takes no mode.
     pub sharing: Option<Sharing>,
     /// Whether a trained number is added to each slot (learned), or to each channel (convolution), after the key and value weights.
     pub bias: bool,

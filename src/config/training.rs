@@ -27,11 +27,11 @@ pub struct TrainingPass {
     /// Dropout rate of whole blocks, where they keep the width (LayerDrop, Fan et al., arXiv 1909.11556).
     pub layer_drop: f64,
     /// The number of the first block that the pass goes through, 0 as a rule. Blocks of different numbers drop different elements: a model of
-    /// your own that has several encoders, or several blocks one after another, gives each of them a pass with a number of its own.
+    /// your own that has several encoders, or several blocks one after another, gives each of them a pass with its own number.
     pub first_layer: usize,
     /// Whether only the inputs of the blocks are kept and each block is computed again in the backward pass.
     pub gradient_checkpointing: bool,
-    /// Which of several parts of the batch the pass is for: each drops other elements.
+    /// The part of the batch that the pass is for, if there are several: each drops other elements.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) part: u32,
 }

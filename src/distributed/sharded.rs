@@ -318,7 +318,7 @@ impl<'c, M> Sharded<'c, M> {
         Ok(self.model_header().and(words).with_own(length as u64))
     }
 
-    /// The pass with which this rank drops elements of its own.
+    /// The pass with which this rank drops its own elements.
     pub(super) fn own_pass(&self, pass: &TrainingPass) -> TrainingPass {
         let replica = self.replicas.map_or(0, Communicator::rank);
         pass.for_part(replica * self.communicator.size() + self.communicator.rank())

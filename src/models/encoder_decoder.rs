@@ -60,7 +60,7 @@ pub struct EncoderDecoder<A = f32> {
 
 parameters!(EncoderDecoder { source, target });
 
-/// Sources and the targets that belong to them, (batch, n) and (batch, m) token ids, each with the mask of its own padding.
+/// Sources and the targets that belong to them, (batch, n) and (batch, m) token ids, each with its own mask.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenPairs<'a> {
     pub(crate) source: &'a ArrayRef2<usize>,

@@ -56,7 +56,7 @@ pub struct TokenBatch {
     pub targets: Vec<Option<usize>>,
     /// The positions at which a language model is scored, one list for each item; all of them if `None`.
     pub positions: Option<Vec<Vec<usize>>>,
-    /// Which positions are real; all of them if `None`.
+    /// The mask of real positions; all are real if `None`.
     pub mask: Option<PaddingMask>,
 }
 
@@ -87,7 +87,7 @@ impl TokenBatch {
         self
     }
 
-    /// Sets which positions are real.
+    /// Sets the mask of real positions.
     #[must_use]
     pub fn with_mask<'m>(mut self, mask: impl Into<Option<&'m PaddingMask>>) -> Self {
         self.mask = mask.into().cloned();
@@ -127,7 +127,7 @@ pub struct FeatureBatch<A = f32> {
     pub x: Array3<A>,
     /// The class of each item.
     pub targets: Vec<Option<usize>>,
-    /// Which positions are real; all of them if `None`.
+    /// The mask of real positions; all are real if `None`.
     pub mask: Option<PaddingMask>,
 }
 
@@ -181,7 +181,7 @@ impl<A: Scalar> FeatureBatch<A> {
         Ok(Self::new(x, targets).with_mask(&PaddingMask::from_lengths(&lengths, longest)?))
     }
 
-    /// Sets which positions are real.
+    /// Sets the mask of real positions.
     #[must_use]
     pub fn with_mask<'m>(mut self, mask: impl Into<Option<&'m PaddingMask>>) -> Self {
         self.mask = mask.into().cloned();
@@ -212,11 +212,11 @@ impl<A> SequenceBatch<A> for FeatureBatch<A> {
 pub struct PairBatch {
     /// (batch, n) token ids.
     pub source: Array2<usize>,
-    /// Which of them are real; all of them if `None`.
+    /// The mask of real tokens; all are real if `None`.
     pub source_mask: Option<PaddingMask>,
     /// (batch, m) token ids.
     pub target: Array2<usize>,
-    /// Which of them are real; all of them if `None`.
+    /// The mask of real tokens; all are real if `None`.
     pub target_mask: Option<PaddingMask>,
     /// The token that follows each position of the targets, row after row; a `None` does not count.
     pub targets: Vec<Option<usize>>,

@@ -8,7 +8,7 @@ use crate::initialization::Draws;
 /// The last of the sequences that a step draws numbers for, which no batch has.
 const SHUFFLE: usize = (1 << 31) - 1;
 
-/// Batches of the indices of examples, epoch after epoch without end: each epoch has every example once, in an order of its own.
+/// Batches of the indices of examples, epoch after epoch without end: each epoch has every example once, in its own order.
 ///
 /// The order is a function of the seed. Skipping batches, as a run does that is resumed, takes no time.
 ///

@@ -1,8 +1,8 @@
-//! Which parameters an optimizer steps, and which of them decay.
+//! The parameters that an optimizer steps, and those that decay.
 
 use crate::parameters::Role;
 
-/// Which parameters weight decay pulls towards 0.
+/// The parameters that weight decay pulls toward 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

@@ -98,7 +98,7 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
         })
     }
 
-    /// Applies self-attention: (batch, n, dim) → (batch, n, dim). Any n, unless each block has weights of its own.
+    /// Applies self-attention: (batch, n, dim) → (batch, n, dim). Any n, unless each block has its own weights.
     ///
     /// # Errors
     /// Returns an error if `x` has another width, if the mask has another shape, or if the sequence is longer than the blocks that have weights.

@@ -1,4 +1,4 @@
-//! Which slots a query row sees: keys of the positions up to its own, and summaries of the blocks that are complete by then.
+//! The slots that a query row sees: keys of the positions up to its own, and summaries of the blocks that are complete by then.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ pub(crate) struct Span {
     pub(crate) padding_stays: bool,
 }
 
-/// Which slots of one item its query rows see.
+/// The slots of one item that its query rows see.
 #[derive(Clone, Debug)]
 pub(crate) enum Visibility {
     /// Every row sees this many keys and this many summary rows.

@@ -152,16 +152,16 @@ impl<A: Scalar> Compressor<'_, A> {
             size: head_dim,
         };
         let cost = parallel::cost(&[batch, heads, slots, head_dim, self.config.attention.dim]);
-        for_each_part(parts, cost, |kv_head, mut shard| {
+        for_each_part(parts, cost, |kv_head, mut part| {
             let mut staged = StagedSum::default();
             for head in with_kv_head(kv_head) {
                 for (item, grad) in grad.outer_iter().enumerate() {
                     let inputs = sums.values.slice(s![item, head.min(last), ..slots, ..]);
-                    gemm(A::one(), grad.index_axis(Axis(0), head).t(), inputs, A::one(), &mut shard.view);
-                    staged.added(shard.view.as_slice_mut().expect("rows of a weight are contiguous"));
+                    gemm(A::one(), grad.index_axis(Axis(0), head).t(), inputs, A::one(), &mut part.view);
+                    staged.added(part.view.as_slice_mut().expect("rows of a weight are contiguous"));
                 }
             }
-            staged.finish(shard.view.as_slice_mut().expect("rows of a weight are contiguous"));
+            staged.finish(part.view.as_slice_mut().expect("rows of a weight are contiguous"));
         });
         let before = self.config.bias_place == BiasPlace::BeforeCompression;
         let Some(mut bias) = linear.bias_mut().filter(|_| before) else {

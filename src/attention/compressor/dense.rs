@@ -1,4 +1,4 @@
-//! Adding a chunk of positions to sums that every position has a weight of its own in: E·X, E being learned or random.
+//! Adding a chunk of positions to sums in which every position has its own weight: E·X, E being learned or random.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! Which rows of a chunk are real.
+//! The real rows of a chunk.
 
 use std::ops::Range;
 

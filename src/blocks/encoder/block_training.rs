@@ -39,8 +39,8 @@ struct BlockKind {
 
 impl<A: Scalar> EncoderBlock<A> {
     /// Runs [`forward`](Self::forward) with the dropout of the `pass`; returns the output and what [`backward`](Self::backward) needs: O(n·d)
-    /// numbers, or the input alone with gradient checkpointing. Several blocks one after another drop different elements where each has a pass with a
-    /// [`first_layer`](TrainingPass::first_layer) of its own.
+    /// numbers, or the input alone with gradient checkpointing. Several blocks one after another drop different elements where each has a pass with its
+    /// own [`first_layer`](TrainingPass::first_layer).
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does, or if a rate of the pass is below 0, or 1 or more.

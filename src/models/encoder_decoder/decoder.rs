@@ -95,7 +95,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
     }
 
     /// Computes token scores: (batch, m) token ids and their source (batch, n, dim) → (batch, m, `vocab_size`), or (batch, m, embedding width) features
-    /// where the model has no head. Each mask is that of its own sequence's padding.
+    /// where the model has no head. Each mask belongs to its own sequence.
     ///
     /// # Errors
     /// Returns an error if a token is outside the vocabulary, if there are more tokens than positions, or as [`Decoder::forward`] does.

@@ -37,7 +37,7 @@ struct Text {
 impl<A: Scalar> LanguageModel<A> {
     /// Continues each prompt token by token. Prompts do not affect each other.
     ///
-    /// A text with a seed of its own ([`GenerationConfig::with_seeds`]) gets what it gets alone; with one seed for all, each text draws from another
+    /// A text with its own seed ([`GenerationConfig::with_seeds`]) gets what it gets alone; with one seed for all, each text draws from another
     /// stream of it.
     ///
     /// # Errors
