@@ -20,6 +20,7 @@ mod generation;
 #[cfg(feature = "checkpoint")]
 mod goldens;
 mod gradients;
+mod initial_numbers;
 mod layers;
 mod long_sums;
 mod numbers;
@@ -28,3 +29,4 @@ mod properties;
 mod public_names;
 mod threads;
 mod training;
+mod warm_start;

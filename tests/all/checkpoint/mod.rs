@@ -2,6 +2,7 @@
 
 mod crash;
 mod foreign;
+mod metadata;
 mod models;
 pub mod parts;
 pub mod safetensors;

@@ -3,3 +3,4 @@
 mod decoders;
 mod encoders;
 mod layers;
+mod patches;

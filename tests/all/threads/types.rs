@@ -73,6 +73,12 @@ fn public_types_cross_threads_and_can_be_shown() {
     check!(LanguageModelConfig, ClassifierConfig, GenerationConfig);
     check!(PositionKind, Initialization, TrainingPass);
     check!(
+        linformer::Patches,
+        linformer::PatchesCache,
+        linformer::PatchesConfig,
+        linformer::Copied
+    );
+    check!(
         AdamW,
         AdamWConfig,
         Sgd,

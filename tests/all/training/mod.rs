@@ -1,6 +1,7 @@
 //! Losses, optimizers, masking and resuming: against PyTorch where it has the same, and for what is promised besides.
 #![allow(clippy::float_cmp)] // what is compared so is exact
 
+mod accuracy;
 mod epochs;
 mod losses;
 pub mod masking;
