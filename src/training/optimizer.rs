@@ -24,9 +24,8 @@ pub trait Optimizer<A: Scalar>: Method<A> {
     /// Changes the parameters of `model` by one step against its `gradients`, at the learning rate `lr`.
     ///
     /// # Errors
-    /// Returns an error if a gradient is NaN or infinite ([`Error::NonFiniteGradient`] names the first parameter), if the step would make a parameter
-    /// or a moment so ([`Error::NonFiniteStep`] names it), if the model or the gradients have another configuration than the optimizer was made for,
-    /// or if the rate, rounded to the element type, is negative or not finite. The model and the optimizer are then unchanged.
+    /// Returns an error, and changes nothing, if a gradient is not finite ([`Error::NonFiniteGradient`]), if the step would make a parameter or moment so
+    /// ([`Error::NonFiniteStep`]), if the optimizer was made for another configuration, or if the rate, as `A`, is negative or not finite.
     fn step<M: Parameters<A>>(&mut self, model: &mut M, gradients: &M, lr: f64) -> Result<()> {
         if !(A::cast(lr).is_finite() && lr >= 0.0) {
             return Err(Error::argument(
@@ -70,8 +69,7 @@ pub trait Optimizer<A: Scalar>: Method<A> {
     /// With `max_norm` = ∞ it is computed only.
     ///
     /// # Errors
-    /// Returns an error as [`step`](Self::step) does, if `max_norm` is NaN or negative, or if the norm is above `f64::MAX`. The gradients are then
-    /// unchanged.
+    /// Returns an error, and changes nothing, as [`step`](Self::step) does, if `max_norm` is NaN or negative, or if the norm exceeds `f64::MAX`.
     fn clip_gradient_norm<M: Parameters<A>>(&self, gradients: &mut M, max_norm: f64) -> Result<f64> {
         if max_norm.is_nan() || max_norm < 0.0 {
             return Err(Error::argument(
