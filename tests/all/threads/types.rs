@@ -52,14 +52,8 @@ fn public_types_cross_threads_and_can_be_shown() {
         Projections
     );
     check!(Encoder, EncoderBlock, LanguageModel, Classifier);
-    check!(
-        Compressed,
-        Compressor<'static>,
-        PaddingMask,
-        LanguageModelState,
-        Order,
-        SequenceLengths
-    );
+    check!(Compressed, Compressor<'static>, PaddingMask);
+    check!(LanguageModelState, Order, SequenceLengths);
     check!(AttentionCache, EncoderCache, FeedForwardCache, LanguageModelCache, ClassifierCache);
     check!(
         AttentionConfig,
