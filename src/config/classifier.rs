@@ -47,7 +47,7 @@ pub enum ClassifierInput {
 /// let encoder = EncoderConfig::new(LinformerConfig::new(16, 2, 64, 8), 1);
 /// let config = ClassifierConfig::features(3, encoder, 4).with_pooling(Pooling::Max).with_hidden_dim(8);
 /// let model = Classifier::<f32>::new(&config, 0)?;
-/// assert_eq!(model.forward_features(&Array3::ones((2, 50, 3)), None)?.dim(), (2, 4));
+/// assert_eq!(model.forward(&Array3::ones((2, 50, 3)), None)?.dim(), (2, 4));
 /// # Ok::<(), linformer::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]

@@ -49,7 +49,7 @@ impl<A: Scalar> Scored<TokenBatch, A> for LanguageModel<A> {
         gradients: &mut Self,
         shard: Option<&dyn SequenceShard<A>>,
     ) -> Result<()> {
-        self.backward_shard(cache, &sequence(dy, batch, length), gradients, shard)
+        self.backward_shard(cache, sequence(dy, batch, length), gradients, shard)
     }
 
     fn scores_of_batch(&self, batch: &TokenBatch) -> Result<Array2<A>> {
@@ -76,7 +76,7 @@ impl<A: Scalar> Scored<PairBatch, A> for EncoderDecoder<A> {
         gradients: &mut Self,
         _: Option<&dyn SequenceShard<A>>,
     ) -> Result<()> {
-        self.backward(cache, &sequence(dy, batch, length), gradients)
+        self.backward(cache, sequence(dy, batch, length), gradients)
     }
 
     fn scores_of_batch(&self, batch: &PairBatch) -> Result<Array2<A>> {
@@ -93,7 +93,7 @@ impl<A: Scalar, B: SequenceBatch<A>> Scored<B, A> for Classifier<A> {
     }
 
     fn backward_scores(&self, cache: Self::Cache, dy: Array2<A>, gradients: &mut Self, shard: Option<&dyn SequenceShard<A>>) -> Result<()> {
-        self.backward_shard(cache, &dy, gradients, shard).map(|_| ())
+        self.backward_shard(cache, dy, gradients, shard).map(|_| ())
     }
 
     fn scores_of_batch(&self, batch: &B) -> Result<Array2<A>> {

@@ -176,8 +176,8 @@ impl<A: Scalar> BlockwiseCausalAttention<A> {
     ///
     /// # Errors
     /// Returns an error if `dy` has another shape than the output, or if the cache or the gradients are of a layer of another configuration.
-    pub fn backward(&self, cache: &AttentionCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
-        self.backward_dropped(None, cache, dy, None, gradients, None)
+    pub fn backward(&self, cache: AttentionCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+        self.backward_dropped(None, &cache, &dy, None, gradients, None)
     }
 
     pub(crate) fn train_with(

@@ -26,8 +26,8 @@ impl<A: Scalar> ExactAttention<A> {
     ///
     /// # Errors
     /// Returns an error if `dy` has another shape than the output, or if the cache or the gradients are of a layer of another configuration.
-    pub fn backward(&self, cache: &AttentionCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
-        Ok(self.backward_dropped(cache, dy, None, gradients)?.0)
+    pub fn backward(&self, cache: AttentionCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+        Ok(self.backward_dropped(&cache, &dy, None, gradients)?.0)
     }
 
     pub(crate) fn train(

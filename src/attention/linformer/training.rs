@@ -44,8 +44,8 @@ impl<A: Scalar> LinformerAttention<A> {
     ///
     /// # Errors
     /// Returns an error if `dy` has another shape than the output, or if the cache or the gradients are of a layer of another configuration.
-    pub fn backward(&self, cache: &AttentionCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
-        let (dx, dcontext) = self.backward_with(None, cache, dy, gradients, None)?;
+    pub fn backward(&self, cache: AttentionCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+        let (dx, dcontext) = self.backward_with(None, &cache, &dy, gradients, None)?;
         Ok(match dcontext {
             None => dx,
             Some(_) => {
@@ -61,8 +61,8 @@ impl<A: Scalar> LinformerAttention<A> {
     ///
     /// # Errors
     /// Returns an error if `dy` has another shape than the output, or if the cache or the gradients are of a layer of another configuration.
-    pub fn backward_cross(&self, cache: &AttentionCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<(Array3<A>, Array3<A>)> {
-        match self.backward_with(None, cache, dy, gradients, None)? {
+    pub fn backward_cross(&self, cache: AttentionCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<(Array3<A>, Array3<A>)> {
+        match self.backward_with(None, &cache, &dy, gradients, None)? {
             (dx, Some(dcontext)) => Ok((dx, dcontext)),
             _ => Err(Error::argument(
                 "LinformerAttention::backward_cross",

@@ -1,6 +1,6 @@
 //! Training of classifiers.
 
-use ndarray::{Array2, Array3, ArrayRef2, Axis};
+use ndarray::{Array2, Array3, Axis};
 
 use super::pooling::{Pooled, pool, pool_backward, pool_shard};
 use super::{Classifier, Input, Sequences};
@@ -125,7 +125,7 @@ impl<A: Scalar> Classifier<A> {
     ///
     /// # Errors
     /// Returns an error if `dy` has another shape than the scores, or if the cache or the gradients are of a model of another configuration.
-    pub fn backward(&self, cache: ClassifierCache<A>, dy: &ArrayRef2<A>, gradients: &mut Self) -> Result<Option<Array3<A>>> {
+    pub fn backward(&self, cache: ClassifierCache<A>, dy: Array2<A>, gradients: &mut Self) -> Result<Option<Array3<A>>> {
         self.backward_shard(cache, dy, gradients, None)
     }
 
@@ -134,7 +134,7 @@ impl<A: Scalar> Classifier<A> {
     pub(crate) fn backward_shard(
         &self,
         cache: ClassifierCache<A>,
-        dy: &ArrayRef2<A>,
+        dy: Array2<A>,
         gradients: &mut Self,
         shard: Option<&dyn SequenceShard<A>>,
     ) -> Result<Option<Array3<A>>> {

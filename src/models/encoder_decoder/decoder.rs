@@ -5,9 +5,9 @@ use ndarray::{Array3, ArrayRef2, ArrayRef3};
 use crate::attention::PaddingMask;
 use crate::blocks::{CompressedSource, Decoder, DecoderCache, EncoderState};
 use crate::config::{DecoderLanguageModelConfig, HasNorms, TrainingPass, check_alike};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::initialization::Streams;
-use crate::layers::{Embedding, Start};
+use crate::layers::{Embedding, Start, check_gradient, contiguous};
 use crate::models::embeddings::{Embeddings, EmbeddingsCache};
 use crate::models::head::{HeadCache, LanguageModelHead};
 use crate::parameters::parameters;
@@ -190,14 +190,11 @@ impl<A: Scalar> DecoderLanguageModel<A> {
     ///
     /// # Errors
     /// Returns an error if `dy` has another shape than the output, or if the cache or the gradients are of a model of another configuration.
-    pub fn backward(&self, cache: DecoderLanguageModelCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<Array3<A>> {
+    pub fn backward(&self, cache: DecoderLanguageModelCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {
         const OPERATION: &str = "DecoderLanguageModel::backward";
         check_alike(OPERATION, self.config(), &cache.config, gradients.config())?;
-        if dy.dim() != cache.output {
-            let expected = format!("{:?}", cache.output);
-            return Err(Error::shape(OPERATION, "dy", expected, dy.shape()));
-        }
-        let mut dy = dy.as_standard_layout().into_owned();
+        check_gradient(OPERATION, &dy, cache.output)?;
+        let mut dy = contiguous(dy);
         let pass = *cache.decoder.pass();
         let (own_embeddings, own_decoder, own_head) = gradients.parts_mut();
         if let (Some(head), Some(head_cache), Some(own)) = (self.head(), &cache.head, own_head) {

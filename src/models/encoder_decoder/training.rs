@@ -1,6 +1,6 @@
 //! Training of encoder–decoders.
 
-use ndarray::{Array3, ArrayRef3};
+use ndarray::Array3;
 
 use super::decoder::DecoderLanguageModelCache;
 use super::{EncoderDecoder, TokenPairs};
@@ -42,13 +42,13 @@ impl<A: Scalar> EncoderDecoder<A> {
     ///
     /// # Errors
     /// Returns an error if `dy` has another shape than the output, or if the cache or the gradients are of a model of another configuration.
-    pub fn backward(&self, cache: EncoderDecoderCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<()> {
+    pub fn backward(&self, cache: EncoderDecoderCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<()> {
         const OPERATION: &str = "EncoderDecoder::backward";
         // Both before anything is added to either.
         check_alike(OPERATION, self.source().config(), &cache.source.config, gradients.source().config())?;
         check_alike(OPERATION, self.target().config(), &cache.target.config, gradients.target().config())?;
         let (own_source, own_target) = gradients.parts_mut();
         let dsource = self.target().backward(cache.target, dy, own_target)?;
-        self.source().backward(cache.source, &dsource, own_source)
+        self.source().backward(cache.source, dsource, own_source)
     }
 }

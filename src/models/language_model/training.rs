@@ -1,12 +1,12 @@
 //! Training of language models: forward with a cache, and backward.
 
-use ndarray::{Array2, Array3, ArrayRef2, ArrayRef3, s};
+use ndarray::{Array2, Array3, ArrayRef2, s};
 
 use super::LanguageModel;
 use crate::attention::{PaddingMask, SequenceShard};
 use crate::config::{LanguageModelConfig, TrainingPass, check_alike};
-use crate::error::{Error, Result};
-use crate::layers::{rows, sequence};
+use crate::error::Result;
+use crate::layers::{check_gradient, contiguous, rows, sequence};
 use crate::models::backbone::{BackboneCache, select};
 use crate::models::head::HeadCache;
 use crate::ops::scatter_rows;
@@ -82,7 +82,7 @@ impl<A: Scalar> LanguageModel<A> {
     ///
     /// # Errors
     /// Returns an error if `dy` has another shape than the output, or if the cache or the gradients are of a model of another configuration.
-    pub fn backward(&self, cache: LanguageModelCache<A>, dy: &ArrayRef3<A>, gradients: &mut Self) -> Result<()> {
+    pub fn backward(&self, cache: LanguageModelCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<()> {
         self.backward_shard(cache, dy, gradients, None)
     }
 
@@ -90,16 +90,14 @@ impl<A: Scalar> LanguageModel<A> {
     pub(crate) fn backward_shard(
         &self,
         cache: LanguageModelCache<A>,
-        dy: &ArrayRef3<A>,
+        dy: Array3<A>,
         gradients: &mut Self,
         shard: Option<&dyn SequenceShard<A>>,
     ) -> Result<()> {
         const OPERATION: &str = "LanguageModel::backward";
         check_alike(OPERATION, self.config(), &cache.config, gradients.config())?;
-        if dy.dim() != cache.output {
-            return Err(Error::shape(OPERATION, "dy", format!("{:?}", cache.output), dy.shape()));
-        }
-        let mut dy = dy.as_standard_layout().into_owned();
+        check_gradient(OPERATION, &dy, cache.output)?;
+        let mut dy = contiguous(dy);
         let (own_backbone, own_head) = gradients.parts_mut();
         if let (Some(head), Some(head_cache), Some(own)) = (self.head(), &cache.head, own_head) {
             let embedding = own_backbone.embeddings.embedding.weight_mut();

@@ -278,7 +278,7 @@ fn nothing_and_no_items_are_defined() {
         let (y, cache) = layer.forward_train(&Array3::zeros(dim), None).unwrap();
         assert_eq!((y.dim(), layer.forward(&Array3::zeros(dim), None).unwrap().dim()), (dim, dim));
         let mut gradients = linformer::Parameters::zeros_like(&layer);
-        assert_eq!(layer.backward(&cache, &y, &mut gradients).unwrap().dim(), dim);
+        assert_eq!(layer.backward(cache, y, &mut gradients).unwrap().dim(), dim);
     }
 }
 

@@ -141,27 +141,42 @@ fn a_layers_backward_takes_its_own_cache_and_gradients() {
         let strange = LinformerAttention::<f64>::new(other, 1).unwrap();
         let (y, cache) = layer.forward_train(&x, None).unwrap();
         let before = strange.named().len();
-        refused(layer.backward(&cache, &y, &mut strange.zeros_like()), (config, other));
+        refused(layer.backward(cache.clone(), y.clone(), &mut strange.zeros_like()), (config, other));
         assert_eq!(strange.named().len(), before);
-        refused(strange.backward(&cache, &y, &mut strange.zeros_like()), (config, other));
+        refused(
+            strange.backward(cache.clone(), y.clone(), &mut strange.zeros_like()),
+            (config, other),
+        );
         let (y, cache) = layer.forward_train_cross(&x, &x, None).unwrap();
-        refused(layer.backward_cross(&cache, &y, &mut strange.zeros_like()), (config, other));
-        refused(strange.backward_cross(&cache, &y, &mut strange.zeros_like()), (config, other));
-        refused(layer.backward(&cache, &y, &mut layer.zeros_like()), config);
+        refused(
+            layer.backward_cross(cache.clone(), y.clone(), &mut strange.zeros_like()),
+            (config, other),
+        );
+        refused(
+            strange.backward_cross(cache.clone(), y.clone(), &mut strange.zeros_like()),
+            (config, other),
+        );
+        refused(layer.backward(cache.clone(), y.clone(), &mut layer.zeros_like()), config);
     }
     for (config, other) in pairs(&exacts()) {
         let layer = ExactAttention::<f64>::new(config, 1).unwrap();
         let strange = ExactAttention::<f64>::new(other, 1).unwrap();
         let (y, cache) = layer.forward_train(&x, None).unwrap();
-        refused(layer.backward(&cache, &y, &mut strange.zeros_like()), (config, other));
-        refused(strange.backward(&cache, &y, &mut strange.zeros_like()), (config, other));
+        refused(layer.backward(cache.clone(), y.clone(), &mut strange.zeros_like()), (config, other));
+        refused(
+            strange.backward(cache.clone(), y.clone(), &mut strange.zeros_like()),
+            (config, other),
+        );
     }
     for (config, other) in pairs(&causals()) {
         let layer = BlockwiseCausalAttention::<f64>::new(config, 1).unwrap();
         let strange = BlockwiseCausalAttention::<f64>::new(other, 1).unwrap();
         let (y, cache) = layer.forward_train(&x, None).unwrap();
-        refused(layer.backward(&cache, &y, &mut strange.zeros_like()), (config, other));
-        refused(strange.backward(&cache, &y, &mut strange.zeros_like()), (config, other));
+        refused(layer.backward(cache.clone(), y.clone(), &mut strange.zeros_like()), (config, other));
+        refused(
+            strange.backward(cache.clone(), y.clone(), &mut strange.zeros_like()),
+            (config, other),
+        );
     }
     let feed_forwards = [
         FeedForwardConfig::new(5),
@@ -204,8 +219,8 @@ fn a_models_backward_takes_its_own_cache_and_gradients() {
         let model = LanguageModel::<f64>::new(config, 1).unwrap();
         let strange = LanguageModel::<f64>::new(other, 1).unwrap();
         let (y, cache) = model.forward_train(&tokens, None, None, &pass()).unwrap();
-        refused(model.backward(cache.clone(), &y, &mut strange.zeros_like()), (config, other));
-        refused(strange.backward(cache, &y, &mut strange.zeros_like()), (config, other));
+        refused(model.backward(cache.clone(), y.clone(), &mut strange.zeros_like()), (config, other));
+        refused(strange.backward(cache, y.clone(), &mut strange.zeros_like()), (config, other));
     }
     for (config, other) in pairs(&classifiers()) {
         let model = Classifier::<f64>::new(config, 1).unwrap();
@@ -215,8 +230,8 @@ fn a_models_backward_takes_its_own_cache_and_gradients() {
             _ => model.forward_train(&tokens, None, &pass()),
         };
         let (y, cache) = trained.unwrap();
-        refused(model.backward(cache.clone(), &y, &mut strange.zeros_like()), (config, other));
-        refused(strange.backward(cache, &y, &mut strange.zeros_like()), (config, other));
+        refused(model.backward(cache.clone(), y.clone(), &mut strange.zeros_like()), (config, other));
+        refused(strange.backward(cache, y.clone(), &mut strange.zeros_like()), (config, other));
     }
 }
 
@@ -321,16 +336,16 @@ fn an_encoder_decoders_backward_takes_its_own_cache_and_gradients() {
         let strange = EncoderDecoder::<f64>::new(other, 1).unwrap();
         let (y, cache) = model.forward_train(&pairs_of_tokens, &pass()).unwrap();
         let mut gradients = strange.zeros_like();
-        refused(model.backward(cache.clone(), &y, &mut gradients), (config, other));
-        refused(strange.backward(cache, &y, &mut gradients), (config, other));
+        refused(model.backward(cache.clone(), y.clone(), &mut gradients), (config, other));
+        refused(strange.backward(cache, y.clone(), &mut gradients), (config, other));
         let is_zero = gradients.named().iter().all(|(_, tensor)| tensor.iter().all(|&value| value == 0.0));
         assert!(is_zero, "{config:#?} {other:#?}");
         if config.target != other.target {
             let (own, strange) = (model.target(), strange.target());
             let features = sequence((1, 4, 8), 1);
             let (y, cache) = own.forward_train(&target, None, features, None, &pass()).unwrap();
-            refused(own.backward(cache.clone(), &y, &mut strange.zeros_like()), (config, other));
-            refused(strange.backward(cache, &y, &mut strange.zeros_like()), (config, other));
+            refused(own.backward(cache.clone(), y.clone(), &mut strange.zeros_like()), (config, other));
+            refused(strange.backward(cache, y.clone(), &mut strange.zeros_like()), (config, other));
         }
     }
 }
@@ -363,11 +378,11 @@ fn gradients_of_another_shape_than_the_output_are_errors() {
     let (_, model_cache) = model.forward_train(&tokens, None, None, &pass()).unwrap();
     for shape in [(2, 4, 7), (2, 3, 8), (1, 4, 8), (0, 0, 0), (8, 4, 2)] {
         let dy = Array3::zeros(shape);
-        refused(layer.backward(&cache, &dy, &mut layer.zeros_like()), shape);
+        refused(layer.backward(cache.clone(), dy.clone(), &mut layer.zeros_like()), shape);
         refused(
             encoder.backward(encoder_cache.clone(), dy.clone(), &mut encoder.zeros_like()),
             shape,
         );
-        refused(model.backward(model_cache.clone(), &dy, &mut model.zeros_like()), shape);
+        refused(model.backward(model_cache.clone(), dy.clone(), &mut model.zeros_like()), shape);
     }
 }

@@ -52,7 +52,7 @@ fn attention<A: Scalar>(case: &Case, tensors: &Tensors<A>) -> Result<ArrayD<f64>
     let x = swapped(case.array3("x"));
     if case.has("gradients") {
         let (mut gradients, (_, cache)) = (layer.zeros_like(), layer.forward_train(&x, None)?);
-        let dx = layer.backward(&cache, &swapped(case.output_gradient()), &mut gradients)?;
+        let dx = layer.backward(cache, swapped(case.output_gradient()), &mut gradients)?;
         case.trained(&fairseq::attention_state_dict(&gradients)?, &[("input_gradient", &swapped(dx))]);
     }
     let output = layer.forward(&x, None)?;
@@ -73,7 +73,7 @@ fn model<A: Scalar>(case: &Case, tensors: &Tensors<A>) -> Result<ArrayD<f64>> {
     if case.has("gradients") {
         let pass = TrainingPass::new(Step::new(0, 0));
         let (mut gradients, (_, cache)) = (model.zeros_like(), model.forward_train(&tokens, None, None, &pass)?);
-        model.backward(cache, &case.output_gradient(), &mut gradients)?;
+        model.backward(cache, case.output_gradient(), &mut gradients)?;
         case.trained(&fairseq::linformer_roberta_state_dict(&gradients)?, &[]);
     }
     let output = model.forward(&tokens, None)?;

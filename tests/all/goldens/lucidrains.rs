@@ -44,7 +44,7 @@ fn output<A: Scalar>(case: &Case, tensors: &Tensors<A>) -> Result<Array3<A>> {
         let tokens = case.tokens("tokens");
         if trains {
             let (mut gradients, (_, cache)) = (model.zeros_like(), model.forward_train(&tokens, None, None, &pass)?);
-            model.backward(cache, &case.output_gradient(), &mut gradients)?;
+            model.backward(cache, case.output_gradient(), &mut gradients)?;
             case.trained(&lucidrains::language_model_state_dict(&gradients)?, &[]);
         }
         return model.forward(&tokens, None);
@@ -67,7 +67,7 @@ fn output<A: Scalar>(case: &Case, tensors: &Tensors<A>) -> Result<Array3<A>> {
         let context = case.array3("context");
         if trains {
             let (_, cache) = layer.forward_train_cross(&x, &context, None)?;
-            let (dx, dcontext) = layer.backward_cross(&cache, &case.output_gradient(), &mut gradients)?;
+            let (dx, dcontext) = layer.backward_cross(cache, case.output_gradient(), &mut gradients)?;
             let inputs = [("input_gradient", &dx), ("context_gradient", &dcontext)];
             case.trained(&lucidrains::attention_state_dict(&gradients)?, &inputs);
         }
@@ -75,7 +75,7 @@ fn output<A: Scalar>(case: &Case, tensors: &Tensors<A>) -> Result<Array3<A>> {
     }
     if trains {
         let (_, cache) = layer.forward_train(&x, None)?;
-        let dx = layer.backward(&cache, &case.output_gradient(), &mut gradients)?;
+        let dx = layer.backward(cache, case.output_gradient(), &mut gradients)?;
         case.trained(&lucidrains::attention_state_dict(&gradients)?, &[("input_gradient", &dx)]);
     }
     layer.forward(&x, None)

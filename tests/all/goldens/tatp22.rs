@@ -49,7 +49,7 @@ fn output<A: Scalar>(case: &Case) -> Result<Array3<A>> {
         let tokens = case.tokens("tokens");
         if trains {
             let (mut gradients, (_, cache)) = (model.zeros_like(), model.forward_train(&tokens, None, mask, &pass)?);
-            model.backward(cache, &case.output_gradient(), &mut gradients)?;
+            model.backward(cache, case.output_gradient(), &mut gradients)?;
             case.trained(&tatp22::language_model_state_dict(&gradients, &options)?, &[]);
         }
         return model.forward(&tokens, mask);
@@ -99,7 +99,7 @@ fn decoder<A: Scalar>(case: &Case, tensors: &Tensors<A>, json: &str) -> Result<A
         let (tokens, source) = (case.tokens("tokens"), case.array3("embeddings"));
         if case.has("gradients") {
             let (mut gradients, (_, cache)) = (model.zeros_like(), model.forward_train(&tokens, None, source.clone(), None, &pass)?);
-            let dsource = model.backward(cache, &case.output_gradient(), &mut gradients)?;
+            let dsource = model.backward(cache, case.output_gradient(), &mut gradients)?;
             let gradients = tatp22::decoder_language_model_state_dict(&gradients, &options)?;
             case.trained(&gradients, &[("input_gradient", &dsource)]);
         }

@@ -66,7 +66,7 @@ proptest! {
             prop_assert!((&y - &model.forward(&pairs).unwrap()).iter().all(|difference| difference.abs() < 1e-10));
         }
         let mut gradients = model.zeros_like();
-        model.backward(cache, &weights(y.dim()), &mut gradients).unwrap();
+        model.backward(cache, weights(y.dim()), &mut gradients).unwrap();
         let nothing = Array3::zeros((0, 0, 0));
         check(&model, &nothing, &nothing, &gradients, |model, _| forward(model).0);
     }
@@ -85,7 +85,7 @@ fn the_two_sides_drop_apart() {
         let pass = TrainingPass::new(Step::new(1, 0)).with_embedding_dropout(0.5);
         let (y, cache) = model.forward_train(&TokenPairs::new(&tokens, &tokens), &pass).unwrap();
         let mut gradients = model.zeros_like();
-        model.backward(cache, &weights(y.dim()), &mut gradients).unwrap();
+        model.backward(cache, weights(y.dim()), &mut gradients).unwrap();
         let dropped = |vectors: &Embedding<f64>| vectors.weight().mapv(|gradient| gradient == 0.0);
         let (source, target) = (dropped(gradients.source().embedding()), dropped(gradients.target().embedding()));
         assert!([&source, &target].iter().all(|side| side.iter().any(|&dropped| dropped)));

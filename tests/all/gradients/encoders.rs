@@ -25,7 +25,7 @@ proptest! {
         let (y, cache) = layer.forward_train(&x, mask).unwrap();
         prop_assert!((&y - &layer.forward(&x, mask).unwrap()).iter().all(|difference| difference.abs() < 1e-11));
         let mut gradients = layer.zeros_like();
-        let dx = layer.backward(&cache, &weights(y.dim()), &mut gradients).unwrap();
+        let dx = layer.backward(cache, weights(y.dim()), &mut gradients).unwrap();
         check(&layer, &x, &dx, &gradients, |layer, x| layer.forward(x, mask).unwrap());
     }
 
@@ -38,7 +38,7 @@ proptest! {
         let mask = masked.then_some(&mask);
         let (y, cache) = layer.forward_train(&x, mask).unwrap();
         let mut gradients = layer.zeros_like();
-        let dx = layer.backward(&cache, &weights(y.dim()), &mut gradients).unwrap();
+        let dx = layer.backward(cache, weights(y.dim()), &mut gradients).unwrap();
         check(&layer, &x, &dx, &gradients, |layer, x| layer.forward(x, mask).unwrap());
     }
 
@@ -53,7 +53,7 @@ proptest! {
         let (y, cache) = layer.forward_train(&x, mask).unwrap();
         prop_assert!((&y - &layer.forward(&x, mask).unwrap()).iter().all(|difference| difference.abs() < 1e-11));
         let mut gradients = layer.zeros_like();
-        let dx = layer.backward(&cache, &weights(y.dim()), &mut gradients).unwrap();
+        let dx = layer.backward(cache, weights(y.dim()), &mut gradients).unwrap();
         check(&layer, &x, &dx, &gradients, |layer, x| layer.forward(x, mask).unwrap());
     }
 
@@ -122,7 +122,7 @@ proptest! {
         let forward = |model: &LanguageModel<f64>| model.forward_train(&tokens, positions.as_deref(), mask, &pass).unwrap();
         let (y, cache) = forward(&model);
         let mut gradients = model.zeros_like();
-        model.backward(cache, &weights(y.dim()), &mut gradients).unwrap();
+        model.backward(cache, weights(y.dim()), &mut gradients).unwrap();
         let nothing = Array3::zeros((0, 0, 0));
         check(&model, &nothing, &nothing, &gradients, |model, _| forward(model).0);
     }
@@ -149,7 +149,7 @@ proptest! {
         prop_assert!((&y - &model.forward(&x, mask).unwrap()).iter().all(|difference| difference.abs() < 1e-10));
         let dy = weights((1, 2, 4)).index_axis_move(Axis(0), 0);
         let mut gradients = model.zeros_like();
-        let dx = model.backward(cache, &dy, &mut gradients).unwrap().unwrap();
+        let dx = model.backward(cache, dy, &mut gradients).unwrap().unwrap();
         check(&model, &x, &dx, &gradients, |model, x| forward(model, x).0.insert_axis(Axis(0)));
     }
 }

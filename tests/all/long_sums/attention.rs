@@ -17,7 +17,7 @@ fn layer_gradients<A: Scalar>(
     let mut sums = layer.zeros_like();
     let (y, cache) = layer.forward_train(&x, None).unwrap();
     layer
-        .backward(&cache, &Array3::from_elem(y.dim(), A::cast(f64::from(term))), &mut sums)
+        .backward(cache, Array3::from_elem(y.dim(), A::cast(f64::from(term))), &mut sums)
         .unwrap();
     gradients(&sums)
 }
@@ -81,7 +81,7 @@ fn exact_attention_gradients() {
         let x = Array3::from_elem((1, 3_000, 2), A::cast(f64::from(TERMS[1])));
         let mut sums = layer.zeros_like();
         let (_, cache) = layer.forward_train(&x, None).unwrap();
-        layer.backward(&cache, &x, &mut sums).unwrap();
+        layer.backward(cache, x, &mut sums).unwrap();
         gradients(&sums)
     }
     assert_near(&of::<f32>(), &of::<f64>(), "exact attention");

@@ -28,7 +28,7 @@ fn the_bias_of_a_head() {
     assert!((loss / 3.0_f64.ln() - 1.0).abs() <= BOUND);
     let mut sums = model.zeros_like();
     model
-        .backward(cache, &gradient.into_shape_with_order((1, length, 3)).unwrap(), &mut sums)
+        .backward(cache, gradient.into_shape_with_order((1, length, 3)).unwrap(), &mut sums)
         .unwrap();
     let named = gradients(&sums);
     let (_, bias) = named.iter().find(|(name, _)| name == "head.bias").unwrap();
@@ -71,7 +71,7 @@ fn copies_of_an_item_in_a_classifier() {
         let (y, cache) = model.forward_train(&x, None, &TrainingPass::new(Step::new(1, 0))).unwrap();
         let mut sums = model.zeros_like();
         let dy = Array2::from_shape_fn(y.dim(), |(_, class)| if class == 0 { 0.1 } else { -0.3 });
-        model.backward(cache, &dy, &mut sums).unwrap();
+        model.backward(cache, dy, &mut sums).unwrap();
         gradients(&sums)
     });
 }
@@ -88,7 +88,7 @@ fn copies_of_an_item_in_a_language_model() {
                 .forward_train(&tokens, None, None, &TrainingPass::new(Step::new(1, 0)))
                 .unwrap();
             let mut sums = model.zeros_like();
-            model.backward(cache, &gradient_of_items(y.dim()), &mut sums).unwrap();
+            model.backward(cache, gradient_of_items(y.dim()), &mut sums).unwrap();
             gradients(&sums)
         });
     }

@@ -71,7 +71,7 @@ macro_rules! of_layer {
         check::<A>(|value| {
             let (_, cache) = layer.forward_train(&padded(&x, mask, value), Some(mask)).unwrap();
             let mut gradients = layer.zeros_like();
-            let dx = layer.backward(&cache, &dy, &mut gradients).unwrap();
+            let dx = layer.backward(cache, dy.clone(), &mut gradients).unwrap();
             let mut all = tensors(&gradients);
             all.push(("x".to_owned(), dx.into_dyn()));
             all
@@ -97,7 +97,7 @@ fn attention<A: Scalar>(config: &linformer::LinformerConfig, mask: &PaddingMask,
         let (queries, context) = (padded(&queries, &own, value), padded(&context, mask, value));
         let (_, cache) = layer.forward_train_cross(&queries, &context, Some(mask)).unwrap();
         let mut gradients = layer.zeros_like();
-        let (dqueries, dcontext) = layer.backward_cross(&cache, &dy, &mut gradients).unwrap();
+        let (dqueries, dcontext) = layer.backward_cross(cache, dy.clone(), &mut gradients).unwrap();
         let mut all = tensors(&gradients);
         all.extend([
             ("queries".to_owned(), dqueries.into_dyn()),
@@ -192,7 +192,7 @@ fn classifier<A: Scalar>(config: &ClassifierConfig, mask: &PaddingMask, seed: u6
         let (_, cache) = model.forward_train(&x, Some(mask), &pass(seed, true)).unwrap();
         let dy = numbers::<A>((1, 2, 4), 77).index_axis_move(Axis(0), 0);
         let mut gradients = model.zeros_like();
-        let dx = model.backward(cache, &dy, &mut gradients).unwrap().unwrap();
+        let dx = model.backward(cache, dy, &mut gradients).unwrap().unwrap();
         let mut all = tensors(&gradients);
         all.push(("x".to_owned(), dx.into_dyn()));
         all
@@ -300,7 +300,7 @@ proptest! {
             let (y, cache) = model.forward_train(&pairs, &pass).unwrap();
             let dy = padded(&numbers(y.dim(), 77), &masks[1], 0.0);
             let mut gradients = model.zeros_like();
-            model.backward(cache, &dy, &mut gradients).unwrap();
+            model.backward(cache, dy, &mut gradients).unwrap();
             tensors(&gradients)
         });
     }

@@ -130,7 +130,7 @@ fn gradients_go_to_the_vectors_that_were_added() {
         )
         .unwrap();
     let mut gradients = model.zeros_like();
-    model.backward(cache, &Array3::ones(y.dim()), &mut gradients).unwrap();
+    model.backward(cache, Array3::ones(y.dim()), &mut gradients).unwrap();
     let named = gradients.named();
     let (_, weight) = named.iter().find(|(name, _)| name == "position.weight").unwrap();
     let sums: Vec<f64> = weight.outer_iter().map(|row| row.sum()).collect();

@@ -161,10 +161,10 @@ proptest! {
             let _ = layer.effective_map(&x, &context, &PaddingMask::all_real(input.batch, input.length).unwrap());
         }
         if let Ok((y, cache)) = layer.forward_train(&x, mask.as_ref()) {
-            prop_assert!(layer.backward(&cache, &y, &mut layer.zeros_like()).is_ok());
+            prop_assert!(layer.backward(cache.clone(), y.clone(), &mut layer.zeros_like()).is_ok());
         }
         if let Ok((y, cache)) = layer.forward_train_cross(&input.array(config.attention.dim), &x, mask.as_ref()) {
-            prop_assert!(layer.backward_cross(&cache, &y, &mut layer.zeros_like()).is_ok());
+            prop_assert!(layer.backward_cross(cache.clone(), y.clone(), &mut layer.zeros_like()).is_ok());
         }
         let _ = layer.extended(new_len);
         let _ = ExactAttention::from_linformer(&layer).forward(&x, mask.as_ref());
@@ -180,7 +180,7 @@ proptest! {
             let _ = layer.forward_materialized(&x, mask.as_ref());
             let _ = layer.attention_map(&x, &x, mask.as_ref());
             if let Ok((y, cache)) = layer.forward_train(&x, mask.as_ref()) {
-                prop_assert!(layer.backward(&cache, &y, &mut layer.zeros_like()).is_ok());
+                prop_assert!(layer.backward(cache.clone(), y.clone(), &mut layer.zeros_like()).is_ok());
             }
         }
         if let Ok(layer) = BlockwiseCausalAttention::<f64>::new(&causal, 1) {
@@ -188,7 +188,7 @@ proptest! {
             let y = layer.forward(&x, mask.as_ref());
             prop_assert!(!y.is_ok_and(|y| y.dim() != x.dim()));
             if let Ok((y, cache)) = layer.forward_train(&x, mask.as_ref()) {
-                prop_assert!(layer.backward(&cache, &y, &mut layer.zeros_like()).is_ok());
+                prop_assert!(layer.backward(cache.clone(), y.clone(), &mut layer.zeros_like()).is_ok());
             }
         }
     }
@@ -257,7 +257,7 @@ proptest! {
         let _ = model.logits_at(&tokens, &positions, mask.as_ref());
         let _ = model.logits_at(&tokens, &positions[..input.batch / 2], mask.as_ref());
         if let Ok((y, cache)) = model.forward_train(&tokens, Some(&positions), mask.as_ref(), &pass) {
-            prop_assert!(model.backward(cache, &y, &mut model.zeros_like()).is_ok());
+            prop_assert!(model.backward(cache, y.clone(), &mut model.zeros_like()).is_ok());
         }
         let targets: Vec<Option<usize>> = tokens.iter().map(|&token| (token % 3 > 0).then_some(token)).collect();
         let loss = CrossEntropy::new().with_label_smoothing(a);
@@ -307,7 +307,7 @@ proptest! {
             model.forward_train(&features, mask.as_ref(), &pass),
         ];
         for (y, cache) in trained.into_iter().flatten() {
-            prop_assert!(model.backward(cache, &y, &mut model.zeros_like()).is_ok());
+            prop_assert!(model.backward(cache, y.clone(), &mut model.zeros_like()).is_ok());
         }
     }
 
