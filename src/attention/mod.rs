@@ -26,6 +26,7 @@ mod key_values;
 mod linformer;
 mod mask;
 mod partial;
+mod pooling;
 mod projection;
 mod sequence_shard;
 mod weights;

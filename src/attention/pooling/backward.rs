@@ -1,0 +1,101 @@
+//! The way back from summaries to keys, values and the query u.
+
+use super::{HeadRows, exp_below, importance};
+use crate::scalar::Scalar;
+
+/// The gradients of one segment's K̄ and V̄, and of what its log-mass added to logits.
+#[derive(Clone, Copy)]
+pub(crate) struct SegmentGradients<'g, A> {
+    pub(crate) keys: &'g [A],
+    pub(crate) values: &'g [A],
+    /// Σ of the gradients of all logits that the segment had a part in.
+    pub(crate) logits: A,
+}
+
+/// What the gradients of one head's rows are added to.
+pub(crate) struct RowGradients<'g, A> {
+    /// (real positions, `head_dim`) each.
+    pub(crate) keys: &'g mut [A],
+    pub(crate) values: &'g mut [A],
+    /// Of u: one term for each position.
+    pub(crate) query: &'g mut [f64],
+}
+
+/// The largest importance of some rows and, relative to it, their mass, and with it their K̄ and V̄.
+#[derive(Debug, Default)]
+pub(crate) struct Means<A> {
+    importances: Vec<A>,
+    maximum: A,
+    mass: A,
+    keys: Vec<A>,
+    values: Vec<A>,
+}
+
+/// Adds the gradients of the rows `first..first + count` of one segment. `share` gives, for a row, Σ of the gradients of those logits that counted
+/// its mass, each over the mass that it counted, relative to exp of the largest importance, which it gets.
+pub(crate) fn segment_backward<A: Scalar>(
+    rows: &HeadRows<'_, A>,
+    range: std::ops::Range<usize>,
+    grads: &SegmentGradients<'_, A>,
+    share: impl Fn(usize, A) -> A,
+    means: &mut Means<A>,
+    to: &mut RowGradients<'_, A>,
+) {
+    if range.is_empty() {
+        return;
+    }
+    means.take(rows, range.clone());
+    let width = rows.query.len();
+    // d⟨q, K̄⟩ − d(⟨u, K̄⟩ in the log-mass).
+    let through_keys: Vec<A> = grads
+        .keys
+        .iter()
+        .zip(rows.query)
+        .map(|(&grad, &query)| grad - rows.scale * query * grads.logits)
+        .collect();
+    for (row, &importance) in range.zip(&means.importances) {
+        let (key, value) = (rows.key(row), rows.value(row));
+        let weight = exp_below(importance, means.maximum);
+        let part = weight / means.mass;
+        let mut through = A::zero();
+        for index in 0..width {
+            through += through_keys[index] * (key[index] - means.keys[index]) + grads.values[index] * (value[index] - means.values[index]);
+        }
+        let dimportance = rows.scale * (weight * share(row, means.maximum) + part * through);
+        let own = row * width..(row + 1) * width;
+        let (dkeys, dvalues) = (&mut to.keys[own.clone()], &mut to.values[own]);
+        for index in 0..width {
+            dkeys[index] += part * through_keys[index] + dimportance * rows.query[index];
+            dvalues[index] += part * grads.values[index];
+            to.query[index] += (dimportance * key[index]).widen();
+        }
+    }
+    for (dquery, &mean) in to.query.iter_mut().zip(&means.keys) {
+        *dquery -= (rows.scale * grads.logits * mean).widen();
+    }
+}
+
+impl<A: Scalar> Means<A> {
+    fn take(&mut self, rows: &HeadRows<'_, A>, range: std::ops::Range<usize>) {
+        self.importances.clear();
+        self.importances
+            .extend(range.clone().map(|row| importance(rows.query, rows.key(row), rows.scale)));
+        self.maximum = self.importances.iter().copied().fold(A::neg_infinity(), A::max);
+        let width = rows.query.len();
+        let (mut mass, mut keys, mut values) = (0.0, vec![0.0; width], vec![0.0; width]);
+        for (row, &importance) in range.zip(&self.importances) {
+            let weight = exp_below(importance, self.maximum).widen();
+            mass += weight;
+            for (sums, from) in [(&mut keys, rows.key(row)), (&mut values, rows.value(row))] {
+                for (sum, &number) in sums.iter_mut().zip(from) {
+                    *sum += weight * number.widen();
+                }
+            }
+        }
+        self.mass = A::cast(mass);
+        self.keys.clear();
+        self.keys.extend(keys.iter().map(|sum| A::cast(sum / mass)));
+        self.values.clear();
+        self.values.extend(values.iter().map(|sum| A::cast(sum / mass)));
+    }
+}
