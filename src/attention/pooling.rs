@@ -206,12 +206,17 @@ impl<A: Scalar> HeadRows<'_, A> {
         &self.values[row * width..][..width]
     }
 
+    /// ⟨u, k⟩·`scale`.
+    pub(super) fn importance(&self, key: &[A]) -> A {
+        importance(self.query, key, self.scale)
+    }
+
     /// Adds the sets of `segment` positions each, a power of two, that `rows` makes up; it gives the row of each position in turn, `None` for padding.
     pub(super) fn push_segments(&self, rows: impl ExactSizeIterator<Item = Option<usize>>, segment: usize, to: &mut Summaries<A>) {
         let first = to.len();
         for row in rows {
             match row {
-                Some(row) => to.push_position(importance(self.query, self.key(row), self.scale), self.key(row), self.value(row)),
+                Some(row) => to.push_position(self.importance(self.key(row)), self.key(row), self.value(row)),
                 None => to.push_empty(),
             }
         }
