@@ -19,6 +19,7 @@ mod backward;
 mod block;
 mod cut;
 mod item;
+mod map;
 mod packed;
 mod training;
 
