@@ -1,7 +1,7 @@
 //! The cases of attention to a window and to summaries: a plain loop over the queries, written from the definition.
 
 use linformer::checkpoint::Tensors;
-use linformer::ndarray::{Array3, s};
+use linformer::ndarray::{Array3, ArrayD, s};
 use linformer::{LocalGlobalAttention, LocalGlobalConfig, PaddingMask, Parameters, PoolingQuery, Result, Scalar};
 
 use super::case::{Case, Outcome};
@@ -18,7 +18,7 @@ fn output<A: Scalar>(case: &Case) -> Result<Array3<A>> {
     let mut layer = LocalGlobalAttention::<A>::new(&config(case, &tensors), 0)?;
     layer.visit_mut("", &mut |name, _, mut tensor| {
         let theirs = tensors.get(peer_name(name)).unwrap_or_else(|| panic!("{}: no `{name}`", case.name));
-        tensor.assign(theirs);
+        tensor.assign(&theirs);
     });
     let (x, lengths) = (case.array3::<A>("x"), case.lengths("lengths"));
     let mask = PaddingMask::from_lengths(&lengths, x.dim().1)?;
@@ -28,6 +28,10 @@ fn output<A: Scalar>(case: &Case) -> Result<Array3<A>> {
     let mut named = Tensors::new();
     for (name, gradient) in gradients.named() {
         named.insert(peer_name(&name), gradient.to_owned()).expect("names differ");
+    }
+    if layer.pooling_query().is_none() {
+        // Without slots the peer's u has no part in anything.
+        named.insert("u", ArrayD::zeros(tensors.get("u").expect("u").raw_dim())).expect("one u");
     }
     case.trained(&named, &[("input_gradient", &dx)]);
     case.also("output", real_rows(trained, &lengths).mapv(A::widen).into_dyn());
