@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use linformer::ndarray::{Array2, Array3, s};
 use linformer::training::Step;
 use linformer::{
-    Convolution, ConvolutionKernel, Encoder, EncoderConfig, FeedForwardConfig, LinformerAttention, LinformerConfig, NormPlacement,
-    PaddingMask, Parameters, ProjectionKind, Sharing, TrainingPass, Workspace,
+    AttentionKind, Convolution, ConvolutionKernel, Encoder, EncoderConfig, FeedForwardConfig, LinformerAttention, LinformerConfig,
+    LocalGlobalConfig, NormPlacement, PaddingMask, Parameters, ProjectionKind, Sharing, TrainingPass, Workspace,
 };
 
 /// The system's allocator, watched.
@@ -100,7 +100,13 @@ fn encoders() -> Vec<(Encoder<f32>, usize, usize)> {
         (convolution(ConvolutionKernel::Depthwise), 1, 2, 300),
         (convolution(ConvolutionKernel::ChannelMixing), 1, 1, 300),
     ]
+    .map(|(attention, depth, batch, length)| (AttentionKind::from(attention), depth, batch, length))
     .into_iter()
+    .chain([
+        (LocalGlobalConfig::new(16, 4).with_block(8).into(), 1, 1, 32),
+        (LocalGlobalConfig::new(64, 4).with_slots(8).into(), 2, 2, 700),
+        (LocalGlobalConfig::new(64, 4).with_kv_heads(2).with_slots(3).into(), 2, 9, 300),
+    ])
     .flat_map(|(attention, depth, batch, length)| {
         [NormPlacement::Pre, NormPlacement::Post].map(|norm| {
             let config = EncoderConfig::new(attention.clone(), depth).with_norm(norm);

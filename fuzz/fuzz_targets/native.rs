@@ -4,7 +4,9 @@
 use libfuzzer_sys::fuzz_target;
 use linformer::checkpoint::{Checkpoint, Tensors};
 use linformer::ndarray::{Array2, Array3};
-use linformer::{BlockwiseCausalAttention, Classifier, Encoder, ExactAttention, FeedForward, LanguageModel, LinformerAttention};
+use linformer::{
+    BlockwiseCausalAttention, Classifier, Encoder, ExactAttention, FeedForward, LanguageModel, LinformerAttention, LocalGlobalAttention,
+};
 use linformer_fuzz::{is_small, run_encoder, run_language_model};
 
 fuzz_target!(|data: &[u8]| {
@@ -26,6 +28,11 @@ fuzz_target!(|data: &[u8]| {
         let _ = layer.forward(&x, None);
     }
     if let Ok(layer) = BlockwiseCausalAttention::<f32>::from_bytes(data)
+        && runs
+    {
+        let _ = layer.forward(&x, None);
+    }
+    if let Ok(layer) = LocalGlobalAttention::<f32>::from_bytes(data)
         && runs
     {
         let _ = layer.forward(&x, None);

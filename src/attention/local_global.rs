@@ -10,8 +10,8 @@ use crate::config::{LocalGlobalConfig, PoolingQuery};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
 use crate::layers::{LayerNorm, check_width};
-use crate::ops::{RowsMut, Runs, TileRows};
-use crate::parallel::{self, Pool};
+use crate::ops::{RowsMut, Runs, Tile, TileRows};
+use crate::parallel;
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
@@ -24,7 +24,7 @@ mod packed;
 mod training;
 
 use cut::Cut;
-pub(crate) use item::{ItemContext, RowScratch};
+pub(crate) use item::{ItemContext, ItemScratch};
 pub(crate) use packed::{BlockScratch, PackedItem};
 
 /// Multi-head attention in O(n·(3·block + slots)): exact over a window of blocks, joined in one softmax with summaries of what is outside it.
@@ -163,11 +163,11 @@ impl<A: Scalar> LocalGlobalAttention<A> {
         space: &mut ContextSpace<A>,
     ) -> Result<()> {
         let ContextSpace {
-            local_global: (item, packed, pool),
+            local_global: (item, packed, scratch),
             normed,
             ..
         } = space;
-        self.summarize_item(rows, norm, real, (item, pool), normed)?;
+        self.summarize_item(rows, norm, real, (item, scratch), normed)?;
         packed.repack(item);
         Ok(())
     }
@@ -178,7 +178,7 @@ impl<A: Scalar> LocalGlobalAttention<A> {
         rows: ArrayView2<'_, A>,
         norm: Option<&LayerNorm<A>>,
         real: Option<ArrayView1<'_, bool>>,
-        (item, pool): (&mut ItemContext<A>, &mut Pool<RowScratch<A>>),
+        (item, scratch): (&mut ItemContext<A>, &mut ItemScratch<A>),
         normed: &mut Vec<A>,
     ) -> Result<()> {
         let attention = &self.config.attention;
@@ -189,7 +189,7 @@ impl<A: Scalar> LocalGlobalAttention<A> {
             real,
             (attention.kv_heads, attention.effective_head_dim()),
         );
-        pool.prepare();
+        scratch.prepare();
         let AttentionWeights { key, value, .. } = self.weights();
         let mut sums = match self.config.pooling_query {
             PoolingQuery::Fixed => Vec::new(),
@@ -197,7 +197,7 @@ impl<A: Scalar> LocalGlobalAttention<A> {
         };
         let mut add = |rows: ArrayView2<'_, A>, first: usize| {
             let own = rows.slice(s![..rows.nrows().min(length.saturating_sub(first)), ..]);
-            item.add_rows(own, first, key, value.as_ref(), pool);
+            item.add_rows(own, first, key, value.as_ref(), scratch);
             item.add_to_sums(own, first, &mut sums);
         };
         match norm {
@@ -207,24 +207,24 @@ impl<A: Scalar> LocalGlobalAttention<A> {
                 Ok(())
             })?,
         }
-        self.pool_item(item, &sums);
+        self.pool_item(item, &sums, scratch);
         Ok(())
     }
 
     /// Summarizes the segments of an item, given the sums of its rows where the mean query counts.
     #[allow(clippy::cast_precision_loss)] // a length
-    fn pool_item(&self, item: &mut ItemContext<A>, sums: &[f64]) {
+    fn pool_item(&self, item: &mut ItemContext<A>, sums: &[f64], scratch: &ItemScratch<A>) {
         let Some(own) = &self.pooling_query else {
-            return item.pool(std::iter::empty(), A::zero());
+            return item.pool(std::iter::empty(), A::zero(), scratch);
         };
         let shift = A::cast(self.config.shift_of(item.count));
         if self.config.pooling_query == PoolingQuery::Fixed || item.count == 0 {
-            return item.pool(own.iter().copied(), shift);
+            return item.pool(own.iter().copied(), shift, scratch);
         }
         let mean: Vec<A> = sums.iter().map(|sum| A::cast(sum / item.count as f64)).collect();
         let mean = ArrayView2::from_shape((1, mean.len()), &mean).expect("one row").to_owned();
         let mean_query = self.weights().query.forward_rows(mean.view());
-        item.pool(own.iter().zip(&mean_query).map(|(&own, &mean)| own + mean), shift);
+        item.pool(own.iter().zip(&mean_query).map(|(&own, &mean)| own + mean), shift, scratch);
     }
 
     /// `out` ← or += the attention of the rows of `x`, the first of which is row `first` of the item in `context`.
@@ -264,16 +264,16 @@ impl<A: Scalar> LocalGlobalAttention<A> {
 /// Scratch space for one tile of rows.
 #[derive(Debug)]
 pub(crate) struct LocalGlobalScratch<A> {
-    queries: crate::ops::Tile<A>,
-    factor: crate::ops::Tile<A>,
+    queries: Tile<A>,
+    factor: Tile<A>,
     block: BlockScratch<A>,
 }
 
 impl<A: Scalar> Default for LocalGlobalScratch<A> {
     fn default() -> Self {
         Self {
-            queries: crate::ops::Tile::default(),
-            factor: crate::ops::Tile::default(),
+            queries: Tile::default(),
+            factor: Tile::default(),
             block: BlockScratch::default(),
         }
     }

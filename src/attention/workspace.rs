@@ -9,7 +9,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
 use super::compressed::Compressed;
 use super::compressor::{CompressionScratch, SEGMENT, Totals};
 use super::key_values::PackedKeyValues;
-use super::local_global::{ItemContext, LocalGlobalScratch, PackedItem, RowScratch};
+use super::local_global::{ItemContext, ItemScratch, LocalGlobalScratch, PackedItem};
 use super::weights::{AttendScratch, tile};
 use crate::error::Result;
 use crate::layers::{FeedForwardScratch, LayerNorm, tile_rows};
@@ -52,7 +52,7 @@ pub(crate) struct ContextSpace<A> {
     pub(crate) totals: Totals<A>,
     pub(crate) compressed: Compressed<A>,
     pub(crate) packed: PackedKeyValues<A>,
-    pub(crate) local_global: (ItemContext<A>, PackedItem<A>, Pool<RowScratch<A>>),
+    pub(crate) local_global: (ItemContext<A>, PackedItem<A>, ItemScratch<A>),
     pub(crate) normed: Vec<A>,
 }
 

@@ -13,11 +13,11 @@ use super::header::malformed;
 use super::metadata::check_key;
 use super::size::{FeedForwardFile, StoredConfig, check_size};
 use super::unknown::parse;
-use crate::attention::{BlockwiseCausalAttention, ExactAttention, LinformerAttention};
+use crate::attention::{BlockwiseCausalAttention, ExactAttention, LinformerAttention, LocalGlobalAttention};
 use crate::blocks::{Decoder, Encoder};
 use crate::config::{
     AttentionConfig, CausalConfig, ClassifierConfig, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig,
-    HasNorms, LanguageModelConfig, LinformerConfig,
+    HasNorms, LanguageModelConfig, LinformerConfig, LocalGlobalConfig,
 };
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
@@ -218,6 +218,7 @@ checkpoint! {
     LinformerAttention: LinformerConfig,
     ExactAttention: AttentionConfig,
     BlockwiseCausalAttention: CausalConfig,
+    LocalGlobalAttention: LocalGlobalConfig,
     Encoder: EncoderConfig => check_for,
     // Causal ones were a kind of their own.
     LanguageModel | CausalLanguageModel: LanguageModelConfig => check_for,

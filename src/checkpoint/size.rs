@@ -7,7 +7,7 @@ use super::tensors::Tensors;
 use crate::config::{
     AttentionConfig, AttentionKind, CausalConfig, ClassifierConfig, ClassifierInput, ConvolutionKernel, DecoderConfig,
     DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig, HeadKind, LanguageModelConfig, LinformerConfig,
-    NormPlacement, PositionKind, ProjectionKind, Sharing,
+    LocalGlobalConfig, NormPlacement, PositionKind, ProjectionKind, Sharing,
 };
 use crate::error::{Error, Result};
 use crate::scalar::Scalar;
@@ -92,6 +92,7 @@ stored!(AttentionKind, |_| 0, attention_kind);
 stored!(AttentionConfig, |_| 0, attention);
 stored!(LinformerConfig, |_| 0, linformer);
 stored!(CausalConfig, |_| 0, causal);
+stored!(LocalGlobalConfig, |_| 0, local_global);
 stored!(EncoderConfig, |config| config.depth, encoder);
 stored!(LanguageModelConfig, |config| config.encoder.depth, language_model);
 stored!(
@@ -169,10 +170,7 @@ fn attention_kind(kind: &AttentionKind) -> usize {
         AttentionKind::Linformer(config) => linformer(config),
         AttentionKind::Exact(config) => attention(config),
         AttentionKind::Causal(config) => causal(config),
-        AttentionKind::LocalGlobal(config) => {
-            let query = if config.slots == 0 { 0 } else { config.attention.query_dim() };
-            attention(&config.attention).saturating_add(query)
-        }
+        AttentionKind::LocalGlobal(config) => local_global(config),
     }
 }
 
@@ -188,6 +186,11 @@ fn causal(config: &CausalConfig) -> usize {
         summaries(config)
     };
     attention(&config.attention).saturating_add(owned)
+}
+
+fn local_global(config: &LocalGlobalConfig) -> usize {
+    let query = if config.slots == 0 { 0 } else { config.attention.query_dim() };
+    attention(&config.attention).saturating_add(query)
 }
 
 /// E, and F where it is another, of the summaries.

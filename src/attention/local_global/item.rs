@@ -48,8 +48,34 @@ pub(crate) struct PooledHead<A> {
     block_masses: Vec<A>,
 }
 
-/// Scratch space for the summaries of one head.
+/// Scratch space for the summaries of one head: of the sets of one block, and of all segments.
 type PoolScratch<A> = (Summaries<A>, Summaries<A>);
+
+/// A tile of rows, and of the features made of it.
+type RowScratch<A> = (Tile<A>, Tile<A>);
+
+/// Scratch space in which items are made.
+#[derive(Debug)]
+pub(crate) struct ItemScratch<A> {
+    rows: Pool<RowScratch<A>>,
+    pooling: Pool<PoolScratch<A>>,
+}
+
+impl<A: Scalar> Default for ItemScratch<A> {
+    fn default() -> Self {
+        Self {
+            rows: Pool::default(),
+            pooling: Pool::default(),
+        }
+    }
+}
+
+impl<A: Scalar> ItemScratch<A> {
+    pub(super) fn prepare(&mut self) {
+        self.rows.prepare();
+        self.pooling.prepare();
+    }
+}
 
 impl<A: Scalar> ItemContext<A> {
     /// Begins with an item of this length whose real positions are `real`, and makes room for its keys and values.
@@ -107,7 +133,7 @@ impl<A: Scalar> ItemContext<A> {
         first: usize,
         key: &Linear<A>,
         value: Option<&Linear<A>>,
-        pool: &Pool<RowScratch<A>>,
+        scratch: &ItemScratch<A>,
     ) {
         let rows = self.rows_of(&(first..first + x.nrows()));
         let shape = (self.kv_heads, self.count, self.head_dim);
@@ -121,7 +147,9 @@ impl<A: Scalar> ItemContext<A> {
             for_each_part(along(to, 1, TILE), cost, |tile, part| {
                 let start = rows.start + tile * TILE;
                 let own = start..start + part.view.dim().1;
-                pool.with(|scratch| self.fill_tile(x, first, own, linear, part.view, scratch));
+                scratch
+                    .rows
+                    .with(|scratch| self.fill_tile(x, first, own, linear, part.view, scratch));
             });
         }
         if value.is_none() {
@@ -182,21 +210,21 @@ impl<A: Scalar> ItemContext<A> {
     }
 
     /// Summarizes the segments of every query head at `queries` (heads, `head_dim`), which takes `shift` into every slot's logit.
-    pub(super) fn pool(&mut self, queries: impl Iterator<Item = A>, shift: A) {
+    pub(super) fn pool(&mut self, queries: impl Iterator<Item = A>, shift: A, scratch: &ItemScratch<A>) {
         self.queries.clear();
         self.queries.extend(queries);
         let heads = self.queries.len() / self.head_dim;
         let mut pooled = std::mem::take(&mut self.pooled);
         pooled.resize_with(heads, PooledHead::default);
         let cost = parallel::cost(&[heads, self.count, self.head_dim, 8]);
-        let mut pool = Pool::<PoolScratch<A>>::default();
-        pool.prepare();
         let parts = Chunks {
             slice: &mut pooled,
             size: 1,
         };
         for_each_part(parts, cost, |head, part| {
-            pool.with(|scratch| self.pool_head(&self.head_rows(head, heads), shift, &mut part.slice[0], scratch));
+            scratch
+                .pooling
+                .with(|scratch| self.pool_head(&self.head_rows(head, heads), shift, &mut part.slice[0], scratch));
         });
         self.pooled = pooled;
     }
@@ -245,9 +273,6 @@ impl<A: Scalar> ItemContext<A> {
         A::cast(maximum.widen() + libm::log(sum))
     }
 }
-
-/// A tile of rows, and of the features made of it.
-pub(crate) type RowScratch<A> = (Tile<A>, Tile<A>);
 
 impl<A: Scalar> PooledHead<A> {
     fn take(&mut self, rows: &HeadRows<'_, A>, segments: &Summaries<A>, shift: A) {

@@ -1,15 +1,14 @@
 //! How much each row draws from each position.
 
-use ndarray::{Array2, Array4, ArrayRef3, Axis, s};
+use ndarray::{Array2, Array4, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::super::mask::PaddingMask;
 use super::super::pooling::position_shares;
 use super::super::weights::tile;
-use super::{ItemContext, LocalGlobalAttention};
+use super::{ItemContext, ItemScratch, LocalGlobalAttention};
 use crate::error::{Result, checked_len};
 use crate::layers::check_width;
 use crate::ops::{Scratch, gemm};
-use crate::parallel::Pool;
 use crate::scalar::Scalar;
 
 impl<A: Scalar> LocalGlobalAttention<A> {
@@ -32,7 +31,7 @@ impl<A: Scalar> LocalGlobalAttention<A> {
         for (index, mut map) in map.outer_iter_mut().enumerate() {
             let rows = x.index_axis(Axis(0), index);
             let real = mask.map(|mask| mask.item(index));
-            self.summarize_item(rows, None, real, (&mut item, &mut Pool::default()), &mut Vec::new())?;
+            self.summarize_item(rows, None, real, (&mut item, &mut ItemScratch::default()), &mut Vec::new())?;
             let mut queries = Array2::zeros((length, self.weights().query.out_dim()));
             self.weights().query.apply(rows, &mut queries.view_mut(), &mut Scratch::default());
             for (head, mut map) in map.outer_iter_mut().enumerate() {
@@ -46,10 +45,10 @@ impl<A: Scalar> LocalGlobalAttention<A> {
 
 impl<A: Scalar> ItemContext<A> {
     /// Fills the map (n, n) of one head.
-    fn fill_map(&self, queries: ndarray::ArrayView2<'_, A>, (head, heads): (usize, usize), map: &mut ndarray::ArrayViewMut2<'_, A>) {
+    fn fill_map(&self, queries: ArrayView2<'_, A>, (head, heads): (usize, usize), map: &mut ArrayViewMut2<'_, A>) {
         let shares = self.shares(head, heads);
         let (mut space, mut biases) = (Vec::new(), Vec::new());
-        let mut real = Array2::zeros((self.cut.block, self.count));
+        let mut real = Array2::zeros((self.cut.block.min(queries.nrows()), self.count));
         for (block, rows) in self.blocks_of(0..queries.nrows()) {
             let seen = self.seen(head, heads, block);
             let keys = seen.rows.len();

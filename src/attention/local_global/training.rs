@@ -7,7 +7,7 @@ use super::super::gradients::{KeyValueGradients, sequence_mut};
 use super::super::mask::PaddingMask;
 use super::backward::{ItemGradients, backward_item};
 use super::block::Dropping;
-use super::{BlockScratch, ItemContext, LocalGlobalAttention, PackedItem};
+use super::{BlockScratch, ItemContext, ItemScratch, LocalGlobalAttention, PackedItem};
 use crate::buffer_pool::Buffers;
 use crate::config::PoolingQuery;
 use crate::error::{Error, Result};
@@ -79,7 +79,7 @@ impl<A: Scalar> LocalGlobalAttention<A> {
                 x.index_axis(Axis(0), index),
                 None,
                 real,
-                (item, &mut Pool::default()),
+                (item, &mut ItemScratch::default()),
                 &mut Vec::new(),
             );
         });

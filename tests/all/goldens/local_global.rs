@@ -31,7 +31,9 @@ fn output<A: Scalar>(case: &Case) -> Result<Array3<A>> {
     }
     if layer.pooling_query().is_none() {
         // Without slots the peer's u has no part in anything.
-        named.insert("u", ArrayD::zeros(tensors.get("u").expect("u").raw_dim())).expect("one u");
+        named
+            .insert("u", ArrayD::zeros(tensors.get("u").expect("u").raw_dim()))
+            .expect("one u");
     }
     case.trained(&named, &[("input_gradient", &dx)]);
     case.also("output", real_rows(trained, &lengths).mapv(A::widen).into_dyn());

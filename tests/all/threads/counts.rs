@@ -5,7 +5,7 @@ use linformer::ndarray::Array2;
 use linformer::training::Step;
 use linformer::{
     AttentionConfig, CausalConfig, Decoder, DecoderConfig, Encoder, EncoderConfig, ExactAttention, FeedForwardConfig, LanguageModel,
-    LanguageModelConfig, Linear, LinformerConfig, PaddingMask, Parameters, Sharing, TrainingPass,
+    LanguageModelConfig, Linear, LinformerConfig, LocalGlobalConfig, PaddingMask, Parameters, Sharing, TrainingPass,
 };
 
 fn in_pool<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
@@ -26,6 +26,28 @@ fn causal_encoders() {
         })
         .collect();
     assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn local_global_encoders() {
+    for (block, slots) in [(32, 16), (16, 200), (256, 20)] {
+        let attention = LocalGlobalConfig::new(24, 4).with_block(block).with_slots(slots);
+        let mut encoder = Encoder::<f64>::new(&EncoderConfig::new(attention, 2), 0).unwrap();
+        scramble(&mut encoder, 1);
+        let x = sequence((2, 850, 24), 3);
+        let mask = PaddingMask::from_lengths(&[850, 400], 850).unwrap();
+        let run = |threads| {
+            in_pool(threads, || {
+                let (y, cache) = encoder.forward_train(&x, Some(&mask), &TrainingPass::new(Step::new(1, 0))).unwrap();
+                let mut gradients = encoder.zeros_like();
+                let dx = encoder.backward(cache, y.clone(), &mut gradients).unwrap();
+                let forward = encoder.forward(&x, Some(&mask)).unwrap();
+                ([forward, y, dx].map(|array| bits(&array)), model_bits(&gradients))
+            })
+        };
+        let one = run(1);
+        assert!([2, 5].into_iter().all(|threads| run(threads) == one), "block {block}");
+    }
 }
 
 /// The number of threads changes no bit, and neither does the caller's pool.

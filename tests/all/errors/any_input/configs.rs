@@ -5,8 +5,8 @@
 use linformer::{
     Activation, AttentionConfig, AttentionKind, BiasPlace, BlockWeights, CausalConfig, ClassifierConfig, ClassifierInput, Convolution,
     ConvolutionKernel, ConvolutionTail, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig,
-    HeadKind, Initialization, LanguageModelConfig, LinformerConfig, NormPlacement, Pooling, PositionKind, ProjectionConfig, ProjectionKind,
-    Sharing, SinusoidLayout, SummarySoftmax,
+    HeadKind, Initialization, LanguageModelConfig, LinformerConfig, LocalGlobalConfig, NormPlacement, Pooling, PoolingQuery, PositionKind,
+    ProjectionConfig, ProjectionKind, Sharing, SinusoidLayout, SummarySoftmax,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -143,6 +143,25 @@ pub fn causal() -> BoxedStrategy<CausalConfig> {
         .boxed()
 }
 
+pub fn local_global() -> BoxedStrategy<LocalGlobalConfig> {
+    let attention = attention().prop_map(|attention| attention.with_masked_keys_stay(false).with_causal(false));
+    let query = select(vec![PoolingQuery::Fixed, PoolingQuery::MeanOfItem]);
+    let shift = select(vec![0.0, 1.5, f64::NAN]);
+    let block = select(vec![0, 1, 2, 3, 8, 1 << 20, usize::MAX, 1 << 63]);
+    (attention, block, size(), any::<bool>(), query, (shift, prop::option::of(size())))
+        .prop_map(|(attention, block, slots, window, query, (shift, trained_len))| {
+            LocalGlobalConfig::new(attention.dim, attention.heads)
+                .with_attention(attention)
+                .with_block(block)
+                .with_slots(slots)
+                .with_window(window)
+                .with_pooling_query(query)
+                .with_mass_shift(shift)
+                .with_trained_len(trained_len)
+        })
+        .boxed()
+}
+
 fn activation() -> impl Strategy<Value = Activation> {
     select(vec![
         Activation::Gelu,
@@ -168,6 +187,7 @@ fn any_attention() -> BoxedStrategy<AttentionKind> {
         3 => linformer().prop_map(AttentionKind::from),
         1 => attention().prop_map(AttentionKind::from),
         2 => causal().prop_map(AttentionKind::from),
+        2 => local_global().prop_map(AttentionKind::from),
     ]
     .boxed()
 }
@@ -241,6 +261,7 @@ fn of_width(mut kind: AttentionKind, dim: usize) -> AttentionKind {
         AttentionKind::Linformer(config) => config.attention.dim = dim,
         AttentionKind::Exact(config) => config.dim = dim,
         AttentionKind::Causal(config) => config.attention.dim = dim,
+        AttentionKind::LocalGlobal(config) => config.attention.dim = dim,
         _ => {}
     }
     kind

@@ -7,7 +7,7 @@ mod decoders;
 #[cfg(feature = "checkpoint")]
 mod tensors;
 
-use self::configs::{attention, causal, classifier, encoder, language_model, linformer, number, size};
+use self::configs::{attention, causal, classifier, encoder, language_model, linformer, local_global, number, size};
 use crate::common::sequence;
 use linformer::ndarray::{Array2, Array3, Axis, ShapeBuilder};
 use linformer::training::{
@@ -15,8 +15,8 @@ use linformer::training::{
 };
 use linformer::{
     BlockwiseCausalAttention, Classifier, ContextOverflow, Embedding, Encoder, EncoderBlock, ExactAttention, FeedForward,
-    FeedForwardConfig, GenerationConfig, LanguageModel, LayerNorm, Linear, LinformerAttention, Order, PaddingMask, Parameters, Position,
-    PositionKind, SequenceLengths, TrainingPass, Workspace, batched_matmul,
+    FeedForwardConfig, GenerationConfig, LanguageModel, LayerNorm, Linear, LinformerAttention, LocalGlobalAttention, Order, PaddingMask,
+    Parameters, Position, PositionKind, SequenceLengths, TrainingPass, Workspace, batched_matmul,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -190,6 +190,20 @@ proptest! {
             if let Ok((y, cache)) = layer.forward_train(&x, mask.as_ref()) {
                 prop_assert!(layer.backward(cache.clone(), y.clone(), &mut layer.zeros_like()).is_ok());
             }
+        }
+    }
+
+    #[test]
+    fn local_global_layers(config in local_global(), input in input(), mask in mask()) {
+        let Ok(layer) = LocalGlobalAttention::<f64>::new(&config, 1) else { return Ok(()) };
+        let (x, mask) = (input.array(config.attention.dim), mask.of(&input));
+        let y = layer.forward(&x, mask.as_ref());
+        prop_assert!(!y.is_ok_and(|y| y.dim() != x.dim()));
+        let mut out = Array3::zeros(x.dim());
+        let _ = layer.forward_into(&x, mask.as_ref(), &mut out, &mut Workspace::new());
+        let _ = layer.effective_map(&x, mask.as_ref());
+        if let Ok((y, cache)) = layer.forward_train(&x, mask.as_ref()) {
+            prop_assert!(layer.backward(cache, y, &mut layer.zeros_like()).is_ok());
         }
     }
 
