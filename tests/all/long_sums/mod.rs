@@ -222,24 +222,26 @@ fn merges_between_pushes() {
     let length = 2_000_000;
     let narrow = layer::<f32>(ProjectionKind::Learned, None, length, 1);
     let wide = layer::<f64>(ProjectionKind::Learned, None, length, 1);
-    let expected = wide
-        .compress(&Array3::from_elem((1, length, 2), f64::from(TERMS[0])), None)
-        .unwrap();
-    for chunk in [15 * Compressor::<f32>::CHUNK, 7 * Compressor::<f32>::CHUNK, 1_001] {
-        let rows = |range: &std::ops::Range<usize>| Array3::from_elem((1, range.len(), 2), TERMS[0]);
-        let mut whole = narrow.compressor(1).unwrap();
-        for first in (0..length).step_by(chunk + Compressor::<f32>::CHUNK) {
-            let merged = length.min(first + chunk);
-            let pushed = first..merged;
-            whole.push(&rows(&pushed), None).unwrap();
-            let merged = merged..length.min(merged + Compressor::<f32>::CHUNK);
-            let mut part = narrow.compressor(1).unwrap().starting_at(merged.start).unwrap();
-            part.push(&rows(&merged), None).unwrap();
-            whole.merge(part).unwrap();
+    for term in TERMS {
+        let expected = wide.compress(&Array3::from_elem((1, length, 2), f64::from(term)), None).unwrap();
+        for chunk in [15 * Compressor::<f32>::CHUNK, 7 * Compressor::<f32>::CHUNK, 1_001] {
+            let rows = |range: &std::ops::Range<usize>| Array3::from_elem((1, range.len(), 2), term);
+            let mut whole = narrow.compressor(1).unwrap();
+            for first in (0..length).step_by(chunk + Compressor::<f32>::CHUNK) {
+                let merged = length.min(first + chunk);
+                let pushed = first..merged;
+                whole.push(&rows(&pushed), None).unwrap();
+                let merged = merged..length.min(merged + Compressor::<f32>::CHUNK);
+                let mut part = narrow.compressor(1).unwrap().starting_at(merged.start).unwrap();
+                part.push(&rows(&merged), None).unwrap();
+                whole.merge(part).unwrap();
+            }
+            let found = whole.finish().unwrap();
+            // The bits of a term and a weight decide how far a sum that is kept in f32 drifts: some hardly do.
+            let found = widened(found.keys().iter().chain(found.values()).copied());
+            let worst = relative(found, expected.keys().iter().chain(expected.values()).copied());
+            assert!(worst <= BOUND, "pushes of {chunk} rows of {term} are off by {worst:.1e}");
         }
-        let found = whole.finish().unwrap();
-        let worst = relative(widened(found.keys().iter().copied()), expected.keys().iter().copied());
-        assert!(worst <= BOUND, "pushes of {chunk} are off by {worst:.1e}");
     }
 }
 
