@@ -1,11 +1,11 @@
-//! One attention layer, Linformer against exact: n on logarithmic axes, then k.
+//! One attention layer, Linformer and local-global against exact: n on logarithmic axes, then k.
 //!
 //! `cargo bench --bench attention`, or in a few minutes `cargo bench --bench attention -- --quick`
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use linformer::{ExactAttention, LinformerAttention, LinformerConfig};
+use linformer::{ExactAttention, LinformerAttention, LinformerConfig, LocalGlobalAttention, LocalGlobalConfig};
 
 #[path = "support/curve.rs"]
 mod curve;
@@ -28,6 +28,10 @@ fn over_n(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(n as u64));
         group.bench_with_input(BenchmarkId::new("linformer", n), &x, |bencher, x| {
             bencher.iter(|| linformer.forward(black_box(x), None).expect("it fits"));
+        });
+        let local_global = LocalGlobalAttention::<f32>::new(&LocalGlobalConfig::new(DIM, HEADS), 0).expect("a valid configuration");
+        group.bench_with_input(BenchmarkId::new("local-global", n), &x, |bencher, x| {
+            bencher.iter(|| local_global.forward(black_box(x), None).expect("it fits"));
         });
         if n <= 4096 {
             group.bench_with_input(BenchmarkId::new("exact stored", n), &x, |bencher, x| {

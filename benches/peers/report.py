@@ -152,7 +152,7 @@ of least median in the same rounds among PyTorch at its best, torch.compile, ONN
 (for exact attention PyTorch as installed, too). "best", and torch.compile, have
 PyTorch's MKL made to take AVX-512 on any processor and malloc kept from returning memory: as
 installed it is handicapped on AMD. Models go over to ONNX Runtime and OpenVINO by torch.onnx.export. Shares of peak count 4d² + 8kd
-a token and 4kd² a sequence (and 4·d·ff a token for a feed-forward, 8d² + 4nd for exact attention), over the rate of multiply-adds
+a token and 4kd² a sequence (and 4·d·ff a token for a feed-forward, 8d² + 4nd for exact attention, 8d² + 4·160·d for local-global), over the rate of multiply-adds
 measured in the same run. After idling: calls after 50 ms of sleep each, "idle / loop" over calls in a loop. "busy": other
 processes took more than a twentieth of a processor meanwhile.
 """

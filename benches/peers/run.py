@@ -36,7 +36,7 @@ WORKSHOP = ROOT / "target/peers"
 TWINS = {"lucidrains_attention": "attention", "tatp22_attention": "attention",
          "exact_attention": "exact", "lucidrains_encoder": "encoder",
          "transformer_encoder": "exact_encoder"}
-MAKERS = {"attention": "lucidrains_attention", "exact": "lucidrains_attention",
+MAKERS = {"attention": "lucidrains_attention", "exact": "lucidrains_attention", "local_global": "lucidrains_attention",
           "encoder": "lucidrains_encoder", "exact_encoder": "transformer_encoder"}
 
 # Where single calls are too short to time by themselves: those that warm up in every turn, and the timed ones of all rounds together.

@@ -7,7 +7,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use linformer::ndarray::Array3;
-use linformer::{KernelProbe, Level, LinformerAttention, LinformerConfig, ProbeLeft, Scalar, Workspace};
+use linformer::{
+    KernelProbe, Level, LinformerAttention, LinformerConfig, LocalGlobalAttention, LocalGlobalConfig, ProbeLeft, Scalar, Workspace,
+};
 
 use crate::peak;
 
@@ -42,6 +44,11 @@ const SHAPES: [(usize, usize); 8] = [
     (512, 16),
 ];
 
+/// Rows of one block of local-global attention: no kernel's rows divide them.
+const BLOCK_ROWS: usize = 32;
+/// (inner, columns) of its products: scores of the window and of the slots, and both by their values.
+const BLOCK_SHAPES: [(usize, usize); 4] = [(64, 96), (64, 64), (96, 64), (64, 32)];
+
 /// Runs every level in a child process; whether all of them are fast enough.
 pub(crate) fn check_all() -> bool {
     let executable = std::env::current_exe().expect("this executable has a path");
@@ -69,12 +76,15 @@ pub(crate) fn check_one(name: &str) -> bool {
         Level::Avx512 | Level::Neon => &peak::WIDEST,
     };
     let mark = if Level::current() == Level::Portable { PORTABLE } else { 1.0 };
-    let mut figures = vec![layer()];
+    let mut figures = vec![layer(), local_global_layer()];
+    for shape in BLOCK_SHAPES {
+        figures.push(kernel::<f32>("f32 block", 1.0, ProbeLeft::Rows, (BLOCK_ROWS, shape)));
+    }
     for left in [ProbeLeft::Rows, ProbeLeft::RowsAdded, ProbeLeft::Columns] {
         for shape in SHAPES {
-            figures.push(kernel::<f32>("f32", 1.0, left, shape));
+            figures.push(kernel::<f32>("f32", 1.0, left, (ROWS, shape)));
             // A register holds half as many.
-            figures.push(kernel::<f64>("f64", 2.0, left, shape));
+            figures.push(kernel::<f64>("f64", 2.0, left, (ROWS, shape)));
         }
     }
     for figure in &mut figures {
@@ -146,12 +156,30 @@ impl Figure {
     }
 }
 
-fn kernel<A: Scalar>(name: &str, weight: f64, left: ProbeLeft, (inner, cols): (usize, usize)) -> Figure {
-    let mut probe = KernelProbe::<A>::new(left, ROWS, inner, cols);
-    let flops = weight * (2 * ROWS * inner * cols) as f64;
-    let least = if matches!(left, ProbeLeft::Rows) { KERNEL } else { CHAINS };
+fn kernel<A: Scalar>(name: &str, weight: f64, left: ProbeLeft, (rows, (inner, cols)): (usize, (usize, usize))) -> Figure {
+    let mut probe = KernelProbe::<A>::new(left, rows, inner, cols);
+    let flops = weight * (2 * rows * inner * cols) as f64;
+    let least = if rows == ROWS && matches!(left, ProbeLeft::Rows) {
+        KERNEL
+    } else {
+        CHAINS
+    };
     Figure::new(format!("{name} kernel, {left:?}, {inner} x {cols}"), least, flops, move || {
         probe.run();
+    })
+}
+
+fn local_global_layer() -> Figure {
+    let (n, dim) = (1056, 512);
+    let config = LocalGlobalConfig::new(dim, 8);
+    let seen = 3 * config.block + config.slots;
+    let layer = LocalGlobalAttention::<f32>::new(&config, 0).expect("a valid configuration");
+    let x = Array3::from_shape_fn((1, n, dim), |(_, t, i)| ((t * dim + i) as f32 * 0.734).sin());
+    let (mut out, mut workspace) = (Array3::zeros(x.dim()), Workspace::new());
+    let flops = (n * (8 * dim * dim + 4 * seen * dim)) as f64;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
+    Figure::new("f32 local-global layer".into(), LAYER, flops, move || {
+        pool.install(|| layer.forward_into(&x, None, &mut out, &mut workspace).expect("it fits"));
     })
 }
 

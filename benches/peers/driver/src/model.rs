@@ -4,7 +4,10 @@ use std::path::Path;
 
 use linformer::checkpoint::{Tensors, lucidrains};
 use linformer::ndarray::Array3;
-use linformer::{AttentionConfig, Encoder, EncoderConfig, ExactAttention, FeedForwardConfig, LinformerAttention, NormPlacement, Parameters, Result, Workspace};
+use linformer::{
+    AttentionConfig, Encoder, EncoderConfig, ExactAttention, FeedForwardConfig, LinformerAttention, LocalGlobalAttention, LocalGlobalConfig,
+    NormPlacement, Parameters, Result, Workspace,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -18,6 +21,8 @@ pub enum Kind {
     Attention,
     /// The same weights without E and F, in exact attention.
     Exact,
+    /// The same weights without E and F, with blocks of 32 and 64 slots.
+    LocalGlobal,
     /// lucidrains' `Linformer`.
     Encoder,
     /// PyTorch's `nn.TransformerEncoder`, by this crate's names.
@@ -28,6 +33,7 @@ pub enum Kind {
 pub enum Model {
     Attention(LinformerAttention<f32>),
     Exact(ExactAttention<f32>),
+    LocalGlobal(LocalGlobalAttention<f32>),
     Encoder(Encoder<f32>),
 }
 
@@ -52,6 +58,7 @@ impl Model {
         Ok(match kind {
             Kind::Attention => Self::Attention(lucidrains::attention(&tensors, &options)?),
             Kind::Exact => Self::Exact(ExactAttention::from_linformer(&lucidrains::attention(&tensors, &options)?)),
+            Kind::LocalGlobal => Self::LocalGlobal(local_global(&lucidrains::attention(&tensors, &options)?)?),
             Kind::Encoder | Kind::ExactEncoder => Self::Encoder(lucidrains::linformer(&tensors, &options)?),
         })
     }
@@ -71,12 +78,26 @@ impl Model {
                 *out = layer.forward(x, None)?;
                 Ok(())
             }
+            Self::LocalGlobal(layer) => layer.forward_into(x, None, out, workspace),
             Self::Encoder(encoder) => {
                 out.assign(x);
                 encoder.forward_in_place(out, None, workspace)
             }
         }
     }
+}
+
+/// A layer with the weights of a Linformer layer, apart from E and F.
+fn local_global(layer: &LinformerAttention<f32>) -> Result<LocalGlobalAttention<f32>> {
+    let config = LocalGlobalConfig::new(layer.config().attention.dim, layer.config().attention.heads);
+    let mut own = LocalGlobalAttention::new(&config.with_attention(layer.config().attention.clone()), 0)?;
+    let weights = layer.named();
+    own.visit_mut("", &mut |name, _, mut tensor| {
+        if let Some((_, weight)) = weights.iter().find(|(own, _)| own == name) {
+            tensor.assign(weight);
+        }
+    });
+    Ok(own)
 }
 
 /// A Transformer encoder with all its biases and no final norm, its tensors taken by name.
