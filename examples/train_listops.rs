@@ -1,4 +1,4 @@
-//! Learns ListOps, the Long Range Arena's task of nested list operations, with Linformer and with exact attention in the same time.
+//! Learns ListOps, the Long Range Arena's task of nested list operations, with Linformer, and with local-global and exact attention in the same time.
 //!
 //! `cargo run --release --example train_listops`, and `-- --full` for sequences of 500 to 2,000 tokens.
 //!
@@ -10,15 +10,13 @@ mod support;
 use std::process::ExitCode;
 
 use linformer::training::{Step, TokenBatch};
-use linformer::{
-    AttentionConfig, AttentionKind, Classifier, ClassifierConfig, LanguageModelConfig, LinformerConfig, Pooling, PositionKind, TrainingPass,
-};
+use linformer::{Classifier, ClassifierConfig, FeedForwardConfig, LanguageModelConfig, Pooling, PositionKind, TrainingPass};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::{AnyError, Budget, FLAG, Options, Plan, Spent};
+use support::{AnyError, BLOCK, Budget, FLAG, Kind, Options, Plan, SLOTS, Spent};
 
-const ABOUT: &str = "Trains a small classifier of ListOps expressions with Linformer for some steps, then with exact attention for as many
-processor seconds as those took, and reports both accuracies on expressions that were not trained on, beside that of the most frequent
+const ABOUT: &str = "Trains a small classifier of ListOps expressions with Linformer for some steps, then with local-global and with exact
+attention for as many processor seconds as those took (or for as many steps), and reports all accuracies on expressions that were not trained on, beside that of the most frequent
 answer. Fails where Linformer does not beat it by three points.";
 
 /// Tokens: padding, ten digits, four operators, the closing bracket.
@@ -63,12 +61,16 @@ fn example() -> Result<(), AnyError> {
         .collect::<Result<Vec<_>, _>>()?;
     let majority = support::majority(&test, 10);
     println!("the majority answer: {:.1} %", 100.0 * majority);
-    let (dim, heads) = (options.count("dim"), options.count("heads"));
-    let linformer = LinformerConfig::new(dim, heads, size.longest, options.count("k")).into();
-    let budget = Budget::Steps(options.count("steps") as u64);
-    let (accuracy, spent) = train("Linformer", linformer, budget, &size, &options, &test)?;
-    let exact = AttentionConfig::new(dim, heads).into();
-    train("exact attention", exact, Budget::Seconds(spent.seconds), &size, &options, &test)?;
+    let steps = Budget::Steps(options.count("steps") as u64);
+    let (accuracy, spent) = train(Kind::Linformer, steps, &size, &options, &test)?;
+    let budget = if options.flag("equal-steps") {
+        steps
+    } else {
+        Budget::Seconds(spent.seconds)
+    };
+    for kind in [Kind::LocalGlobal, Kind::Exact] {
+        train(kind, budget, &size, &options, &test)?;
+    }
     if accuracy <= majority + 0.03 {
         return Err("Linformer did not beat the majority answer".into());
     }
@@ -85,6 +87,11 @@ fn options() -> Options {
                 "the Long Range Arena's lengths, 500 to 2,000 tokens, instead of 16 to 128",
             ),
             ("steps", "300", "training steps of Linformer"),
+            ("equal-steps", FLAG, "as many steps of the others, instead of the same time"),
+            ("mean", FLAG, "pool by the mean of all positions instead of the first one"),
+            ("ff-dim", "0", "width of the feed-forwards; twice the model's if 0"),
+            BLOCK,
+            SLOTS,
             ("batch", "32", "expressions of a step"),
             ("test", "1024", "expressions that are tested on"),
             ("k", "32", "rows that keys and values are compressed to"),
@@ -98,21 +105,20 @@ fn options() -> Options {
 }
 
 /// Trains, tests and prints: the accuracy, and what it took.
-fn train(
-    name: &str,
-    attention: AttentionKind,
-    budget: Budget,
-    size: &Size,
-    options: &Options,
-    test: &[TokenBatch],
-) -> Result<(f64, Spent), AnyError> {
-    let body = LanguageModelConfig::new(VOCABULARY, support::encoder(attention, options.count("depth")))
+fn train(kind: Kind, budget: Budget, size: &Size, options: &Options, test: &[TokenBatch]) -> Result<(f64, Spent), AnyError> {
+    let attention = kind.config(options, size.longest, options.count("k"));
+    let mut encoder = support::encoder(attention, options.count("depth"));
+    if options.number("ff-dim") > 0 {
+        encoder = encoder.with_feed_forward(FeedForwardConfig::new(options.number("ff-dim")));
+    }
+    let body = LanguageModelConfig::new(VOCABULARY, encoder)
         .with_position(PositionKind::sinusoidal())
         .with_embedding_deviation(support::AS_LARGE_AS_POSITIONS);
-    let config = ClassifierConfig::tokens(body, 10).with_pooling(Pooling::First);
+    let pooling = if options.flag("mean") { Pooling::Mean } else { Pooling::First };
+    let config = ClassifierConfig::tokens(body, 10).with_pooling(pooling);
     let mut model = Classifier::<f32>::new(&config, options.seed())?;
     let plan = Plan {
-        name: name.into(),
+        name: kind.name().into(),
         budget,
         rate: options.positive("rate"),
         pass: TrainingPass::new(Step::new(options.seed(), 0)),
@@ -120,7 +126,8 @@ fn train(
     let spent = support::train(&mut model, &plan, |step| expressions(size, options.count("batch"), step))?;
     let accuracy = linformer::training::accuracy(&model, test)?;
     println!(
-        "{name}: {:.1} % after {} steps, {:.0} processor seconds",
+        "{}: {:.1} % after {} steps, {:.0} processor seconds",
+        kind.name(),
         100.0 * accuracy,
         spent.steps,
         spent.seconds

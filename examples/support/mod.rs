@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+mod attention;
 mod batches;
 mod clock;
 mod memory;
@@ -10,6 +11,7 @@ mod options;
 mod text;
 mod training;
 
+pub use attention::{BLOCK, Kind, SLOTS};
 pub use batches::{batch, batches, majority};
 pub use clock::Clock;
 pub use memory::{memory, peak_memory};

@@ -18,12 +18,10 @@ use std::process::ExitCode;
 
 use documents::Documents;
 use linformer::training::{Step, TokenBatch};
-use linformer::{
-    AttentionConfig, AttentionKind, Classifier, ClassifierConfig, LanguageModelConfig, LinformerConfig, Pooling, PositionKind, TrainingPass,
-};
+use linformer::{Classifier, ClassifierConfig, LanguageModelConfig, Pooling, PositionKind, TrainingPass};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::{AnyError, Budget, FLAG, Options, Plan};
+use support::{AnyError, BLOCK, Budget, FLAG, Kind, Options, Plan, SLOTS};
 
 const ABOUT: &str = "Trains a classifier of documents from their bytes and prints its accuracy on a fifth of them that was held out, beside that
 of the majority class. Without --documents it makes up texts of four classes, which use the same words, some more often than others. Fails where the model
@@ -102,7 +100,9 @@ fn options() -> Options {
             ("dim", "64", "model width"),
             ("heads", "4", "heads"),
             ("depth", "2", "blocks"),
-            ("exact", FLAG, "exact attention instead of Linformer"),
+            ("attention", "linformer", "linformer, local-global or exact"),
+            BLOCK,
+            SLOTS,
             ("batch", "16", "documents of a step"),
             ("steps", "300", "training steps"),
             ("rate", "0.002", "the highest learning rate"),
@@ -165,12 +165,7 @@ fn train(options: &Options, seed: u64, classes: usize, training: &[Sequence], te
 }
 
 fn model(options: &Options, seed: u64, classes: usize) -> Result<Classifier<f32>, AnyError> {
-    let (dim, heads, n) = (options.count("dim"), options.count("heads"), options.count("n"));
-    let attention: AttentionKind = if options.flag("exact") {
-        AttentionConfig::new(dim, heads).into()
-    } else {
-        LinformerConfig::new(dim, heads, n, options.count("k")).into()
-    };
+    let attention = Kind::of(options)?.config(options, options.count("n"), options.count("k"));
     let body = LanguageModelConfig::new(VOCABULARY, support::encoder(attention, options.count("depth")))
         .with_position(PositionKind::sinusoidal())
         .with_embedding_deviation(support::AS_LARGE_AS_POSITIONS);

@@ -12,8 +12,8 @@ use std::process::ExitCode;
 
 use corpus::Corpus;
 use linformer::training::Step;
-use linformer::{AttentionConfig, AttentionKind, LanguageModel, LanguageModelConfig, LinformerConfig, PositionKind, Sharing, TrainingPass};
-use support::{AnyError, Budget, FLAG, Options, Plan, Spent};
+use linformer::{AttentionKind, LanguageModel, LanguageModelConfig, PositionKind, Sharing, TrainingPass};
+use support::{AnyError, BLOCK, Budget, FLAG, Kind, Options, Plan, SLOTS, Spent};
 
 const ABOUT: &str =
     "Trains a masked model of the bytes of a text: 15 % of them are hidden and guessed from all others. Prints the bits that a
@@ -29,7 +29,7 @@ struct Shape {
     heads: usize,
     depth: usize,
     sharing: Sharing,
-    exact: bool,
+    kind: Kind,
 }
 
 fn main() -> ExitCode {
@@ -52,10 +52,11 @@ fn example() -> Result<(), AnyError> {
         return sweep::run(&options, &shape, &corpus, [order_0, order_2]);
     }
     let (bits, spent) = train(&options, &shape, &corpus)?;
-    let name = if shape.exact { "exact attention" } else { "Linformer" };
     println!(
-        "{name}: {bits:.3} bits a byte after {} steps, {:.0} processor seconds",
-        spent.steps, spent.seconds
+        "{}: {bits:.3} bits a byte after {} steps, {:.0} processor seconds",
+        shape.kind.name(),
+        spent.steps,
+        spent.seconds
     );
     if bits > order_2 {
         println!("order 2 is still ahead: that takes more steps (--steps)");
@@ -77,9 +78,12 @@ fn options() -> Options {
             ("heads", "4", "heads"),
             ("depth", "2", "blocks"),
             ("sharing", "headwise", "who shares E and F: none, headwise, keyvalue or layerwise"),
-            ("exact", FLAG, "exact attention instead of Linformer"),
+            ("attention", "linformer", "linformer, local-global or exact"),
+            BLOCK,
+            SLOTS,
             ("batch", "32", "windows of a step"),
             ("steps", "600", "training steps"),
+            ("seconds", "0", "processor seconds to train for, instead of steps"),
             ("rate", "0.005", "the highest learning rate"),
             ("seed", "1", "seed of models and batches"),
             (
@@ -106,26 +110,30 @@ fn shape(options: &Options) -> Result<Shape, AnyError> {
             "layerwise" => Sharing::Layerwise,
             other => return Err(format!("--sharing is none, headwise, keyvalue or layerwise, not `{other}`").into()),
         },
-        exact: options.flag("exact"),
+        kind: Kind::of(options)?,
     })
 }
 
 /// Trains a model; the bits it needs for a hidden byte of the part that was held out.
 fn train(options: &Options, shape: &Shape, corpus: &Corpus) -> Result<(f64, Spent), AnyError> {
-    let attention = if shape.exact {
-        AttentionKind::from(AttentionConfig::new(shape.dim, shape.heads))
-    } else {
-        LinformerConfig::new(shape.dim, shape.heads, shape.n, shape.k)
-            .with_sharing(shape.sharing)
-            .into()
+    let mut attention = shape.kind.config(options, shape.n, shape.k);
+    if let AttentionKind::Linformer(linformer) = &mut attention {
+        linformer.projection.sharing = Some(shape.sharing);
+    }
+    let budget = match options.number("seconds") {
+        0 => Budget::Steps(options.count("steps") as u64),
+        seconds => Budget::Seconds(seconds as f64),
     };
     let config = LanguageModelConfig::new(corpus::VOCABULARY, support::encoder(attention, shape.depth))
         .with_position(PositionKind::sinusoidal())
         .with_embedding_deviation(support::AS_LARGE_AS_POSITIONS);
     let mut model = LanguageModel::<f32>::new(&config, options.seed())?;
     let plan = Plan {
-        name: format!("{:?}, k {}", shape.sharing, shape.k),
-        budget: Budget::Steps(options.count("steps") as u64),
+        name: match shape.kind {
+            Kind::Linformer => format!("{:?}, k {}", shape.sharing, shape.k),
+            kind => kind.name().into(),
+        },
+        budget,
         rate: options.positive("rate"),
         pass: TrainingPass::new(Step::new(options.seed(), 0)),
     };

@@ -4,7 +4,7 @@ use linformer::Sharing;
 use plotters::prelude::*;
 
 use crate::corpus::Corpus;
-use crate::support::{AnyError, Options};
+use crate::support::{AnyError, Kind, Options};
 use crate::{Shape, train};
 
 const LENGTHS: [usize; 4] = [16, 32, 64, 128];
@@ -29,7 +29,7 @@ pub(crate) fn run(options: &Options, shape: &Shape, corpus: &Corpus, [order_0, o
             let shape = Shape {
                 k,
                 sharing,
-                exact: false,
+                kind: Kind::Linformer,
                 ..shape.clone()
             };
             let (bits, spent) = train(options, &shape, corpus)?;
@@ -41,7 +41,7 @@ pub(crate) fn run(options: &Options, shape: &Shape, corpus: &Corpus, [order_0, o
         curves.push(curve);
     }
     let exact = Shape {
-        exact: true,
+        kind: Kind::Exact,
         ..shape.clone()
     };
     let (bits, spent) = train(options, &exact, corpus)?;
