@@ -25,8 +25,6 @@ hidden byte costs in a part of the text that was held out, beside two tables of 
 struct Shape {
     n: usize,
     k: usize,
-    dim: usize,
-    heads: usize,
     depth: usize,
     sharing: Sharing,
     kind: Kind,
@@ -100,8 +98,6 @@ fn shape(options: &Options) -> Result<Shape, AnyError> {
     Ok(Shape {
         n: options.count("n"),
         k: options.count("k"),
-        dim: options.count("dim"),
-        heads: options.count("heads"),
         depth: options.count("depth"),
         sharing: match options.text("sharing") {
             "none" => Sharing::None,
