@@ -1,6 +1,6 @@
 //! A sequence compressed to k rows.
 
-use ndarray::{Array3, Array4, ArrayRef3, ArrayView3, ArrayView4, Axis};
+use ndarray::{Array3, Array4, ArrayRef3, ArrayView1, ArrayView3, ArrayView4, Axis};
 
 use super::heads::ItemKeyValues;
 use super::key_values::PackedKeyValues;
@@ -108,11 +108,17 @@ impl<A: Scalar> Compressed<A> {
         self.slots.len()
     }
 
+    /// What query head `head` of `heads` adds to the logits of an item's slots.
+    pub(crate) fn head_mass(&self, item: usize, head: usize, heads: usize) -> Option<ArrayView1<'_, A>> {
+        let masses = self.log_mass.as_ref()?.index_axis(Axis(0), item);
+        let head = head * masses.nrows() / heads;
+        Some(masses.index_axis_move(Axis(0), head).split_at(Axis(0), self.slots[item]).0)
+    }
+
     pub(crate) fn item(&self, item: usize) -> ItemKeyValues<'_, A> {
         ItemKeyValues {
             keys: self.keys.index_axis(Axis(0), item),
             values: self.values.index_axis(Axis(0), item),
-            log_mass: self.log_mass.as_ref().map(|log_mass| log_mass.index_axis(Axis(0), item)),
             count: self.slots[item],
         }
     }

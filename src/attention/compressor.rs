@@ -253,7 +253,9 @@ impl<'a, A: Scalar> Compressor<'a, A> {
             *reached = (*reached).max(other);
         }
         let (config, ends) = (self.config, &self.totals.ends);
-        self.totals.pooled.merge(other.totals.pooled, |item| config.segment_level(ends[item]));
+        self.totals
+            .pooled
+            .merge(other.totals.pooled, |item| config.segment_level(ends[item]));
         self.totals.pushed.insert_all(other.totals.pushed);
         self.next = self.next.max(other.next);
         Ok(())

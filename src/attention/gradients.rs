@@ -3,7 +3,7 @@
 use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, Ix4, s};
 
 use super::compressed::Compressed;
-use super::heads::{ItemKeyValues, head_scores};
+use super::heads::head_scores;
 use super::partial::HeadScratch;
 use super::weights::{AttentionWeights, tile};
 use crate::buffer_pool::Buffers;
@@ -72,7 +72,7 @@ impl<A: Scalar> AttentionWeights<A> {
                 length,
                 heads: self.heads,
             };
-            attend_with_dropout(&mut concat, context.item(item), place, dropout);
+            attend_with_dropout(&mut concat, context, place, dropout);
         });
         self.concat_output(queries, concat, (batch, length), buffers)
     }
@@ -202,7 +202,7 @@ impl<A: Scalar> HeadsBackward<'_, A> {
         let (_, kv_heads, slots, head_dim) = self.context.keys.dim();
         let (heads, length, group) = (self.heads, self.length, self.heads / kv_heads);
         let (keys, values) = self.context.item(item).head(kv_head, kv_heads);
-        let log_mass = self.context.item(item).head_mass(kv_head, kv_heads);
+        let log_mass = self.context.head_mass(item, kv_head, kv_heads);
         backward.attend_to(keys, values, log_mass);
         let mut staged = [StagedSum::default(), StagedSum::default()];
         for head in kv_head * group..(kv_head + 1) * group {
@@ -290,13 +290,9 @@ impl<A: Scalar> Dropped<'_, A> {
     }
 }
 
-/// Replaces every head's queries by dropout(softmax(q·kᵀ/√d))·v.
-fn attend_with_dropout<A: Scalar>(
-    queries: &mut ArrayViewMut2<'_, A>,
-    context: ItemKeyValues<'_, A>,
-    place: ScoreTile,
-    dropout: &Dropout<A>,
-) {
+/// Replaces every head's queries by dropout(softmax(q·kᵀ/√d + log-mass))·v.
+fn attend_with_dropout<A: Scalar>(queries: &mut ArrayViewMut2<'_, A>, compressed: &Compressed<A>, place: ScoreTile, dropout: &Dropout<A>) {
+    let context = compressed.item(place.item);
     let (head_dim, count) = (context.keys.dim().2, context.count);
     if count == 0 {
         queries.fill(A::zero());
@@ -305,7 +301,8 @@ fn attend_with_dropout<A: Scalar>(
     let mut space = Vec::new();
     for head in 0..place.heads {
         let mut scores = tile(&mut space, queries.nrows(), count);
-        head_scores(queries.view(), context, head, place.heads, &mut scores);
+        let log_mass = compressed.head_mass(place.item, head, place.heads);
+        head_scores(queries.view(), context, log_mass, head, place.heads, &mut scores);
         place.dropped(head, context.keys.dim().1, dropout).apply(&mut scores);
         let (_, values) = context.head(head, place.heads);
         let mut result = queries.slice_mut(s![.., head * head_dim..(head + 1) * head_dim]);

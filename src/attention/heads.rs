@@ -10,8 +10,6 @@ use crate::scalar::Scalar;
 pub(crate) struct ItemKeyValues<'a, A> {
     pub(crate) keys: ArrayView3<'a, A>,
     pub(crate) values: ArrayView3<'a, A>,
-    /// What is added to the logits of each slot, (heads, slots).
-    pub(crate) log_mass: Option<ArrayView2<'a, A>>,
     pub(crate) count: usize,
 }
 
@@ -23,19 +21,14 @@ impl<'a, A> ItemKeyValues<'a, A> {
         let rows = |all: ArrayView3<'a, A>| all.index_axis_move(Axis(0), head).split_at(Axis(0), self.count).0;
         (rows(self.keys), rows(self.values))
     }
-
-    /// What query head `head` of `heads` adds to its logits, (count).
-    pub(crate) fn head_mass(self, head: usize, heads: usize) -> Option<ArrayView1<'a, A>> {
-        let masses = self.log_mass?;
-        let head = head * masses.nrows() / heads;
-        Some(masses.index_axis_move(Axis(0), head).split_at(Axis(0), self.count).0)
-    }
 }
 
-/// Fills the first columns of `scores` (rows, slots or more; contiguous rows) with softmax(q·kᵀ/√`head_dim` + log-mass) of one head.
+/// Fills the first columns of `scores` (rows, slots or more; contiguous rows) with softmax(q·kᵀ/√`head_dim` + log-mass) of one head; the
+/// log-masses of its slots are 0 where there are none.
 pub(crate) fn head_scores<A: Scalar>(
     queries: ArrayView2<'_, A>,
     context: ItemKeyValues<'_, A>,
+    log_mass: Option<ArrayView1<'_, A>>,
     head: usize,
     heads: usize,
     scores: &mut ArrayViewMut2<'_, A>,
@@ -43,7 +36,7 @@ pub(crate) fn head_scores<A: Scalar>(
     let head_dim = context.keys.dim().2;
     let (keys, _) = context.head(head, heads);
     let queries = queries.slice(s![.., head * head_dim..(head + 1) * head_dim]);
-    softmax_scores(queries, keys, context.head_mass(head, heads), &mut scores.slice_mut(s![.., ..context.count]));
+    softmax_scores(queries, keys, log_mass, &mut scores.slice_mut(s![.., ..context.count]));
 }
 
 /// Fills `scores` (rows, slots; contiguous rows) with softmax(q·kᵀ/√`head_dim` + log-mass).

@@ -129,7 +129,9 @@ impl<A: Scalar> Summaries<A> {
             if *mass != A::zero() {
                 let factor = exp_below(*own, maximum);
                 *mass *= factor;
-                sums.iter_mut().for_each(|sum| *sum *= factor);
+                for sum in sums {
+                    *sum *= factor;
+                }
             }
             *own = maximum;
         }

@@ -113,7 +113,8 @@ impl<A: Scalar> AttentionWeights<A> {
     pub(crate) fn attention_map(&self, operation: &'static str, queries: &ArrayRef3<A>, context: &Compressed<A>) -> Result<Array4<A>> {
         self.map_of(operation, queries, context.keys.dim().2, |item, _, projected, map| {
             for (head, mut scores) in map.outer_iter_mut().enumerate() {
-                head_scores(projected, context.item(item), head, self.heads, &mut scores);
+                let log_mass = context.head_mass(item, head, self.heads);
+                head_scores(projected, context.item(item), log_mass, head, self.heads, &mut scores);
             }
         })
     }

@@ -72,7 +72,6 @@ impl<A: Scalar> CachedRows<A> {
         ItemKeyValues {
             keys: self.keys.view(),
             values: self.values.view(),
-            log_mass: None,
             count: self.filled,
         }
     }

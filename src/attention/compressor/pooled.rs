@@ -263,7 +263,8 @@ impl<A: Scalar> Compressor<'_, A> {
                 for (place, interval) in own.intervals.iter().enumerate() {
                     let at = s![0, head, interval.index, ..];
                     let (key, mut value) = (keys.view.slice_mut(at), values.view.slice_mut(at));
-                    let (Some(key), Some(value), Some(query)) = (key.into_slice(), value.as_slice_mut(), query.and_then(|query| query.to_slice()))
+                    let (Some(key), Some(value), Some(query)) =
+                        (key.into_slice(), value.as_slice_mut(), query.and_then(|query| query.to_slice()))
                     else {
                         continue;
                     };
@@ -307,13 +308,60 @@ impl<A: Scalar> PushedRows<'_, '_, A> {
                 let rows = HeadRows {
                     keys,
                     values: values.as_ref().and_then(|values| values.as_slice()).unwrap_or(keys),
-                    query: query.index_axis_move(Axis(0), first + head).to_slice().expect("rows of u are contiguous"),
+                    query: query
+                        .index_axis_move(Axis(0), first + head)
+                        .to_slice()
+                        .expect("rows of u are contiguous"),
                     scale: scale(self.config.attention.effective_head_dim()),
                 };
                 for interval in Interval::within(self.start + from, self.start + to, self.level) {
-                    let places = (interval.start() - self.start..interval.end() - self.start).map(|row| self.rows.is_real(row).then_some(row - from));
+                    let places = (interval.start() - self.start..interval.end() - self.start)
+                        .map(|row| self.rows.is_real(row).then_some(row - from));
                     rows.push_set(places, summaries);
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ProjectionKind;
+    use crate::{LinformerAttention, PaddingMask};
+    use ndarray::{Array2, Array3};
+
+    #[test]
+    fn intervals_within_a_range() {
+        for (start, end) in [(0, 0), (0, 1), (5, 64), (63, 200), (1, 2), (512, 1024)] {
+            for most in [0, 2, 9] {
+                let mut next = start;
+                for interval in Interval::within(start, end, most) {
+                    assert!(interval.start() == next && interval.level <= most);
+                    assert_eq!(interval.start() % (1 << interval.level), 0);
+                    next = interval.end();
+                }
+                assert_eq!(next, end);
+            }
+        }
+    }
+
+    /// A stream keeps no more than its segments and the parts of two that are not whole, wherever it begins, holes or not.
+    #[test]
+    fn a_stream_takes_little_memory() {
+        let (k, chunk) = (6, 700);
+        let config = LinformerConfig::new(2, 1, 1, k).with_kind(ProjectionKind::AttentionPooling);
+        let layer = LinformerAttention::<f32>::new(&config, 0).unwrap();
+        for start in [0, 12_345] {
+            let mut compressor = layer.compressor(1).unwrap().starting_at(start).unwrap();
+            for index in 0..40 {
+                let x = Array3::ones((1, chunk, 2));
+                let mask = PaddingMask::from_bools(&Array2::from_shape_fn((1, chunk), |(_, t)| (index + t) % 9 > 0));
+                compressor.push(&x, Some(&mask)).unwrap();
+                let most = k + 2 * (start + (index + 1) * chunk).ilog2() as usize;
+                let item = &compressor.totals.pooled.items[0];
+                assert!(item.intervals.len() <= most, "{} intervals after {index}", item.intervals.len());
+                assert!(item.heads.iter().all(|head| head.len() == item.intervals.len()));
             }
         }
     }

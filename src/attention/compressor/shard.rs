@@ -58,7 +58,10 @@ impl<A: Scalar> Compressor<'_, A> {
             compressor.reach(own)?;
             lengths = others;
         }
-        if compressors.iter().any(|compressor| compressor.config.projection.pools_by_attention()) {
+        if compressors
+            .iter()
+            .any(|compressor| compressor.config.projection.pools_by_attention())
+        {
             return Self::complete_pooled(compressors, shard);
         }
         let mut counts: Vec<usize> = compressors

@@ -1,5 +1,6 @@
-//! Exact and causal attention against their definitions.
+//! Exact, causal and pooled attention against their definitions.
 
 mod causal;
 mod exact;
 mod from_exact;
+mod pooling;

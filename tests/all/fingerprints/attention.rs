@@ -87,7 +87,11 @@ fn projections<A: Scalar>(record: &mut Record) {
             encoder::<A>(record, &format!("{kind:?}, shared {sharing:?}"), &config, 83);
         }
     }
-    for kind in [ProjectionKind::MeanPooling, ProjectionKind::MaxPooling] {
+    for kind in [
+        ProjectionKind::MeanPooling,
+        ProjectionKind::MaxPooling,
+        ProjectionKind::AttentionPooling,
+    ] {
         encoder::<A>(record, &format!("{kind:?}"), &one_block(small(kind)), 83);
     }
     let initializations = [

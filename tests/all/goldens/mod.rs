@@ -9,6 +9,7 @@ mod expected;
 mod fairseq;
 mod lucidrains;
 mod rifath95;
+mod tangent;
 mod tatp22;
 
 use std::path::{Path, PathBuf};
@@ -63,6 +64,7 @@ fn run<A: Scalar>(case: &Case) -> Outcome {
         "tatp22" => tatp22::run::<A>(case),
         "fairseq" => fairseq::run::<A>(case),
         "rifath95" => rifath95::run::<A>(case),
+        "tangent" => tangent::run::<A>(case),
         other => panic!("{}: no loader for the peer {other}", case.name),
     }
 }

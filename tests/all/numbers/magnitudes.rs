@@ -45,10 +45,11 @@ fn opposite_numbers() {
 
 fn encoders(norm: NormPlacement) -> Vec<EncoderConfig> {
     let compressed = |kind| LinformerConfig::new(8, 2, 12, 3).with_kind(kind);
-    let kinds: [AttentionKind; 5] = [
+    let kinds: [AttentionKind; 6] = [
         compressed(ProjectionKind::Learned).into(),
         compressed(ProjectionKind::MeanPooling).into(),
         compressed(ProjectionKind::MaxPooling).into(),
+        compressed(ProjectionKind::AttentionPooling).into(),
         AttentionConfig::new(8, 2).into(),
         CausalConfig::new(8, 2, 12, 1).into(),
     ];

@@ -128,7 +128,9 @@ impl<A: Scalar> Compressor<'_, A> {
         [mut to_keys, mut to_values]: [ArrayViewMut2<'_, A>; 2],
         space: &mut Space<A>,
     ) {
-        let Some(query) = self.projections.key().pooling_query() else { return };
+        let Some(query) = self.projections.key().pooling_query() else {
+            return;
+        };
         let (group, width) = dqueries.dim();
         space.take(task);
         let count = space.real.len() * width;
@@ -165,7 +167,10 @@ impl<A: Scalar> Compressor<'_, A> {
         for (index, &row) in space.real.iter().enumerate() {
             let own = index * width..(index + 1) * width;
             for (to, from) in [(&mut to_keys, &space.dkeys), (&mut to_values, &space.dvalues)] {
-                to.row_mut(row).iter_mut().zip(&from[own.clone()]).for_each(|(to, &from)| *to = from);
+                to.row_mut(row)
+                    .iter_mut()
+                    .zip(&from[own.clone()])
+                    .for_each(|(to, &from)| *to = from);
             }
         }
     }
