@@ -209,6 +209,8 @@ impl<A: Scalar> Compressor<'_, A> {
         let (added, ends) = (&*added, &self.totals.ends);
         for_each_part(Chunks { slice: items, size: 1 }, cost, |item, part| {
             let ItemSummaries { intervals, heads } = &mut part.slice[0];
+            // Rows of padding do not lengthen an item.
+            let end = if rows[item].end == 0 { 0 } else { start + rows[item].end };
             let pushed = PushedRows {
                 config,
                 weights: self.weights,
@@ -216,7 +218,7 @@ impl<A: Scalar> Compressor<'_, A> {
                 x: chunk.index_axis(Axis(0), item),
                 start,
                 rows: &rows[item],
-                level: config.segment_level(ends[item].max(start + rows[item].end)),
+                level: config.segment_level(ends[item].max(end)),
             };
             let size = config.attention.heads / config.attention.kv_heads;
             for_each_part(Chunks { slice: heads, size }, cost, |kv_head, group| {
