@@ -145,8 +145,8 @@ mod summary;
 pub mod training;
 
 pub use attention::{
-    AttentionCache, BlockwiseCausalAttention, Compressed, Compressor, ExactAttention, LinformerAttention, Order, PaddingMask, Projection,
-    Projections, SequenceLengths, Workspace,
+    AttentionCache, BlockwiseCausalAttention, Compressed, Compressor, ExactAttention, LinformerAttention, LocalGlobalAttention, Order,
+    PaddingMask, Projection, Projections, SequenceLengths, Workspace,
 };
 pub use blocks::{
     Attention, CompressedSource, Decoder, DecoderBlock, DecoderCache, Encoder, EncoderBlock, EncoderBlockCache, EncoderCache,
@@ -155,8 +155,8 @@ pub use blocks::{
 pub use config::{
     AttentionConfig, AttentionKind, BiasPlace, BlockWeights, CausalConfig, ClassifierConfig, ClassifierInput, ContextOverflow, Convolution,
     ConvolutionKernel, ConvolutionTail, DecoderConfig, DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig,
-    GenerationConfig, HeadKind, LanguageModelConfig, LinformerConfig, NormPlacement, PatchesConfig, Pooling, PositionKind,
-    ProjectionConfig, ProjectionKind, Sharing, SinusoidLayout, SummarySoftmax, TrainingPass, TranslationConfig,
+    GenerationConfig, HeadKind, LanguageModelConfig, LinformerConfig, LocalGlobalConfig, NormPlacement, PatchesConfig, Pooling,
+    PoolingQuery, PositionKind, ProjectionConfig, ProjectionKind, Sharing, SinusoidLayout, SummarySoftmax, TrainingPass, TranslationConfig,
 };
 pub use error::{Error, Result};
 pub use initialization::Initialization;

@@ -6,6 +6,7 @@ use super::causal::CausalContext;
 use super::compressed::Compressed;
 use super::compressor::CompressionCache;
 use super::gradients::AttendCache;
+use super::local_global::ItemContext;
 use super::mask::PaddingMask;
 use crate::buffer_pool::Buffers;
 use crate::config::{AttentionKind, check_alike};
@@ -37,6 +38,8 @@ pub(super) enum CachedContext<A> {
     Whole(Compressed<A>),
     /// Each row sees only earlier positions and its own.
     Causal(CausalContext<A>),
+    /// Each row sees its window and summaries; one for each item.
+    LocalGlobal(Vec<ItemContext<A>>),
 }
 
 impl<A: Scalar> AttentionCache<A> {

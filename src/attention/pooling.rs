@@ -8,6 +8,7 @@
 
 #![allow(dead_code)] // until all of its users are here
 
+use crate::ops::softmax_rows;
 use crate::scalar::Scalar;
 
 mod backward;
@@ -250,11 +251,16 @@ impl<A: Scalar> HeadRows<'_, A> {
         &self.values[row * width..][..width]
     }
 
+    /// ⟨u, k⟩·`scale`.
+    pub(super) fn importance(&self, key: &[A]) -> A {
+        importance(self.query, key, self.scale)
+    }
+
     /// Adds one set of as many positions as `rows` has, a power of two: [`push_segments`](Self::push_segments) in less memory.
     pub(super) fn push_set(&self, rows: impl Iterator<Item = Option<usize>>, to: &mut Summaries<A>) {
         for (index, row) in rows.enumerate() {
             match row {
-                Some(row) => to.push_position(importance(self.query, self.key(row), self.scale), self.key(row), self.value(row)),
+                Some(row) => to.push_position(self.importance(self.key(row)), self.key(row), self.value(row)),
                 None => to.push_empty(),
             }
             // As many sets as the position ends.
@@ -269,7 +275,7 @@ impl<A: Scalar> HeadRows<'_, A> {
         let first = to.len();
         for row in rows {
             match row {
-                Some(row) => to.push_position(importance(self.query, self.key(row), self.scale), self.key(row), self.value(row)),
+                Some(row) => to.push_position(self.importance(self.key(row)), self.key(row), self.value(row)),
                 None => to.push_empty(),
             }
         }
@@ -277,4 +283,12 @@ impl<A: Scalar> HeadRows<'_, A> {
             to.halve_from(first);
         }
     }
+}
+
+/// The softmax over some rows of their importance: how much of V̄ comes from each.
+pub(super) fn position_shares<A: Scalar>(rows: &HeadRows<'_, A>, range: std::ops::Range<usize>) -> Vec<A> {
+    let mut shares: Vec<A> = range.map(|row| rows.importance(rows.key(row))).collect();
+    let count = shares.len();
+    softmax_rows(&mut shares, count);
+    shares
 }

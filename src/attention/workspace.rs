@@ -9,6 +9,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, s};
 use super::compressed::Compressed;
 use super::compressor::{CompressionScratch, SEGMENT, Totals};
 use super::key_values::PackedKeyValues;
+use super::local_global::{ItemContext, LocalGlobalScratch, PackedItem, RowScratch};
 use super::weights::{AttendScratch, tile};
 use crate::error::Result;
 use crate::layers::{FeedForwardScratch, LayerNorm, tile_rows};
@@ -51,6 +52,7 @@ pub(crate) struct ContextSpace<A> {
     pub(crate) totals: Totals<A>,
     pub(crate) compressed: Compressed<A>,
     pub(crate) packed: PackedKeyValues<A>,
+    pub(crate) local_global: (ItemContext<A>, PackedItem<A>, Pool<RowScratch<A>>),
     pub(crate) normed: Vec<A>,
 }
 
@@ -60,6 +62,7 @@ pub(crate) struct TileSpace<A> {
     normed: Vec<A>,
     pub(crate) x: Tile<A>,
     pub(crate) attention: AttendScratch<A>,
+    pub(crate) local_global: LocalGlobalScratch<A>,
     pub(crate) feed_forward: FeedForwardScratch<A>,
 }
 
@@ -69,6 +72,7 @@ impl<A: Scalar> Default for TileSpace<A> {
             normed: Vec::new(),
             x: Tile::default(),
             attention: AttendScratch::default(),
+            local_global: LocalGlobalScratch::default(),
             feed_forward: FeedForwardScratch::default(),
         }
     }
@@ -110,6 +114,7 @@ impl<A: Scalar> Workspace<A> {
                 totals: Totals::default(),
                 compressed: Compressed::empty(),
                 packed: PackedKeyValues::default(),
+                local_global: Default::default(),
                 normed: Vec::new(),
             },
             tiles: Pool::default(),
@@ -149,19 +154,19 @@ impl<A: Scalar> Workspace<A> {
         });
     }
 
-    /// [`for_each_tile`](Self::for_each_tile) for the same rows of two arrays of one length.
+    /// [`for_each_tile`](Self::for_each_tile) for the same rows of two arrays of one length; `work` gets the first row.
     pub(crate) fn for_each_tile_of_two(
         &self,
         first: ArrayViewMut2<'_, A>,
         second: ArrayViewMut2<'_, A>,
         cost: usize,
-        work: impl Fn(&mut TileSpace<A>, ArrayViewMut2<'_, A>, ArrayViewMut2<'_, A>) + Sync,
+        work: impl Fn(&mut TileSpace<A>, usize, ArrayViewMut2<'_, A>, ArrayViewMut2<'_, A>) + Sync,
     ) {
         let size = tile_rows(first.nrows());
         let parts = |view| Parts { view, axis: 0, size };
-        for_each_part((parts(first), parts(second)), cost, |_, (first, second)| {
+        for_each_part((parts(first), parts(second)), cost, |tile, (first, second)| {
             let count = first.view.nrows();
-            self.tiles.with(|space| work(space, first.view, second.view));
+            self.tiles.with(|space| work(space, tile * size, first.view, second.view));
             if let Some(watcher) = &self.watcher {
                 watcher(count);
             }

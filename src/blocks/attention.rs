@@ -3,14 +3,14 @@
 use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2};
 
 use crate::attention::{
-    AttendScratch, AttentionCache, BlockwiseCausalAttention, CausalContext, Compressed, ContextSpace, ExactAttention, LayerContext,
-    LayerState, LinformerAttention, PackedKeyValues, PaddingMask, Projections, StateShape, Summarized, step,
+    AttentionCache, BlockwiseCausalAttention, CausalContext, Compressed, ContextSpace, ExactAttention, LayerContext, LayerState,
+    LinformerAttention, LocalGlobalAttention, PaddingMask, Projections, StateShape, Summarized, TileSpace, step,
 };
 use crate::config::{AttentionConfig, AttentionKind};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{LayerNorm, check_width};
-use crate::ops::{Dropout, RowsMut, TileRows};
+use crate::ops::{Dropout, RowsMut};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
@@ -27,6 +27,8 @@ pub enum Attention<A = f32> {
     Exact(ExactAttention<A>),
     /// Causal attention to a window and to summaries.
     Causal(BlockwiseCausalAttention<A>),
+    /// Attention to a window and to summaries of everything outside it, O(n).
+    LocalGlobal(LocalGlobalAttention<A>),
 }
 
 parameters!(
@@ -34,6 +36,7 @@ parameters!(
         Linformer,
         Exact,
         Causal,
+        LocalGlobal,
     }
 );
 
@@ -43,6 +46,7 @@ impl<A: Scalar> Attention<A> {
             AttentionKind::Linformer(config) => Self::Linformer(LinformerAttention::init(config, streams)),
             AttentionKind::Exact(config) => Self::Exact(ExactAttention::init(config, streams)),
             AttentionKind::Causal(config) => Self::Causal(BlockwiseCausalAttention::init(config, streams)),
+            AttentionKind::LocalGlobal(config) => Self::LocalGlobal(LocalGlobalAttention::init(config, streams)),
         }
     }
 
@@ -52,6 +56,7 @@ impl<A: Scalar> Attention<A> {
             Self::Linformer(attention) => AttentionKind::Linformer(attention.config().clone()),
             Self::Exact(attention) => AttentionKind::Exact(attention.config().clone()),
             Self::Causal(attention) => AttentionKind::Causal(attention.config().clone()),
+            Self::LocalGlobal(attention) => AttentionKind::LocalGlobal(attention.config().clone()),
         }
     }
 
@@ -60,6 +65,7 @@ impl<A: Scalar> Attention<A> {
             Self::Linformer(attention) => &attention.config().attention,
             Self::Exact(attention) => attention.config(),
             Self::Causal(attention) => &attention.config().attention,
+            Self::LocalGlobal(attention) => &attention.config().attention,
         }
     }
 
@@ -74,6 +80,7 @@ impl<A: Scalar> Attention<A> {
             Self::Linformer(attention) => attention.attend(x, &attention.compress_with(attention.own_or(shared)?, x, mask)?),
             Self::Exact(attention) => attention.forward(x, mask),
             Self::Causal(attention) => Ok(attention.forward_with(shared, x, mask)?.0),
+            Self::LocalGlobal(attention) => attention.forward(x, mask),
         }
     }
 
@@ -89,6 +96,7 @@ impl<A: Scalar> Attention<A> {
         match self {
             Self::Linformer(attention) => attention.compress_item(attention.own_or(shared)?, rows, norm, real, space),
             Self::Exact(attention) => attention.compress_item(rows, norm, real, space),
+            Self::LocalGlobal(attention) => attention.compress_item(rows, norm, real, space),
             Self::Causal(_) => Err(Error::argument(
                 "EncoderBlock",
                 "causal attention takes whole sequences, since a row's place decides what it sees",
@@ -96,14 +104,16 @@ impl<A: Scalar> Attention<A> {
         }
     }
 
-    /// `out` += the attention of the rows of `x` to one item's keys and values.
-    pub(crate) fn add_tile(&self, x: TileRows<'_, A>, context: &PackedKeyValues<A>, out: RowsMut<'_, A>, scratch: &mut AttendScratch<A>) {
+    /// `out` += the attention of the rows that `space` has taken, the first of which is row `first` of the item, to its keys and values.
+    pub(crate) fn add_tile(&self, (context, first): (&ContextSpace<A>, usize), out: RowsMut<'_, A>, space: &mut TileSpace<A>) {
+        let rows = space.x.rows();
         let weights = match self {
             Self::Linformer(attention) => attention.weights(),
             Self::Exact(attention) => attention.weights(),
             Self::Causal(attention) => attention.weights(),
+            Self::LocalGlobal(attention) => return attention.attend_tile(rows, (context, first), true, out, &mut space.local_global),
         };
-        weights.attend_tile(x, (context, 0), true, out, scratch);
+        weights.attend_tile(rows, (&context.packed, 0), true, out, &mut space.attention);
     }
 
     /// Multiplications of a row of a sequence of `length` that attends to it.
@@ -112,6 +122,7 @@ impl<A: Scalar> Attention<A> {
             Self::Linformer(attention) => attention.attend_cost(attention.config().effective_k()),
             Self::Exact(attention) => attention.attend_cost(length),
             Self::Causal(attention) => 2 * attention.config().attention.query_dim().saturating_mul(length),
+            Self::LocalGlobal(attention) => attention.attend_cost(),
         }
     }
 }
@@ -149,7 +160,7 @@ impl<A: Scalar> Attention<A> {
         let (weights, config) = match self {
             Self::Exact(attention) => (attention.weights(), attention.config()),
             Self::Causal(attention) => (attention.weights(), &attention.config().attention),
-            Self::Linformer(_) => return Err(not_causal()),
+            Self::Linformer(_) | Self::LocalGlobal(_) => return Err(not_causal()),
         };
         check_width("Encoder::step", "x", x, config.dim)?;
         Ok(step(weights, summarized, x, states))
@@ -180,7 +191,7 @@ impl<A: Scalar> Attention<A> {
         match self {
             Self::Linformer(attention) => attention.compress_with(attention.own_or(shared)?, context, mask),
             Self::Exact(attention) => attention.keys_of("Decoder::compress", context, mask),
-            Self::Causal(_) => Err(not_of_another()),
+            Self::Causal(_) | Self::LocalGlobal(_) => Err(not_of_another()),
         }
     }
 
@@ -189,7 +200,7 @@ impl<A: Scalar> Attention<A> {
         let heads = match self {
             Self::Linformer(attention) => attention.config().compressed_heads(),
             Self::Exact(attention) => attention.config().kv_heads,
-            Self::Causal(_) => return Err(not_of_another()),
+            Self::Causal(_) | Self::LocalGlobal(_) => return Err(not_of_another()),
         };
         context.check_heads(operation, (heads, self.config().effective_head_dim()))
     }
@@ -199,7 +210,7 @@ impl<A: Scalar> Attention<A> {
         match self {
             Self::Linformer(attention) => attention.attend(queries, context),
             Self::Exact(attention) => attention.attend_to("Decoder::attend", queries, context),
-            Self::Causal(_) => Err(not_of_another()),
+            Self::Causal(_) | Self::LocalGlobal(_) => Err(not_of_another()),
         }
     }
 }
@@ -218,7 +229,7 @@ impl<A: Scalar> Attention<A> {
         match self {
             Self::Linformer(attention) => attention.train_with(layer_context, queries, source, mask, dropout),
             Self::Exact(attention) => attention.train(queries, source, mask, dropout),
-            Self::Causal(_) => Err(not_of_another()),
+            Self::Causal(_) | Self::LocalGlobal(_) => Err(not_of_another()),
         }
     }
 
@@ -233,6 +244,7 @@ impl<A: Scalar> Attention<A> {
             Self::Linformer(attention) => attention.train_with(layer_context, x, None, mask, dropout),
             Self::Exact(attention) => attention.train(x, None, mask, dropout),
             Self::Causal(attention) => attention.train_with(layer_context.projections, x, mask, dropout),
+            Self::LocalGlobal(attention) => attention.train(x, mask, dropout),
         }
     }
 
@@ -269,6 +281,7 @@ impl<A: Scalar> Attention<A> {
                 let dx = attention.backward_dropped(layer_context.projections, cache, dy, dropout, own, shared_gradients)?;
                 Ok((dx, None))
             }
+            (Self::LocalGlobal(attention), Self::LocalGlobal(own)) => Ok((attention.backward_dropped(cache, dy, dropout, own)?, None)),
             _ => Err(Error::argument(
                 "Encoder::backward",
                 "the gradients are of a model with another attention",
@@ -282,5 +295,8 @@ fn not_causal() -> Error {
 }
 
 fn not_of_another() -> Error {
-    Error::argument("Decoder", "causal attention has no other sequence to attend to")
+    Error::argument(
+        "Decoder",
+        "this attention sees its own sequence only; attend to another with LinformerConfig, or with AttentionConfig",
+    )
 }

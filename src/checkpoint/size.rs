@@ -169,6 +169,10 @@ fn attention_kind(kind: &AttentionKind) -> usize {
         AttentionKind::Linformer(config) => linformer(config),
         AttentionKind::Exact(config) => attention(config),
         AttentionKind::Causal(config) => causal(config),
+        AttentionKind::LocalGlobal(config) => {
+            let query = if config.slots == 0 { 0 } else { config.attention.query_dim() };
+            attention(&config.attention).saturating_add(query)
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Feed-forwards, blocks and encoders.
 
-use super::{AttentionConfig, CausalConfig, LinformerConfig, ProjectionConfig, Sharing, at_least_one, check_eps, setters};
+use super::{AttentionKind, LinformerConfig, ProjectionConfig, Sharing, at_least_one, check_eps, setters};
 use crate::error::{Error, Result, checked_len};
 use crate::ops::Activation;
 
@@ -61,91 +61,6 @@ pub enum NormPlacement {
     Pre,
     /// norm(x + f(x)), as in the original Transformer.
     Post,
-}
-
-/// The attention of the blocks of an encoder or decoder.
-#[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
-#[non_exhaustive]
-pub enum AttentionKind {
-    /// Linformer: O(n·k).
-    Linformer(LinformerConfig),
-    /// Exact: O(n²). With [`AttentionConfig::causal`] a position sees nothing after itself.
-    Exact(AttentionConfig),
-    /// Blockwise causal: a window, and summaries of the blocks that are complete.
-    Causal(CausalConfig),
-}
-
-impl AttentionKind {
-    /// Returns the head and weight options.
-    pub fn attention(&self) -> &AttentionConfig {
-        match self {
-            Self::Linformer(config) => &config.attention,
-            Self::Exact(config) => config,
-            Self::Causal(config) => &config.attention,
-        }
-    }
-
-    pub(crate) fn attention_mut(&mut self) -> &mut AttentionConfig {
-        match self {
-            Self::Linformer(config) => &mut config.attention,
-            Self::Exact(config) => config,
-            Self::Causal(config) => &mut config.attention,
-        }
-    }
-
-    /// Returns whether a position sees nothing after itself.
-    pub fn is_causal(&self) -> bool {
-        match self {
-            Self::Linformer(_) => false,
-            Self::Exact(config) => config.causal,
-            Self::Causal(_) => true,
-        }
-    }
-
-    /// Returns the longest sequence that is possible, if there is one.
-    pub(crate) fn longest(&self) -> Option<usize> {
-        match self {
-            Self::Linformer(config) => (!config.projection.any_length()).then_some(config.seq_len),
-            Self::Exact(_) => None,
-            Self::Causal(config) => config.longest(),
-        }
-    }
-
-    /// The mode in which E and F are shared, where there are any and the mode is given.
-    fn sharing(&self) -> Option<Sharing> {
-        match self {
-            Self::Linformer(config) => config.projection.sharing,
-            Self::Exact(_) => None,
-            Self::Causal(config) => Some(config.sharing),
-        }
-    }
-
-    pub(crate) fn check(&self) -> Result<()> {
-        match self {
-            Self::Linformer(config) => config.check(),
-            Self::Exact(config) => config.check(),
-            Self::Causal(config) => config.check(),
-        }
-    }
-}
-
-impl From<CausalConfig> for AttentionKind {
-    fn from(config: CausalConfig) -> Self {
-        Self::Causal(config)
-    }
-}
-
-impl From<LinformerConfig> for AttentionKind {
-    fn from(config: LinformerConfig) -> Self {
-        Self::Linformer(config)
-    }
-}
-
-impl From<AttentionConfig> for AttentionKind {
-    fn from(config: AttentionConfig) -> Self {
-        Self::Exact(config)
-    }
 }
 
 /// A stack of blocks.
@@ -300,6 +215,7 @@ impl EncoderConfig {
             }
             AttentionKind::Linformer(_) => "Linformer",
             AttentionKind::Causal(_) => "Causal",
+            AttentionKind::LocalGlobal(_) => "LocalGlobal",
         };
         let reason = "only exact attention has weights without a projection; take an encoder whose attention is AttentionKind::Exact";
         Err(Error::config("attention", found, reason))
@@ -354,6 +270,9 @@ impl EncoderConfig {
             ),
             AttentionKind::Causal(_) => {
                 refused("the summaries of all layers have as many rows; leave the option out, and set CausalConfig::rows".into())
+            }
+            AttentionKind::LocalGlobal(_) => {
+                refused("the sequences of all layers are cut alike; leave the option out, and set LocalGlobalConfig::slots".into())
             }
             AttentionKind::Linformer(_) if self.shares_projection() && by_layer.windows(2).any(|pair| pair[0] != pair[1]) => refused(
                 "layerwise sharing has one projection, so that all layers have its k; choose another sharing, or leave the option out"

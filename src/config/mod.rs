@@ -1,11 +1,13 @@
 //! The configurations of layers and models: plain data with public fields, built with `new` and `with_…`, checked by every constructor.
 
 mod attention;
+mod attention_kind;
 mod causal;
 mod classifier;
 mod decoder;
 mod encoder;
 mod generation;
+mod local_global;
 mod model;
 mod norms;
 mod patches;
@@ -14,11 +16,13 @@ mod training;
 mod translation;
 
 pub use attention::{AttentionConfig, BiasPlace, LinformerConfig};
+pub use attention_kind::AttentionKind;
 pub use causal::{BlockWeights, CausalConfig, SummarySoftmax};
 pub use classifier::{ClassifierConfig, ClassifierInput, Pooling};
 pub use decoder::{DecoderConfig, DecoderLanguageModelConfig, EncoderDecoderConfig};
-pub use encoder::{AttentionKind, EncoderConfig, FeedForwardConfig, NormPlacement};
+pub use encoder::{EncoderConfig, FeedForwardConfig, NormPlacement};
 pub use generation::{ContextOverflow, GenerationConfig};
+pub use local_global::{LocalGlobalConfig, PoolingQuery};
 pub use model::{HeadKind, LanguageModelConfig, PositionKind, SinusoidLayout};
 pub use patches::PatchesConfig;
 pub use projection::{Convolution, ConvolutionKernel, ConvolutionTail, ProjectionConfig, ProjectionKind, Sharing};

@@ -174,6 +174,7 @@ impl LanguageModelConfig {
             AttentionKind::Linformer(_) => "Linformer",
             AttentionKind::Exact(_) => "Exact, not causal",
             AttentionKind::Causal(_) => "Causal",
+            AttentionKind::LocalGlobal(_) => "LocalGlobal, not causal",
         };
         if !self.encoder.attention.is_causal() {
             let reason = "a next token is to be predicted from the tokens before it, but every position of this attention sees the later ones, too; \
@@ -217,7 +218,7 @@ pub(crate) fn default_position(attention: &AttentionKind) -> PositionKind {
     match attention {
         AttentionKind::Linformer(config) => PositionKind::Learned { max_len: config.seq_len },
         AttentionKind::Causal(config) => PositionKind::Learned { max_len: config.seq_len },
-        AttentionKind::Exact(_) => PositionKind::sinusoidal(),
+        AttentionKind::Exact(_) | AttentionKind::LocalGlobal(_) => PositionKind::sinusoidal(),
     }
 }
 

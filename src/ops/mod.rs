@@ -32,7 +32,8 @@ pub(crate) use long_product::{ROUNDED_ROWS, add_long_product, add_product_to_lon
 pub(crate) use long_sum::{LongSum, StagedSum, add_scaled_widened, add_sums, add_widened, long_sum, rescale_and_add, scatter_rows};
 pub(crate) use matmul::{add_bias, gemm};
 pub(crate) use packed::{
-    Output, PackedColumns, PackedMatrix, ProductScratch, Rows, RowsMut, SEGMENT, Scratch, multiply_panels, pack_panels, panels_len,
+    Output, PANEL_COLS, PackedColumns, PackedMatrix, ProductScratch, Rows, RowsMut, SEGMENT, Scratch, multiply_panels, pack_panels,
+    panels_len,
 };
 pub(crate) use softmax::{exp_rows, scale_rows, softmax_backward_rows, softmax_groups, softmax_rows};
 pub(crate) use tile::{Runs, Tile, TileRows};

@@ -161,6 +161,18 @@ impl<A: Scalar> PackedMatrix<A> {
         self.multiply_runs((a, Left::LongRows), 0, columns, output, c);
     }
 
+    /// [`multiply_long_tile`](Self::multiply_long_tile) with rows start.. of this matrix, as many as the tile has columns.
+    pub(crate) fn multiply_long_rows(
+        &self,
+        a: TileRows<'_, A>,
+        start: usize,
+        columns: Range<usize>,
+        output: Output<'_, A>,
+        c: RowsMut<'_, A>,
+    ) {
+        self.multiply_runs((a, Left::LongRows), start, columns, output, c);
+    }
+
     fn multiply_runs(&self, a: TileLeft<'_, A>, start: usize, columns: Range<usize>, output: Output<'_, A>, c: RowsMut<'_, A>) {
         let (rows, inner) = (a.0.rows, a.0.runs.width());
         if !shares_columns((rows, inner, columns.len())) {

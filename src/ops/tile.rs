@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView2, ArrayViewMut2, s};
+use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2, s};
 
 use super::aligned::Aligned;
 use super::micro_kernel::STRIDE;
@@ -108,6 +108,16 @@ impl<A> TileRows<'_, A> {
     pub(crate) fn nrows(&self) -> usize {
         self.rows
     }
+
+    /// Some columns of a tile of one run.
+    pub(crate) fn columns(self, columns: Range<usize>) -> Self {
+        debug_assert!(self.runs.count() <= 1, "columns of one run");
+        Self {
+            data: &self.data[columns.start..],
+            runs: Runs::of(columns.len()),
+            ..self
+        }
+    }
 }
 
 impl<A: Scalar> Default for Tile<A> {
@@ -132,11 +142,16 @@ impl<A: Scalar> Tile<A> {
 
     /// Takes over `rows`, whose columns `runs` cuts.
     pub(crate) fn fill(&mut self, rows: ArrayView2<'_, A>, runs: Runs) {
-        self.reshape(rows.nrows(), runs);
+        self.fill_rows(rows.nrows(), runs, |row| rows.row(row));
+    }
+
+    /// Takes over `count` rows, whose columns `runs` cuts.
+    pub(crate) fn fill_rows<'r>(&mut self, count: usize, runs: Runs, row: impl Fn(usize) -> ArrayView1<'r, A>) {
+        self.reshape(count, runs);
         for index in 0..self.runs.count() {
             let range = self.runs.range(index);
             let run = &mut self.data.as_mut_slice()[index * self.run_len..];
-            for (to, from) in run.chunks_exact_mut(STRIDE).zip(rows.rows()) {
+            for (to, from) in run.chunks_exact_mut(STRIDE).zip((0..count).map(&row)) {
                 let to = &mut to[..range.len()];
                 match from.to_slice() {
                     Some(from) => to.copy_from_slice(&from[range.clone()]),
@@ -166,6 +181,22 @@ impl<A: Scalar> Tile<A> {
         for index in 0..self.runs.count() {
             let rows = matrix.slice(s![self.runs.range(index), ..]);
             transpose(rows, STRIDE, &mut self.data.as_mut_slice()[index * self.run_len..]);
+        }
+    }
+
+    /// Takes over some rows of one unit of `other`.
+    pub(crate) fn fill_from_unit(&mut self, other: &Self, unit: usize, rows: Range<usize>) {
+        let from = other.unit(unit);
+        self.reshape(rows.len(), from.runs);
+        for index in 0..from.runs.count() {
+            let width = from.runs.range(index).len();
+            let (from, to) = (
+                &from.data[index * from.run_len + rows.start * STRIDE..],
+                &mut self.data.as_mut_slice()[index * self.run_len..],
+            );
+            for (to, from) in to.chunks_exact_mut(STRIDE).zip(from.chunks(STRIDE)).take(rows.len()) {
+                to[..width].copy_from_slice(&from[..width]);
+            }
         }
     }
 

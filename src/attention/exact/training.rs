@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, Array3, Array4, ArrayRef3, s};
 
-use super::super::cache::{AttentionCache, CachedContext, check_gradient, owned};
+use super::super::cache::{AttentionCache, CachedContext, check_gradient, owned, unlike};
 use super::super::gradients::KeyValueGradients;
 use super::super::mask::PaddingMask;
 use super::super::weights::AttentionWeights;
@@ -86,6 +86,7 @@ impl<A: Scalar> ExactAttention<A> {
                 let (dx, grads) = weights.attend_causal_backward(&cache.x, context, &cache.attend, rows(&dy), dropout, own);
                 (dx, grads.keys)
             }
+            CachedContext::LocalGlobal(_) => return Err(unlike(OPERATION, "the cache has a window and summaries")),
         };
         let dcontext = self.key_value_backward(cache.context_input(), cache.mask.as_ref(), &grads, own);
         Ok(cache.input_gradients(dx, dcontext))

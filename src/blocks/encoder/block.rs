@@ -4,7 +4,7 @@ use std::mem;
 
 use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayViewMut2, ArrayViewMut3, Axis, s};
 
-use crate::attention::{PackedKeyValues, PaddingMask, Projections, TileSpace, Workspace, tile};
+use crate::attention::{ContextSpace, PaddingMask, Projections, TileSpace, Workspace, tile};
 use crate::blocks::{Attention, FeedForwardBlock};
 use crate::config::{EncoderConfig, HasNorms, NormPlacement, Sharing};
 use crate::error::{Error, Result, checked_len};
@@ -163,10 +163,10 @@ impl<A: Scalar> EncoderBlock<A> {
 
     /// The block's second half on one item's rows, into rows of its output's width; keys and values are those in the workspace.
     pub(crate) fn attend_item_into(&self, rows: ArrayViewMut2<'_, A>, wider: ArrayViewMut2<'_, A>, workspace: &Workspace<A>) {
-        let context = &workspace.context.packed;
+        let context = &workspace.context;
         let cost = self.cost(rows.nrows());
-        workspace.for_each_tile_of_two(rows, wider, cost, |space, mut rows, mut out| {
-            self.attend(&mut rows, context, space);
+        workspace.for_each_tile_of_two(rows, wider, cost, |space, first, mut rows, mut out| {
+            self.attend(&mut rows, (context, first), space);
             if let Some(feed_forward) = &self.feed_forward {
                 feed_forward.write(self.placement, rows.view(), &mut out, space);
             }
@@ -209,13 +209,14 @@ impl<A: Scalar> EncoderBlock<A> {
             let input = normed.unwrap_or(rows.view());
             self.attention
                 .compress_item(shared, input, None, real(item), &mut workspace.context)?;
-            let context = &workspace.context.packed;
+            let context = &workspace.context;
             workspace.for_each_tile(rows, cost, |space, range, mut rows| match &normed {
                 Some(normed) => {
+                    let first = range.start;
                     space.take(normed.slice(s![range, ..]), None);
-                    self.attend_taken(&mut rows, context, space);
+                    self.attend_taken(&mut rows, (context, first), space);
                 }
-                None => self.attend(&mut rows, context, space),
+                None => self.attend(&mut rows, (context, range.start), space),
             });
         }
         workspace.context.normed = kept;
@@ -230,10 +231,10 @@ impl<A: Scalar> EncoderBlock<A> {
 
     /// The block's second half on one item's rows, in place; keys and values are those in the workspace.
     pub(crate) fn attend_item(&self, mut rows: ArrayViewMut2<'_, A>, workspace: &Workspace<A>) {
-        let context = &workspace.context.packed;
+        let context = &workspace.context;
         let cost = self.cost(rows.nrows());
-        workspace.for_each_tile(rows.view_mut(), cost, |space, _, mut rows| {
-            self.attend(&mut rows, context, space);
+        workspace.for_each_tile(rows.view_mut(), cost, |space, range, mut rows| {
+            self.attend(&mut rows, (context, range.start), space);
             if let Some(feed_forward) = &self.feed_forward {
                 feed_forward.add_in_place(self.placement, &mut rows, space);
             }
@@ -259,12 +260,11 @@ impl<A: Scalar> EncoderBlock<A> {
     /// The second half of the reversible form; keys and values are those in the workspace.
     pub(crate) fn attend_reversible(&self, first: ArrayViewMut2<'_, A>, mut second: ArrayViewMut2<'_, A>, workspace: &Workspace<A>) {
         let norm = Some(&self.attention_norm);
-        let context = &workspace.context.packed;
+        let context = &workspace.context;
         let cost = self.cost(first.nrows());
-        workspace.for_each_tile_of_two(first, second.view_mut(), cost, |space, mut first, mut second| {
+        workspace.for_each_tile_of_two(first, second.view_mut(), cost, |space, start, mut first, mut second| {
             space.take(second.view(), norm);
-            let TileSpace { x, attention, .. } = &mut *space;
-            self.attention.add_tile(x.rows(), context, RowsMut::of(first.view_mut()), attention);
+            self.attention.add_tile((context, start), RowsMut::of(first.view_mut()), space);
             if let Some(feed_forward) = &self.feed_forward {
                 space.take(first.view(), Some(feed_forward.norm()));
                 feed_forward.apply(space, true, &mut second);
@@ -278,15 +278,14 @@ impl<A: Scalar> EncoderBlock<A> {
     }
 
     /// rows ← rows + attention(norm(rows)), or norm(rows + attention(rows)).
-    fn attend(&self, rows: &mut ArrayViewMut2<'_, A>, context: &PackedKeyValues<A>, space: &mut TileSpace<A>) {
+    fn attend(&self, rows: &mut ArrayViewMut2<'_, A>, context: (&ContextSpace<A>, usize), space: &mut TileSpace<A>) {
         space.take(rows.view(), self.first_norm());
         self.attend_taken(rows, context, space);
     }
 
     /// [`attend`](Self::attend), given the rows that the attention reads.
-    fn attend_taken(&self, rows: &mut ArrayViewMut2<'_, A>, context: &PackedKeyValues<A>, space: &mut TileSpace<A>) {
-        let TileSpace { x, attention, .. } = space;
-        self.attention.add_tile(x.rows(), context, RowsMut::of(rows.view_mut()), attention);
+    fn attend_taken(&self, rows: &mut ArrayViewMut2<'_, A>, context: (&ContextSpace<A>, usize), space: &mut TileSpace<A>) {
+        self.attention.add_tile(context, RowsMut::of(rows.view_mut()), space);
         if self.placement == NormPlacement::Post {
             self.attention_norm.apply_in_place(rows);
         }

@@ -83,6 +83,7 @@ pub fn attention_state_dict<A: Scalar>(layer: &Attention<A>, options: &MHAttenti
         Attention::Linformer(layer) => AttentionKind::Linformer(layer.config().clone()),
         Attention::Exact(layer) => AttentionKind::Exact(layer.config().clone()),
         Attention::Causal(layer) => AttentionKind::Causal(layer.config().clone()),
+        Attention::LocalGlobal(layer) => AttentionKind::LocalGlobal(layer.config().clone()),
     };
     let theirs = options.attention_config()?;
     check_same(PEER, &normalized_attention(&ours), &normalized_attention(&theirs))?;

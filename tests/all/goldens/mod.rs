@@ -7,6 +7,7 @@
 mod case;
 mod expected;
 mod fairseq;
+mod local_global;
 mod lucidrains;
 mod rifath95;
 mod tangent;

@@ -1,19 +1,21 @@
-//! Attention pooling against a loop over queries that was written from its definition.
+//! Attention pooling, a case without a window, against the same loop.
 
 use linformer::checkpoint::Tensors;
 use linformer::ndarray::{Array3, s};
 use linformer::{LinformerAttention, LinformerConfig, PaddingMask, Parameters, ProjectionKind, Result, Scalar};
 
 use super::case::{Case, Outcome};
+use super::local_global;
 
+/// Both kinds of attention that compute a case without a window; the others have one.
 pub fn run<A: Scalar>(case: &Case) -> Outcome {
-    if case.config()["window"] != false {
-        return Outcome::Later("windows");
+    if case.config()["window"] == false {
+        match output::<A>(case) {
+            Ok(output) => case.also("output", output.mapv(A::widen).into_dyn()),
+            Err(error) => return Outcome::Failed(error.to_string()),
+        }
     }
-    match output::<A>(case) {
-        Ok(output) => Outcome::Output(output.mapv(A::widen).into_dyn()),
-        Err(error) => Outcome::Failed(error.to_string()),
-    }
+    local_global::run::<A>(case)
 }
 
 /// The file's name of a parameter.
@@ -41,8 +43,7 @@ fn output<A: Scalar>(case: &Case) -> Result<Array3<A>> {
         count += 1;
     });
     assert_eq!(count, tensors.len(), "{}: all tensors are read", case.name);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // they are small and not negative
-    let lengths: Vec<usize> = case.input::<f64>("lengths").iter().map(|&length| length as usize).collect();
+    let lengths = case.lengths("lengths");
     let mask = PaddingMask::from_lengths(&lengths, length)?;
     let at_padding_zero = |mut x: Array3<A>| {
         for (item, &length) in lengths.iter().enumerate() {

@@ -165,7 +165,7 @@ fn shallow(mut config: EncoderConfig, depth: usize) -> EncoderConfig {
 /// The derivative along one direction, of sequences that take several tiles of rows and blocks of keys.
 #[test]
 fn long_sequences() {
-    use linformer::{AttentionConfig, CausalConfig, LinformerConfig, ProjectionKind, Sharing, SummarySoftmax};
+    use linformer::{AttentionConfig, CausalConfig, LinformerConfig, LocalGlobalConfig, ProjectionKind, Sharing, SummarySoftmax};
     let compressed = |k| LinformerConfig::new(8, 4, 600, k);
     let blockwise = |block, window| CausalConfig::new(8, 4, 600, 2).with_block(Some(block)).with_window(Some(window));
     let kv_heads = AttentionConfig::new(8, 4).with_kv_heads(2);
@@ -183,6 +183,8 @@ fn long_sequences() {
         EncoderConfig::new(compressed(530).with_kv_heads(2), 1),
         EncoderConfig::new(compressed(20).with_sharing(Sharing::None), 1),
         EncoderConfig::new(compressed(16).with_kind(ProjectionKind::MeanPooling), 1),
+        EncoderConfig::new(LocalGlobalConfig::new(8, 4).with_block(16).with_slots(5), 1),
+        EncoderConfig::new(LocalGlobalConfig::new(8, 4).with_block(64).with_slots(40).with_kv_heads(2), 2).with_reversible(true),
     ] {
         let mut encoder = Encoder::<f64>::new(&config, 1).unwrap();
         scramble(&mut encoder, 1);

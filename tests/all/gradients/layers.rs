@@ -5,8 +5,8 @@ use crate::common::{bits, model_bits, scramble, sequence};
 use linformer::ndarray::{Array3, array};
 use linformer::{
     Activation, AttentionConfig, AttentionKind, CausalConfig, Embedding, Encoder, EncoderBlock, EncoderConfig, FeedForward,
-    FeedForwardConfig, LayerNorm, Linear, LinformerConfig, NormPlacement, Parameters, Position, PositionKind, ProjectionKind,
-    SinusoidLayout,
+    FeedForwardConfig, LayerNorm, Linear, LinformerConfig, LocalGlobalConfig, NormPlacement, Parameters, Position, PositionKind,
+    ProjectionKind, SinusoidLayout,
 };
 
 #[test]
@@ -93,12 +93,13 @@ fn positions_of_every_kind() {
 
 /// Blocks of every attention, with either norm, with and without a feed-forward, of one width and of two.
 fn blocks() -> Vec<EncoderBlock<f64>> {
-    let attentions: [AttentionKind; 5] = [
+    let attentions: [AttentionKind; 6] = [
         LinformerConfig::new(6, 2, 5, 3).into(),
         LinformerConfig::new(6, 2, 5, 3).with_kind(ProjectionKind::AttentionPooling).into(),
         AttentionConfig::new(6, 2).into(),
         AttentionConfig::new(6, 2).with_causal(true).into(),
         CausalConfig::new(6, 2, 4, 2).into(),
+        LocalGlobalConfig::new(6, 2).with_block(1).with_slots(2).into(),
     ];
     let mut blocks = Vec::new();
     for attention in attentions {

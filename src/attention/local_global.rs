@@ -1,0 +1,280 @@
+//! Attention that is exact near by and in summary far away.
+
+use ndarray::{Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, Axis, s};
+
+use super::exact::ExactAttention;
+use super::mask::{PaddingMask, one_past_last};
+use super::weights::AttentionWeights;
+use super::workspace::{ContextSpace, TileSpace, Workspace};
+use crate::config::{LocalGlobalConfig, PoolingQuery};
+use crate::error::{Error, Result, checked_len};
+use crate::initialization::Streams;
+use crate::layers::{LayerNorm, check_width};
+use crate::ops::{RowsMut, Runs, TileRows};
+use crate::parallel::{self, Pool};
+use crate::parameters::parameters;
+use crate::scalar::Scalar;
+
+mod backward;
+mod block;
+mod cut;
+mod item;
+mod map;
+mod packed;
+mod training;
+
+use cut::Cut;
+pub(crate) use item::{ItemContext, RowScratch};
+pub(crate) use packed::{BlockScratch, PackedItem};
+
+/// Multi-head attention in O(n·(3·block + slots)): exact over a window of blocks, joined in one softmax with summaries of what is outside it.
+///
+/// The sequence is cut into blocks, and into segments as [`LocalGlobalConfig`] describes. A row of block t sees every key of the blocks t − 1 to
+/// t + 1, and one slot for each segment s that has positions outside them. With the importance aⱼ = ⟨u, kⱼ⟩/√`head_dim` of position j, and pⱼ its softmax
+/// over the segment, the slot is K̄ = Σ pⱼ·kⱼ, V̄ = Σ pⱼ·vⱼ, and its logit
+///
+/// ⟨q, K̄⟩/√`head_dim` + log Σ exp(aⱼ) − ⟨u, K̄⟩/√`head_dim` + shift,
+///
+/// where the sum goes over the positions of the segment that are outside the window. The slot so has the mass of its positions, and not that of one: its
+/// logit is the tangent, at q = u, of log Σ exp(⟨q, kⱼ⟩/√`head_dim`), which is what the positions would have had together, and is never above it.
+///
+/// Up to two blocks, with one position a segment, or with all queries equal to u, the result is exact attention's.
+/// Padding has neither keys nor a part in summaries; positions, and with them the blocks' bounds, stay where they are.
+///
+/// ```
+/// use linformer::{LocalGlobalAttention, LocalGlobalConfig, PaddingMask};
+/// use linformer::ndarray::Array3;
+///
+/// let layer = LocalGlobalAttention::<f32>::new(&LocalGlobalConfig::new(64, 4), 0)?;
+/// let x = Array3::from_shape_fn((2, 300, 64), |(_, t, i)| ((t * 64 + i) as f32).sin());
+/// let mask = PaddingMask::from_lengths(&[300, 170], 300)?;
+/// assert_eq!(layer.forward(&x, Some(&mask))?.dim(), (2, 300, 64));
+/// # Ok::<(), linformer::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct LocalGlobalAttention<A = f32> {
+    config: LocalGlobalConfig,
+    layer: ExactAttention<A>,
+    /// u, (heads, `head_dim`), or what is added to the mean query; `None` without slots.
+    pooling_query: Option<Array2<A>>,
+}
+
+parameters!(LocalGlobalAttention { pooling_query } flat { layer });
+
+impl<A: Scalar> LocalGlobalAttention<A> {
+    /// Creates a layer with randomly initialized weights and u = 0.
+    ///
+    /// # Errors
+    /// Returns an error if the configuration describes no layer.
+    pub fn new(config: &LocalGlobalConfig, seed: u64) -> Result<Self> {
+        config.check()?;
+        Streams::drawn(seed, |streams| Self::init(config, streams))
+    }
+
+    pub(crate) fn init(config: &LocalGlobalConfig, streams: &mut Streams) -> Self {
+        let heads = (config.attention.heads, config.attention.effective_head_dim());
+        Self {
+            config: config.clone(),
+            layer: ExactAttention::init(&config.attention, streams),
+            pooling_query: (config.slots > 0).then(|| Array2::zeros(heads)),
+        }
+    }
+
+    /// Returns the configuration.
+    pub fn config(&self) -> &LocalGlobalConfig {
+        &self.config
+    }
+
+    /// Returns u, (heads, `head_dim`), the query at which segments are summarized, or what is added to the mean query; `None` without slots.
+    pub fn pooling_query(&self) -> Option<ArrayView2<'_, A>> {
+        self.pooling_query.as_ref().map(|query| query.view())
+    }
+
+    pub(crate) fn weights(&self) -> &AttentionWeights<A> {
+        self.layer.weights()
+    }
+
+    /// Applies self-attention: (batch, n, dim) → (batch, n, dim). Any n.
+    ///
+    /// An item without a real position gives the output bias everywhere.
+    ///
+    /// # Errors
+    /// Returns an error if `x` has another width or the mask another shape.
+    pub fn forward(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        const OPERATION: &str = "LocalGlobalAttention::forward";
+        check_width(OPERATION, "x", x, self.config.attention.dim)?;
+        checked_len(OPERATION, x.shape(), size_of::<A>())?;
+        let mut out = Array3::zeros(x.dim());
+        self.forward_items(OPERATION, x, mask, &mut out, &mut Workspace::new())?;
+        Ok(out)
+    }
+
+    /// Computes [`forward`](Self::forward) into an array of x's shape, in memory that is kept from call to call.
+    ///
+    /// # Errors
+    /// Returns an error as [`forward`](Self::forward) does, or if `out` has another shape or is not in standard layout.
+    pub fn forward_into(
+        &self,
+        x: &ArrayRef3<A>,
+        mask: Option<&PaddingMask>,
+        out: &mut Array3<A>,
+        workspace: &mut Workspace<A>,
+    ) -> Result<()> {
+        const OPERATION: &str = "LocalGlobalAttention::forward_into";
+        let (batch, length, dim) = x.dim();
+        check_width(OPERATION, "x", x, self.config.attention.dim)?;
+        if out.dim() != x.dim() || !out.is_standard_layout() {
+            let expected = format!("({batch}, {length}, {dim}), in standard layout");
+            return Err(Error::shape(OPERATION, "out", expected, out.shape()));
+        }
+        self.forward_items(OPERATION, x, mask, out, workspace)
+    }
+
+    fn forward_items(
+        &self,
+        operation: &'static str,
+        x: &ArrayRef3<A>,
+        mask: Option<&PaddingMask>,
+        out: &mut Array3<A>,
+        workspace: &mut Workspace<A>,
+    ) -> Result<()> {
+        let (batch, length, _) = x.dim();
+        PaddingMask::check(mask, operation, batch, length)?;
+        let cost = parallel::cost(&[batch, length, self.attend_cost()]);
+        workspace.for_each_item(out.view_mut(), cost, |workspace, item, out| {
+            let x = x.index_axis(Axis(0), item);
+            self.compress_item(x, None, mask.map(|mask| mask.item(item)), &mut workspace.context)?;
+            let context = &workspace.context;
+            workspace.for_each_tile(out, cost / batch, |space, rows, out| {
+                space.take(x.slice(s![rows.clone(), ..]), None);
+                let TileSpace { x, local_global, .. } = space;
+                self.attend_tile(x.rows(), (context, rows.start), false, RowsMut::of(out), local_global);
+            });
+            Ok(())
+        })
+    }
+
+    /// Makes the packed keys, values and summaries of one item's rows, normed if a norm comes first.
+    pub(crate) fn compress_item(
+        &self,
+        rows: ArrayView2<'_, A>,
+        norm: Option<&LayerNorm<A>>,
+        real: Option<ArrayView1<'_, bool>>,
+        space: &mut ContextSpace<A>,
+    ) -> Result<()> {
+        let ContextSpace {
+            local_global: (item, packed, pool),
+            normed,
+            ..
+        } = space;
+        self.summarize_item(rows, norm, real, (item, pool), normed)?;
+        packed.repack(item);
+        Ok(())
+    }
+
+    /// Makes the keys, values and summaries of one item's rows.
+    fn summarize_item(
+        &self,
+        rows: ArrayView2<'_, A>,
+        norm: Option<&LayerNorm<A>>,
+        real: Option<ArrayView1<'_, bool>>,
+        (item, pool): (&mut ItemContext<A>, &mut Pool<RowScratch<A>>),
+        normed: &mut Vec<A>,
+    ) -> Result<()> {
+        let attention = &self.config.attention;
+        let length = real.map_or(rows.nrows(), one_past_last);
+        checked_len("LocalGlobalAttention", &[length, attention.key_value_dim()], size_of::<A>())?;
+        item.begin(
+            Cut::new(&self.config, length),
+            real,
+            (attention.kv_heads, attention.effective_head_dim()),
+        );
+        pool.prepare();
+        let AttentionWeights { key, value, .. } = self.weights();
+        let mut sums = match self.config.pooling_query {
+            PoolingQuery::Fixed => Vec::new(),
+            PoolingQuery::MeanOfItem => vec![0.0; attention.dim],
+        };
+        let mut add = |rows: ArrayView2<'_, A>, first: usize| {
+            let own = rows.slice(s![..rows.nrows().min(length.saturating_sub(first)), ..]);
+            item.add_rows(own, first, key, value.as_ref(), pool);
+            item.add_to_sums(own, first, &mut sums);
+        };
+        match norm {
+            None => add(rows, 0),
+            Some(norm) => ContextSpace::normed(normed, rows, norm, |rows, range| {
+                add(rows, range.start);
+                Ok(())
+            })?,
+        }
+        self.pool_item(item, &sums);
+        Ok(())
+    }
+
+    /// Summarizes the segments of an item, given the sums of its rows where the mean query counts.
+    #[allow(clippy::cast_precision_loss)] // a length
+    fn pool_item(&self, item: &mut ItemContext<A>, sums: &[f64]) {
+        let Some(own) = &self.pooling_query else {
+            return item.pool(std::iter::empty(), A::zero());
+        };
+        let shift = A::cast(self.config.shift_of(item.count));
+        if self.config.pooling_query == PoolingQuery::Fixed || item.count == 0 {
+            return item.pool(own.iter().copied(), shift);
+        }
+        let mean: Vec<A> = sums.iter().map(|sum| A::cast(sum / item.count as f64)).collect();
+        let mean = ArrayView2::from_shape((1, mean.len()), &mean).expect("one row").to_owned();
+        let mean_query = self.weights().query.forward_rows(mean.view());
+        item.pool(own.iter().zip(&mean_query).map(|(&own, &mean)| own + mean), shift);
+    }
+
+    /// `out` ← or += the attention of the rows of `x`, the first of which is row `first` of the item in `context`.
+    pub(crate) fn attend_tile(
+        &self,
+        x: TileRows<'_, A>,
+        (context, first): (&ContextSpace<A>, usize),
+        adds: bool,
+        out: RowsMut<'_, A>,
+        scratch: &mut LocalGlobalScratch<A>,
+    ) {
+        let LocalGlobalScratch { queries, factor, block } = scratch;
+        let weights = self.weights();
+        let heads = weights.heads;
+        weights.query.apply_runs(x, Runs::of_units(heads, weights.head_dim()), queries);
+        let (item, packed, _) = &context.local_global;
+        packed.attend(item, first, heads, queries, block);
+        match &weights.output_factor {
+            None => weights.output.apply_tile(queries.rows(), adds, out),
+            Some(first) => {
+                first.apply_runs(queries.rows(), Runs::of(first.out_dim()), factor);
+                weights.output.apply_tile(factor.rows(), adds, out);
+            }
+        }
+    }
+
+    /// Multiplications of a row, with the weights of queries and outputs.
+    pub(crate) fn attend_cost(&self) -> usize {
+        let LocalGlobalConfig {
+            attention, block, slots, ..
+        } = &self.config;
+        let seen = block.saturating_mul(3).saturating_add(*slots);
+        2 * attention.query_dim().saturating_mul(attention.dim.saturating_add(seen))
+    }
+}
+
+/// Scratch space for one tile of rows.
+#[derive(Debug)]
+pub(crate) struct LocalGlobalScratch<A> {
+    queries: crate::ops::Tile<A>,
+    factor: crate::ops::Tile<A>,
+    block: BlockScratch<A>,
+}
+
+impl<A: Scalar> Default for LocalGlobalScratch<A> {
+    fn default() -> Self {
+        Self {
+            queries: crate::ops::Tile::default(),
+            factor: crate::ops::Tile::default(),
+            block: BlockScratch::default(),
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The way back from the heads' results to queries, keys, values and u. Scores are recomputed block by block, never stored.
+
+use std::ops::Range;
+
+use ndarray::{Array3, ArrayView2, ArrayViewMut2, Axis, s};
+
+use super::super::heads::scale;
+use super::super::pooling::{Means, RowGradients, SegmentGradients, segment_backward};
+use super::super::weights::tile;
+use super::block::{Dropping, Seen};
+use super::item::ItemContext;
+use crate::ops::{StagedSum, gemm, idle_rows, softmax_backward_rows, without_idle};
+use crate::parallel::{Chunks, Pool, along, for_each_part};
+use crate::scalar::Scalar;
+
+/// The gradients of what one item's rows see.
+pub(super) struct ItemGradients<A> {
+    /// (`kv_heads`, real positions, `head_dim`) each.
+    pub(super) keys: Array3<A>,
+    pub(super) values: Array3<A>,
+    /// Of u, (heads, `head_dim`).
+    pub(super) queries: Vec<f64>,
+}
+
+impl<A: Scalar> ItemGradients<A> {
+    pub(super) fn zeros(item: &ItemContext<A>, heads: usize) -> Self {
+        let shape = (item.kv_heads, item.count, item.head_dim);
+        Self {
+            keys: Array3::zeros(shape),
+            values: Array3::zeros(shape),
+            queries: vec![0.0; heads * item.head_dim],
+        }
+    }
+}
+
+/// The gradients of the slots of one head.
+#[derive(Default)]
+struct SlotGradients<A> {
+    /// (segments, `head_dim`) each.
+    keys: Vec<A>,
+    values: Vec<A>,
+    staged: [StagedSum; 2],
+    /// Of all logits of a segment together.
+    logits: Vec<f64>,
+    /// Of those that counted all of its mass.
+    whole: Vec<f64>,
+    /// Of those that counted only blocks outside their window: for each block, Σ of the gradients, each over the share of the mass that it counted.
+    parts: Vec<f64>,
+}
+
+/// Scratch space for one key/value head.
+#[derive(Default)]
+struct Scratch<A> {
+    weights: Vec<A>,
+    dropped: Vec<A>,
+    dscores: Vec<A>,
+    biases: Vec<A>,
+    slots: SlotGradients<A>,
+    means: Means<A>,
+}
+
+/// What a task works on: the queries of all heads and the gradients of their results, (rows, heads·`head_dim`) each.
+struct Task<'t, A> {
+    item: &'t ItemContext<A>,
+    queries: ArrayView2<'t, A>,
+    dout: ArrayView2<'t, A>,
+    heads: usize,
+    dropping: Option<&'t Dropping<'t, A>>,
+}
+
+/// The gradients that one key/value head's task adds to.
+struct Own<'g, A> {
+    keys: ArrayViewMut2<'g, A>,
+    values: ArrayViewMut2<'g, A>,
+    /// Of the queries of its query heads, side by side.
+    dqueries: ArrayViewMut2<'g, A>,
+    /// Of u, (query heads, `head_dim`).
+    pooling: &'g mut [f64],
+}
+
+/// Adds up the gradients of one item, given its queries and the gradients of their results.
+pub(super) fn backward_item<A: Scalar>(
+    item: &ItemContext<A>,
+    (queries, dout): (ArrayView2<'_, A>, ArrayView2<'_, A>),
+    heads: usize,
+    dropping: Option<&Dropping<'_, A>>,
+    dqueries: ArrayViewMut2<'_, A>,
+    grads: &mut ItemGradients<A>,
+    cost: usize,
+) {
+    let group = heads / item.kv_heads;
+    let width = group * item.head_dim;
+    let task = Task {
+        item,
+        queries,
+        dout,
+        heads,
+        dropping,
+    };
+    let mut pool = Pool::<Scratch<A>>::default();
+    pool.prepare();
+    let pooling = Chunks {
+        slice: &mut grads.queries,
+        size: width,
+    };
+    let parts = (
+        (along(dqueries, 1, width), pooling),
+        (along(grads.keys.view_mut(), 0, 1), along(grads.values.view_mut(), 0, 1)),
+    );
+    for_each_part(parts, cost, |kv_head, ((dqueries, pooling), (keys, values))| {
+        let mut own = Own {
+            keys: keys.view.index_axis_move(Axis(0), 0),
+            values: values.view.index_axis_move(Axis(0), 0),
+            dqueries: dqueries.view,
+            pooling: pooling.slice,
+        };
+        pool.with(|scratch| {
+            for within in 0..group {
+                task.head(kv_head * group + within, within, &mut own, scratch);
+            }
+        });
+    });
+}
+
+impl<A: Scalar> Task<'_, A> {
+    /// One query head, the `within`-th of its key/value head.
+    fn head(&self, head: usize, within: usize, own: &mut Own<'_, A>, scratch: &mut Scratch<A>) {
+        let item = self.item;
+        scratch.slots.reset(item);
+        for (block, rows) in item.blocks_of(0..self.queries.nrows()) {
+            self.block(head, within, (block, rows), own, scratch);
+        }
+        if item.cut.segments > 0 {
+            let pooling = &mut own.pooling[within * item.head_dim..(within + 1) * item.head_dim];
+            let (Some(keys), Some(values)) = (own.keys.as_slice_mut(), own.values.as_slice_mut()) else {
+                return;
+            };
+            let mut to = RowGradients {
+                keys,
+                values,
+                query: pooling,
+            };
+            scratch.slots.finish();
+            let Scratch { slots, means, .. } = scratch;
+            self.segments(head, slots, means, &mut to);
+        }
+    }
+
+    /// One block of rows of one head: dV += Pᵀ·dO, dP = dO·Vᵀ, dS = P∘(dP − ⟨P, dP⟩), dq = dS·K/√d, dK += dSᵀ·q/√d, keys and slots side by side.
+    fn block(&self, head: usize, within: usize, (block, rows): (usize, Range<usize>), own: &mut Own<'_, A>, scratch: &mut Scratch<A>) {
+        let (item, head_dim) = (self.item, self.item.head_dim);
+        let columns = head * head_dim..(head + 1) * head_dim;
+        let (queries, dout) = (
+            self.queries.slice(s![rows.clone(), columns.clone()]),
+            self.dout.slice(s![rows.clone(), columns]),
+        );
+        let seen = item.seen(head, self.heads, block);
+        let (keys, width) = (seen.rows.len(), seen.rows.len() + item.cut.segments);
+        let Scratch {
+            weights,
+            dropped,
+            dscores,
+            biases,
+            slots,
+            ..
+        } = scratch;
+        let mut weights = tile(weights, rows.len(), width);
+        item.block_weights(queries, (head, block), &seen, biases, &mut weights);
+        let idle = idle_rows(dout);
+        let queries = without_idle(queries, &idle);
+        for row in idle {
+            weights.row_mut(row).fill(A::zero());
+        }
+        let mut dscores = tile(dscores, rows.len(), width);
+        let (mut of_keys, mut of_slots) = dscores.view_mut().split_at(Axis(1), keys);
+        gemm(A::one(), dout, seen.values.t(), A::zero(), &mut of_keys);
+        gemm(A::one(), dout, seen.slot_values.t(), A::zero(), &mut of_slots);
+        match self.dropping {
+            None => slots.add_values(weights.view(), dout, &seen, own),
+            Some(dropping) => {
+                let mut kept = tile(dropped, rows.len(), width);
+                kept.assign(&weights);
+                for tile in [&mut kept, &mut dscores] {
+                    dropping.apply(head, rows.start, keys, tile);
+                }
+                slots.add_values(kept.view(), dout, &seen, own);
+            }
+        }
+        if let (Some(weights), Some(dscores)) = (weights.as_slice(), dscores.as_slice_mut()) {
+            softmax_backward_rows(weights, dscores, width);
+        }
+        let (of_keys, of_slots) = dscores.view().split_at(Axis(1), keys);
+        let mut dqueries = own.dqueries.slice_mut(s![rows, within * head_dim..(within + 1) * head_dim]);
+        gemm(scale(head_dim), of_keys, seen.keys, A::zero(), &mut dqueries);
+        gemm(scale(head_dim), of_slots, seen.slot_keys, A::one(), &mut dqueries);
+        let mut dkeys = own.keys.slice_mut(s![seen.rows.clone(), ..]);
+        gemm(scale(head_dim), of_keys.t(), queries.view(), A::one(), &mut dkeys);
+        slots.add_keys(item, (head, block), of_slots, queries.view());
+    }
+
+    /// The way back through the summaries of one head.
+    fn segments(&self, head: usize, slots: &SlotGradients<A>, means: &mut Means<A>, to: &mut RowGradients<'_, A>) {
+        let (item, width) = (self.item, self.item.head_dim);
+        let rows = item.head_rows(head, self.heads);
+        for segment in 0..item.cut.segments {
+            let own = segment * width..(segment + 1) * width;
+            let grads = SegmentGradients {
+                keys: &slots.keys[own.clone()],
+                values: &slots.values[own],
+                logits: A::cast(slots.logits[segment]),
+            };
+            let mass = item.pooled[head].masses[segment];
+            let share = |row: usize, maximum: A| {
+                let part = slots.parts.get(item.position_of(row) / item.cut.block).copied().unwrap_or(0.0);
+                A::cast((slots.whole[segment] + part) * libm::exp(maximum.widen() - mass.widen()))
+            };
+            let range = item.rows_of(&item.cut.segment(segment));
+            segment_backward(&rows, range, &grads, share, means, to);
+        }
+    }
+}
+
+impl<A: Scalar> SlotGradients<A> {
+    fn reset(&mut self, item: &ItemContext<A>) {
+        let segments = item.cut.segments;
+        for numbers in [&mut self.keys, &mut self.values] {
+            numbers.clear();
+            numbers.resize(segments * item.head_dim, A::zero());
+        }
+        for sums in [&mut self.logits, &mut self.whole] {
+            sums.clear();
+            sums.resize(segments, 0.0);
+        }
+        self.parts.clear();
+        if item.cut.segment > item.cut.block {
+            self.parts.resize(item.cut.blocks(), 0.0);
+        }
+    }
+
+    /// dV += Pᵀ·dO, of the window's keys and of the slots.
+    fn add_values(&mut self, weights: ArrayView2<'_, A>, dout: ArrayView2<'_, A>, seen: &Seen<'_, A>, own: &mut Own<'_, A>) {
+        let (of_keys, of_slots) = weights.split_at(Axis(1), seen.rows.len());
+        let mut dvalues = own.values.slice_mut(s![seen.rows.clone(), ..]);
+        gemm(A::one(), of_keys.t(), dout, A::one(), &mut dvalues);
+        add_staged(A::one(), of_slots, dout, &mut self.values, &mut self.staged[1]);
+    }
+
+    /// dK̄ += dSᵀ·q/√d, and the gradients of the logits' biases.
+    fn add_keys(&mut self, item: &ItemContext<A>, (head, block): (usize, usize), dscores: ArrayView2<'_, A>, queries: ArrayView2<'_, A>) {
+        add_staged(scale(item.head_dim), dscores, queries, &mut self.keys, &mut self.staged[0]);
+        let window = item.cut.window(block);
+        let touched = item.cut.touched(&window);
+        for (segment, dscores) in dscores.columns().into_iter().enumerate() {
+            let grad: f64 = dscores.iter().map(|dscore| dscore.widen()).sum();
+            self.logits[segment] += grad;
+            if !touched.contains(&segment) {
+                self.whole[segment] += grad;
+                continue;
+            }
+            let counted = item.outside_mass(head, segment, &window);
+            if counted == A::neg_infinity() {
+                continue;
+            }
+            let share = grad * libm::exp(item.pooled[head].masses[segment].widen() - counted.widen());
+            for block in item.cut.blocks_outside(segment, &window) {
+                self.parts[block] += share;
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        let [keys, values] = &mut self.staged;
+        keys.finish(&mut self.keys);
+        values.finish(&mut self.values);
+    }
+}
+
+/// `sum` (segments, width) += factor·aᵀ·b.
+fn add_staged<A: Scalar>(factor: A, a: ArrayView2<'_, A>, b: ArrayView2<'_, A>, sum: &mut [A], staged: &mut StagedSum) {
+    let shape = (a.ncols(), b.ncols());
+    let mut to = ArrayViewMut2::from_shape(shape, &mut *sum).expect("one row a segment");
+    gemm(factor, a.t(), b, A::one(), &mut to);
+    staged.added(sum);
+}

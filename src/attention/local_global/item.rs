@@ -1,0 +1,270 @@
+//! The keys, values and summaries of one item.
+
+use std::ops::Range;
+
+use ndarray::{ArrayView1, ArrayView2, ArrayView3, ArrayViewMut3, s};
+
+use super::super::heads::scale;
+use super::super::pooling::{HeadRows, Summaries};
+use super::cut::Cut;
+use crate::layers::{Linear, TILE};
+use crate::ops::{Runs, Tile};
+use crate::parallel::{self, Chunks, Pool, along, for_each_part};
+use crate::scalar::Scalar;
+
+/// The keys and values of the real positions of one item, and the summaries of its segments.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ItemContext<A> {
+    pub(super) cut: Cut,
+    /// The real positions in order, where padding lies between them.
+    real: Vec<usize>,
+    /// How many real positions come before each, where padding lies between them.
+    before: Vec<usize>,
+    /// The number of real positions.
+    pub(super) count: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
+    /// (`kv_heads`, real positions, `head_dim`) each.
+    pub(super) keys: Vec<A>,
+    pub(super) values: Vec<A>,
+    /// u of every query head, (heads, `head_dim`).
+    pub(super) queries: Vec<A>,
+    pub(super) pooled: Vec<PooledHead<A>>,
+}
+
+/// The summaries of one query head.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PooledHead<A> {
+    /// (segments, `head_dim`): K̄ and V̄.
+    pub(super) keys: Vec<A>,
+    pub(super) values: Vec<A>,
+    /// log Σ exp(a) of a segment; −∞ where all of it is padding.
+    pub(super) masses: Vec<A>,
+    /// What is added to a segment's logits: its log-mass, and the offset.
+    pub(super) biases: Vec<A>,
+    /// shift − ⟨u, K̄⟩/√`head_dim`.
+    offsets: Vec<A>,
+    /// log Σ exp(a) of the blocks, where a segment has more than one of them.
+    block_masses: Vec<A>,
+}
+
+/// Scratch space for the summaries of one head.
+type PoolScratch<A> = (Summaries<A>, Summaries<A>);
+
+impl<A: Scalar> ItemContext<A> {
+    /// Begins with an item of this length whose real positions are `real`, and makes room for its keys and values.
+    pub(super) fn begin(&mut self, cut: Cut, real: Option<ArrayView1<'_, bool>>, (kv_heads, head_dim): (usize, usize)) {
+        self.cut = cut;
+        (self.kv_heads, self.head_dim) = (kv_heads, head_dim);
+        self.real.clear();
+        self.before.clear();
+        self.count = cut.length;
+        if let Some(real) = real {
+            let real = real.slice_move(s![..cut.length]);
+            if real.iter().any(|&real| !real) {
+                self.real.extend((0..cut.length).filter(|&position| real[position]));
+                let mut count = 0;
+                self.before.push(0);
+                self.before.extend(real.iter().map(|&real| {
+                    count += usize::from(real);
+                    count
+                }));
+                self.count = count;
+            }
+        }
+        let size = kv_heads * self.count * head_dim;
+        self.keys.resize(size, A::zero());
+        self.values.resize(size, A::zero());
+    }
+
+    /// The rows of the keys that the real ones of `positions` have.
+    pub(super) fn rows_of(&self, positions: &Range<usize>) -> Range<usize> {
+        if self.before.is_empty() {
+            return positions.start.min(self.count)..positions.end.min(self.count);
+        }
+        let before = |position: usize| self.before[position.min(self.cut.length)];
+        before(positions.start)..before(positions.end)
+    }
+
+    /// The row of the keys that a position has, if it is real.
+    fn row_of(&self, position: usize) -> Option<usize> {
+        if self.before.is_empty() {
+            return Some(position);
+        }
+        let row = self.before[position];
+        (self.before[position + 1] > row).then_some(row)
+    }
+
+    /// The position that a row of the keys has.
+    pub(super) fn position_of(&self, row: usize) -> usize {
+        self.real.get(row).copied().unwrap_or(row)
+    }
+
+    /// Makes the keys and values of the positions `first..` of which `x` holds the rows.
+    pub(super) fn add_rows(
+        &mut self,
+        x: ArrayView2<'_, A>,
+        first: usize,
+        key: &Linear<A>,
+        value: Option<&Linear<A>>,
+        pool: &Pool<RowScratch<A>>,
+    ) {
+        let rows = self.rows_of(&(first..first + x.nrows()));
+        let shape = (self.kv_heads, self.count, self.head_dim);
+        let (mut keys, mut values) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.values));
+        let sides = [(Some(key), &mut keys), (value, &mut values)];
+        for (linear, to) in sides {
+            let Some(linear) = linear else { continue };
+            let to = ArrayViewMut3::from_shape(shape, to).expect("begin made room");
+            let to = to.slice_move(s![.., rows.clone(), ..]);
+            let cost = parallel::cost(&[rows.len(), linear.weight().len()]);
+            for_each_part(along(to, 1, TILE), cost, |tile, part| {
+                let start = rows.start + tile * TILE;
+                let own = start..start + part.view.dim().1;
+                pool.with(|scratch| self.fill_tile(x, first, own, linear, part.view, scratch));
+            });
+        }
+        if value.is_none() {
+            let (to, from) = (ArrayViewMut3::from_shape(shape, &mut values), ArrayView3::from_shape(shape, &keys));
+            let part = s![.., rows, ..];
+            if let (Ok(mut to), Ok(from)) = (to, from) {
+                to.slice_mut(part).assign(&from.slice(part));
+            }
+        }
+        (self.keys, self.values) = (keys, values);
+    }
+
+    /// Adds the real ones of the rows of `x`, whose first position is `first`, to `sums`, if those are wanted.
+    pub(super) fn add_to_sums(&self, x: ArrayView2<'_, A>, first: usize, sums: &mut [f64]) {
+        if sums.is_empty() {
+            return;
+        }
+        for (offset, row) in x.outer_iter().enumerate() {
+            if self.row_of(first + offset).is_some() {
+                sums.iter_mut().zip(row).for_each(|(sum, &number)| *sum += number.widen());
+            }
+        }
+    }
+
+    /// Fills the heads' rows `rows` from the rows of `x`, whose first position is `first`.
+    fn fill_tile(
+        &self,
+        x: ArrayView2<'_, A>,
+        first: usize,
+        rows: Range<usize>,
+        linear: &Linear<A>,
+        mut to: ArrayViewMut3<'_, A>,
+        (input, features): &mut RowScratch<A>,
+    ) {
+        let runs = Runs::of(x.ncols());
+        if self.real.is_empty() {
+            input.fill(x.slice(s![rows.start - first..rows.end - first, ..]), runs);
+        } else {
+            input.fill_rows(rows.len(), runs, |row| x.row(self.real[rows.start + row] - first));
+        }
+        linear.apply_runs(input.rows(), Runs::of_units(self.kv_heads, self.head_dim), features);
+        for (head, mut to) in to.outer_iter_mut().enumerate() {
+            features.copy_unit_to(head, &mut to);
+        }
+    }
+
+    /// The rows of query head `head`, of `heads`.
+    pub(super) fn head_rows(&self, head: usize, heads: usize) -> HeadRows<'_, A> {
+        let size = self.count * self.head_dim;
+        let kv_head = head * self.kv_heads / heads;
+        let own = kv_head * size..(kv_head + 1) * size;
+        HeadRows {
+            keys: &self.keys[own.clone()],
+            values: &self.values[own],
+            query: &self.queries[head * self.head_dim..][..self.head_dim],
+            scale: scale(self.head_dim),
+        }
+    }
+
+    /// Summarizes the segments of every query head at `queries` (heads, `head_dim`), which takes `shift` into every slot's logit.
+    pub(super) fn pool(&mut self, queries: impl Iterator<Item = A>, shift: A) {
+        self.queries.clear();
+        self.queries.extend(queries);
+        let heads = self.queries.len() / self.head_dim;
+        let mut pooled = std::mem::take(&mut self.pooled);
+        pooled.resize_with(heads, PooledHead::default);
+        let cost = parallel::cost(&[heads, self.count, self.head_dim, 8]);
+        let mut pool = Pool::<PoolScratch<A>>::default();
+        pool.prepare();
+        let parts = Chunks {
+            slice: &mut pooled,
+            size: 1,
+        };
+        for_each_part(parts, cost, |head, part| {
+            pool.with(|scratch| self.pool_head(&self.head_rows(head, heads), shift, &mut part.slice[0], scratch));
+        });
+        self.pooled = pooled;
+    }
+
+    fn pool_head(&self, rows: &HeadRows<'_, A>, shift: A, to: &mut PooledHead<A>, (block_sets, segments): &mut PoolScratch<A>) {
+        let Cut { block, segment, .. } = self.cut;
+        segments.reset(self.head_dim);
+        to.block_masses.clear();
+        for index in 0..self.cut.blocks() {
+            block_sets.reset(self.head_dim);
+            let positions = self.cut.block(index).map(|position| self.row_of(position));
+            rows.push_segments(positions, segment.min(block), block_sets);
+            if segment > block {
+                to.block_masses.push(block_sets.log_mass(0));
+            }
+            for set in 0..block_sets.len() {
+                segments.push_copy(block_sets, set);
+            }
+        }
+        for _ in 0..(segment / block).max(1).ilog2() {
+            segments.halve_from(0);
+        }
+        to.take(rows, segments, shift);
+    }
+
+    /// Adds to the slots' logits of the rows of block `block` what the window has in common with their segments: a slot counts the mass outside.
+    pub(super) fn write_biases(&self, head: usize, block: usize, biases: &mut Vec<A>) {
+        let own = &self.pooled[head];
+        biases.clear();
+        biases.extend_from_slice(&own.biases);
+        let window = self.cut.window(block);
+        for segment in self.cut.touched(&window) {
+            biases[segment] = self.outside_mass(head, segment, &window) + own.offsets[segment];
+        }
+    }
+
+    /// log Σ exp(a) of the positions of a segment that are outside the window.
+    pub(super) fn outside_mass(&self, head: usize, segment: usize, window: &Range<usize>) -> A {
+        let masses = &self.pooled[head].block_masses;
+        let outside = || self.cut.blocks_outside(segment, window).map(|block| masses[block]);
+        let maximum = outside().fold(A::neg_infinity(), |max, mass| if mass > max || mass.is_nan() { mass } else { max });
+        if maximum == A::neg_infinity() {
+            return maximum;
+        }
+        let sum: f64 = outside().map(|mass| libm::exp(mass.widen() - maximum.widen())).sum();
+        A::cast(maximum.widen() + libm::log(sum))
+    }
+}
+
+/// A tile of rows, and of the features made of it.
+pub(crate) type RowScratch<A> = (Tile<A>, Tile<A>);
+
+impl<A: Scalar> PooledHead<A> {
+    fn take(&mut self, rows: &HeadRows<'_, A>, segments: &Summaries<A>, shift: A) {
+        let (count, width) = (segments.len(), rows.query.len());
+        for numbers in [&mut self.keys, &mut self.values] {
+            numbers.resize(count * width, A::zero());
+        }
+        self.biases.clear();
+        self.masses.clear();
+        self.offsets.clear();
+        for index in 0..count {
+            let own = index * width..(index + 1) * width;
+            segments.write_means(index, &mut self.keys[own.clone()], &mut self.values[own.clone()]);
+            let offset = shift - rows.importance(&self.keys[own]);
+            self.offsets.push(offset);
+            self.masses.push(segments.log_mass(index));
+            self.biases.push(segments.log_mass(index) + offset);
+        }
+    }
+}
