@@ -4,8 +4,8 @@ use linformer::ndarray::{Array2, Array3};
 use linformer::training::{AdamW, AdamWConfig, Optimizer, Step};
 use linformer::{
     Activation, AttentionConfig, BiasPlace, BlockWeights, CausalConfig, Convolution, ConvolutionKernel, ConvolutionTail, Decoder,
-    DecoderConfig, Encoder, EncoderConfig, FeedForwardConfig, Initialization, LinformerConfig, NormPlacement, PaddingMask, Parameters,
-    ProjectionConfig, ProjectionKind, Scalar, Sharing, SummarySoftmax, TrainingPass,
+    DecoderConfig, Encoder, EncoderConfig, FeedForwardConfig, Initialization, LinformerConfig, LocalGlobalConfig, NormPlacement,
+    PaddingMask, Parameters, PoolingQuery, ProjectionConfig, ProjectionKind, Scalar, Sharing, SummarySoftmax, TrainingPass,
 };
 
 use super::pieces::sequence;
@@ -87,11 +87,7 @@ fn projections<A: Scalar>(record: &mut Record) {
             encoder::<A>(record, &format!("{kind:?}, shared {sharing:?}"), &config, 83);
         }
     }
-    for kind in [
-        ProjectionKind::MeanPooling,
-        ProjectionKind::MaxPooling,
-        ProjectionKind::AttentionPooling,
-    ] {
+    for kind in [ProjectionKind::MeanPooling, ProjectionKind::MaxPooling] {
         encoder::<A>(record, &format!("{kind:?}"), &one_block(small(kind)), 83);
     }
     let initializations = [
@@ -169,6 +165,25 @@ fn exact_and_causal<A: Scalar>(record: &mut Record) {
     encoder::<A>(record, "blockwise causal, long", &one_block(long), 700);
 }
 
+fn local_global<A: Scalar>(record: &mut Record) {
+    let base = || LocalGlobalConfig::new(DIM, 4).with_block(8).with_slots(6);
+    let configs = [
+        ("local-global", base()),
+        ("local-global, mean query", base().with_pooling_query(PoolingQuery::MeanOfItem)),
+        (
+            "local-global, grouped heads, biases",
+            base().with_kv_heads(2).with_query_bias(true).with_key_value_bias(true, true),
+        ),
+        ("local-global without a window", base().with_window(false).with_trained_len(30)),
+        ("a window alone", base().with_slots(0)),
+    ];
+    for (name, config) in configs {
+        encoder::<A>(record, name, &one_block(config), 83);
+    }
+    let long = LocalGlobalConfig::new(DIM, 2).with_block(64).with_slots(16);
+    encoder::<A>(record, "local-global, long", &one_block(long), 1500);
+}
+
 fn decoders<A: Scalar>(record: &mut Record) {
     let compressed = || small(ProjectionKind::Learned);
     let exact = || AttentionConfig::new(DIM, 4);
@@ -210,5 +225,6 @@ pub fn record<A: Scalar>(record: &mut Record) {
     projections::<A>(record);
     options::<A>(record);
     exact_and_causal::<A>(record);
+    local_global::<A>(record);
     decoders::<A>(record);
 }

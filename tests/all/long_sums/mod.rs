@@ -94,7 +94,6 @@ fn kinds() -> Vec<(ProjectionKind, Option<Sharing>)> {
         (ProjectionKind::Learned, Some(Sharing::None)),
         (ProjectionKind::Random, Some(Sharing::KeyValue)),
         (ProjectionKind::MeanPooling, None),
-        (ProjectionKind::AttentionPooling, None),
         (convolution(ConvolutionKernel::Scalar), None),
         (convolution(ConvolutionKernel::Depthwise), None),
         (convolution(ConvolutionKernel::ChannelMixing), None),
