@@ -94,6 +94,13 @@ fn encoders() -> Vec<(Encoder<f32>, usize, usize)> {
         ),
         (attention(64, 300, 16).with_kind(ProjectionKind::MeanPooling), 2, 2, 300),
         (attention(64, 300, 16).with_kind(ProjectionKind::MaxPooling), 2, 2, 300),
+        (attention(64, 300, 16).with_kind(ProjectionKind::AttentionPooling), 2, 2, 300),
+        (
+            attention(64, 700, 16).with_kind(ProjectionKind::AttentionPooling).with_kv_heads(2),
+            1,
+            9,
+            700,
+        ),
         (attention(64, 300, 16).with_sharing(Sharing::None), 1, 2, 300),
         (attention(64, 700, 16).with_kv_heads(2).with_sharing(Sharing::None), 1, 1, 700),
         (convolution(ConvolutionKernel::Scalar), 2, 2, 300),

@@ -89,13 +89,17 @@ impl<'d> Choices<'d> {
             ProjectionKind::MaxPooling,
             ProjectionKind::Convolution(convolution),
             ProjectionKind::Random,
-        ][self.up_to(4)];
+            ProjectionKind::AttentionPooling,
+        ][self.up_to(5)];
         let (key, value) = (self.coin(), self.coin());
         let k = 1 + self.up_to(seq_len.min(7) - 1);
         let config = LinformerConfig::new(6, 2, seq_len, k)
             .with_kind(kind)
             .with_key_value_bias(key, value);
-        if matches!(kind, ProjectionKind::MeanPooling | ProjectionKind::MaxPooling) {
+        if matches!(
+            kind,
+            ProjectionKind::MeanPooling | ProjectionKind::MaxPooling | ProjectionKind::AttentionPooling
+        ) {
             return config;
         }
         let sharing = [Sharing::Headwise, Sharing::None, Sharing::KeyValue][self.up_to(2)];

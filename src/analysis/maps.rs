@@ -4,6 +4,7 @@ use ndarray::{Array3, Array4, ArrayRef2, ArrayRef3};
 
 use crate::attention::{ExactAttention, LinformerAttention, PaddingMask, Projections};
 use crate::blocks::{Attention, Encoder};
+use crate::config::ProjectionKind;
 use crate::error::{Error, Result};
 use crate::models::LanguageModel;
 use crate::scalar::Scalar;
@@ -97,6 +98,9 @@ fn linformer_map<A: Scalar>(
     input: &ArrayRef3<A>,
     mask: Option<&PaddingMask>,
 ) -> Result<Array4<A>> {
+    if map == Map::Effective && attention.config().projection.kind == ProjectionKind::AttentionPooling {
+        return attention.effective_map_of(input, input, mask);
+    }
     let projections = attention.own_or(shared)?;
     let context = attention.compress_with(projections, input, mask)?;
     if map == Map::Compressed {

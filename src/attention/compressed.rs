@@ -1,6 +1,6 @@
 //! A sequence compressed to k rows.
 
-use ndarray::{Array4, ArrayRef3, ArrayView4, Axis};
+use ndarray::{Array3, Array4, ArrayRef3, ArrayView1, ArrayView3, ArrayView4, Axis};
 
 use super::heads::ItemKeyValues;
 use super::key_values::PackedKeyValues;
@@ -18,12 +18,14 @@ pub struct Compressed<A = f32> {
     pub(crate) keys: Array4<A>,
     pub(crate) values: Array4<A>,
     pub(crate) slots: Vec<usize>,
+    /// (batch, heads, slots), −∞ for slots that are empty.
+    pub(crate) log_mass: Option<Array3<A>>,
     packed: Derived<PackedKeyValues<A>>,
 }
 
 impl<A: Scalar> PartialEq for Compressed<A> {
     fn eq(&self, other: &Self) -> bool {
-        self.keys == other.keys && self.values == other.values && self.slots == other.slots
+        self.keys == other.keys && self.values == other.values && self.slots == other.slots && self.log_mass == other.log_mass
     }
 }
 
@@ -40,6 +42,7 @@ impl<A: Scalar> Compressed<A> {
             keys,
             values,
             slots,
+            log_mass: None,
             packed: Derived::new(),
         }
     }
@@ -52,9 +55,16 @@ impl<A: Scalar> Compressed<A> {
     pub(crate) fn packed(&self) -> &PackedKeyValues<A> {
         self.packed.get_or_make_spread(|old| {
             let mut packed = old.unwrap_or_default();
-            packed.repack(self.keys.view(), self.values.view(), &self.slots);
+            packed.repack(self.keys.view(), self.values.view(), self.log_mass(), &self.slots);
             packed
         })
+    }
+
+    /// Returns what is added to the logits of each slot, (batch, query heads, slots), as attention pooling has it; `None` for the other kinds.
+    ///
+    /// It is −∞ where a slot is empty, which then has no influence.
+    pub fn log_mass(&self) -> Option<ArrayView3<'_, A>> {
+        self.log_mass.as_ref().map(|log_mass| log_mass.view())
     }
 
     /// Returns K̄, (batch, key/value heads, slots, `head_dim`).
@@ -68,7 +78,7 @@ impl<A: Scalar> Compressed<A> {
     }
 
     /// Returns how many slots each item has; the rest of its rows are not attended to. Fewer than all only where pooling or a convolution
-    /// met a short item.
+    /// met a short item; none only where attention pooling met an item without any position.
     pub fn slots(&self) -> &[usize] {
         &self.slots
     }
@@ -96,6 +106,13 @@ impl<A: Scalar> Compressed<A> {
     /// Returns the number of sequences.
     pub fn batch(&self) -> usize {
         self.slots.len()
+    }
+
+    /// What query head `head` of `heads` adds to the logits of an item's slots.
+    pub(crate) fn head_mass(&self, item: usize, head: usize, heads: usize) -> Option<ArrayView1<'_, A>> {
+        let masses = self.log_mass.as_ref()?.index_axis(Axis(0), item);
+        let head = head * masses.nrows() / heads;
+        Some(masses.index_axis_move(Axis(0), head).split_at(Axis(0), self.slots[item]).0)
     }
 
     pub(crate) fn item(&self, item: usize) -> ItemKeyValues<'_, A> {

@@ -19,6 +19,7 @@ mod finish;
 mod lengths;
 mod order;
 mod pending;
+mod pooled;
 mod range_set;
 mod rows;
 mod scratch;
@@ -34,6 +35,7 @@ pub(crate) use scratch::CompressionScratch;
 pub(crate) use totals::Totals;
 
 use pending::Pending;
+use pooled::MOST_POSITIONS;
 use rows::RealRows;
 use scratch::OwnScratch;
 
@@ -43,7 +45,8 @@ pub(crate) const SEGMENT: usize = crate::ops::SEGMENT;
 /// The running sums K̄ = Σₜ E[:, t]·xₜ and V̄ of a batch of sequences.
 ///
 /// A sequence can be pushed chunk by chunk, or in parts that start elsewhere ([`starting_at`](Self::starting_at)) and are added up
-/// ([`merge`](Self::merge)). Chunks cut at multiples of [`Compressor::CHUNK`] give bit for bit what one call gives; any others the same up to rounding.
+/// ([`merge`](Self::merge)). Chunks cut at multiples of [`Compressor::CHUNK`] give bit for bit what one call gives; any others the same up to rounding,
+/// and with attention pooling bit for bit, too.
 ///
 /// Where rows are multiplied by matrices, those that are pushed a few at a time are kept until a multiple of `CHUNK` positions is complete, and then
 /// added together.
@@ -95,7 +98,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         Self::in_memory_of(Totals::default(), config, weights, projections, (batch, 0), order)
     }
 
-    /// Sets how long the sequences will be. Pooling needs it. The other kinds take rows beyond an item's length as padding, and rows beyond a length
+    /// Sets how long the sequences will be. Mean and max pooling need it. The other kinds take rows beyond an item's length as padding, and rows beyond a length
     /// that was set for all items as an error.
     ///
     /// # Errors
@@ -138,7 +141,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     ///
     /// # Errors
     /// Returns an error if the chunk has another batch or width, if the mask has another shape than the chunk, if the chunk ends beyond the columns
-    /// of the projection or the length that [`with_lengths`](Self::with_lengths) set, or if pooling was not given the lengths. The sums are then unchanged.
+    /// of the projection or the length that [`with_lengths`](Self::with_lengths) set, or if mean or max pooling was not given the lengths. The sums are then unchanged.
     pub fn push(&mut self, chunk: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<()> {
         self.push_chunk(chunk, mask, true)
     }
@@ -249,6 +252,10 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         for (reached, &other) in self.totals.ends.iter_mut().zip(&other.totals.ends) {
             *reached = (*reached).max(other);
         }
+        let (config, ends) = (self.config, &self.totals.ends);
+        self.totals
+            .pooled
+            .merge(other.totals.pooled, |item| config.segment_level(ends[item]));
         self.totals.pushed.insert_all(other.totals.pushed);
         self.next = self.next.max(other.next);
         Ok(())
@@ -259,7 +266,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     /// Both are (batch, dim).
     ///
     /// # Errors
-    /// Returns an error for max pooling, which is not a sum, if the position was not pushed, or if a row has another shape.
+    /// Returns an error for max and attention pooling, which are not sums, if the position was not pushed, or if a row has another shape.
     pub fn replace(&mut self, position: usize, old: &ArrayRef2<A>, new: &ArrayRef2<A>) -> Result<()> {
         const OPERATION: &str = "Compressor::replace";
         let expected = (self.batch, self.config.attention.dim);
@@ -268,11 +275,13 @@ impl<'a, A: Scalar> Compressor<'a, A> {
                 return Err(Error::shape(OPERATION, argument, format!("{expected:?}"), rows.shape()));
             }
         }
-        if self.config.projection.kind == ProjectionKind::MaxPooling {
-            return Err(Error::argument(
-                OPERATION,
-                "a maximum cannot be taken back; compress the sequence anew",
-            ));
+        let reason = match self.config.projection.kind {
+            ProjectionKind::MaxPooling => Some("a maximum cannot be taken back; compress the sequence anew"),
+            ProjectionKind::AttentionPooling => Some("a position cannot be taken out of a softmax; compress the sequence anew"),
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            return Err(Error::argument(OPERATION, reason));
         }
         if !self.totals.pushed.contains(position) {
             return Err(Error::argument(
@@ -326,6 +335,10 @@ impl<'a, A: Scalar> Compressor<'a, A> {
     fn check_reach(&self, operation: &'static str, end: usize) -> Result<()> {
         match self.projections.key().columns() {
             Some(columns) if end > columns => Err(self.config.too_long(operation, end, columns)),
+            None if end > MOST_POSITIONS && self.config.projection.pools_by_attention() => Err(Error::argument(
+                operation,
+                format!("position {end} came, but segments of a power of two end at {MOST_POSITIONS}; give positions below"),
+            )),
             _ => Ok(()),
         }
     }

@@ -222,7 +222,7 @@ impl<A: Scalar> ExactAttention<A> {
             })?,
         }
         let Compressed { keys, values, slots, .. } = &collected.finish();
-        space.packed.repack(keys.view(), values.view(), slots);
+        space.packed.repack(keys.view(), values.view(), None, slots);
         Ok(())
     }
 

@@ -275,7 +275,7 @@ mod tests {
             layer.weights().repack_for(rows, &context, &mut packed);
             assert_eq!(packed.folded().is_some(), rows == 1000);
         }
-        packed.repack(context.keys(), context.values(), context.slots());
+        packed.repack(context.keys(), context.values(), None, context.slots());
         assert!(packed.folded().is_none());
     }
 }

@@ -3,7 +3,7 @@
 use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayViewMut2, ArrayViewMut3, Axis, Ix4, s};
 
 use super::compressed::Compressed;
-use super::heads::{ItemKeyValues, head_scores};
+use super::heads::head_scores;
 use super::partial::HeadScratch;
 use super::weights::{AttentionWeights, tile};
 use crate::buffer_pool::Buffers;
@@ -24,11 +24,12 @@ pub(crate) struct AttendCache<A> {
     factored: Option<Array2<A>>,
 }
 
-/// The gradients of what a context is made of, (batch, heads, slots, `head_dim`) each.
+/// The gradients of what a context is made of, (batch, heads, slots, `head_dim`) each, and of what is added to its logits, (batch, heads, slots).
 #[derive(Clone, Debug)]
 pub(crate) struct KeyValueGradients<A> {
     pub(crate) keys: Array4<A>,
     pub(crate) values: Array4<A>,
+    pub(crate) log_mass: Option<Array3<A>>,
 }
 
 impl<A: Scalar> AttendCache<A> {
@@ -71,7 +72,7 @@ impl<A: Scalar> AttentionWeights<A> {
                 length,
                 heads: self.heads,
             };
-            attend_with_dropout(&mut concat, context.item(item), place, dropout);
+            attend_with_dropout(&mut concat, context, place, dropout);
         });
         self.concat_output(queries, concat, (batch, length), buffers)
     }
@@ -125,6 +126,7 @@ impl<A: Scalar> AttentionWeights<A> {
         let mut grads = KeyValueGradients {
             keys: Array4::zeros(context.keys.dim()),
             values: Array4::zeros(context.values.dim()),
+            log_mass: None,
         };
         let mut dqueries = buffers.array2(cache.queries.dim());
         let heads = HeadsBackward {
@@ -158,27 +160,34 @@ struct HeadsBackward<'t, A> {
 impl<A: Scalar> HeadsBackward<'_, A> {
     /// A task has the query heads of one key/value head of one item.
     fn run(&self, dqueries: ArrayViewMut3<'_, A>, grads: &mut KeyValueGradients<A>) {
-        let (_, kv_heads, slots, head_dim) = self.context.keys.dim();
+        let (batch, kv_heads, slots, head_dim) = self.context.keys.dim();
+        let with_mass = self.context.log_mass.is_some();
+        let mut masses = Array3::<f64>::zeros((batch, kv_heads, if with_mass { slots } else { 0 }));
         let width = self.heads / kv_heads * head_dim;
         let cost = parallel::cost(&[self.cache.queries.len(), 5, slots]);
         let mut pool = Pool::<HeadBackward<A>>::default();
         pool.prepare();
         let items = (
-            along(dqueries, 0, 1),
+            (along(dqueries, 0, 1), along(masses.view_mut(), 0, 1)),
             (along(grads.keys.view_mut(), 0, 1), along(grads.values.view_mut(), 0, 1)),
         );
-        for_each_part(items, cost, |item, (dqueries, (keys, values))| {
-            let heads = (along(dqueries.view, 2, width), (along(keys.view, 1, 1), along(values.view, 1, 1)));
-            for_each_part(heads, cost, |kv_head, (dqueries, (keys, values))| {
+        for_each_part(items, cost, |item, ((dqueries, masses), (keys, values))| {
+            let heads = (
+                (along(dqueries.view, 2, width), along(masses.view, 1, 1)),
+                (along(keys.view, 1, 1), along(values.view, 1, 1)),
+            );
+            for_each_part(heads, cost, |kv_head, ((dqueries, masses), (keys, values))| {
                 let count = self.context.slots[item];
                 let dqueries = dqueries.view.index_axis_move(Axis(0), 0);
                 let own = OwnGradients {
                     keys: first_slots(keys, count),
                     values: first_slots(values, count),
+                    log_mass: masses.view.into_slice().unwrap_or_default(),
                 };
                 pool.with(|backward| self.key_value_head(item, kv_head, dqueries, own, backward));
             });
         });
+        grads.log_mass = with_mass.then(|| masses.mapv(A::cast));
     }
 
     /// Goes over the rows of the query heads of one key/value head in order.
@@ -193,7 +202,8 @@ impl<A: Scalar> HeadsBackward<'_, A> {
         let (_, kv_heads, slots, head_dim) = self.context.keys.dim();
         let (heads, length, group) = (self.heads, self.length, self.heads / kv_heads);
         let (keys, values) = self.context.item(item).head(kv_head, kv_heads);
-        backward.attend_to(keys, values);
+        let log_mass = self.context.head_mass(item, kv_head, kv_heads);
+        backward.attend_to(keys, values, log_mass);
         let mut staged = [StagedSum::default(), StagedSum::default()];
         for head in kv_head * group..(kv_head + 1) * group {
             let columns = head * head_dim..(head + 1) * head_dim;
@@ -280,13 +290,9 @@ impl<A: Scalar> Dropped<'_, A> {
     }
 }
 
-/// Replaces every head's queries by dropout(softmax(q·kᵀ/√d))·v.
-fn attend_with_dropout<A: Scalar>(
-    queries: &mut ArrayViewMut2<'_, A>,
-    context: ItemKeyValues<'_, A>,
-    place: ScoreTile,
-    dropout: &Dropout<A>,
-) {
+/// Replaces every head's queries by dropout(softmax(q·kᵀ/√d + log-mass))·v.
+fn attend_with_dropout<A: Scalar>(queries: &mut ArrayViewMut2<'_, A>, compressed: &Compressed<A>, place: ScoreTile, dropout: &Dropout<A>) {
+    let context = compressed.item(place.item);
     let (head_dim, count) = (context.keys.dim().2, context.count);
     if count == 0 {
         queries.fill(A::zero());
@@ -295,7 +301,8 @@ fn attend_with_dropout<A: Scalar>(
     let mut space = Vec::new();
     for head in 0..place.heads {
         let mut scores = tile(&mut space, queries.nrows(), count);
-        head_scores(queries.view(), context, head, place.heads, &mut scores);
+        let log_mass = compressed.head_mass(place.item, head, place.heads);
+        head_scores(queries.view(), context, log_mass, head, place.heads, &mut scores);
         place.dropped(head, context.keys.dim().1, dropout).apply(&mut scores);
         let (_, values) = context.head(head, place.heads);
         let mut result = queries.slice_mut(s![.., head * head_dim..(head + 1) * head_dim]);

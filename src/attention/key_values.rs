@@ -1,6 +1,6 @@
 //! Keys and values packed for the tiles that attend to them.
 
-use ndarray::{ArrayView2, ArrayView4, Axis, s};
+use ndarray::{ArrayView1, ArrayView2, ArrayView3, ArrayView4, Axis, s};
 
 use super::folded::FoldedKeyValues;
 use super::heads::{ItemKeyValues, scale};
@@ -42,6 +42,8 @@ struct PackedBlock<A> {
     keys: PackedMatrix<A>,
     /// (slots, `head_dim`).
     values: PackedMatrix<A>,
+    /// What is added to the logits of each slot; nothing where nothing is.
+    log_mass: Vec<A>,
 }
 
 impl<A: Scalar> Default for PackedBlock<A> {
@@ -49,6 +51,7 @@ impl<A: Scalar> Default for PackedBlock<A> {
         Self {
             keys: PackedMatrix::default(),
             values: PackedMatrix::default(),
+            log_mass: Vec::new(),
         }
     }
 }
@@ -76,9 +79,15 @@ impl<A: Scalar> PackedKeyValues<A> {
         self.is_folded.then_some(&self.folded)
     }
 
-    /// Replaces everything by keys and values (batch, heads, slots, `head_dim`), of which an item has the first `slots[item]`; without allocating
-    /// where the memory suffices.
-    pub(crate) fn repack(&mut self, keys: ArrayView4<'_, A>, values: ArrayView4<'_, A>, slots: &[usize]) {
+    /// Replaces everything by keys and values (batch, heads, slots, `head_dim`), of which an item has the first `slots[item]`, and by what is added to
+    /// the logits of each slot; without allocating where the memory suffices.
+    pub(crate) fn repack(
+        &mut self,
+        keys: ArrayView4<'_, A>,
+        values: ArrayView4<'_, A>,
+        log_mass: Option<ArrayView3<'_, A>>,
+        slots: &[usize],
+    ) {
         self.is_folded = false;
         let (batch, heads, most, head_dim) = keys.dim();
         self.per_item = heads;
@@ -95,11 +104,12 @@ impl<A: Scalar> PackedKeyValues<A> {
         for_each_part(parts, cost, |index, part| {
             let (item, head) = (index / heads, index % heads);
             let own = s![item, head, ..slots[item], ..];
-            part.slice[0].repack(keys.slice(own), values.slice(own));
+            let log_mass = log_mass.as_ref().map(|log_mass| log_mass.slice(s![item, head, ..slots[item]]));
+            part.slice[0].repack(keys.slice(own), values.slice(own), log_mass);
         });
     }
 
-    /// Replaces every head's queries in `queries`, head by head a unit, by softmax(q·kᵀ/√`head_dim`)·v.
+    /// Replaces every head's queries in `queries`, head by head a unit, by softmax(q·kᵀ/√`head_dim` + log-mass)·v.
     ///
     /// Scores are held for one block of keys at a time, whatever the number of slots. Without a slot to attend to the result is 0, the
     /// empty sum.
@@ -117,7 +127,7 @@ impl<A: Scalar> PackedKeyValues<A> {
 }
 
 impl<A: Scalar> PackedHead<A> {
-    fn repack(&mut self, keys: ArrayView2<'_, A>, values: ArrayView2<'_, A>) {
+    fn repack(&mut self, keys: ArrayView2<'_, A>, values: ArrayView2<'_, A>, log_mass: Option<ArrayView1<'_, A>>) {
         let (slots, head_dim) = keys.dim();
         self.count = slots.div_ceil(KEY_BLOCK);
         if self.blocks.len() < self.count {
@@ -125,7 +135,12 @@ impl<A: Scalar> PackedHead<A> {
         }
         let width = block_width(slots);
         let parts = keys.axis_chunks_iter(Axis(0), width).zip(values.axis_chunks_iter(Axis(0), width));
-        for (block, (keys, values)) in self.blocks.iter_mut().zip(parts) {
+        for (index, (block, (keys, values))) in self.blocks.iter_mut().zip(parts).enumerate() {
+            block.log_mass.clear();
+            if let Some(log_mass) = log_mass {
+                let first = index * width;
+                block.log_mass.extend(log_mass.slice(s![first..first + keys.nrows()]));
+            }
             block.keys.repack(keys.t(), scale(head_dim));
             block.values.repack(values, A::one());
         }
@@ -133,12 +148,13 @@ impl<A: Scalar> PackedHead<A> {
 }
 
 impl<A: Scalar> PackedBlock<A> {
-    /// Fills `scores` with exp(q·kᵀ/√`head_dim` − maximum) of one head's queries, and the rows' maxima and sums.
+    /// Fills `scores` with exp(q·kᵀ/√`head_dim` + log-mass − maximum) of one head's queries, and the rows' maxima and sums.
     fn exponentials(&self, queries: &Tile<A>, head: usize, scores: &mut Tile<A>, partial: &mut Partial<A>) {
         let (rows, (_, slots)) = (queries.nrows(), self.keys.dim());
         scores.reshape(rows, Runs::of(slots));
         let to = scores.run_mut(0);
-        self.keys.multiply_tile(queries.unit(head), 0, 0..slots, Output::Set, to);
+        let log_mass = (!self.log_mass.is_empty()).then_some(&self.log_mass[..]);
+        self.keys.multiply_tile(queries.unit(head), 0, 0..slots, Output::set(log_mass), to);
         let RowsMut { data, stride } = scores.run_mut(0);
         exp_rows(&mut data[..rows * stride], slots, stride, &mut partial.maxima, &mut partial.sums);
     }

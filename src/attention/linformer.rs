@@ -1,6 +1,6 @@
 //! Linformer attention: compress once, attend row by row.
 
-use ndarray::{Array3, Array4, ArrayRef3, s};
+use ndarray::{Array3, ArrayRef3};
 
 use super::compressed::Compressed;
 use super::compressor::{Compressor, Order, SequenceLengths};
@@ -9,15 +9,16 @@ use super::mask::PaddingMask;
 use super::projection::Projections;
 use super::weights::{AttendScratch, AttentionWeights};
 use super::workspace::Workspace;
-use crate::config::{ConvolutionTail, LinformerConfig, ProjectionConfig, ProjectionKind, Sharing};
-use crate::error::{Error, Result, checked_len};
+use crate::config::{LinformerConfig, ProjectionConfig, Sharing};
+use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{Linear, check_width, map_tiles};
-use crate::ops::{RowsMut, Runs, Tile, gemm};
+use crate::ops::{RowsMut, Runs, Tile};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
 mod in_place;
+mod maps;
 mod training;
 
 /// Multi-head attention in O(n·k): softmax(Q(E·K)ᵀ/√`head_dim`)·(F·V) (paper, equation 7).
@@ -276,86 +277,6 @@ impl<A: Scalar> LinformerAttention<A> {
             .attention
             .query_dim()
             .saturating_mul(self.config.attention.dim.saturating_add(slots))
-    }
-
-    /// Returns P̄ = softmax(Q·K̄ᵀ/√`head_dim`): (batch, heads, m, slots), 0 for slots that an item does not have.
-    ///
-    /// # Errors
-    /// Returns an error as [`attend`](Self::attend) does.
-    pub fn attention_map(&self, queries: &ArrayRef3<A>, context: &Compressed<A>) -> Result<Array4<A>> {
-        self.check_context("LinformerAttention::attention_map", queries, context)?;
-        self.weights.attention_map("LinformerAttention::attention_map", queries, context)
-    }
-
-    /// Returns P̄·F: how much each query draws from each of the n positions whose values F compresses, (batch, heads, m, n).
-    /// With E = F it is P̄·E.
-    ///
-    /// `mask` says which positions were real; [`PaddingMask::all_real`] where there was none. The result takes m·n numbers a head.
-    ///
-    /// # Errors
-    /// Returns an error as [`attend`](Self::attend) does, if the mask has another batch, or if the kind of projection has no such map (max pooling,
-    /// convolutions over channels).
-    pub fn effective_map(&self, queries: &ArrayRef3<A>, context: &Compressed<A>, mask: &PaddingMask) -> Result<Array4<A>> {
-        self.effective_map_with(self.own_or(None)?, queries, context, mask)
-    }
-
-    /// Returns [`effective_map`](Self::effective_map) with the projections of an encoder that shares them among its layers.
-    ///
-    /// # Errors
-    /// Returns an error as [`effective_map`](Self::effective_map) does.
-    pub fn effective_map_with(
-        &self,
-        projections: &Projections<A>,
-        queries: &ArrayRef3<A>,
-        context: &Compressed<A>,
-        mask: &PaddingMask,
-    ) -> Result<Array4<A>> {
-        const OPERATION: &str = "LinformerAttention::effective_map";
-        projections.check(OPERATION, &self.config)?;
-        let (batch, length) = mask.dim();
-        if batch != context.batch() {
-            return Err(Error::shape(
-                OPERATION,
-                "mask",
-                format!("({}, any length)", context.batch()),
-                &[batch, length],
-            ));
-        }
-        self.config.check_length(OPERATION, length)?;
-        for (&own, &slots) in mask.lengths().iter().zip(&context.slots) {
-            let expected = self.config.slots_of(own);
-            if slots != expected {
-                let reason = format!(
-                    "the mask belongs to a sequence of {expected} slots, but the context has {slots}; pass the mask it was compressed with"
-                );
-                return Err(Error::argument(OPERATION, reason));
-            }
-        }
-        let (tail, reach) = match self.config.projection.kind {
-            ProjectionKind::Convolution(convolution) => (convolution.tail, convolution.reach(0, self.config.seq_len)),
-            _ => (ConvolutionTail::default(), 0),
-        };
-        let map = self.attention_map(queries, context)?;
-        let (_, heads, rows, _) = map.dim();
-        checked_len(OPERATION, &[batch, heads, rows, length], size_of::<A>())?;
-        let mut effective = Array4::zeros((batch, heads, rows, length));
-        for (item, mut effective) in effective.outer_iter_mut().enumerate() {
-            for (head, mut effective) in effective.outer_iter_mut().enumerate() {
-                let slots = context.slots[item];
-                let matrix = projections
-                    .value()
-                    .effective_matrix(head, slots, mask.item(item), mask.lengths()[item].max(reach), tail)
-                    .ok_or_else(|| Error::argument(OPERATION, "this kind of projection gives no position a weight of its own"))?;
-                gemm(
-                    A::one(),
-                    map.slice(s![item, head, .., ..slots]),
-                    matrix.view(),
-                    A::zero(),
-                    &mut effective,
-                );
-            }
-        }
-        Ok(effective)
     }
 
     /// Returns this layer for sequences of up to `new_len` positions: its learned E and F are interpolated linearly along the sequence, and each row

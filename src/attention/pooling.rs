@@ -14,7 +14,7 @@ use crate::scalar::Scalar;
 mod backward;
 
 #[allow(unused_imports)]
-pub(super) use backward::{Means, RowGradients, SegmentGradients, segment_backward};
+pub(super) use backward::{Means, RowGradients, SegmentGradients, part_backward, segment_backward};
 
 /// Summaries of sets of positions, one after the other, of one head.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +34,10 @@ impl<A: Scalar> Summaries<A> {
         self.maxima.clear();
         self.masses.clear();
         self.sums.clear();
+    }
+
+    pub(crate) fn head_dim(&self) -> usize {
+        self.head_dim
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -97,6 +101,46 @@ impl<A: Scalar> Summaries<A> {
         let own = (self.maxima[to], self.masses[to], &mut self.sums[to * width..][..width]);
         let merged = merge(own, (other.maxima[index], other.masses[index], other.sums(index)));
         (self.maxima[to], self.masses[to]) = merged;
+    }
+
+    /// Merges the last set into the one before it.
+    pub(crate) fn merge_last(&mut self) {
+        let last = self.len() - 1;
+        self.merge_within(last - 1, last);
+        self.truncate(last);
+    }
+
+    /// Puts a copy of set `from` in the place of set `to`.
+    pub(crate) fn copy_within(&mut self, from: usize, to: usize) {
+        let width = 2 * self.head_dim;
+        self.maxima[to] = self.maxima[from];
+        self.masses[to] = self.masses[from];
+        self.sums.copy_within(from * width..(from + 1) * width, to * width);
+    }
+
+    /// The largest importance of each set; −∞ of empty ones.
+    pub(crate) fn maxima(&self) -> &[A] {
+        &self.maxima
+    }
+
+    /// Makes masses and sums relative to `maxima`, which are no smaller than their own; for sums over parts of the same sets.
+    pub(crate) fn rescale(&mut self, maxima: &[A]) {
+        let sums = self.sums.chunks_exact_mut((2 * self.head_dim).max(1));
+        for (((own, mass), sums), &maximum) in self.maxima.iter_mut().zip(&mut self.masses).zip(sums).zip(maxima) {
+            if *mass != A::zero() {
+                let factor = exp_below(*own, maximum);
+                *mass *= factor;
+                for sum in sums {
+                    *sum *= factor;
+                }
+            }
+            *own = maximum;
+        }
+    }
+
+    /// All masses, and all sums, relative to the maxima.
+    pub(crate) fn masses_and_sums(&mut self) -> [&mut [A]; 2] {
+        [&mut self.masses, &mut self.sums]
     }
 
     pub(crate) fn truncate(&mut self, count: usize) {
@@ -210,6 +254,20 @@ impl<A: Scalar> HeadRows<'_, A> {
     /// ⟨u, k⟩·`scale`.
     pub(super) fn importance(&self, key: &[A]) -> A {
         importance(self.query, key, self.scale)
+    }
+
+    /// Adds one set of as many positions as `rows` has, a power of two: [`push_segments`](Self::push_segments) in less memory.
+    pub(super) fn push_set(&self, rows: impl Iterator<Item = Option<usize>>, to: &mut Summaries<A>) {
+        for (index, row) in rows.enumerate() {
+            match row {
+                Some(row) => to.push_position(self.importance(self.key(row)), self.key(row), self.value(row)),
+                None => to.push_empty(),
+            }
+            // As many sets as the position ends.
+            for _ in 0..(index + 1).trailing_zeros() {
+                to.merge_last();
+            }
+        }
     }
 
     /// Adds the sets of `segment` positions each, a power of two, that `rows` makes up; it gives the row of each position in turn, `None` for padding.

@@ -1,6 +1,6 @@
 //! E and F: what makes k rows out of n.
 
-use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView3, ArrayViewMut3, Axis, s};
+use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMut3, Axis, s};
 
 use crate::config::{ConvolutionKernel, ConvolutionTail, LinformerConfig, ProjectionKind, Sharing};
 use crate::error::{Error, Result, checked_len};
@@ -11,7 +11,8 @@ use crate::scalar::Scalar;
 /// E or F: what makes k rows out of the n keys, or the n values, of a layer.
 ///
 /// A shared matrix has shape (k, n); one matrix a head, (heads, k, n). A convolution's kernel has (stride), (`head_dim`, stride) or
-/// (`head_dim`, `head_dim`, stride) for its three forms, as PyTorch stores it, after the heads where these do not share. Pooling has nothing.
+/// (`head_dim`, `head_dim`, stride) for its three forms, as PyTorch stores it, after the heads where these do not share. Attention pooling has the
+/// pooling queries u, (heads, `head_dim`); the other kinds of pooling have nothing.
 #[derive(Clone, Debug)]
 pub struct Projection<A = f32> {
     pub(crate) weights: ProjectionWeights<A>,
@@ -30,6 +31,10 @@ pub(crate) enum ProjectionWeights<A> {
     },
     Mean,
     Max,
+    /// u, (heads, `head_dim`).
+    Attention {
+        query: Array2<A>,
+    },
     /// (matrices, out, in, stride); the channel axes are 1 long where the kernel has none.
     Convolution {
         kernel: Array4<A>,
@@ -68,6 +73,10 @@ impl<A: Scalar> Projection<A> {
             }
             ProjectionKind::MeanPooling => (ProjectionWeights::Mean, 0),
             ProjectionKind::MaxPooling => (ProjectionWeights::Max, 0),
+            ProjectionKind::AttentionPooling => {
+                let query = Array2::zeros((matrices, head_dim));
+                (ProjectionWeights::Attention { query }, 0)
+            }
             ProjectionKind::Convolution(convolution) => {
                 let shape = convolution.kernel;
                 let dim = kernel_dim(config, shape);
@@ -94,6 +103,9 @@ impl<A: Scalar> Projection<A> {
                 matrix.dim() == (matrices, config.k, config.seq_len)
             }
             (ProjectionWeights::Mean, ProjectionKind::MeanPooling) | (ProjectionWeights::Max, ProjectionKind::MaxPooling) => true,
+            (ProjectionWeights::Attention { query }, ProjectionKind::AttentionPooling) => {
+                query.dim() == (matrices, config.attention.effective_head_dim())
+            }
             (ProjectionWeights::Convolution { kernel, shape }, ProjectionKind::Convolution(convolution)) => {
                 *shape == convolution.kernel && kernel.dim() == kernel_dim(config, *shape)
             }
@@ -123,6 +135,22 @@ impl<A: Scalar> Projection<A> {
     pub fn matrix(&self) -> Option<ArrayView3<'_, A>> {
         match &self.weights {
             ProjectionWeights::Dense { matrix, .. } => Some(matrix.view()),
+            _ => None,
+        }
+    }
+
+    /// Returns the u of attention pooling, (heads, `head_dim`).
+    pub fn pooling_query(&self) -> Option<ArrayView2<'_, A>> {
+        match &self.weights {
+            ProjectionWeights::Attention { query } => Some(query.view()),
+            _ => None,
+        }
+    }
+
+    /// Its u, to be written.
+    pub(crate) fn pooling_query_mut(&mut self) -> Option<ArrayViewMut2<'_, A>> {
+        match &mut self.weights {
+            ProjectionWeights::Attention { query } => Some(query.view_mut()),
             _ => None,
         }
     }
@@ -216,7 +244,7 @@ impl<A: Scalar> Projection<A> {
                     effective[[position / kernel.len(), position]] = kernel[position % kernel.len()];
                 }
             }
-            ProjectionWeights::Max | ProjectionWeights::Convolution { .. } => return None,
+            ProjectionWeights::Max | ProjectionWeights::Attention { .. } | ProjectionWeights::Convolution { .. } => return None,
         }
         for (mut column, &real) in effective.columns_mut().into_iter().zip(real) {
             if !real {
@@ -259,6 +287,7 @@ impl<A: Scalar> Parameters<A> for Projection<A> {
                 }
                 visitor(&join(path, "weight"), Role::Trainable, view);
             }
+            ProjectionWeights::Attention { query } => visitor(&join(path, "pooling_query"), Role::Trainable, query.view().into_dyn()),
             ProjectionWeights::Mean | ProjectionWeights::Max => {}
         }
         if let Some(bias) = &self.bias {
@@ -286,6 +315,7 @@ impl<A: Scalar> Parameters<A> for Projection<A> {
                 }
                 visitor(&join(path, "weight"), Role::Trainable, view);
             }
+            ProjectionWeights::Attention { query } => visitor(&join(path, "pooling_query"), Role::Trainable, query.view_mut().into_dyn()),
             ProjectionWeights::Mean | ProjectionWeights::Max => {}
         }
         if let Some(bias) = &mut self.bias {

@@ -76,10 +76,11 @@ impl<A: Scalar> AttentionWeights<A> {
 
     /// Replaces what is packed by the one item of `context`, which `rows` rows are to attend to; without allocating where the memory suffices.
     pub(super) fn repack_for(&self, rows: usize, context: &Compressed<A>, packed: &mut PackedKeyValues<A>) {
-        if self.output_factor.is_none() && folds(&self.query, self.heads, context.slots[0], rows) {
+        let can_fold = self.output_factor.is_none() && context.log_mass.is_none();
+        if can_fold && folds(&self.query, self.heads, context.slots[0], rows) {
             packed.refold(&self.query, &self.output, self.heads, context.item(0));
         } else {
-            packed.repack(context.keys.view(), context.values.view(), &context.slots);
+            packed.repack(context.keys.view(), context.values.view(), context.log_mass(), &context.slots);
         }
     }
 
@@ -108,11 +109,12 @@ impl<A: Scalar> AttentionWeights<A> {
         }
     }
 
-    /// softmax(Q·Kᵀ/√`head_dim`) of `queries` (batch, m, dim): (batch, heads, m, slots), 0 for slots that an item does not have.
+    /// softmax(Q·Kᵀ/√`head_dim` + log-mass) of `queries` (batch, m, dim): (batch, heads, m, slots), 0 for slots that an item does not have.
     pub(crate) fn attention_map(&self, operation: &'static str, queries: &ArrayRef3<A>, context: &Compressed<A>) -> Result<Array4<A>> {
         self.map_of(operation, queries, context.keys.dim().2, |item, _, projected, map| {
             for (head, mut scores) in map.outer_iter_mut().enumerate() {
-                head_scores(projected, context.item(item), head, self.heads, &mut scores);
+                let log_mass = context.head_mass(item, head, self.heads);
+                head_scores(projected, context.item(item), log_mass, head, self.heads, &mut scores);
             }
         })
     }

@@ -212,6 +212,7 @@ fn projections(config: &LinformerConfig) -> usize {
     let (weight, channels) = match config.projection.kind {
         ProjectionKind::Learned | ProjectionKind::Random => (product(&[config.k, config.seq_len]), config.k),
         ProjectionKind::MeanPooling | ProjectionKind::MaxPooling => (0, 0),
+        ProjectionKind::AttentionPooling => (head_dim, 0),
         ProjectionKind::Convolution(convolution) => {
             let stride = config.stride().unwrap_or(1);
             match convolution.kernel {

@@ -1,5 +1,6 @@
 //! Attention layers.
 
+use super::projection::{segment_level, segments};
 use super::{Convolution, ProjectionConfig, ProjectionKind, Sharing, at_least_one, setters};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Initialization;
@@ -166,7 +167,8 @@ pub struct LinformerConfig {
     /// The number of rows that n keys and values are compressed to.
     ///
     /// A learned or random projection may have more rows than `seq_len`: the layer is defined, and checkpoints have such layers, but it costs more
-    /// than exact attention. Pooling makes no more rows than there are positions. A convolution takes no k above `seq_len`.
+    /// than exact attention. Pooling makes no more rows than there are positions; attention pooling makes more than half of `k` where there are as many
+    /// positions. A convolution takes no k above `seq_len`.
     pub k: usize,
     /// How they are compressed.
     pub projection: ProjectionConfig,
@@ -235,7 +237,7 @@ impl LinformerConfig {
         }
     }
 
-    /// Returns the number of slots that a full sequence is really compressed to; for a convolution it can differ from `k`.
+    /// Returns the number of slots that a full sequence is really compressed to; for convolutions and pooling it can differ from `k`.
     ///
     /// ```
     /// use linformer::{Convolution, ConvolutionKernel, LinformerConfig, ProjectionKind};
@@ -249,15 +251,22 @@ impl LinformerConfig {
         self.projection.slots(self.seq_len, self.k)
     }
 
-    /// How many slots a sequence is compressed to whose real positions end at `length`; at least one, which may be empty.
+    /// How many slots a sequence is compressed to whose real positions end at `length`; at least one, which may be empty, but for attention pooling,
+    /// which has none for nothing.
     pub(crate) fn slots_of(&self, length: usize) -> usize {
         match (self.projection.kind, self.stride()) {
             (ProjectionKind::Convolution(convolution), Some(stride)) => {
                 convolution.windows(convolution.reach(length, self.seq_len), stride).max(1)
             }
             (ProjectionKind::MeanPooling | ProjectionKind::MaxPooling, _) => self.k.min(length).max(1),
+            (ProjectionKind::AttentionPooling, _) => segments(length, self.k),
             _ => self.k,
         }
+    }
+
+    /// log₂ of the positions in a segment of attention pooling, for a sequence whose real positions end at `length`.
+    pub(crate) fn segment_level(&self, length: usize) -> u32 {
+        segment_level(length, self.k)
     }
 
     /// Returns the stride and kernel length of a convolution, ⌊`seq_len` / `k`⌋; `None` for the other kinds.
@@ -268,7 +277,8 @@ impl LinformerConfig {
         }
     }
 
-    /// Returns the key and value heads of the compressed sequence: `heads` where every head has its own projection, `kv_heads` otherwise.
+    /// Returns the key and value heads of the compressed sequence: `heads` where every head has its own projection or pooling query, `kv_heads`
+    /// otherwise.
     pub fn compressed_heads(&self) -> usize {
         self.projection.matrices(self.attention.heads).max(self.attention.kv_heads)
     }
@@ -323,6 +333,13 @@ impl LinformerConfig {
                 "bias_place",
                 "AfterCompression",
                 "there is neither a key nor a value bias to place; set one with with_key_value_bias",
+            ));
+        }
+        if self.bias_place == BiasPlace::AfterCompression && self.projection.pools_by_attention() {
+            return Err(Error::config(
+                "bias_place",
+                "AfterCompression",
+                "the weights of a segment add up to 1 in attention pooling, so that the place of a bias has no effect; leave it out",
             ));
         }
         let matrices = self.projection.matrices(self.attention.heads);

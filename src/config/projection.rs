@@ -106,6 +106,20 @@ pub enum ProjectionKind {
     MaxPooling,
     /// A strided convolution. Any length; the number of slots grows with it.
     Convolution(Convolution),
+    /// The softmax of each segment at one trained query, with the weight in attention that the segment has at this query. Any length.
+    ///
+    /// The n positions of an item are cut into segments of c positions, c the smallest power of two with ⌈n/c⌉ ≤ k; n is one past the item's last
+    /// real position. Every query head has a trained vector u (`pooling_query`, which starts at zeros), and its segments have
+    ///
+    /// | | |
+    /// |---|---|
+    /// | aⱼ = ⟨u, kⱼ⟩/√`head_dim` | the importance of position j |
+    /// | K̄ = Σ pⱼ·kⱼ, V̄ = Σ pⱼ·vⱼ | p = softmax(a) over the segment's real positions |
+    /// | log Σ exp(aⱼ) − ⟨u, K̄⟩/√`head_dim` | the log-mass, which every query adds to its logit ⟨q, K̄⟩/√`head_dim` |
+    ///
+    /// So a query equal to u gets exact attention, and every other one weighs a segment by the tangent at u of the convex log Σ exp(⟨q, kⱼ⟩/√`head_dim`):
+    /// never more than exact attention does. With k ≥ n it is exact attention. With u = 0 the rows are means of c positions, of log-mass log c.
+    AttentionPooling,
 }
 
 /// How keys and values are compressed along the sequence; [`LinformerConfig`](crate::LinformerConfig) has the shorter ways to say it.
@@ -115,12 +129,14 @@ pub enum ProjectionKind {
 pub struct ProjectionConfig {
     /// The kind of projection of n rows to k.
     pub kind: ProjectionKind,
-    /// The heads and layers that share it; `None` means [`Sharing::Headwise`]. Pooling has no weights to share and takes no mode.
+    /// The heads and layers that share it; `None` means [`Sharing::Headwise`]. Pooling takes no mode: it has no weights to share, or one query for each
+    /// head.
     pub sharing: Option<Sharing>,
     /// Whether a trained number is added to each slot (learned), or to each channel (convolution), after the key and value weights.
     pub bias: bool,
     /// How a matrix starts. `None`: [`Initialization::MeanPooling`] for a learned one, a standard deviation of 1/√k for a random one
-    /// (paper, theorem 1). Convolutions start as the mean of the window (as PyTorch's `Conv1d` where channels mix) and take none.
+    /// (paper, theorem 1). Convolutions start as the mean of the window (as PyTorch's `Conv1d` where channels mix), the queries of attention pooling
+    /// at zeros, and both take none.
     pub initialization: Option<Initialization>,
 }
 
@@ -139,10 +155,11 @@ impl ProjectionConfig {
         with_initialization => initialization: Option<Initialization>,
     }
 
-    /// Returns which heads and layers share the projection, with the default filled in. Pooling is alike for all heads, keys and values.
+    /// Returns which heads and layers share the projection, with the default filled in. Pooling is alike for keys and values, and but for attention
+    /// pooling for all heads.
     pub fn effective_sharing(&self) -> Sharing {
         match self.kind {
-            ProjectionKind::MeanPooling | ProjectionKind::MaxPooling => Sharing::KeyValue,
+            ProjectionKind::MeanPooling | ProjectionKind::MaxPooling | ProjectionKind::AttentionPooling => Sharing::KeyValue,
             _ => self.sharing.unwrap_or_default(),
         }
     }
@@ -152,15 +169,19 @@ impl ProjectionConfig {
         matches!(self.effective_sharing(), Sharing::KeyValue | Sharing::Layerwise)
     }
 
-    /// How many different matrices the heads of a layer use.
+    /// How many different matrices, or pooling queries, the heads of a layer use.
     pub(crate) fn matrices(&self, heads: usize) -> usize {
-        if self.effective_sharing() == Sharing::None { heads } else { 1 }
+        if self.pools_by_attention() || self.effective_sharing() == Sharing::None {
+            heads
+        } else {
+            1
+        }
     }
 
     /// Whether summing over the sequence and applying the key and value weights commute.
     pub(crate) fn commutes(&self) -> bool {
         match self.kind {
-            ProjectionKind::MaxPooling => false,
+            ProjectionKind::MaxPooling | ProjectionKind::AttentionPooling => false,
             ProjectionKind::Convolution(convolution) => convolution.kernel == ConvolutionKernel::Scalar,
             _ => true,
         }
@@ -169,6 +190,11 @@ impl ProjectionConfig {
     /// Whether the kind pools over windows of an item's own length, and so has no weights.
     pub(crate) fn pools(&self) -> bool {
         matches!(self.kind, ProjectionKind::MeanPooling | ProjectionKind::MaxPooling)
+    }
+
+    /// Whether it is attention pooling.
+    pub(crate) fn pools_by_attention(&self) -> bool {
+        self.kind == ProjectionKind::AttentionPooling
     }
 
     /// Whether every length is possible, not only those up to `seq_len`.
@@ -182,6 +208,29 @@ impl ProjectionConfig {
             ProjectionKind::Convolution(convolution) => convolution.windows(seq_len, (seq_len / k.max(1)).max(1)),
             ProjectionKind::MeanPooling | ProjectionKind::MaxPooling => k.min(seq_len),
             ProjectionKind::Learned | ProjectionKind::Random => k,
+            ProjectionKind::AttentionPooling => segments(seq_len, k),
+        }
+    }
+
+    /// An error where pooling of any kind has an option that it does not take.
+    fn check_pooling(&self) -> Result<()> {
+        let (sharing, bias) = if self.pools() {
+            (
+                "pooling has no weights to share; leave the sharing out",
+                "pooling has no weights and takes no bias",
+            )
+        } else if self.pools_by_attention() {
+            (
+                "every head of attention pooling has a query of its own; leave the sharing out",
+                "the slots of attention pooling are means of keys and of values, and take no bias",
+            )
+        } else {
+            return Ok(());
+        };
+        match self.sharing {
+            Some(own) => Err(Error::config("sharing", format!("{own:?}"), sharing)),
+            None if self.bias => Err(Error::config("projection bias", true, bias)),
+            None => Ok(()),
         }
     }
 
@@ -189,18 +238,7 @@ impl ProjectionConfig {
         at_least_one("seq_len", seq_len)?;
         at_least_one("k", k)?;
         let refused = |option, value: String, reason: &str| Err(Error::config(option, value, reason));
-        if self.pools() {
-            if let Some(sharing) = self.sharing {
-                return refused(
-                    "sharing",
-                    format!("{sharing:?}"),
-                    "pooling has no weights to share; leave the sharing out",
-                );
-            }
-            if self.bias {
-                return refused("projection bias", "true".into(), "pooling has no weights and takes no bias");
-            }
-        }
+        self.check_pooling()?;
         if let Some(initialization) = self.initialization {
             match (self.kind, initialization) {
                 (ProjectionKind::Random, Initialization::MeanPooling) => {
@@ -233,6 +271,36 @@ impl ProjectionConfig {
                 "a convolution's stride is ⌊seq_len / k⌋, which must be at least 1: use k ≤ seq_len",
             ),
             _ => Ok(()),
+        }
+    }
+}
+
+/// log₂ of the positions in a segment of attention pooling: as few as make no more than `k` segments of `length` positions.
+pub(crate) fn segment_level(length: usize, k: usize) -> u32 {
+    let least = length.div_ceil(k.max(1)).max(1);
+    least.checked_next_power_of_two().map_or(usize::BITS - 1, usize::ilog2)
+}
+
+/// The segments that attention pooling cuts `length` positions into.
+pub(crate) fn segments(length: usize, k: usize) -> usize {
+    length.div_ceil(1 << segment_level(length, k))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_the_shortest_powers_of_two() {
+        for k in 1..20 {
+            for length in 0..200_usize {
+                let c = 1 << segment_level(length, k);
+                assert!(segments(length, k) <= k && segments(length, k) == length.div_ceil(c));
+                assert!(c == 1 || length.div_ceil(c / 2) > k, "{length} positions, {k} slots");
+            }
+        }
+        for k in [1, 2, usize::MAX] {
+            assert!(segments(usize::MAX, k) <= k.max(2));
         }
     }
 }

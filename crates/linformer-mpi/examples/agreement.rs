@@ -27,7 +27,11 @@ fn all(world: &dyn Communicator) -> Result<()> {
         let attention = LinformerConfig::new(8, 2, LENGTH, 5).with_sharing(sharing);
         encoders(world, attention.with_key_value_bias(true, true))?;
     }
-    for kind in [ProjectionKind::MeanPooling, ProjectionKind::MaxPooling] {
+    for kind in [
+        ProjectionKind::MeanPooling,
+        ProjectionKind::MaxPooling,
+        ProjectionKind::AttentionPooling,
+    ] {
         encoders(world, LinformerConfig::new(8, 2, LENGTH, 5).with_kind(kind))?;
     }
     language_models(world)?;

@@ -30,6 +30,7 @@ impl<A: Scalar> CausalGradients<A> {
         let of = |dim| KeyValueGradients {
             keys: Array4::zeros(dim),
             values: Array4::zeros(dim),
+            log_mass: None,
         };
         Self {
             keys: of(context.keys.keys.dim()),

@@ -81,6 +81,9 @@ impl<A: Scalar> Compressor<'_, A> {
         is_new: bool,
         scratch: &mut CompressionScratch<A>,
     ) {
+        if self.config.projection.pools_by_attention() {
+            return self.pool_rows(chunk, start, rows, &mut scratch.segments);
+        }
         if self.order == Order::CompressFirst && matches!(self.projections.key().weights, ProjectionWeights::Dense { .. }) {
             return self.compress_dense(chunk, start, rows, scratch);
         }
@@ -194,7 +197,9 @@ pub(super) fn add_segment<A: Scalar>(
                 let products = values.iter().zip(weights).map(|(value, weight)| value.widen() * weight.widen());
                 sum.iter_mut().zip(products).for_each(|(sum, product)| *sum += product);
             }
-            ProjectionWeights::Dense { .. } | ProjectionWeights::Mean | ProjectionWeights::Max => add_scaled_widened(sum, 1.0, values),
+            ProjectionWeights::Dense { .. } | ProjectionWeights::Mean | ProjectionWeights::Max | ProjectionWeights::Attention { .. } => {
+                add_scaled_widened(sum, 1.0, values);
+            }
         }
     }
 }

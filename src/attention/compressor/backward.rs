@@ -23,6 +23,9 @@ use crate::scalar::Scalar;
 
 mod dense;
 mod features;
+mod pooled;
+
+use pooled::SlotGradients;
 
 /// The values that training keeps of a compression, (batch, slots, dim) or less: the sums, and the ends of the sequences.
 #[derive(Clone, Debug)]
@@ -79,7 +82,7 @@ impl<A: Scalar> Compressor<'_, A> {
         self
     }
 
-    /// Adds the gradients, given those of K̄ and V̄ (batch, heads, slots, `head_dim`), 0 for slots that were not there.
+    /// Adds the gradients, given those of K̄ and V̄ (batch, heads, slots, `head_dim`) and of log-masses, 0 for slots that were not there.
     ///
     /// `x` is the whole sequence that was pushed, `mask` its mask. Where it is a shard, `own` are the gradients that come from the shard's
     /// queries, and `whole` those from all queries: what a shard adds for the weights of all positions is then added up over the shards, while
@@ -93,6 +96,10 @@ impl<A: Scalar> Compressor<'_, A> {
         gradients: &mut CompressionGradients<'_, A>,
     ) -> Result<()> {
         let rows = self.real_rows(x.dim().1, mask)?;
+        if self.config.projection.pools_by_attention() {
+            self.pooled_backward(x, &rows, SlotGradients { own, whole }, gradients);
+            return Ok(());
+        }
         let windows: Vec<Windows> = (0..self.batch).map(|item| self.windows(item)).collect();
         for (is_value, grad) in [(false, &own.keys), (true, &own.values)] {
             projection_bias_backward(grad, gradients.projections.source_mut(is_value));

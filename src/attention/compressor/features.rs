@@ -125,7 +125,10 @@ impl<A: Scalar> Features<'_, '_, A> {
                 let kernel = kernel.index_axis(Axis(0), matrix);
                 mix_channels(kernel, x, position, self.windows, sums, self.products);
             }
-            ProjectionWeights::Mean | ProjectionWeights::Max | ProjectionWeights::Convolution { .. } => {
+            ProjectionWeights::Mean
+            | ProjectionWeights::Max
+            | ProjectionWeights::Attention { .. }
+            | ProjectionWeights::Convolution { .. } => {
                 add_segment(projection, matrix, self.x, self.start, self.from, self.rows, self.windows, sums);
             }
         }
@@ -148,7 +151,7 @@ impl<A: Scalar> Features<'_, '_, A> {
 }
 
 /// X·Wᵀ (+ b) for one key/value head.
-fn head_features<'s, A: Scalar>(
+pub(super) fn head_features<'s, A: Scalar>(
     linear: &Linear<A>,
     kv_head: usize,
     head_dim: usize,

@@ -21,6 +21,10 @@ impl<A: Scalar> Compressor<'_, A> {
         compressed.forget_packed();
         compressed.slots.clear();
         compressed.slots.extend((0..self.batch).map(|item| self.item_slots(item)));
+        if self.config.projection.pools_by_attention() {
+            return self.finish_pooled(compressed, scratch);
+        }
+        compressed.log_mass = None;
         let most = compressed.slots.iter().copied().max().unwrap_or(self.config.effective_k());
         self.grow(most)?;
         self.add_pending(self.next, scratch);
@@ -56,7 +60,7 @@ impl<A: Scalar> Compressor<'_, A> {
             let mut values = sums.values.index_axis_mut(Axis(0), item);
             let mut row_sums = sums.row_sums.index_axis_mut(Axis(0), item);
             match kind {
-                ProjectionKind::Learned | ProjectionKind::Random => {}
+                ProjectionKind::Learned | ProjectionKind::Random | ProjectionKind::AttentionPooling => {}
                 ProjectionKind::Convolution(_) => {
                     values.slice_mut(s![.., complete.., ..]).fill(A::zero());
                     row_sums.slice_mut(s![.., complete..]).fill(A::zero());

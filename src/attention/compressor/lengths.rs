@@ -1,6 +1,6 @@
 //! How long the sequences of a batch will be.
 
-/// The lengths of whole sequences. Pooling must know them before the first position comes, since its windows depend on them.
+/// The lengths of whole sequences. Mean and max pooling must know them before the first position comes, since their windows depend on them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SequenceLengths {

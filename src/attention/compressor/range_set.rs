@@ -21,6 +21,11 @@ impl RangeSet {
         self.ranges.iter().any(|&(start, end)| (start..end).contains(&position))
     }
 
+    /// Whether all of start..end is covered.
+    pub(super) fn covers(&self, start: usize, end: usize) -> bool {
+        self.ranges.iter().any(|range| range.0 <= start && end <= range.1)
+    }
+
     /// An error where `range` overlaps what is covered.
     pub(super) fn check_apart(&self, range: (usize, usize), operation: &'static str) -> Result<()> {
         match self.ranges.iter().find(|&&(start, end)| range.0 < end && start < range.1) {

@@ -2,6 +2,7 @@
 
 use ndarray::{Array4, Axis, Zip};
 
+use super::super::pooling::Summaries;
 use super::super::sequence_shard::SequenceShard;
 use super::{Compressor, ProjectionKind, SequenceLengths};
 use crate::error::Result;
@@ -57,6 +58,12 @@ impl<A: Scalar> Compressor<'_, A> {
             compressor.reach(own)?;
             lengths = others;
         }
+        if compressors
+            .iter()
+            .any(|compressor| compressor.config.projection.pools_by_attention())
+        {
+            return Self::complete_pooled(compressors, shard);
+        }
         let mut counts: Vec<usize> = compressors
             .iter()
             .flat_map(|compressor| &compressor.totals.tokens)
@@ -90,6 +97,35 @@ impl<A: Scalar> Compressor<'_, A> {
             *tokens = count;
         }
         Ok(())
+    }
+
+    /// Merges the summaries of all shards, segment by segment: first their largest importances, then masses and sums relative to these.
+    fn complete_pooled(compressors: &mut [Self], shard: &dyn SequenceShard<A>) -> Result<()> {
+        let mut maxima = Vec::new();
+        for compressor in compressors.iter_mut() {
+            compressor.flush_pending();
+            for item in 0..compressor.batch {
+                let length = compressor.totals.ends[item];
+                let (level, slots) = (compressor.config.segment_level(length), compressor.config.slots_of(length));
+                let own = &mut compressor.totals.pooled.items[item];
+                own.fill(level, slots);
+                maxima.extend(own.heads.iter().flat_map(Summaries::maxima).copied());
+            }
+        }
+        shard.maximum(&mut [&mut maxima])?;
+        let mut rest = maxima.as_slice();
+        let mut slices = Vec::new();
+        for head in compressors
+            .iter_mut()
+            .flat_map(|compressor| &mut compressor.totals.pooled.items)
+            .flat_map(|item| &mut item.heads)
+        {
+            let (own, others) = rest.split_at(head.len());
+            head.rescale(own);
+            slices.extend(head.masses_and_sums());
+            rest = others;
+        }
+        shard.sum(&mut slices)
     }
 
     /// Sets the ends of the whole sequences, and enlarges the sums to all their windows.

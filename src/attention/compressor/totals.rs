@@ -7,6 +7,7 @@ use ndarray::{Array2, Ix2};
 use super::super::projection::Projections;
 use super::super::weights::AttentionWeights;
 use super::pending::Pending;
+use super::pooled::Pooled;
 use super::range_set::RangeSet;
 use super::scratch::OwnScratch;
 use super::sums::{PositionSums, refill};
@@ -26,6 +27,8 @@ pub(crate) struct Totals<A> {
     pub(super) ends: Vec<usize>,
     /// Each item's length, where it is known.
     pub(super) lengths: Option<Vec<usize>>,
+    /// The summaries of attention pooling, which has no sums.
+    pub(super) pooled: Pooled<A>,
     /// The positions that were pushed.
     pub(super) pushed: RangeSet,
 }
@@ -66,6 +69,7 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         let slots = match config.projection.kind {
             // More windows are added as the sequence reaches them.
             ProjectionKind::Convolution(_) => config.stride().map_or(0, |stride| length.div_ceil(stride)),
+            ProjectionKind::AttentionPooling => 0,
             _ => config.k,
         };
         checked_len("Compressor", &[batch, outer, slots.max(1), width], size_of::<A>())?;
@@ -80,6 +84,8 @@ impl<'a, A: Scalar> Compressor<'a, A> {
         for sums in &mut totals.sums {
             sums.reset((batch, outer, slots, width), matrices, start);
         }
+        let summarized = if config.projection.pools_by_attention() { batch } else { 0 };
+        totals.pooled.reset(summarized, heads, head_dim);
         refill(&mut totals.tokens, counted, 0);
         totals.ends.clear();
         totals.ends.resize(batch, 0);

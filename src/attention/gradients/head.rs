@@ -1,6 +1,7 @@
-//! The gradients of one head, tile by tile: dV += Pᵀ·dO, dP = dO·Vᵀ, dS = P∘(dP − ⟨P, dP⟩), dq = dS·K/√d, dK += dSᵀ·q/√d.
+//! The gradients of one head, tile by tile: dV += Pᵀ·dO, dP = dO·Vᵀ, dS = P∘(dP − ⟨P, dP⟩), dq = dS·K/√d, dK += dSᵀ·q/√d,
+//! and of the log-masses that were added to the logits: Σ dS.
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut2};
+use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2};
 
 use super::super::heads::scale;
 use super::super::weights::tile;
@@ -14,6 +15,8 @@ use crate::scalar::Scalar;
 pub(super) struct OwnGradients<'g, A> {
     pub(super) keys: ArrayViewMut2<'g, A>,
     pub(super) values: ArrayViewMut2<'g, A>,
+    /// (count) or more; nothing where nothing is added to the logits.
+    pub(super) log_mass: &'g mut [f64],
 }
 
 impl<A> OwnGradients<'_, A> {
@@ -32,6 +35,8 @@ pub(super) struct HeadBackward<A> {
     values: PackedMatrix<A>,
     /// (count, `head_dim`).
     keys_back: PackedMatrix<A>,
+    /// What is added to the logits, (count), or nothing.
+    log_mass: Vec<A>,
     /// The same as they are, where there are more than one run of a packed product adds up.
     many_keys: Option<Array2<A>>,
     products: TileProducts<A>,
@@ -64,6 +69,7 @@ impl<A: Scalar> Default for HeadBackward<A> {
             keys: PackedMatrix::default(),
             values: PackedMatrix::default(),
             keys_back: PackedMatrix::default(),
+            log_mass: Vec::new(),
             many_keys: None,
             products: TileProducts {
                 rows: Scratch::default(),
@@ -79,8 +85,10 @@ impl<A: Scalar> Default for HeadBackward<A> {
 }
 
 impl<A: Scalar> HeadBackward<A> {
-    /// Takes over the keys and values (count, `head_dim`) that the next tiles attend to.
-    pub(super) fn attend_to(&mut self, keys: ArrayView2<'_, A>, values: ArrayView2<'_, A>) {
+    /// Takes over the keys and values (count, `head_dim`) that the next tiles attend to, and what is added to their logits.
+    pub(super) fn attend_to(&mut self, keys: ArrayView2<'_, A>, values: ArrayView2<'_, A>, log_mass: Option<ArrayView1<'_, A>>) {
+        self.log_mass.clear();
+        self.log_mass.extend(log_mass.into_iter().flatten());
         let scale = scale(keys.ncols());
         self.keys.repack(keys.t(), scale);
         self.values.repack(values.t(), scale);
@@ -104,10 +112,11 @@ impl<A: Scalar> HeadBackward<A> {
         if count == 0 {
             return dqueries.fill(A::zero());
         }
+        let log_mass = (!self.log_mass.is_empty()).then_some(&self.log_mass[..]);
         let products = &mut self.products;
         let mut scores = tile(&mut self.scores, rows, count);
         self.keys
-            .multiply_view(queries, Output::Set, RowsMut::of(scores.view_mut()), &mut products.rows);
+            .multiply_view(queries, Output::set(log_mass), RowsMut::of(scores.view_mut()), &mut products.rows);
         let mut dscores = tile(&mut self.dscores, rows, count);
         self.values
             .multiply_view(dout, Output::Set, RowsMut::of(dscores.view_mut()), &mut products.rows);
@@ -131,6 +140,9 @@ impl<A: Scalar> HeadBackward<A> {
             dscores.as_slice_mut().expect("a tile is contiguous"),
             count,
         );
+        if log_mass.is_some() {
+            add_logits(dscores.view(), head_dim, own.log_mass);
+        }
         let mut own_dqueries = tile(&mut self.dqueries, rows, head_dim);
         if let Some(keys) = &self.many_keys {
             gemm(A::one(), dscores.view(), keys.view(), A::zero(), &mut own_dqueries);
@@ -140,5 +152,15 @@ impl<A: Scalar> HeadBackward<A> {
         }
         dqueries.assign(&own_dqueries);
         products.add_transposed(dscores.view(), queries.view(), &mut own.keys);
+    }
+}
+
+/// sums += Σ dS over the rows of dS/√`head_dim`.
+fn add_logits<A: Scalar>(dscores: ArrayView2<'_, A>, head_dim: usize, sums: &mut [f64]) {
+    let root = (head_dim as f64).sqrt();
+    for row in dscores.outer_iter() {
+        for (sum, &dscore) in sums.iter_mut().zip(row) {
+            *sum += dscore.widen() * root;
+        }
     }
 }

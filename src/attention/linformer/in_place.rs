@@ -128,7 +128,7 @@ impl<A: Scalar> ContextSpace<A> {
     pub(crate) fn finish(&mut self, mut compressor: Compressor<'_, A>) -> Result<()> {
         compressor.finish_into(&mut self.compressed, &mut self.compression)?;
         let Compressed { keys, values, slots, .. } = &self.compressed;
-        self.packed.repack(keys.view(), values.view(), slots);
+        self.packed.repack(keys.view(), values.view(), self.compressed.log_mass(), slots);
         Ok(())
     }
 }

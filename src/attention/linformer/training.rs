@@ -185,8 +185,9 @@ fn whole_gradients<A: Scalar>(
     shard: &dyn SequenceShard<A>,
 ) -> Result<KeyValueGradients<A>> {
     let mut whole = own.clone();
-    let KeyValueGradients { keys, values } = &mut whole;
+    let KeyValueGradients { keys, values, log_mass } = &mut whole;
     let mut slices: Vec<_> = [keys, values].into_iter().filter_map(Array4::as_slice_memory_order_mut).collect();
+    slices.extend(log_mass.as_mut().and_then(Array3::as_slice_memory_order_mut));
     shard.sum(&mut slices)?;
     compression.keep_owned(&mut whole);
     Ok(whole)

@@ -234,6 +234,7 @@ fn key_value_gradients<A: Scalar>(items: &[ItemContext<A>], grads: &mut [ItemGra
     let mut all = KeyValueGradients {
         keys: Array4::zeros(shape),
         values: Array4::zeros(shape),
+        log_mass: None,
     };
     for (index, (item, grads)) in items.iter().zip(grads).enumerate() {
         let own = s![index, .., ..item.count, ..];

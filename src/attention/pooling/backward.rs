@@ -1,6 +1,6 @@
 //! The way back from summaries to keys, values and the query u.
 
-use super::{HeadRows, exp_below, importance};
+use super::{HeadRows, Summaries, exp_below, importance};
 use crate::scalar::Scalar;
 
 /// The gradients of one segment's K̄ and V̄, and of what its log-mass added to logits.
@@ -45,6 +45,41 @@ pub(crate) fn segment_backward<A: Scalar>(
         return;
     }
     means.take(rows, range.clone());
+    add_rows(rows, range, grads, share, means, to);
+    for (dquery, &mean) in to.query.iter_mut().zip(&means.keys) {
+        *dquery -= (rows.scale * grads.logits * mean).widen();
+    }
+}
+
+/// Adds the gradients of the rows `range` of a segment that may have more, given the summary of all of them, whose whole mass every logit counted.
+///
+/// −⟨u, K̄⟩ in the log-mass is a function of u itself, too: that is left out of its gradient here, since it is there once for all rows.
+pub(crate) fn part_backward<A: Scalar>(
+    rows: &HeadRows<'_, A>,
+    range: std::ops::Range<usize>,
+    grads: &SegmentGradients<'_, A>,
+    (summaries, index): (&Summaries<A>, usize),
+    means: &mut Means<A>,
+    to: &mut RowGradients<'_, A>,
+) {
+    if range.is_empty() {
+        return;
+    }
+    means.take_importances(rows, range.clone());
+    means.take_summary(summaries, index);
+    let share = grads.logits / means.mass;
+    add_rows(rows, range, grads, |_, _| share, means, to);
+}
+
+/// [`segment_backward`] through the rows only.
+fn add_rows<A: Scalar>(
+    rows: &HeadRows<'_, A>,
+    range: std::ops::Range<usize>,
+    grads: &SegmentGradients<'_, A>,
+    share: impl Fn(usize, A) -> A,
+    means: &Means<A>,
+    to: &mut RowGradients<'_, A>,
+) {
     let width = rows.query.len();
     // d⟨q, K̄⟩ − d(⟨u, K̄⟩ in the log-mass).
     let through_keys: Vec<A> = grads
@@ -70,16 +105,25 @@ pub(crate) fn segment_backward<A: Scalar>(
             to.query[index] += (dimportance * key[index]).widen();
         }
     }
-    for (dquery, &mean) in to.query.iter_mut().zip(&means.keys) {
-        *dquery -= (rows.scale * grads.logits * mean).widen();
-    }
 }
 
 impl<A: Scalar> Means<A> {
-    fn take(&mut self, rows: &HeadRows<'_, A>, range: std::ops::Range<usize>) {
+    fn take_importances(&mut self, rows: &HeadRows<'_, A>, range: std::ops::Range<usize>) {
         self.importances.clear();
         self.importances
-            .extend(range.clone().map(|row| importance(rows.query, rows.key(row), rows.scale)));
+            .extend(range.map(|row| importance(rows.query, rows.key(row), rows.scale)));
+    }
+
+    /// Takes over what is known of all of a segment's rows.
+    fn take_summary(&mut self, summaries: &Summaries<A>, index: usize) {
+        (self.maximum, self.mass) = (summaries.maxima[index], summaries.masses[index]);
+        self.keys.resize(summaries.head_dim, A::zero());
+        self.values.resize(summaries.head_dim, A::zero());
+        summaries.write_means(index, &mut self.keys, &mut self.values);
+    }
+
+    fn take(&mut self, rows: &HeadRows<'_, A>, range: std::ops::Range<usize>) {
+        self.take_importances(rows, range.clone());
         self.maximum = self.importances.iter().copied().fold(A::neg_infinity(), A::max);
         let width = rows.query.len();
         let (mut mass, mut keys, mut values) = (0.0, vec![0.0; width], vec![0.0; width]);

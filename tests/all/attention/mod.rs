@@ -1,6 +1,7 @@
-//! Exact and causal attention against their definitions.
+//! Exact, causal and pooled attention against their definitions.
 
 mod causal;
 mod exact;
 mod from_exact;
 mod local_global;
+mod pooling;

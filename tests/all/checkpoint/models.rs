@@ -81,9 +81,12 @@ fn every_kind_of_projection_survives_with_every_sharing() {
     ];
     let convolutions = kernels.map(|kernel| ProjectionKind::Convolution(Convolution::new(kernel).with_all_windows(true)));
     let weighted = [ProjectionKind::Learned, ProjectionKind::Random].into_iter().chain(convolutions);
-    let mut configs: Vec<ProjectionConfig> = [ProjectionKind::MeanPooling, ProjectionKind::MaxPooling]
-        .map(ProjectionConfig::new)
-        .to_vec();
+    let pooling = [
+        ProjectionKind::MeanPooling,
+        ProjectionKind::MaxPooling,
+        ProjectionKind::AttentionPooling,
+    ];
+    let mut configs: Vec<ProjectionConfig> = pooling.map(ProjectionConfig::new).to_vec();
     for kind in weighted {
         for sharing in [Sharing::None, Sharing::Headwise, Sharing::KeyValue, Sharing::Layerwise] {
             let config = ProjectionConfig::new(kind).with_sharing(Some(sharing));

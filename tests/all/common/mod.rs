@@ -107,6 +107,7 @@ fn kinds() -> impl Strategy<Value = ProjectionKind> {
         1 => Just(ProjectionKind::Random),
         1 => Just(ProjectionKind::MeanPooling),
         1 => Just(ProjectionKind::MaxPooling),
+        2 => Just(ProjectionKind::AttentionPooling),
         3 => convolution,
     ]
 }
@@ -139,12 +140,13 @@ pub fn linformer_config(seq_len: std::ops::RangeInclusive<usize>) -> impl Strate
                     .with_key_value_bias(key, value)
                     .with_output_bias(output)
                     .with_output_rank(rank);
-                let pools = matches!(kind, ProjectionKind::MeanPooling | ProjectionKind::MaxPooling);
+                let attends = kind == ProjectionKind::AttentionPooling;
+                let pools = attends || matches!(kind, ProjectionKind::MeanPooling | ProjectionKind::MaxPooling);
                 let can_have_bias = !pools && kind != ProjectionKind::Random;
                 let projection = ProjectionConfig::new(kind)
                     .with_sharing((!pools).then_some(sharing))
                     .with_bias(projection && can_have_bias);
-                let place = if after && (key || value) {
+                let place = if after && (key || value) && !attends {
                     BiasPlace::AfterCompression
                 } else {
                     BiasPlace::BeforeCompression

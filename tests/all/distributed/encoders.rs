@@ -118,7 +118,11 @@ fn every_sharing_mode_with_a_rank_without_tokens() {
 
 #[test]
 fn windows_beyond_seq_len_lie_across_ranks() {
-    for kind in [ProjectionKind::MeanPooling, ProjectionKind::MaxPooling] {
+    for kind in [
+        ProjectionKind::MeanPooling,
+        ProjectionKind::MaxPooling,
+        ProjectionKind::AttentionPooling,
+    ] {
         let config = EncoderConfig::new(LinformerConfig::new(8, 2, 16, 5).with_kind(kind), 2);
         let x = sequence((2, 37, 8), 3);
         let mask = PaddingMask::from_lengths(&[37, 14], 37).unwrap();

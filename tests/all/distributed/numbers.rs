@@ -94,7 +94,12 @@ fn parameters_of_classifiers() -> Result<()> {
 
 #[test]
 fn rows_of_every_kind() {
-    for kind in [ProjectionKind::Learned, ProjectionKind::MeanPooling, ProjectionKind::MaxPooling] {
+    for kind in [
+        ProjectionKind::Learned,
+        ProjectionKind::MeanPooling,
+        ProjectionKind::MaxPooling,
+        ProjectionKind::AttentionPooling,
+    ] {
         let attention = LinformerConfig::new(4, 2, LENGTH, 3).with_kind(kind);
         let config = EncoderConfig::new(attention, 2).with_norm(NormPlacement::Post);
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {

@@ -45,6 +45,7 @@ fn linformers() -> Vec<LinformerConfig> {
         base.clone().with_sharing(Sharing::KeyValue),
         base.clone().with_kind(ProjectionKind::MeanPooling),
         base.clone().with_kind(ProjectionKind::MaxPooling),
+        base.clone().with_kind(ProjectionKind::AttentionPooling),
         base.clone().with_kind(convolution(ConvolutionKernel::Scalar)),
         base.with_kind(convolution(ConvolutionKernel::ChannelMixing)),
     ]

@@ -10,6 +10,7 @@ mod fairseq;
 mod local_global;
 mod lucidrains;
 mod rifath95;
+mod tangent;
 mod tatp22;
 
 use std::path::{Path, PathBuf};
@@ -64,7 +65,7 @@ fn run<A: Scalar>(case: &Case) -> Outcome {
         "tatp22" => tatp22::run::<A>(case),
         "fairseq" => fairseq::run::<A>(case),
         "rifath95" => rifath95::run::<A>(case),
-        "tangent" => local_global::run::<A>(case),
+        "tangent" => tangent::run::<A>(case),
         other => panic!("{}: no loader for the peer {other}", case.name),
     }
 }

@@ -6,7 +6,7 @@ use linformer::ndarray::{Array3, array};
 use linformer::{
     Activation, AttentionConfig, AttentionKind, CausalConfig, Embedding, Encoder, EncoderBlock, EncoderConfig, FeedForward,
     FeedForwardConfig, LayerNorm, Linear, LinformerConfig, LocalGlobalConfig, NormPlacement, Parameters, Position, PositionKind,
-    SinusoidLayout,
+    ProjectionKind, SinusoidLayout,
 };
 
 #[test]
@@ -93,8 +93,9 @@ fn positions_of_every_kind() {
 
 /// Blocks of every attention, with either norm, with and without a feed-forward, of one width and of two.
 fn blocks() -> Vec<EncoderBlock<f64>> {
-    let attentions: [AttentionKind; 5] = [
+    let attentions: [AttentionKind; 6] = [
         LinformerConfig::new(6, 2, 5, 3).into(),
+        LinformerConfig::new(6, 2, 5, 3).with_kind(ProjectionKind::AttentionPooling).into(),
         AttentionConfig::new(6, 2).into(),
         AttentionConfig::new(6, 2).with_causal(true).into(),
         CausalConfig::new(6, 2, 4, 2).into(),

@@ -49,6 +49,7 @@ fn encoders(norm: NormPlacement) -> Vec<EncoderConfig> {
         compressed(ProjectionKind::Learned).into(),
         compressed(ProjectionKind::MeanPooling).into(),
         compressed(ProjectionKind::MaxPooling).into(),
+        compressed(ProjectionKind::AttentionPooling).into(),
         AttentionConfig::new(8, 2).into(),
         CausalConfig::new(8, 2, 12, 1).into(),
         LocalGlobalConfig::new(8, 2).with_block(2).with_slots(3).into(),

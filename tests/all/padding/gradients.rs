@@ -352,6 +352,7 @@ fn long_sequences() {
         EncoderConfig::new(exact, 1),
         EncoderConfig::new(LinformerConfig::new(8, 4, 600, 530), 1).with_norm(NormPlacement::Post),
         EncoderConfig::new(LinformerConfig::new(8, 4, 600, 16).with_kind(ProjectionKind::MaxPooling), 1),
+        EncoderConfig::new(LinformerConfig::new(8, 4, 600, 16).with_kind(ProjectionKind::AttentionPooling), 1),
     ] {
         let encoder = Encoder::<f32>::new(&config, 1).unwrap();
         let x = numbers::<f32>((2, 600, 8), 1);

@@ -102,7 +102,7 @@ proptest! {
 
     #[test]
     fn one_replaced_token_gives_what_compressing_anew_gives(config in linformer_config(2..=20), position in 0..20_usize, seed in 0..1000_u64) {
-        prop_assume!(config.projection.kind != ProjectionKind::MaxPooling);
+        prop_assume!(!matches!(config.projection.kind, ProjectionKind::MaxPooling | ProjectionKind::AttentionPooling));
         let layer = layer(&config, seed);
         let position = position.min(config.seq_len - 1);
         let old = sequence((2, config.seq_len, 5), seed);
@@ -138,10 +138,11 @@ proptest! {
         let context = layer.compress(&x, Some(&mask)).unwrap();
         let queries = sequence((2, 3, 5), seed + 1);
         let map = layer.attention_map(&queries, &context).unwrap();
-        for sum in map.sum_axis(Axis(3)) {
-            prop_assert!((sum - 1.0).abs() < 1e-12);
+        for ((item, ..), sum) in map.sum_axis(Axis(3)).indexed_iter() {
+            let expected = if context.slots()[item] > 0 { 1.0 } else { 0.0 };
+            prop_assert!((sum - expected).abs() < 1e-12);
         }
-        let Ok(effective) = layer.effective_map(&queries, &context, &mask) else {
+        let Ok(effective) = layer.effective_map_of(&queries, &x, Some(&mask)) else {
             return Ok(()); // this kind has no such map
         };
         let matrix_has_bias = config.projection.bias || layer.value().bias().is_some();
@@ -302,7 +303,12 @@ fn aligned_chunks_are_bit_equal() {
 #[test]
 fn rows_that_wait_are_not_lost() {
     let n = 2 * Compressor::<f64>::CHUNK + 77;
-    for kind in [ProjectionKind::Learned, ProjectionKind::MeanPooling, ProjectionKind::MaxPooling] {
+    for kind in [
+        ProjectionKind::Learned,
+        ProjectionKind::MeanPooling,
+        ProjectionKind::MaxPooling,
+        ProjectionKind::AttentionPooling,
+    ] {
         for order in [Order::CompressFirst, Order::ProjectFirst] {
             let config = LinformerConfig::new(4, 2, n, 3).with_kind(kind).with_key_value_bias(true, true);
             let mut layer = LinformerAttention::<f64>::new(&config, 1).unwrap();
@@ -332,7 +338,7 @@ fn rows_that_wait_are_not_lost() {
                     part.push(&rows, Some(&mask)).unwrap();
                     merged.merge(part).unwrap();
                 }
-                if kind != ProjectionKind::MaxPooling {
+                if !matches!(kind, ProjectionKind::MaxPooling | ProjectionKind::AttentionPooling) {
                     // The last row waits still; twice, back and forth.
                     let row = x.slice(s![.., n - 41, ..]).to_owned();
                     let other = row.mapv(|x| x + 1.0);

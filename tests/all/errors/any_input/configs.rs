@@ -82,6 +82,7 @@ fn kind() -> impl Strategy<Value = ProjectionKind> {
         1 => Just(ProjectionKind::Random),
         1 => Just(ProjectionKind::MeanPooling),
         1 => Just(ProjectionKind::MaxPooling),
+        1 => Just(ProjectionKind::AttentionPooling),
         2 => convolution.prop_map(|(kernel, tail, all)| ProjectionKind::Convolution(Convolution::new(kernel).with_tail(tail).with_all_windows(all))),
     ]
 }

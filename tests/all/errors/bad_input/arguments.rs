@@ -212,4 +212,28 @@ fn compressors_used_wrongly() {
     max.push(&x, None).unwrap();
     refused!(max.replace(0, &row, &row), Error::Argument { .. }, "maximum");
     refused!(layer.extended(0), Error::Config { .. }, "seq_len");
+
+    let attention = LinformerAttention::<f64>::new(&config().with_kind(ProjectionKind::AttentionPooling), 0).unwrap();
+    refused!(
+        attention.compressor_in_order(1, Order::CompressFirst),
+        Error::Argument { .. },
+        "weights come first"
+    );
+    let mut pushed = attention.compressor(1).unwrap();
+    pushed.push(&x, None).unwrap();
+    refused!(pushed.replace(0, &row, &row), Error::Argument { .. }, "softmax");
+    refused!(attention.extended(9), Error::Argument { .. }, "learned");
+    let (context, mask) = (pushed.finish().unwrap(), PaddingMask::all_real(1, 3).unwrap());
+    refused!(
+        attention.effective_map(&x, &context, &mask),
+        Error::Argument { .. },
+        "effective_map_of"
+    );
+    let far = attention.compressor(1).unwrap();
+    refused!(far.clone().starting_at(usize::MAX - 3), Error::Argument { .. }, "positions below");
+    let most = isize::MAX as usize;
+    let mut far = far.starting_at(most - 3).unwrap();
+    far.push(&x, None).unwrap();
+    refused!(far.push(&x, None), Error::Argument { .. }, "positions below");
+    assert!(far.finish().unwrap().keys().iter().all(|value| value.is_finite()));
 }

@@ -41,7 +41,11 @@ fn configurations_that_describe_no_layer() {
 
 #[test]
 fn configurations_that_describe_no_projection() {
-    for kind in [ProjectionKind::MeanPooling, ProjectionKind::MaxPooling] {
+    for kind in [
+        ProjectionKind::MeanPooling,
+        ProjectionKind::MaxPooling,
+        ProjectionKind::AttentionPooling,
+    ] {
         refused!(
             new(config().with_kind(kind).with_sharing(Sharing::Headwise)),
             Error::Config { .. },
@@ -60,6 +64,15 @@ fn configurations_that_describe_no_projection() {
             "initialization"
         );
     }
+    refused!(
+        new(config()
+            .with_kind(ProjectionKind::AttentionPooling)
+            .with_key_value_bias(true, true)
+            .with_bias_place(BiasPlace::AfterCompression)),
+        Error::Config { .. },
+        "bias_place",
+        "no effect"
+    );
     refused!(
         new(config().with_kind(ProjectionKind::Random).with_projection_bias(true)),
         Error::Config { .. },

@@ -41,6 +41,7 @@ fn every_kind() -> Vec<LinformerConfig> {
         ProjectionKind::Random,
         ProjectionKind::MeanPooling,
         ProjectionKind::MaxPooling,
+        ProjectionKind::AttentionPooling,
     ];
     for kernel in [
         ConvolutionKernel::Scalar,
