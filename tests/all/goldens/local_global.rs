@@ -50,10 +50,13 @@ fn config<A: Scalar>(case: &Case, tensors: &Tensors<A>) -> LocalGlobalConfig {
         .with_block(size("block"))
         .with_slots(size("slots"))
         .with_window(is_set("window"))
-        .with_mass_shift(options["shift"].as_f64().expect("a number"))
         .with_query_bias(has("query.bias"))
         .with_key_value_bias(has("key.bias"), has("value.bias"))
         .with_output_bias(has("output.bias"));
+    if config.slots == 0 {
+        return config;
+    }
+    let config = config.with_mass_shift(options["shift"].as_f64().expect("a number"));
     if is_set("mean_query") {
         return config.with_pooling_query(PoolingQuery::MeanOfItem);
     }
