@@ -19,8 +19,12 @@
 //! # Ok::<(), linformer::Error>(())
 //! ```
 
+mod fidelity;
 mod maps;
+mod plan;
 mod spectrum;
 
+pub use fidelity::{Agreement, Fidelity, fidelity};
 pub use maps::{Map, attention_inputs, attention_map};
+pub use plan::{Bound, Plan, Trial, plan};
 pub use spectrum::Spectrum;
