@@ -19,9 +19,9 @@ impl<A: Scalar> Encoder<A> {
     /// ([`PoolingQuery::MeanOfItem`](crate::PoolingQuery::MeanOfItem), or no slots), there is nothing to measure, and no batches are taken.
     #[cfg_attr(
         feature = "analysis",
-        doc = "[`fidelity`](crate::analysis::fidelity) says how near the two are, and"
+        doc = "[`fidelity`](fn@crate::analysis::fidelity) says how near the two are, and"
     )]
-    #[cfg_attr(feature = "analysis", doc = "[`plan`](crate::analysis::plan) chooses block and slots.")]
+    #[cfg_attr(feature = "analysis", doc = "[`plan`](fn@crate::analysis::plan) chooses block and slots.")]
     ///
     /// ```
     /// use linformer::{AttentionConfig, Encoder, EncoderConfig, LocalGlobalConfig};
