@@ -116,7 +116,7 @@
 //! * `rayon` (default): batches, tiles and heads spread over the caller's pool. Without it everything runs on the calling thread.
 //! * `checkpoint` (default): the module [`checkpoint`]. Brings safetensors, `serde_json` and half, and implies `serde`.
 //! * `serde`: `Serialize` and `Deserialize` of configurations, losses, schedules and the options of optimizers. Brings serde.
-//! * `analysis`: the module `analysis`, attention maps and their singular values. Brings nalgebra.
+//! * `analysis`: the module `analysis`, attention maps and their singular values, and how near a converted encoder is to an exact one. Brings nalgebra.
 //!
 //! `ndarray` is part of this crate's interface and re-exported; a new minor version of it makes a new minor version here.
 #![cfg_attr(docsrs, feature(doc_cfg))]

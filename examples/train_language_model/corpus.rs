@@ -71,7 +71,7 @@ impl Corpus {
     }
 
     /// The windows of the part held out, with the same bytes hidden for every model: where each window starts, and what it is.
-    fn questions(&self) -> impl Iterator<Item = Result<(Vec<usize>, TokenBatch), AnyError>> {
+    pub(crate) fn questions(&self) -> impl Iterator<Item = Result<(Vec<usize>, TokenBatch), AnyError>> {
         let starts: Vec<usize> = (0..self.held_out.len() / self.n).map(|window| window * self.n).collect();
         let groups: Vec<Vec<usize>> = starts.chunks(WINDOWS).map(<[usize]>::to_vec).collect();
         groups.into_iter().zip(0..).map(|(starts, index)| {

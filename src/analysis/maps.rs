@@ -26,19 +26,11 @@ pub enum Map {
 /// # Errors
 /// Returns an error as [`Encoder::forward`] does.
 pub fn attention_inputs<A: Scalar>(encoder: &Encoder<A>, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Vec<Array3<A>>> {
-    let mut stream = encoder.checked(x.to_owned(), mask)?;
-    let mut second = encoder.config().reversible.then(|| stream.clone());
     let mut inputs = Vec::with_capacity(encoder.blocks().len());
-    for block in encoder.blocks() {
-        let attend = |input: &ArrayRef3<A>| {
-            inputs.push(input.to_owned());
-            block.attention().forward(encoder.projections(), input, mask)
-        };
-        match &mut second {
-            Some(second) => block.apply_reversible_around(&mut stream, second, attend)?,
-            None => stream = block.apply_around(stream, attend)?,
-        }
-    }
+    encoder.watch(x.to_owned(), mask, |_, input, _| {
+        inputs.push(input.to_owned());
+        Ok(())
+    })?;
     Ok(inputs)
 }
 

@@ -1,4 +1,4 @@
-//! Attention maps, layer by layer, and how many directions they have (feature `analysis`).
+//! What attention looks at, how many directions it has, and how near a converted model is to the exact one (feature `analysis`).
 //!
 //! The paper's reason for a small k is that attention maps are close to matrices of low rank (Figure 1). [`Spectrum`] shows whether yours are:
 //! take the exact map of each layer on your own text, and ask how many singular values make up 90 % of all.
@@ -18,9 +18,15 @@
 //! }
 //! # Ok::<(), linformer::Error>(())
 //! ```
+//!
+//! [`fidelity`](fn@fidelity) compares two encoders layer by layer and end to end, and [`plan`](fn@plan) finds the cheapest local-global form of an exact one within an error.
 
+mod fidelity;
 mod maps;
+mod plan;
 mod spectrum;
 
+pub use fidelity::{Agreement, Fidelity, fidelity};
 pub use maps::{Map, attention_inputs, attention_map};
+pub use plan::{Bound, Plan, Trial, plan};
 pub use spectrum::Spectrum;

@@ -17,12 +17,15 @@ use crate::scalar::Scalar;
 
 mod backward;
 mod block;
+mod conversion;
 mod cut;
 mod item;
 mod map;
 mod packed;
 mod training;
 
+pub(crate) use conversion::MeanInput;
+use conversion::zero_query;
 use cut::Cut;
 pub(crate) use item::{ItemContext, ItemScratch};
 pub(crate) use packed::{BlockScratch, PackedItem};
@@ -72,11 +75,10 @@ impl<A: Scalar> LocalGlobalAttention<A> {
     }
 
     pub(crate) fn init(config: &LocalGlobalConfig, streams: &mut Streams) -> Self {
-        let heads = (config.attention.heads, config.attention.effective_head_dim());
         Self {
             config: config.clone(),
             layer: ExactAttention::init(&config.attention, streams),
-            pooling_query: (config.slots > 0).then(|| Array2::zeros(heads)),
+            pooling_query: zero_query(config),
         }
     }
 

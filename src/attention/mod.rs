@@ -45,6 +45,7 @@ pub use projection::{Projection, Projections};
 pub use workspace::Workspace;
 
 pub(crate) use causal::{CausalContext, LayerState, StateShape, Summarized, draw_projections, step};
+pub(crate) use local_global::MeanInput;
 pub(crate) use sequence_shard::{LayerContext, SequenceShard};
 pub(crate) use weights::tile;
 pub(crate) use workspace::{ContextSpace, TileSpace};

@@ -69,6 +69,18 @@ impl<A: Scalar> Attention<A> {
         }
     }
 
+    /// The bias of the output, the same for all rows.
+    #[cfg(feature = "analysis")]
+    pub(crate) fn output_bias(&self) -> Option<ArrayView1<'_, A>> {
+        let weights = match self {
+            Self::Linformer(attention) => attention.weights(),
+            Self::Exact(attention) => attention.weights(),
+            Self::Causal(attention) => attention.weights(),
+            Self::LocalGlobal(attention) => attention.weights(),
+        };
+        weights.output.bias()
+    }
+
     /// Whether a row's place decides what it sees.
     pub(crate) fn is_causal(&self) -> bool {
         matches!(self, Self::Causal(_)) || self.config().causal

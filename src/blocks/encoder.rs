@@ -2,6 +2,7 @@
 
 mod block;
 mod block_training;
+mod conversion;
 mod decoding;
 mod training;
 

@@ -1,6 +1,8 @@
 //! Feed-forwards, blocks and encoders.
 
-use super::{AttentionKind, LinformerConfig, ProjectionConfig, Sharing, at_least_one, check_eps, setters};
+use super::{
+    AttentionConfig, AttentionKind, LinformerConfig, LocalGlobalConfig, ProjectionConfig, Sharing, at_least_one, check_eps, setters,
+};
 use crate::error::{Error, Result, checked_len};
 use crate::ops::Activation;
 
@@ -205,19 +207,30 @@ impl EncoderConfig {
     /// # Errors
     /// Returns an error if the attention is not exact, or cannot be compressed.
     pub(crate) fn compressing(&self, seq_len: usize, k: usize, projection: ProjectionConfig) -> Result<Self> {
+        let attention = LinformerConfig::compressing(self.exact()?, seq_len, k, projection);
+        let config = self.clone().with_attention(attention);
+        config.check().map(|()| config)
+    }
+
+    /// Returns the configuration of an encoder with exact attention in local-global form.
+    ///
+    /// # Errors
+    /// Returns an error if the attention is not exact, has other options than the form, or cannot have it.
+    pub(crate) fn in_form(&self, form: &LocalGlobalConfig) -> Result<Self> {
+        form.check_weights_of(self.exact()?)?;
+        let config = self.clone().with_attention(form.clone());
+        config.check().map(|()| config)
+    }
+
+    /// The options of the attention; an error where it is not exact.
+    fn exact(&self) -> Result<&AttentionConfig> {
         let found = match &self.attention {
-            AttentionKind::Exact(exact) => {
-                let config = Self {
-                    attention: LinformerConfig::compressing(exact, seq_len, k, projection).into(),
-                    ..self.clone()
-                };
-                return config.check().map(|()| config);
-            }
+            AttentionKind::Exact(exact) => return Ok(exact),
             AttentionKind::Linformer(_) => "Linformer",
             AttentionKind::Causal(_) => "Causal",
             AttentionKind::LocalGlobal(_) => "LocalGlobal",
         };
-        let reason = "only exact attention has weights without a projection; take an encoder whose attention is AttentionKind::Exact";
+        let reason = "only exact attention is converted; take an encoder whose attention is AttentionKind::Exact";
         Err(Error::config("attention", found, reason))
     }
 

@@ -53,8 +53,14 @@ pub struct LocalGlobalConfig {
 impl LocalGlobalConfig {
     /// Creates a configuration of `heads` heads over `dim` features with blocks of 32 positions and 64 slots.
     pub fn new(dim: usize, heads: usize) -> Self {
+        Self::of(&AttentionConfig::new(dim, heads))
+    }
+
+    /// Creates a configuration with the head and weight options of `attention`, blocks of 32 positions and 64 slots: the form in which an exact model
+    /// with these options can be converted.
+    pub fn of(attention: &AttentionConfig) -> Self {
         Self {
-            attention: AttentionConfig::new(dim, heads),
+            attention: attention.clone(),
             block: 32,
             slots: 64,
             window: true,
@@ -115,6 +121,24 @@ impl LocalGlobalConfig {
     pub(crate) fn shift_of(&self, count: usize) -> f64 {
         let longer = self.trained_len.filter(|&trained| count > trained);
         self.mass_shift + longer.map_or(0.0, |trained| libm::log(trained as f64 / count as f64))
+    }
+
+    /// Whether segments are summarized at a vector u that is the same for all texts.
+    pub(crate) fn has_fixed_query(&self) -> bool {
+        self.slots > 0 && self.pooling_query == PoolingQuery::Fixed
+    }
+
+    /// An error unless this describes a layer with the weights of an exact one.
+    pub(crate) fn check_weights_of(&self, exact: &AttentionConfig) -> Result<()> {
+        self.check()?;
+        if self.attention == *exact {
+            return Ok(());
+        }
+        Err(Error::config(
+            "attention",
+            format!("{:?}", self.attention),
+            format!("the weights that are taken over have other options, {exact:?}; start from LocalGlobalConfig::of them"),
+        ))
     }
 
     /// Checks that this describes a layer.

@@ -41,7 +41,12 @@ impl<A: Scalar> Backbone<A> {
 
     /// (batch, n) token ids → (batch, n, embedding width).
     pub(crate) fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
-        self.around(tokens, mask, None, |x| self.encoder.forward_owned(x, mask))
+        self.encode(self.embed(tokens, mask, None)?, mask)
+    }
+
+    /// The second half of [`forward`](Self::forward), of what the encoder is given.
+    pub(crate) fn encode(&self, x: Array3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        self.embeddings.project_out(self.encoder.forward_owned(x, mask)?)
     }
 
     /// [`forward`](Self::forward) with `encode` for the encoder, and of a shard of sequences, if it is one.

@@ -10,7 +10,7 @@ use super::backbone::Backbone;
 use super::head::highest;
 use crate::attention::PaddingMask;
 use crate::blocks::Encoder;
-use crate::config::{ClassifierConfig, ClassifierInput, HasNorms, ProjectionConfig};
+use crate::config::{ClassifierConfig, ClassifierInput, EncoderConfig, HasNorms, LocalGlobalConfig, ProjectionConfig};
 use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::layers::{Linear, Padding, Position, Start, check_width};
@@ -109,13 +109,32 @@ impl<A: Scalar> Classifier<A> {
     /// Returns an error as [`Encoder::from_exact`] does.
     pub fn from_exact(model: &Self, seq_len: usize, k: usize, projection: ProjectionConfig, seed: u64) -> Result<Self> {
         let mut config = model.config.clone();
-        let encoder = match &mut config.input {
-            ClassifierInput::Tokens(model) => &mut model.encoder,
-            ClassifierInput::Features { encoder, .. } => encoder,
-        };
+        let encoder = encoder_config(&mut config);
         *encoder = encoder.compressing(seq_len, k, projection)?;
         let mut own = Self::new(&config, seed)?;
         own.copy_matching(model);
+        Ok(own)
+    }
+
+    /// Returns the model with its exact attention in local-global form, given sequences to measure it on: arrays of (batch, n) token ids or of
+    /// (batch, n, features) vectors, whichever the model reads. See [`Encoder::to_local_global`].
+    ///
+    /// # Errors
+    /// Returns an error as [`Encoder::to_local_global`] and [`encoder_input`](Self::encoder_input) do.
+    pub fn to_local_global<S>(&self, form: &LocalGlobalConfig, calibration: &[(S, Option<PaddingMask>)]) -> Result<Self>
+    where
+        for<'s> &'s S: Into<Sequences<'s, A>>,
+    {
+        let inputs = calibration
+            .iter()
+            .map(|(sequences, mask)| Ok((self.encoder_input(sequences, mask.as_ref())?, mask.as_ref())));
+        let converted = self.encoder().calibrated(form, inputs)?;
+        let mut own = self.clone();
+        *encoder_config(&mut own.config) = converted.config().clone();
+        match &mut own.input {
+            Input::Tokens(backbone) => backbone.encoder = converted,
+            Input::Features { encoder, .. } => *encoder = converted,
+        }
         Ok(own)
     }
 
@@ -149,6 +168,14 @@ impl<A: Scalar> Classifier<A> {
         &self.config
     }
 
+    /// Returns the blocks.
+    pub fn encoder(&self) -> &Encoder<A> {
+        match &self.input {
+            Input::Tokens(backbone) => &backbone.encoder,
+            Input::Features { encoder, .. } => encoder,
+        }
+    }
+
     pub(crate) fn input(&self) -> &Input<A> {
         &self.input
     }
@@ -174,19 +201,38 @@ impl<A: Scalar> Classifier<A> {
     where
         A: 's,
     {
-        const OPERATION: &str = "Classifier::forward";
-        let features = match (&self.input, sequences.into()) {
-            (Input::Tokens(backbone), Sequences::Tokens(tokens)) => backbone.forward(&tokens, mask)?,
-            (Input::Features { input, position, encoder }, Sequences::Vectors(x)) => {
-                check_width(OPERATION, "x", &x, input.in_dim())?;
-                PaddingMask::check(mask, OPERATION, x.dim().0, x.dim().1)?;
-                let mut x = input.forward(&x)?;
-                position.add_from(Start::default(), &mut x.view_mut(), Padding::None)?;
-                encoder.forward_owned(x, mask)?
-            }
-            (input, _) => return Err(input.mistaken(OPERATION)),
+        let x = self.input_of("Classifier::forward", sequences.into(), mask)?;
+        let features = match &self.input {
+            Input::Tokens(backbone) => backbone.encode(x, mask)?,
+            Input::Features { encoder, .. } => encoder.forward_owned(x, mask)?,
         };
         self.scores(&features, mask)
+    }
+
+    /// Returns what the encoder reads, (batch, n, dim), of (batch, n) token ids or of (batch, n, features) vectors, whichever the model reads.
+    ///
+    /// # Errors
+    /// Returns an error if the model reads the other kind of sequences, if a token is outside the vocabulary or vectors have another number of
+    /// features, if the mask has another shape, or if the sequences are longer than the positions allow.
+    pub fn encoder_input<'s>(&self, sequences: impl Into<Sequences<'s, A>>, mask: Option<&PaddingMask>) -> Result<Array3<A>>
+    where
+        A: 's,
+    {
+        self.input_of("Classifier::encoder_input", sequences.into(), mask)
+    }
+
+    fn input_of(&self, operation: &'static str, sequences: Sequences<'_, A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        match (&self.input, sequences) {
+            (Input::Tokens(backbone), Sequences::Tokens(tokens)) => backbone.embed(&tokens, mask, None),
+            (Input::Features { input, position, .. }, Sequences::Vectors(x)) => {
+                check_width(operation, "x", &x, input.in_dim())?;
+                PaddingMask::check(mask, operation, x.dim().0, x.dim().1)?;
+                let mut x = input.forward(&x)?;
+                position.add_from(Start::default(), &mut x.view_mut(), Padding::None)?;
+                Ok(x)
+            }
+            (input, _) => Err(input.mistaken(operation)),
+        }
     }
 
     /// Returns the class with the highest score of each sequence, the first of equal ones.
@@ -226,5 +272,13 @@ impl<A: Scalar> Classifier<A> {
             }
         }
         Ok(self.output.forward(&pooled)?.index_axis_move(Axis(1), 0))
+    }
+}
+
+/// The configuration of a classifier's blocks.
+fn encoder_config(config: &mut ClassifierConfig) -> &mut EncoderConfig {
+    match &mut config.input {
+        ClassifierInput::Tokens(model) => &mut model.encoder,
+        ClassifierInput::Features { encoder, .. } => encoder,
     }
 }

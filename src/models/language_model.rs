@@ -11,7 +11,7 @@ use super::backbone::{Backbone, select};
 use super::head::LanguageModelHead;
 use crate::attention::PaddingMask;
 use crate::blocks::Encoder;
-use crate::config::{HasNorms, LanguageModelConfig, ProjectionConfig, longest};
+use crate::config::{HasNorms, LanguageModelConfig, LocalGlobalConfig, ProjectionConfig, longest};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
 use crate::layers::Embedding;
@@ -88,6 +88,22 @@ impl<A: Scalar> LanguageModel<A> {
         Ok(own)
     }
 
+    /// Returns the model with its exact attention in local-global form, given (batch, n) token ids to measure it on; see
+    /// [`Encoder::to_local_global`].
+    ///
+    /// # Errors
+    /// Returns an error as [`Encoder::to_local_global`] and [`encoder_input`](Self::encoder_input) do.
+    pub fn to_local_global(&self, form: &LocalGlobalConfig, calibration: &[(Array2<usize>, Option<PaddingMask>)]) -> Result<Self> {
+        let inputs = calibration
+            .iter()
+            .map(|(tokens, mask)| Ok((self.encoder_input(tokens, mask.as_ref())?, mask.as_ref())));
+        let encoder = self.encoder().calibrated(form, inputs)?;
+        let mut own = self.clone();
+        own.config.encoder = encoder.config().clone();
+        own.backbone.encoder = encoder;
+        Ok(own)
+    }
+
     pub(crate) fn init(config: &LanguageModelConfig, streams: &mut Streams) -> Self {
         Self {
             config: config.clone(),
@@ -106,8 +122,11 @@ impl<A: Scalar> LanguageModel<A> {
         &self.config
     }
 
-    #[cfg(feature = "analysis")]
-    pub(crate) fn encoder_input(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+    /// Returns what the encoder reads: (batch, n) token ids → (batch, n, dim).
+    ///
+    /// # Errors
+    /// Returns an error if a token is outside the vocabulary, if the mask has another shape, or if a sequence is longer than the positions allow.
+    pub fn encoder_input(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         self.backbone.embed(tokens, mask, None)
     }
 

@@ -1,5 +1,7 @@
 //! What attention looks at: inputs, maps and singular values, each against its definition.
 
+mod fidelity;
+
 use linformer::analysis::{Map, Spectrum, attention_inputs, attention_map};
 use linformer::ndarray::{Array2, Array3, ArrayView2, Axis, array, s};
 use linformer::{

@@ -5,3 +5,4 @@ mod exact;
 mod from_exact;
 mod local_global;
 mod pooling;
+pub mod to_local_global;

@@ -21,6 +21,7 @@ mod mismatched;
 mod other_files;
 #[cfg(feature = "checkpoint")]
 mod safetensors;
+mod to_local_global;
 mod training;
 #[cfg(feature = "checkpoint")]
 mod training_files;
