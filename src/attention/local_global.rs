@@ -18,11 +18,14 @@ use crate::scalar::Scalar;
 mod backward;
 mod block;
 mod cut;
+mod decoding;
+mod histogram;
 mod item;
 mod packed;
 mod training;
 
 use cut::Cut;
+pub(crate) use decoding::{SegmentShape, SegmentState};
 pub(crate) use item::{ItemContext, RowScratch};
 pub(crate) use packed::{BlockScratch, PackedItem};
 
