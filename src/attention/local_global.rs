@@ -43,6 +43,10 @@ pub(crate) use packed::{BlockScratch, PackedItem};
 /// Up to two blocks, with one position a segment, or with all queries equal to u, the result is exact attention's.
 /// Padding has neither keys nor a part in summaries; positions, and with them the blocks' bounds, stay where they are.
 ///
+/// With [`AttentionConfig::causal`](crate::AttentionConfig::causal) a row of block t sees the keys of block t − 1 and of its own block up to itself, and
+/// the slots of complete segments before these, whose lengths grow with their distance: see [`LocalGlobalConfig`]. No row then depends on anything
+/// after it, NaN or not, and a [`LanguageModel`](crate::LanguageModel) continues texts with a cache of as many rows as one row sees.
+///
 /// ```
 /// use linformer::{LocalGlobalAttention, LocalGlobalConfig, PaddingMask};
 /// use linformer::ndarray::Array3;

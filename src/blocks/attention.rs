@@ -27,7 +27,7 @@ pub enum Attention<A = f32> {
     Exact(ExactAttention<A>),
     /// Causal attention to a window and to summaries.
     Causal(BlockwiseCausalAttention<A>),
-    /// Attention to a window and to summaries of everything outside it, O(n).
+    /// Attention to a window and to summaries of everything outside it, O(n), or of everything before it, O(n·log n).
     LocalGlobal(LocalGlobalAttention<A>),
 }
 

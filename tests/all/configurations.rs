@@ -5,7 +5,8 @@ use linformer::training::{AdamWConfig, CrossEntropy, MeanSquaredError, Reduction
 use linformer::{
     AttentionConfig, AttentionKind, CausalConfig, ClassifierConfig, ContextOverflow, Convolution, ConvolutionKernel, DecoderConfig,
     DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig, GenerationConfig, Initialization,
-    LanguageModelConfig, LinformerConfig, PositionKind, ProjectionConfig, ProjectionKind, Sharing, TrainingPass, TranslationConfig,
+    LanguageModelConfig, LinformerConfig, LocalGlobalConfig, PositionKind, ProjectionConfig, ProjectionKind, Sharing, TrainingPass,
+    TranslationConfig,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, from_value, to_value};
@@ -35,6 +36,7 @@ fn configurations_of_models_come_back() {
     comes_back(&LinformerConfig::new(8, 2, 16, 4).with_initialization(Initialization::Normal { standard_deviation: 0.1 }));
     comes_back(&CausalConfig::new(8, 2, 16, 4).with_window(5).with_output_rank(2));
     comes_back(&AttentionKind::from(CausalConfig::new(8, 2, 16, 4)));
+    comes_back(&AttentionKind::from(LocalGlobalConfig::new(8, 2).with_causal(true).with_slots(8)));
     comes_back(&FeedForwardConfig::new(7).with_gated(true));
     comes_back(&encoder());
     let language = LanguageModelConfig::new(11, encoder()).with_embedding_dim(5);

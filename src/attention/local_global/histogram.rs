@@ -104,5 +104,11 @@ mod tests {
                 assert!(seen.iter().all(|(first, length)| first % length == 0));
             }
         }
+        // The table of LocalGlobalConfig.
+        for (positions, documented) in [(1 << 10, [81, 87, 94]), (1 << 16, [123, 173, 385]), (1 << 20, [151, 233, 637])] {
+            for (slots, documented) in [8, 16, 64].into_iter().zip(documented) {
+                assert_eq!(2 * 32 + seen(positions / 32 - 2, slots).len(), documented);
+            }
+        }
     }
 }

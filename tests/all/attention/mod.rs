@@ -3,3 +3,4 @@
 mod causal;
 mod exact;
 mod from_exact;
+mod segments;

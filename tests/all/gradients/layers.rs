@@ -5,7 +5,8 @@ use crate::common::{bits, model_bits, scramble, sequence};
 use linformer::ndarray::{Array3, array};
 use linformer::{
     Activation, AttentionConfig, AttentionKind, CausalConfig, Embedding, Encoder, EncoderBlock, EncoderConfig, FeedForward,
-    FeedForwardConfig, LayerNorm, Linear, LinformerConfig, NormPlacement, Parameters, Position, PositionKind, SinusoidLayout,
+    FeedForwardConfig, LayerNorm, Linear, LinformerConfig, LocalGlobalConfig, NormPlacement, Parameters, Position, PositionKind,
+    SinusoidLayout,
 };
 
 #[test]
@@ -92,11 +93,12 @@ fn positions_of_every_kind() {
 
 /// Blocks of every attention, with either norm, with and without a feed-forward, of one width and of two.
 fn blocks() -> Vec<EncoderBlock<f64>> {
-    let attentions: [AttentionKind; 4] = [
+    let attentions: [AttentionKind; 5] = [
         LinformerConfig::new(6, 2, 5, 3).into(),
         AttentionConfig::new(6, 2).into(),
         AttentionConfig::new(6, 2).with_causal(true).into(),
         CausalConfig::new(6, 2, 4, 2).into(),
+        LocalGlobalConfig::new(6, 2).with_causal(true).with_block(1).with_slots(1).into(),
     ];
     let mut blocks = Vec::new();
     for attention in attentions {

@@ -5,8 +5,8 @@ use crate::common::{scramble, sequence};
 use linformer::ndarray::{Array, Array3, Dimension, array};
 use linformer::training::{AdamW, AdamWConfig, Optimizer, Step};
 use linformer::{
-    AttentionConfig, AttentionKind, CausalConfig, Encoder, EncoderConfig, LayerNorm, LinformerConfig, NormPlacement, Parameters,
-    ProjectionKind, Scalar, TrainingPass,
+    AttentionConfig, AttentionKind, CausalConfig, Encoder, EncoderConfig, LayerNorm, LinformerConfig, LocalGlobalConfig, NormPlacement,
+    Parameters, ProjectionKind, Scalar, TrainingPass,
 };
 
 /// 10 to this power, a subnormal number where it must be.
@@ -45,12 +45,13 @@ fn opposite_numbers() {
 
 fn encoders(norm: NormPlacement) -> Vec<EncoderConfig> {
     let compressed = |kind| LinformerConfig::new(8, 2, 12, 3).with_kind(kind);
-    let kinds: [AttentionKind; 5] = [
+    let kinds: [AttentionKind; 6] = [
         compressed(ProjectionKind::Learned).into(),
         compressed(ProjectionKind::MeanPooling).into(),
         compressed(ProjectionKind::MaxPooling).into(),
         AttentionConfig::new(8, 2).into(),
         CausalConfig::new(8, 2, 12, 1).into(),
+        LocalGlobalConfig::new(8, 2).with_causal(true).with_block(2).with_slots(1).into(),
     ];
     kinds.into_iter().map(|kind| EncoderConfig::new(kind, 2).with_norm(norm)).collect()
 }
