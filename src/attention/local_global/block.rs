@@ -160,7 +160,9 @@ impl<A: Scalar> ItemContext<A> {
         if !self.cut.is_causal() {
             return gemm(A::one(), weights, seen.values, A::zero(), out);
         }
-        let visible: Vec<_> = (first..first + weights.nrows()).map(|row| 0..self.visible(row, &seen.rows)).collect();
+        let visible: Vec<_> = (first..first + weights.nrows())
+            .map(|row| 0..self.visible(row, &seen.rows))
+            .collect();
         let part = KeyPart {
             keys: seen.keys,
             values: seen.values,

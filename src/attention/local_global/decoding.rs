@@ -83,7 +83,15 @@ impl<A: Scalar> SegmentState<A> {
                     let query = queries.row(head);
                     if let (Some(keys), Some(values), Some(query)) = (keys.to_slice(), values.to_slice(), query.to_slice()) {
                         let scale = scale(self.shape.head_dim);
-                        own.add(&HeadRows { keys, values, query, scale }, block);
+                        own.add(
+                            &HeadRows {
+                                keys,
+                                values,
+                                query,
+                                scale,
+                            },
+                            block,
+                        );
                     }
                 }
                 self.merge();
@@ -218,7 +226,8 @@ impl<A: Scalar> LocalGlobalAttention<A> {
         state.window.filled = kept.len();
         for (rows, from) in [(&mut state.window.keys, &item.keys), (&mut state.window.values, &item.values)] {
             let from = ndarray::ArrayView3::from_shape((shape.kv_heads, item.count, shape.head_dim), from).expect("whole rows");
-            rows.slice_mut(s![.., ..kept.len(), ..]).assign(&from.slice(s![.., kept.clone(), ..]));
+            rows.slice_mut(s![.., ..kept.len(), ..])
+                .assign(&from.slice(s![.., kept.clone(), ..]));
         }
         state
     }

@@ -26,7 +26,7 @@ impl Level {
 pub(super) fn levels(blocks: usize, slots: usize) -> impl Iterator<Item = Level> {
     let mut made = if slots == 0 { 0 } else { blocks };
     std::iter::from_fn(move || {
-        let longer = (made + 1).saturating_sub(slots.max(1)) / 2;
+        let longer = (made + 1).saturating_sub(slots) / 2;
         let level = Level { made, merged: 2 * longer };
         made = longer;
         (level.made > 0).then_some(level)
@@ -100,7 +100,10 @@ mod tests {
                 let seen = seen(blocks, slots);
                 let lengths = blocks.div_ceil(slots).ilog2() as usize + 1;
                 assert!(seen.len() <= slots * lengths, "{blocks} blocks, {slots} slots: {}", seen.len());
-                assert!(seen.windows(2).all(|pair| pair[0].1 >= pair[1].1 && pair[0].0 + pair[0].1 == pair[1].0));
+                assert!(
+                    seen.windows(2)
+                        .all(|pair| pair[0].1 >= pair[1].1 && pair[0].0 + pair[0].1 == pair[1].0)
+                );
                 assert!(seen.iter().all(|(first, length)| first % length == 0));
             }
         }

@@ -64,7 +64,10 @@ impl<A: Scalar> PackedPair<A> {
     fn repack_causal(&mut self, keys: &[A], values: &[A], head_dim: usize) {
         let is_wild = |row: &&[A]| !row.iter().fold(A::zero(), |sum, &number| sum + number * A::zero()).is_finite();
         let rows = values.chunks_exact(head_dim).enumerate();
-        let wild: Vec<_> = rows.filter(|(_, row)| is_wild(row)).map(|(index, row)| (index, row.to_vec())).collect();
+        let wild: Vec<_> = rows
+            .filter(|(_, row)| is_wild(row))
+            .map(|(index, row)| (index, row.to_vec()))
+            .collect();
         if wild.is_empty() {
             return self.repack(keys, values, head_dim);
         }
@@ -171,7 +174,11 @@ impl<A: Scalar> PackedItem<A> {
                 let view = BlockView {
                     window: &self.window[head * item.kv_heads / heads],
                     rows: window,
-                    slots: if item.cut.is_causal() { packed } else { self.slots.get(head).unwrap_or(&none) },
+                    slots: if item.cut.is_causal() {
+                        packed
+                    } else {
+                        self.slots.get(head).unwrap_or(&none)
+                    },
                     biases: &slots.biases,
                     visible,
                 };

@@ -87,7 +87,13 @@ impl<A: Scalar> LocalGlobalAttention<A> {
     }
 
     /// The heads' results side by side, (batch·n, heads·`head_dim`).
-    pub(super) fn attend_items(&self, items: &[ItemContext<A>], queries: &Array2<A>, length: usize, dropout: Option<Dropout<A>>) -> Array2<A> {
+    pub(super) fn attend_items(
+        &self,
+        items: &[ItemContext<A>],
+        queries: &Array2<A>,
+        length: usize,
+        dropout: Option<Dropout<A>>,
+    ) -> Array2<A> {
         let (batch, heads, head_dim) = (items.len(), self.weights().heads, self.weights().head_dim());
         let mut concat = Array2::zeros(queries.dim());
         let size = TASK_BLOCKS * self.config.block;

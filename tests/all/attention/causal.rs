@@ -6,8 +6,8 @@ use crate::common::{bits, difference, scramble, sequence, tensors};
 use linformer::Attention;
 use linformer::ndarray::{Array1, Array2, Array3, Axis, Ix1, Ix2, s};
 use linformer::{
-    AttentionConfig, BlockWeights, BlockwiseCausalAttention, CausalConfig, Encoder, EncoderConfig, ExactAttention, LocalGlobalConfig, PaddingMask,
-    Sharing, SummarySoftmax,
+    AttentionConfig, BlockWeights, BlockwiseCausalAttention, CausalConfig, Encoder, EncoderConfig, ExactAttention, LocalGlobalConfig,
+    PaddingMask, Sharing, SummarySoftmax,
 };
 use proptest::prelude::*;
 use proptest::sample::select;

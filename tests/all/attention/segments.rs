@@ -5,8 +5,8 @@ use crate::common::causal::segments_config;
 use crate::common::{bits, difference, scramble, sequence, tensors};
 use linformer::ndarray::{Array1, Array2, Array3, ArrayView1, Axis, s};
 use linformer::{
-    Encoder, EncoderConfig, Error, ExactAttention, LanguageModel, LanguageModelConfig, LocalGlobalAttention, LocalGlobalConfig, PaddingMask,
-    Parameters, PoolingQuery,
+    Encoder, EncoderConfig, Error, ExactAttention, LanguageModel, LanguageModelConfig, LocalGlobalAttention, LocalGlobalConfig,
+    PaddingMask, Parameters, PoolingQuery,
 };
 use proptest::prelude::*;
 

@@ -1,8 +1,8 @@
 //! Random configurations of causal attention.
 
 use linformer::{
-    AttentionConfig, AttentionKind, BlockWeights, CausalConfig, EncoderConfig, FeedForwardConfig, LocalGlobalConfig, NormPlacement, Sharing,
-    SummarySoftmax,
+    AttentionConfig, AttentionKind, BlockWeights, CausalConfig, EncoderConfig, FeedForwardConfig, LocalGlobalConfig, NormPlacement,
+    Sharing, SummarySoftmax,
 };
 use proptest::prelude::*;
 use proptest::sample::select;

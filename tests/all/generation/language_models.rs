@@ -150,7 +150,9 @@ fn the_cache_of_a_long_text_gives_what_the_whole_gives() {
         EncoderConfig::new(blockwise(11, 640), 1),
         EncoderConfig::new(AttentionConfig::new(6, 2).with_causal(true), 2),
         EncoderConfig::new(segments(8, 2), 2),
-        EncoderConfig::new(segments(1, 5).with_kv_heads(1), 1).with_reversible(true).with_feed_forward(Some(FeedForwardConfig::new(6))),
+        EncoderConfig::new(segments(1, 5).with_kv_heads(1), 1)
+            .with_reversible(true)
+            .with_feed_forward(Some(FeedForwardConfig::new(6))),
         EncoderConfig::new(segments(32, 0), 1),
     ] {
         let model = model(&LanguageModelConfig::new(VOCABULARY, encoder), 4);
