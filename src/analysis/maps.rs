@@ -77,11 +77,12 @@ pub fn attention_map<A: Scalar>(
         (Attention::Exact(attention), Map::Exact) => attention.attention_map(input, input, mask),
         (Attention::Linformer(attention), Map::Exact) => ExactAttention::from_linformer(attention).attention_map(input, input, mask),
         (Attention::Linformer(attention), _) => linformer_map(attention, encoder.projections(), map, input, mask),
+        (Attention::LocalGlobal(attention), Map::Effective) => attention.effective_map(input, mask),
         (attention, _) => {
-            let name = if matches!(attention, Attention::Exact(_)) {
-                "exact"
-            } else {
-                "causal"
+            let name = match attention {
+                Attention::Exact(_) => "exact",
+                Attention::LocalGlobal(_) => "local-global",
+                _ => "causal",
             };
             let reason = format!("{name} attention has no map of this kind ({map:?}); only Linformer attention has all three");
             Err(Error::argument(OPERATION, reason))

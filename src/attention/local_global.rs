@@ -21,6 +21,7 @@ mod cut;
 mod decoding;
 mod histogram;
 mod item;
+mod map;
 mod packed;
 mod training;
 

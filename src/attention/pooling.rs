@@ -8,6 +8,7 @@
 
 #![allow(dead_code)] // until all of its users are here
 
+use crate::ops::softmax_rows;
 use crate::scalar::Scalar;
 
 mod backward;
@@ -232,4 +233,12 @@ impl<A: Scalar> HeadRows<'_, A> {
             to.halve_from(first);
         }
     }
+}
+
+/// The softmax over some rows of their importance: how much of V̄ comes from each.
+pub(super) fn position_shares<A: Scalar>(rows: &HeadRows<'_, A>, range: std::ops::Range<usize>) -> Vec<A> {
+    let mut shares: Vec<A> = range.map(|row| rows.importance(rows.key(row))).collect();
+    let count = shares.len();
+    softmax_rows(&mut shares, count);
+    shares
 }

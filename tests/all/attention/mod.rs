@@ -3,4 +3,5 @@
 mod causal;
 mod exact;
 mod from_exact;
+mod local_global;
 mod segments;

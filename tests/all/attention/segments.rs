@@ -239,6 +239,19 @@ fn every_step_gives_what_the_whole_gives() {
 }
 
 #[test]
+fn the_effective_map_has_no_weight_after_a_row_and_all_of_it_before() {
+    let (layer, x) = (layer(&config(6, 2, 1), 1), sequence((2, 23, 6), 2));
+    let mask = mask(0xF7DF_7DF7_DF7D_F7DF, 23);
+    let map = layer.effective_map(&x, Some(&mask)).unwrap();
+    for ((item, _, row, t), &weight) in map.indexed_iter() {
+        assert!((weight == 0.0) == (t > row || !mask.is_real(item, t)), "{row} {t} {weight}");
+    }
+    for ((item, _, row), sum) in map.sum_axis(Axis(3)).indexed_iter() {
+        assert!(!mask.is_real(item, row) || (sum - 1.0).abs() < 1e-12);
+    }
+}
+
+#[test]
 fn options_that_need_the_whole_sequence_are_errors() {
     let config = || config(8, 32, 64);
     for (config, option) in [

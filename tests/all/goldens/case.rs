@@ -89,6 +89,14 @@ impl Case {
         ids.into_dimensionality::<Ix2>().expect("two axes")
     }
 
+    /// The lengths of the items, a plain list.
+    pub fn lengths(&self, name: &str) -> Vec<usize> {
+        self.read.borrow_mut().insert(format!("inputs.{name}"));
+        let list = self.input_value(name).and_then(Value::as_array).expect("a list of lengths");
+        let length = |length: &Value| usize::try_from(length.as_u64().expect("a length")).expect("a short length");
+        list.iter().map(length).collect()
+    }
+
     /// A mask that is true (1) at real tokens.
     pub fn mask(&self, name: &str) -> PaddingMask {
         let real = self.input::<f64>(name).mapv(|value| value != 0.0);

@@ -7,6 +7,7 @@
 mod case;
 mod expected;
 mod fairseq;
+mod local_global;
 mod lucidrains;
 mod rifath95;
 mod tatp22;
@@ -63,6 +64,7 @@ fn run<A: Scalar>(case: &Case) -> Outcome {
         "tatp22" => tatp22::run::<A>(case),
         "fairseq" => fairseq::run::<A>(case),
         "rifath95" => rifath95::run::<A>(case),
+        "tangent" => local_global::run::<A>(case),
         other => panic!("{}: no loader for the peer {other}", case.name),
     }
 }

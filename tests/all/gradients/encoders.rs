@@ -206,6 +206,8 @@ fn long_sequences() {
         EncoderConfig::new(compressed(530).with_kv_heads(2), 1),
         EncoderConfig::new(compressed(20).with_sharing(Sharing::None), 1),
         EncoderConfig::new(compressed(16).with_kind(ProjectionKind::MeanPooling), 1),
+        EncoderConfig::new(LocalGlobalConfig::new(8, 4).with_block(16).with_slots(5), 1),
+        EncoderConfig::new(LocalGlobalConfig::new(8, 4).with_block(64).with_slots(40).with_kv_heads(2), 2).with_reversible(true),
     ] {
         let mut encoder = Encoder::<f64>::new(&config, 1).unwrap();
         scramble(&mut encoder, 1);

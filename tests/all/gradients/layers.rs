@@ -93,11 +93,12 @@ fn positions_of_every_kind() {
 
 /// Blocks of every attention, with either norm, with and without a feed-forward, of one width and of two.
 fn blocks() -> Vec<EncoderBlock<f64>> {
-    let attentions: [AttentionKind; 5] = [
+    let attentions: [AttentionKind; 6] = [
         LinformerConfig::new(6, 2, 5, 3).into(),
         AttentionConfig::new(6, 2).into(),
         AttentionConfig::new(6, 2).with_causal(true).into(),
         CausalConfig::new(6, 2, 4, 2).into(),
+        LocalGlobalConfig::new(6, 2).with_block(1).with_slots(2).into(),
         LocalGlobalConfig::new(6, 2).with_causal(true).with_block(1).with_slots(1).into(),
     ];
     let mut blocks = Vec::new();
