@@ -192,7 +192,7 @@ impl<A: Scalar> LocalGlobalAttention<A> {
         let length = real.map_or(rows.nrows(), one_past_last);
         checked_len("LocalGlobalAttention", &[length, attention.key_value_dim()], size_of::<A>())?;
         item.begin(
-            Cut::new(&self.config, length),
+            Cut::new(&self.config, length, rows.nrows()),
             real,
             (attention.kv_heads, attention.effective_head_dim()),
         );

@@ -17,12 +17,15 @@ pub(crate) struct Cut {
     has_window: bool,
     /// The most segments of each length of a causal sequence, whose segments are those that any row sees, in the order of [`histogram::nodes`].
     causal: Option<usize>,
+    /// All positions of a causal sequence, padding at its end too: what a row sees depends on its position alone.
+    positions: usize,
 }
 
 impl Cut {
-    pub(super) fn new(config: &LocalGlobalConfig, length: usize) -> Self {
+    /// The cut of a sequence of `positions`, of which the real ones end at `length`.
+    pub(super) fn new(config: &LocalGlobalConfig, length: usize, positions: usize) -> Self {
         if config.attention.causal {
-            return Self::causal(config, length);
+            return Self::causal(config, length, positions);
         }
         let segment = config.segment_len(length);
         Self {
@@ -32,10 +35,11 @@ impl Cut {
             segments: if config.slots == 0 { 0 } else { length.div_ceil(segment) },
             has_window: config.window,
             causal: None,
+            positions,
         }
     }
 
-    fn causal(config: &LocalGlobalConfig, length: usize) -> Self {
+    fn causal(config: &LocalGlobalConfig, length: usize, positions: usize) -> Self {
         let mut cut = Self {
             length,
             block: config.block,
@@ -43,6 +47,7 @@ impl Cut {
             segments: 0,
             has_window: true,
             causal: Some(config.slots),
+            positions,
         };
         cut.segments = histogram::nodes(cut.pooled_blocks(), config.slots);
         cut
@@ -52,16 +57,10 @@ impl Cut {
         self.causal.is_some()
     }
 
-    /// How many blocks are before the window of block `block` of a causal sequence. What comes after the last real position sees no more than
-    /// the last block does, so that all of them are complete.
-    fn blocks_before(&self, block: usize) -> usize {
-        block.min(self.blocks().saturating_sub(1)).saturating_sub(1)
-    }
-
     /// How many blocks, from the first on, have a part in segments.
     pub(super) fn pooled_blocks(&self) -> usize {
         if self.is_causal() {
-            self.blocks_before(self.blocks())
+            self.positions.div_ceil(self.block).saturating_sub(2)
         } else {
             self.blocks()
         }
@@ -72,7 +71,7 @@ impl Cut {
         segments.clear();
         let Some(slots) = self.causal else { return };
         let all = histogram::levels(self.pooled_blocks(), slots);
-        let own = histogram::levels(self.blocks_before(block), slots);
+        let own = histogram::levels(block.saturating_sub(1), slots);
         let mut first = 0;
         for (all, own) in all.zip(own) {
             segments.extend(own.seen().rev().map(|index| first + index));
@@ -134,7 +133,7 @@ impl Cut {
         for (level, made) in self.levels().enumerate() {
             if index < made {
                 let length = self.block << level;
-                return index * length..(index + 1) * length;
+                return (index * length).min(self.length)..((index + 1) * length).min(self.length);
             }
             index -= made;
         }

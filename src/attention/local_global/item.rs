@@ -209,6 +209,9 @@ impl<A: Scalar> ItemContext<A> {
             block_sets.reset(self.head_dim);
             let positions = self.cut.block(index).map(|position| self.row_of(position));
             rows.push_segments(positions, segment.min(block), block_sets);
+            if block_sets.len() == 0 {
+                block_sets.push_empty();
+            }
             if segment > block {
                 to.block_masses.push(block_sets.log_mass(0));
             }
