@@ -18,6 +18,7 @@ pub(crate) enum StateShape {
 
 /// The state of one layer for one sequence.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one a layer
 pub(crate) enum LayerState<A> {
     /// Keys and values, and the summaries of blocks.
     Keys(KeyState<A>),
@@ -26,6 +27,7 @@ pub(crate) enum LayerState<A> {
 }
 
 /// What the rows of whole sequences saw.
+#[allow(clippy::large_enum_variant)] // one at a time
 pub(crate) enum PastContext<A> {
     Keys(CausalContext<A>),
     /// One for each item.
