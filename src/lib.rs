@@ -83,8 +83,8 @@
 //! # Causal models
 //!
 //! The compressed rows mix all positions, so hiding some of them leaks the future. [`BlockwiseCausalAttention`] is the causal form: exact over a
-//! window, with the compressed rows of complete blocks only. [`CausalConfig`] documents its cost. With it, or with causal exact attention, a
-//! [`LanguageModel`] trains on next tokens ([`LanguageModel::next_tokens`]) and continues texts token by token ([`LanguageModel::generate`]).
+//! window, with the compressed rows of complete blocks only. [`CausalConfig`] documents its cost. [`LocalGlobalAttention`] has a causal form whose
+//! summaries cover more positions the farther away they are, O(log n) of them. With either, or with causal exact attention, a [`LanguageModel`] trains on next tokens ([`LanguageModel::next_tokens`]) and continues texts token by token ([`LanguageModel::generate`]).
 //!
 //! # From one sequence to another
 //!

@@ -11,7 +11,7 @@ mod visibility;
 pub use blockwise::BlockwiseCausalAttention;
 
 pub(crate) use attend::CausalContext;
-pub(super) use online::{KeyPart, masked_scores};
-pub(crate) use state::{LayerState, StateShape, Summarized, step};
+pub(super) use online::{KeyPart, masked_scores, multiply_values};
+pub(crate) use state::{KeyShape, KeyState, Summarized, step};
 pub(crate) use summaries::draw_projections;
 pub(crate) use visibility::{Span, Visibility};

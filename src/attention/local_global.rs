@@ -19,6 +19,8 @@ mod backward;
 mod block;
 mod conversion;
 mod cut;
+mod decoding;
+mod histogram;
 mod item;
 mod map;
 mod packed;
@@ -27,6 +29,7 @@ mod training;
 pub(crate) use conversion::MeanInput;
 use conversion::zero_query;
 use cut::Cut;
+pub(crate) use decoding::{SegmentShape, SegmentState};
 pub(crate) use item::{ItemContext, ItemScratch};
 pub(crate) use packed::{BlockScratch, PackedItem};
 
@@ -43,6 +46,10 @@ pub(crate) use packed::{BlockScratch, PackedItem};
 ///
 /// Up to two blocks, with one position a segment, or with all queries equal to u, the result is exact attention's.
 /// Padding has neither keys nor a part in summaries; positions, and with them the blocks' bounds, stay where they are.
+///
+/// With [`AttentionConfig::causal`](crate::AttentionConfig::causal) a row of block t sees the keys of block t − 1 and of its own block up to itself, and
+/// the slots of complete segments before these, whose lengths grow with their distance: see [`LocalGlobalConfig`]. No row then depends on anything
+/// after it, NaN or not, and a [`LanguageModel`](crate::LanguageModel) continues texts with a cache of as many rows as one row sees.
 ///
 /// ```
 /// use linformer::{LocalGlobalAttention, LocalGlobalConfig, PaddingMask};
@@ -187,7 +194,7 @@ impl<A: Scalar> LocalGlobalAttention<A> {
         let length = real.map_or(rows.nrows(), one_past_last);
         checked_len("LocalGlobalAttention", &[length, attention.key_value_dim()], size_of::<A>())?;
         item.begin(
-            Cut::new(&self.config, length),
+            Cut::new(&self.config, length, rows.nrows()),
             real,
             (attention.kv_heads, attention.effective_head_dim()),
         );

@@ -15,9 +15,11 @@
 //! | blockwise causal | 4d² + 2(window + n/block·r)d + 2rd |
 
 mod cache;
+mod cached_rows;
 mod causal;
 mod compressed;
 mod compressor;
+mod decoding;
 mod exact;
 mod folded;
 mod gradients;
@@ -44,7 +46,8 @@ pub use mask::PaddingMask;
 pub use projection::{Projection, Projections};
 pub use workspace::Workspace;
 
-pub(crate) use causal::{CausalContext, LayerState, StateShape, Summarized, draw_projections, step};
+pub(crate) use causal::{KeyShape, KeyState, Summarized, draw_projections, step};
+pub(crate) use decoding::{LayerState, PastContext, StateShape};
 pub(crate) use local_global::MeanInput;
 pub(crate) use sequence_shard::{LayerContext, SequenceShard};
 pub(crate) use weights::tile;

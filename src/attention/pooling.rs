@@ -156,6 +156,14 @@ impl<A: Scalar> Summaries<A> {
         self.sums.drain(..count * 2 * self.head_dim);
     }
 
+    /// Removes set `index`.
+    pub(crate) fn remove(&mut self, index: usize) {
+        let width = 2 * self.head_dim;
+        self.maxima.remove(index);
+        self.masses.remove(index);
+        self.sums.drain(index * width..(index + 1) * width);
+    }
+
     /// log Σ exp(aⱼ) of a set; −∞ of an empty one.
     pub(crate) fn log_mass(&self, index: usize) -> A {
         log_mass(self.maxima[index], self.masses[index])

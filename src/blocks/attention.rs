@@ -3,8 +3,8 @@
 use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayView2};
 
 use crate::attention::{
-    AttentionCache, BlockwiseCausalAttention, CausalContext, Compressed, ContextSpace, ExactAttention, LayerContext, LayerState,
-    LinformerAttention, LocalGlobalAttention, PaddingMask, Projections, StateShape, Summarized, TileSpace, step,
+    AttentionCache, BlockwiseCausalAttention, Compressed, ContextSpace, ExactAttention, KeyShape, KeyState, LayerContext, LayerState,
+    LinformerAttention, LocalGlobalAttention, PaddingMask, PastContext, Projections, StateShape, Summarized, TileSpace, step,
 };
 use crate::config::{AttentionConfig, AttentionKind};
 use crate::error::{Error, Result};
@@ -27,7 +27,7 @@ pub enum Attention<A = f32> {
     Exact(ExactAttention<A>),
     /// Causal attention to a window and to summaries.
     Causal(BlockwiseCausalAttention<A>),
-    /// Attention to a window and to summaries of everything outside it, O(n).
+    /// Attention to a window and to summaries of everything outside it, O(n), or of everything before it, O(n·log n).
     LocalGlobal(LocalGlobalAttention<A>),
 }
 
@@ -147,16 +147,42 @@ impl<A: Scalar> Attention<A> {
         shared: Option<&Projections<A>>,
         x: &ArrayRef3<A>,
         mask: Option<&PaddingMask>,
-    ) -> Result<(Array3<A>, CausalContext<A>)> {
-        match self {
-            Self::Exact(attention) if attention.config().causal => attention.forward_causal(x, mask),
-            Self::Causal(attention) => attention.forward_with(shared, x, mask),
+    ) -> Result<(Array3<A>, PastContext<A>)> {
+        let (y, context) = match self {
+            Self::Exact(attention) if attention.config().causal => attention.forward_causal(x, mask)?,
+            Self::Causal(attention) => attention.forward_with(shared, x, mask)?,
+            Self::LocalGlobal(attention) if attention.config().attention.causal => {
+                let (y, items) = attention.forward_kept(x, mask)?;
+                return Ok((y, PastContext::Segments(items)));
+            }
+            _ => return Err(not_causal()),
+        };
+        Ok((y, PastContext::Keys(context)))
+    }
+
+    /// The states of right-padded sequences of these lengths, which were run with `context`.
+    pub(super) fn states_after(
+        &self,
+        shared: Option<&Projections<A>>,
+        context: &PastContext<A>,
+        lengths: &[usize],
+    ) -> Result<Vec<LayerState<A>>> {
+        let summarized = self.summarized(shared)?;
+        let items = lengths.iter().enumerate();
+        match (self, self.state_shape()?, context) {
+            (_, StateShape::Keys(shape), PastContext::Keys(context)) => Ok(items
+                .map(|(item, &length)| LayerState::Keys(KeyState::after(shape, context, item, length, summarized)))
+                .collect()),
+            (Self::LocalGlobal(attention), StateShape::Segments(shape), PastContext::Segments(contexts)) => Ok(items
+                .zip(contexts)
+                .map(|((_, &length), context)| LayerState::Segments(attention.state_after(shape, context, length)))
+                .collect()),
             _ => Err(not_causal()),
         }
     }
 
     /// How its summaries are made, where it has any.
-    pub(super) fn summarized<'l>(&'l self, shared: Option<&'l Projections<A>>) -> Result<Option<Summarized<'l, A>>> {
+    fn summarized<'l>(&'l self, shared: Option<&'l Projections<A>>) -> Result<Option<Summarized<'l, A>>> {
         match self {
             Self::Causal(attention) => Ok(Some(Summarized {
                 config: attention.config(),
@@ -166,26 +192,35 @@ impl<A: Scalar> Attention<A> {
         }
     }
 
-    /// One more row of each sequence.
+    /// One more row of each sequence, whose states are of its shape.
     pub(super) fn step(&self, shared: Option<&Projections<A>>, x: &Array3<A>, states: &mut [&mut LayerState<A>]) -> Result<Array3<A>> {
+        check_width("Encoder::step", "x", x, self.config().dim)?;
         let summarized = self.summarized(shared)?;
-        let (weights, config) = match self {
-            Self::Exact(attention) => (attention.weights(), attention.config()),
-            Self::Causal(attention) => (attention.weights(), &attention.config().attention),
-            Self::Linformer(_) | Self::LocalGlobal(_) => return Err(not_causal()),
+        let weights = match self {
+            Self::Exact(attention) => attention.weights(),
+            Self::Causal(attention) => attention.weights(),
+            Self::LocalGlobal(attention) => {
+                let mut own: Vec<_> = states.iter_mut().filter_map(|state| state.segments_mut()).collect();
+                return Ok(attention.step(x, &mut own));
+            }
+            Self::Linformer(_) => return Err(not_causal()),
         };
-        check_width("Encoder::step", "x", x, config.dim)?;
-        Ok(step(weights, summarized, x, states))
+        let mut own: Vec<_> = states.iter_mut().filter_map(|state| state.keys_mut()).collect();
+        Ok(step(weights, summarized, x, &mut own))
     }
 
     /// The shape of its states.
     pub(super) fn state_shape(&self) -> Result<StateShape> {
         match self {
-            Self::Exact(attention) if attention.config().causal => Ok(StateShape::new(attention.config(), usize::MAX, None)),
+            Self::Exact(attention) if attention.config().causal => {
+                Ok(StateShape::Keys(KeyShape::new(attention.config(), usize::MAX, None)))
+            }
             Self::Causal(attention) => {
                 let config = attention.config();
-                Ok(StateShape::new(&config.attention, config.effective_window(), Some(config)))
+                let shape = KeyShape::new(&config.attention, config.effective_window(), Some(config));
+                Ok(StateShape::Keys(shape))
             }
+            Self::LocalGlobal(attention) => attention.state_shape().map(StateShape::Segments).ok_or_else(not_causal),
             _ => Err(not_causal()),
         }
     }

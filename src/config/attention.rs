@@ -33,8 +33,9 @@ pub struct AttentionConfig {
     /// Whether padding keeps its place in the softmax of exact attention, with the score 0 and the value 0, so that it takes weight from
     /// the real positions, as in tatp22's implementation. Otherwise padding is left out. Linformer attention takes no such option.
     pub masked_keys_stay: bool,
-    /// Whether exact attention is causal: a position attends to itself and to those before it. Linformer attention takes no such option,
-    /// since its compressed rows mix all positions; [`CausalConfig`](super::CausalConfig) describes its causal form.
+    /// Whether exact attention, or that of a [`LocalGlobalConfig`](super::LocalGlobalConfig), is causal: a position attends to itself and to those
+    /// before it. Linformer attention takes no such option, since its compressed rows mix all positions; [`CausalConfig`](super::CausalConfig)
+    /// describes its causal form.
     #[cfg_attr(feature = "serde", serde(default))]
     pub causal: bool,
 }

@@ -14,7 +14,7 @@ pub enum AttentionKind {
     Exact(AttentionConfig),
     /// Blockwise causal: a window, and summaries of the blocks that are complete.
     Causal(CausalConfig),
-    /// Exact near by, in summary far away: O(n).
+    /// Exact near by, in summary far away: O(n). With [`AttentionConfig::causal`] a position sees nothing after itself, in O(n·log n).
     LocalGlobal(LocalGlobalConfig),
 }
 

@@ -288,7 +288,7 @@ impl EncoderDecoderConfig {
             return Err(Error::config("source", width, reason));
         }
         if !self.target.decoder.is_causal() {
-            let reason = "the target must not see the tokens it is to predict: use CausalConfig, or AttentionConfig::with_causal(true)";
+            let reason = "the target must not see the tokens it is to predict: use CausalConfig, or AttentionConfig or LocalGlobalConfig and with_causal(true)";
             return Err(Error::config("self_attention", "not causal", reason));
         }
         if let PositionKind::LearnedAfterPadding { .. } = self.target.position {

@@ -21,6 +21,22 @@ pub enum PoolingQuery {
 /// A segment has c positions, c the smallest power of two with which the blocks hold at most [`slots`](Self::slots) of them. Up to two blocks, and with
 /// one position a segment, the result is that of exact attention. [`LocalGlobalAttention`](crate::LocalGlobalAttention) has the formulas.
 ///
+/// # Causal
+/// With [`AttentionConfig::causal`] a row of block t sees the keys of block t − 1 and those of its own block up to itself, and slots of the blocks
+/// before these, which are complete. Such blocks enter one by one, as segments of one block. Of each length there are at most
+/// [`slots`](Self::slots): when one more comes, the two oldest of that length merge into one of twice the length. So segments never get shorter with
+/// their distance, and m blocks make at most slots·(⌊log₂⌈m/slots⌉⌋ + 1) of them, whichever length the sequence will have. With blocks of 32
+/// positions the last row of a sequence sees so many keys and slots:
+///
+/// | positions | 8 slots | 16 slots | 64 slots |
+/// |---|---|---|---|
+/// | 1,024 | 81 | 87 | 94 |
+/// | 65,536 | 123 | 173 | 385 |
+/// | 1,048,576 | 151 | 233 | 637 |
+///
+/// A cache for one more token has as many rows. A [`trained_len`](Self::trained_len), a [`PoolingQuery::MeanOfItem`] and a layer without its window
+/// need the whole sequence, and are errors there.
+///
 /// ```
 /// use linformer::LocalGlobalConfig;
 ///
@@ -37,7 +53,7 @@ pub struct LocalGlobalConfig {
     pub attention: AttentionConfig,
     /// The positions of a block, a power of two.
     pub block: usize,
-    /// The most segments that a sequence is cut into; 0 leaves the window alone.
+    /// The most segments that a sequence is cut into, or, in causal attention, the most of each length; 0 leaves the window alone.
     pub slots: usize,
     /// Whether rows see the window exactly. Without it they see the summaries only: Linformer with weighted pooling.
     pub window: bool,
@@ -109,7 +125,7 @@ impl LocalGlobalConfig {
     }
 
     /// Returns the positions of a segment of a sequence of `length` positions: the smallest power of two with which its blocks hold at most
-    /// [`slots`](Self::slots) of them.
+    /// [`slots`](Self::slots) of them. Causal attention has segments of many lengths, from one block on.
     pub fn segment_len(&self, length: usize) -> usize {
         let covered = length.div_ceil(self.block.max(1)).saturating_mul(self.block);
         let needed = covered.div_ceil(self.slots.max(1)).max(1);

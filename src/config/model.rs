@@ -178,7 +178,7 @@ impl LanguageModelConfig {
         };
         if !self.encoder.attention.is_causal() {
             let reason = "a next token is to be predicted from the tokens before it, but every position of this attention sees the later ones, too; \
-                          build the model with CausalConfig, or with AttentionConfig::with_causal(true)";
+                          build the model with CausalConfig, or with AttentionConfig or LocalGlobalConfig and with_causal(true)";
             return Err(Error::config("attention", kind, reason));
         }
         if self.head == HeadKind::None {

@@ -40,8 +40,8 @@ pub use training::LanguageModelCache;
 /// # Ok::<(), linformer::Error>(())
 /// ```
 ///
-/// With [`CausalConfig`](crate::CausalConfig), or [`AttentionConfig::with_causal`](crate::AttentionConfig::with_causal), a position sees only what
-/// came before it: the model trains on [`next_tokens`](Self::next_tokens) and continues texts with [`generate`](Self::generate).
+/// With [`CausalConfig`](crate::CausalConfig), or with [`AttentionConfig::causal`](crate::AttentionConfig::causal) in exact attention or in a
+/// [`LocalGlobalConfig`](crate::LocalGlobalConfig), a position sees only what came before it: the model trains on [`next_tokens`](Self::next_tokens) and continues texts with [`generate`](Self::generate).
 ///
 /// ```
 /// use linformer::{CausalConfig, EncoderConfig, GenerationConfig, LanguageModel, LanguageModelConfig};

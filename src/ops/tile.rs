@@ -104,9 +104,15 @@ pub(crate) struct TileRows<'t, A> {
     pub(super) run_len: usize,
 }
 
-impl<A> TileRows<'_, A> {
+impl<'t, A> TileRows<'t, A> {
     pub(crate) fn nrows(&self) -> usize {
         self.rows
+    }
+
+    /// One row of a tile of one run.
+    pub(crate) fn row(self, row: usize) -> &'t [A] {
+        debug_assert!(self.runs.count() <= 1, "the row of one run");
+        &self.data[row * STRIDE..][..self.runs.width()]
     }
 
     /// Some columns of a tile of one run.

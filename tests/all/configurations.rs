@@ -38,6 +38,7 @@ fn configurations_of_models_come_back() {
     comes_back(&LocalGlobalConfig::new(8, 2).with_mass_shift(1.0 / 3.0).with_trained_len(9));
     comes_back(&AttentionKind::from(LocalGlobalConfig::new(8, 2)));
     comes_back(&AttentionKind::from(CausalConfig::new(8, 2, 16, 4)));
+    comes_back(&AttentionKind::from(LocalGlobalConfig::new(8, 2).with_causal(true).with_slots(8)));
     comes_back(&FeedForwardConfig::new(7).with_gated(true));
     comes_back(&encoder());
     let language = LanguageModelConfig::new(11, encoder()).with_embedding_dim(5);

@@ -80,7 +80,7 @@ pub(in crate::attention) fn masked_scores<A: Scalar>(queries: ArrayView2<'_, A>,
 }
 
 /// out ← weights·values, where a row that does not see a value is not touched by it: 0·NaN would be NaN.
-pub(super) fn multiply_values<A: Scalar>(
+pub(in crate::attention) fn multiply_values<A: Scalar>(
     weights: ArrayView2<'_, A>,
     part: &KeyPart<'_, A>,
     out: &mut ArrayViewMut2<'_, A>,

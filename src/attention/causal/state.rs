@@ -2,18 +2,18 @@
 
 use std::ops::Range;
 
-use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView2, Axis, s};
+use ndarray::{Array3, Array4, ArrayView1, s};
 
-use super::super::heads::ItemKeyValues;
+use super::super::cached_rows::CachedRows;
+use super::super::decoding::step_rows;
 use super::super::projection::Projections;
 use super::super::weights::AttentionWeights;
 use super::attend::{CausalScratch, ItemContext, attend_head};
 use super::summaries::{column, matrix_of};
 use super::{CausalContext, Visibility};
 use crate::config::{AttentionConfig, CausalConfig, SummarySoftmax};
-use crate::layers::rows;
 use crate::ops::add_scaled_widened;
-use crate::parallel::{self, Pool, along, for_each_part};
+use crate::parallel::Pool;
 use crate::scalar::Scalar;
 
 /// The summaries' side of a layer.
@@ -23,63 +23,9 @@ pub(crate) struct Summarized<'l, A> {
     pub(crate) projections: &'l Projections<A>,
 }
 
-/// Rows (heads, rows, `head_dim`) of keys and of values, of which the first are filled.
-#[derive(Clone, Debug)]
-struct CachedRows<A> {
-    keys: Array3<A>,
-    values: Array3<A>,
-    filled: usize,
-}
-
-impl<A: Scalar> CachedRows<A> {
-    fn new(heads: usize, head_dim: usize) -> Self {
-        let none = || Array3::zeros((heads, 0, head_dim));
-        Self {
-            keys: none(),
-            values: none(),
-            filled: 0,
-        }
-    }
-
-    /// Reserves memory for `more` rows after those that are filled, but for no more than `most` in total.
-    fn reserve(&mut self, more: usize, most: usize) {
-        let (heads, capacity, head_dim) = self.keys.dim();
-        let needed = self.filled + more;
-        if needed <= capacity {
-            return;
-        }
-        let larger = needed.max(2 * capacity).min(most.max(needed));
-        for rows in [&mut self.keys, &mut self.values] {
-            let mut copy = Array3::zeros((heads, larger, head_dim));
-            copy.slice_mut(s![.., ..self.filled, ..])
-                .assign(&rows.slice(s![.., ..self.filled, ..]));
-            *rows = copy;
-        }
-    }
-
-    /// Writes row `place` of every head.
-    fn write(&mut self, place: usize, (keys, values): (ArrayView1<'_, A>, ArrayView1<'_, A>)) {
-        let head_dim = self.keys.dim().2;
-        for (rows, from) in [(&mut self.keys, keys), (&mut self.values, values)] {
-            for (head, mut rows) in rows.outer_iter_mut().enumerate() {
-                rows.row_mut(place).assign(&from.slice(s![head * head_dim..(head + 1) * head_dim]));
-            }
-        }
-        self.filled = self.filled.max(place + 1);
-    }
-
-    fn view(&self) -> ItemKeyValues<'_, A> {
-        ItemKeyValues {
-            keys: self.keys.view(),
-            values: self.values.view(),
-            count: self.filled,
-        }
-    }
-}
-
 /// The shape of the layer that a state belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct StateShape {
+pub(crate) struct KeyShape {
     kv_heads: usize,
     head_dim: usize,
     window: usize,
@@ -87,7 +33,7 @@ pub(crate) struct StateShape {
     summary: Option<(usize, usize, usize)>,
 }
 
-impl StateShape {
+impl KeyShape {
     pub(crate) fn new(config: &AttentionConfig, window: usize, summarized: Option<&CausalConfig>) -> Self {
         Self {
             kv_heads: config.kv_heads,
@@ -100,8 +46,8 @@ impl StateShape {
 
 /// The state of one layer for one sequence: O(window + summaries) rows, or all keys and values where it attends exactly to everything.
 #[derive(Clone, Debug)]
-pub(crate) struct LayerState<A> {
-    shape: StateShape,
+pub(crate) struct KeyState<A> {
+    shape: KeyShape,
     /// The positions so far.
     position: usize,
     /// The last ones of a window, position t at row t modulo the window.
@@ -111,10 +57,10 @@ pub(crate) struct LayerState<A> {
     summaries: CachedRows<A>,
 }
 
-impl<A: Scalar> LayerState<A> {
+impl<A: Scalar> KeyState<A> {
     /// The state of a sequence that has not begun.
-    pub(crate) fn start(shape: StateShape) -> Self {
-        let StateShape { kv_heads, head_dim, .. } = shape;
+    pub(crate) fn start(shape: KeyShape) -> Self {
+        let KeyShape { kv_heads, head_dim, .. } = shape;
         let summary_heads = shape.summary.map_or(kv_heads, |(heads, ..)| heads);
         Self {
             shape,
@@ -129,7 +75,7 @@ impl<A: Scalar> LayerState<A> {
 
     /// The state of `item` after its first `length` positions were run with `context`.
     pub(crate) fn after(
-        shape: StateShape,
+        shape: KeyShape,
         context: &CausalContext<A>,
         item: usize,
         length: usize,
@@ -157,7 +103,7 @@ impl<A: Scalar> LayerState<A> {
     }
 
     /// Whether it belongs to a layer like this.
-    pub(crate) fn fits(&self, shape: StateShape) -> bool {
+    pub(crate) fn fits(&self, shape: KeyShape) -> bool {
         self.shape == shape
     }
 
@@ -245,47 +191,29 @@ pub(crate) fn step<A: Scalar>(
     weights: &AttentionWeights<A>,
     summarized: Option<Summarized<'_, A>>,
     x: &Array3<A>,
-    states: &mut [&mut LayerState<A>],
+    states: &mut [&mut KeyState<A>],
 ) -> Array3<A> {
-    let x = rows(x);
-    let keys = weights.key.forward_rows(x);
-    let values = weights.value.as_ref().map(|value| value.forward_rows(x));
-    let values = values.as_ref().unwrap_or(&keys);
-    let mut concat = weights.query.forward_rows(x);
-    for ((state, keys), values) in states.iter_mut().zip(keys.rows()).zip(values.rows()) {
-        state.push(keys, values, summarized);
-    }
     let joint = summarized.is_none_or(|summarized| summarized.config.softmax == SummarySoftmax::Joint);
-    let visibility: Vec<Visibility> = states
-        .iter()
-        .map(|state| Visibility::All {
-            keys: state.window.filled,
-            summaries: state.summaries.filled,
-        })
-        .collect();
-    let visible: usize = states.iter().map(|state| state.window.filled + state.summaries.filled).sum();
-    let cost = parallel::cost(&[visible, 2, weights.query.out_dim()]);
-    let states: &[&mut LayerState<A>] = states;
     let mut pool = Pool::<CausalScratch<A>>::default();
     pool.prepare();
-    for_each_part(along(concat.view_mut(), 0, 1), cost, |item, part| {
-        let context = ItemContext {
-            keys: states[item].window.view(),
-            summaries: summarized.map(|_| states[item].summaries.view()),
-            visibility: &visibility[item],
-            joint,
-        };
-        for_each_part(along(part.view, 1, weights.head_dim()), cost, |head, mut part| {
-            pool.with(|scratch| attend_head(&mut part.view, 0, context, (head, weights.heads), None, scratch));
-        });
-    });
-    let output = output_rows(weights, concat.view());
-    output.insert_axis(Axis(1))
-}
-
-fn output_rows<A: Scalar>(weights: &AttentionWeights<A>, concat: ArrayView2<'_, A>) -> Array2<A> {
-    match &weights.output_factor {
-        None => weights.output.forward_rows(concat),
-        Some(factor) => weights.output.forward_rows(factor.forward_rows(concat).view()),
-    }
+    step_rows(
+        weights,
+        x,
+        states,
+        |state, keys, values| state.push(keys, values, summarized),
+        |state| state.window.filled + state.summaries.filled,
+        |state, head, query| {
+            let visibility = Visibility::All {
+                keys: state.window.filled,
+                summaries: state.summaries.filled,
+            };
+            let context = ItemContext {
+                keys: state.window.view(),
+                summaries: summarized.map(|_| state.summaries.view()),
+                visibility: &visibility,
+                joint,
+            };
+            pool.with(|scratch| attend_head(query, 0, context, (head, weights.heads), None, scratch));
+        },
+    )
 }

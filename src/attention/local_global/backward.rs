@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use ndarray::{Array3, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array3, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::super::heads::scale;
 use super::super::pooling::{Means, RowGradients, SegmentGradients, segment_backward};
 use super::super::weights::tile;
-use super::block::{Dropping, Seen};
+use super::block::{Dropping, Seen, Slots};
 use super::item::ItemContext;
 use crate::ops::{StagedSum, gemm, idle_rows, softmax_backward_rows, without_idle};
 use crate::parallel::{Chunks, Pool, along, for_each_part};
@@ -36,10 +36,8 @@ impl<A: Scalar> ItemGradients<A> {
 /// The gradients of the slots of one head.
 #[derive(Default)]
 struct SlotGradients<A> {
-    /// (segments, `head_dim`) each.
-    keys: Vec<A>,
-    values: Vec<A>,
-    staged: [StagedSum; 2],
+    keys: SlotSum<A>,
+    values: SlotSum<A>,
     /// Of all logits of a segment together.
     logits: Vec<f64>,
     /// Of those that counted all of its mass.
@@ -48,13 +46,53 @@ struct SlotGradients<A> {
     parts: Vec<f64>,
 }
 
+/// The gradients of K̄ or of V̄ of all segments of one head.
+#[derive(Default)]
+struct SlotSum<A> {
+    /// (segments, `head_dim`).
+    sums: Vec<A>,
+    staged: StagedSum,
+    /// The sums where rows see some of the segments, and what is added to them.
+    long: Vec<f64>,
+    product: Vec<A>,
+}
+
+impl<A: Scalar> SlotSum<A> {
+    fn reset(&mut self, size: usize) {
+        self.long.clear();
+        self.sums.clear();
+        self.sums.resize(size, A::zero());
+    }
+
+    /// Adds factor·aᵀ·b, one row for each of `segments`, or for all.
+    fn add(&mut self, factor: A, a: ArrayView2<'_, A>, b: ArrayView2<'_, A>, segments: Option<&[usize]>) {
+        let (slots, width) = (a.ncols(), b.ncols());
+        let Some(segments) = segments else {
+            let mut to = ArrayViewMut2::from_shape((slots, width), &mut self.sums).expect("one row a segment");
+            gemm(factor, a.t(), b, A::one(), &mut to);
+            return self.staged.added(&mut self.sums);
+        };
+        self.long.resize(self.sums.len(), 0.0);
+        gemm(factor, a.t(), b, A::zero(), &mut tile(&mut self.product, slots, width));
+        for (&segment, product) in segments.iter().zip(self.product.chunks_exact(width)) {
+            let sums = &mut self.long[segment * width..(segment + 1) * width];
+            sums.iter_mut().zip(product).for_each(|(sum, &term)| *sum += term.widen());
+        }
+    }
+
+    fn finish(&mut self) {
+        self.staged.finish(&mut self.sums);
+        self.sums.iter_mut().zip(&self.long).for_each(|(sum, &long)| *sum += A::cast(long));
+    }
+}
+
 /// Scratch space for one key/value head.
 #[derive(Default)]
 struct Scratch<A> {
     weights: Vec<A>,
     dropped: Vec<A>,
     dscores: Vec<A>,
-    biases: Vec<A>,
+    seen: Slots<A>,
     slots: SlotGradients<A>,
     means: Means<A>,
 }
@@ -154,18 +192,18 @@ impl<A: Scalar> Task<'_, A> {
             self.queries.slice(s![rows.clone(), columns.clone()]),
             self.dout.slice(s![rows.clone(), columns]),
         );
-        let seen = item.seen(head, self.heads, block);
-        let (keys, width) = (seen.rows.len(), seen.rows.len() + item.cut.segments);
         let Scratch {
             weights,
             dropped,
             dscores,
-            biases,
+            seen,
             slots,
             ..
         } = scratch;
+        let seen = item.seen(head, self.heads, block, seen);
+        let (keys, width) = (seen.rows.len(), seen.rows.len() + seen.biases.len());
         let mut weights = tile(weights, rows.len(), width);
-        item.block_weights(queries, (head, block), &seen, biases, &mut weights);
+        item.block_weights(queries, rows.start, &seen, &mut weights);
         let idle = idle_rows(dout);
         let queries = without_idle(queries, &idle);
         for row in idle {
@@ -195,7 +233,7 @@ impl<A: Scalar> Task<'_, A> {
         gemm(scale(head_dim), of_slots, seen.slot_keys, A::one(), &mut dqueries);
         let mut dkeys = own.keys.slice_mut(s![seen.rows.clone(), ..]);
         gemm(scale(head_dim), of_keys.t(), queries.view(), A::one(), &mut dkeys);
-        slots.add_keys(item, (head, block), of_slots, queries.view());
+        slots.add_keys(item, (head, block), (of_slots, queries.view()), &seen);
     }
 
     /// The way back through the summaries of one head.
@@ -205,8 +243,8 @@ impl<A: Scalar> Task<'_, A> {
         for segment in 0..item.cut.segments {
             let own = segment * width..(segment + 1) * width;
             let grads = SegmentGradients {
-                keys: &slots.keys[own.clone()],
-                values: &slots.values[own],
+                keys: &slots.keys.sums[own.clone()],
+                values: &slots.values.sums[own],
                 logits: A::cast(slots.logits[segment]),
             };
             let mass = item.pooled[head].masses[segment];
@@ -223,10 +261,8 @@ impl<A: Scalar> Task<'_, A> {
 impl<A: Scalar> SlotGradients<A> {
     fn reset(&mut self, item: &ItemContext<A>) {
         let segments = item.cut.segments;
-        for numbers in [&mut self.keys, &mut self.values] {
-            numbers.clear();
-            numbers.resize(segments * item.head_dim, A::zero());
-        }
+        self.keys.reset(segments * item.head_dim);
+        self.values.reset(segments * item.head_dim);
         for sums in [&mut self.logits, &mut self.whole] {
             sums.clear();
             sums.resize(segments, 0.0);
@@ -242,16 +278,31 @@ impl<A: Scalar> SlotGradients<A> {
         let (of_keys, of_slots) = weights.split_at(Axis(1), seen.rows.len());
         let mut dvalues = own.values.slice_mut(s![seen.rows.clone(), ..]);
         gemm(A::one(), of_keys.t(), dout, A::one(), &mut dvalues);
-        add_staged(A::one(), of_slots, dout, &mut self.values, &mut self.staged[1]);
+        self.values.add(A::one(), of_slots, dout, seen.segments);
     }
 
     /// dK̄ += dSᵀ·q/√d, and the gradients of the logits' biases.
-    fn add_keys(&mut self, item: &ItemContext<A>, (head, block): (usize, usize), dscores: ArrayView2<'_, A>, queries: ArrayView2<'_, A>) {
-        add_staged(scale(item.head_dim), dscores, queries, &mut self.keys, &mut self.staged[0]);
+    fn add_keys(
+        &mut self,
+        item: &ItemContext<A>,
+        (head, block): (usize, usize),
+        (dscores, queries): (ArrayView2<'_, A>, ArrayView2<'_, A>),
+        seen: &Seen<'_, A>,
+    ) {
+        self.keys.add(scale(item.head_dim), dscores, queries, seen.segments);
+        let sum = |dscores: ArrayView1<'_, A>| dscores.iter().map(|dscore| dscore.widen()).sum::<f64>();
+        if let Some(segments) = seen.segments {
+            for (&segment, dscores) in segments.iter().zip(dscores.columns()) {
+                let grad = sum(dscores);
+                self.logits[segment] += grad;
+                self.whole[segment] += grad;
+            }
+            return;
+        }
         let window = item.cut.window(block);
         let touched = item.cut.touched(&window);
         for (segment, dscores) in dscores.columns().into_iter().enumerate() {
-            let grad: f64 = dscores.iter().map(|dscore| dscore.widen()).sum();
+            let grad = sum(dscores);
             self.logits[segment] += grad;
             if !touched.contains(&segment) {
                 self.whole[segment] += grad;
@@ -269,16 +320,7 @@ impl<A: Scalar> SlotGradients<A> {
     }
 
     fn finish(&mut self) {
-        let [keys, values] = &mut self.staged;
-        keys.finish(&mut self.keys);
-        values.finish(&mut self.values);
+        self.keys.finish();
+        self.values.finish();
     }
-}
-
-/// `sum` (segments, width) += factor·aᵀ·b.
-fn add_staged<A: Scalar>(factor: A, a: ArrayView2<'_, A>, b: ArrayView2<'_, A>, sum: &mut [A], staged: &mut StagedSum) {
-    let shape = (a.ncols(), b.ncols());
-    let mut to = ArrayViewMut2::from_shape(shape, &mut *sum).expect("one row a segment");
-    gemm(factor, a.t(), b, A::one(), &mut to);
-    staged.added(sum);
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::histogram;
 use crate::config::LocalGlobalConfig;
 
 /// The blocks and the segments of one item.
@@ -14,10 +15,18 @@ pub(crate) struct Cut {
     pub(super) segment: usize,
     pub(super) segments: usize,
     has_window: bool,
+    /// The most segments of each length of a causal sequence, whose segments are those that any row sees, in the order of [`histogram::nodes`].
+    causal: Option<usize>,
+    /// All positions of a causal sequence, padding at its end too: what a row sees depends on its position alone.
+    positions: usize,
 }
 
 impl Cut {
-    pub(super) fn new(config: &LocalGlobalConfig, length: usize) -> Self {
+    /// The cut of a sequence of `positions`, of which the real ones end at `length`.
+    pub(super) fn new(config: &LocalGlobalConfig, length: usize, positions: usize) -> Self {
+        if config.attention.causal {
+            return Self::causal(config, length, positions);
+        }
         let segment = config.segment_len(length);
         Self {
             length,
@@ -25,7 +34,63 @@ impl Cut {
             segment,
             segments: if config.slots == 0 { 0 } else { length.div_ceil(segment) },
             has_window: config.window,
+            causal: None,
+            positions,
         }
+    }
+
+    fn causal(config: &LocalGlobalConfig, length: usize, positions: usize) -> Self {
+        let mut cut = Self {
+            length,
+            block: config.block,
+            segment: config.block,
+            segments: 0,
+            has_window: true,
+            causal: Some(config.slots),
+            positions,
+        };
+        cut.segments = histogram::nodes(cut.pooled_blocks(), config.slots);
+        cut
+    }
+
+    pub(super) fn is_causal(&self) -> bool {
+        self.causal.is_some()
+    }
+
+    /// How many blocks, from the first on, have a part in segments.
+    pub(super) fn pooled_blocks(&self) -> usize {
+        if self.is_causal() {
+            self.positions.div_ceil(self.block).saturating_sub(2)
+        } else {
+            self.blocks()
+        }
+    }
+
+    /// Writes which segments the rows of block `block` of a causal sequence see, the oldest first.
+    pub(super) fn write_seen(&self, block: usize, segments: &mut Vec<usize>) {
+        segments.clear();
+        let Some(slots) = self.causal else { return };
+        let all = histogram::levels(self.pooled_blocks(), slots);
+        let own = histogram::levels(block.saturating_sub(1), slots);
+        let mut first = 0;
+        for (all, own) in all.zip(own) {
+            segments.extend(own.seen().rev().map(|index| first + index));
+            first += all.made;
+        }
+        segments.reverse();
+    }
+
+    /// The most segments that a row sees.
+    pub(super) fn most_seen(&self) -> usize {
+        let Some(slots) = self.causal else { return self.segments };
+        let levels = histogram::levels(self.pooled_blocks(), slots).count();
+        self.segments.min(slots.saturating_mul(levels))
+    }
+
+    /// How many segments of each length there are in a causal sequence, from one block on.
+    pub(super) fn levels(&self) -> impl Iterator<Item = usize> {
+        let slots = self.causal.unwrap_or(0);
+        histogram::levels(self.pooled_blocks(), slots).map(|level| level.made)
     }
 
     pub(super) fn blocks(&self) -> usize {
@@ -43,7 +108,8 @@ impl Cut {
         if !self.has_window {
             return 0..0;
         }
-        self.block(block.saturating_sub(1)).start..self.block(block + 1).end
+        let last = if self.is_causal() { block } else { block + 1 };
+        self.block(block.saturating_sub(1)).start..self.block(last).end
     }
 
     /// The segments that have positions in `window`.
@@ -56,7 +122,22 @@ impl Cut {
 
     /// The positions of a segment.
     pub(super) fn segment(&self, segment: usize) -> Range<usize> {
+        if self.is_causal() {
+            return self.causal_segment(segment);
+        }
         segment * self.segment..((segment + 1) * self.segment).min(self.length)
+    }
+
+    fn causal_segment(&self, segment: usize) -> Range<usize> {
+        let mut index = segment;
+        for (level, made) in self.levels().enumerate() {
+            if index < made {
+                let length = self.block << level;
+                return (index * length).min(self.length)..((index + 1) * length).min(self.length);
+            }
+            index -= made;
+        }
+        self.length..self.length
     }
 
     /// The blocks outside `window` of a segment, where it has whole blocks.

@@ -113,7 +113,7 @@ impl<A: Scalar> ItemContext<A> {
     }
 
     /// The row of the keys that a position has, if it is real.
-    fn row_of(&self, position: usize) -> Option<usize> {
+    pub(super) fn row_of(&self, position: usize) -> Option<usize> {
         if self.before.is_empty() {
             return Some(position);
         }
@@ -233,10 +233,13 @@ impl<A: Scalar> ItemContext<A> {
         let Cut { block, segment, .. } = self.cut;
         segments.reset(self.head_dim);
         to.block_masses.clear();
-        for index in 0..self.cut.blocks() {
+        for index in 0..self.cut.pooled_blocks() {
             block_sets.reset(self.head_dim);
             let positions = self.cut.block(index).map(|position| self.row_of(position));
             rows.push_segments(positions, segment.min(block), block_sets);
+            if block_sets.len() == 0 {
+                block_sets.push_empty();
+            }
             if segment > block {
                 to.block_masses.push(block_sets.log_mass(0));
             }
@@ -244,10 +247,30 @@ impl<A: Scalar> ItemContext<A> {
                 segments.push_copy(block_sets, set);
             }
         }
+        if self.cut.is_causal() {
+            self.push_tree(segments, block_sets);
+            return to.take(rows, block_sets, shift);
+        }
         for _ in 0..(segment / block).max(1).ilog2() {
             segments.halve_from(0);
         }
         to.take(rows, segments, shift);
+    }
+
+    /// Writes the nodes of the tree above the blocks of a causal sequence, length by length; all of `blocks` is used up.
+    fn push_tree(&self, blocks: &mut Summaries<A>, nodes: &mut Summaries<A>) {
+        nodes.reset(self.head_dim);
+        for (level, made) in self.cut.levels().enumerate() {
+            if level == 0 {
+                blocks.truncate(made);
+            } else {
+                blocks.truncate(2 * made);
+                blocks.halve_from(0);
+            }
+            for node in 0..made {
+                nodes.push_copy(blocks, node);
+            }
+        }
     }
 
     /// Adds to the slots' logits of the rows of block `block` what the window has in common with their segments: a slot counts the mass outside.
@@ -275,7 +298,7 @@ impl<A: Scalar> ItemContext<A> {
 }
 
 impl<A: Scalar> PooledHead<A> {
-    fn take(&mut self, rows: &HeadRows<'_, A>, segments: &Summaries<A>, shift: A) {
+    pub(super) fn take(&mut self, rows: &HeadRows<'_, A>, segments: &Summaries<A>, shift: A) {
         let (count, width) = (segments.len(), rows.query.len());
         for numbers in [&mut self.keys, &mut self.values] {
             numbers.resize(count * width, A::zero());

@@ -1,10 +1,11 @@
 //! How much each row draws from each position.
 
-use ndarray::{Array2, Array4, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array2, Array4, ArrayRef3, ArrayView2, ArrayViewMut2, Axis, CowArray, s};
 
 use super::super::mask::PaddingMask;
 use super::super::pooling::position_shares;
 use super::super::weights::tile;
+use super::block::Slots;
 use super::{ItemContext, ItemScratch, LocalGlobalAttention};
 use crate::error::{Result, checked_len};
 use crate::layers::check_width;
@@ -47,14 +48,18 @@ impl<A: Scalar> ItemContext<A> {
     /// Fills the map (n, n) of one head.
     fn fill_map(&self, queries: ArrayView2<'_, A>, (head, heads): (usize, usize), map: &mut ArrayViewMut2<'_, A>) {
         let shares = self.shares(head, heads);
-        let (mut space, mut biases) = (Vec::new(), Vec::new());
+        let (mut space, mut slots) = (Vec::new(), Slots::default());
         let mut real = Array2::zeros((self.cut.block.min(queries.nrows()), self.count));
         for (block, rows) in self.blocks_of(0..queries.nrows()) {
-            let seen = self.seen(head, heads, block);
+            let seen = self.seen(head, heads, block, &mut slots);
             let keys = seen.rows.len();
-            let mut weights = tile(&mut space, rows.len(), keys + self.cut.segments);
-            self.block_weights(queries.slice(s![rows.clone(), ..]), (head, block), &seen, &mut biases, &mut weights);
+            let mut weights = tile(&mut space, rows.len(), keys + seen.biases.len());
+            self.block_weights(queries.slice(s![rows.clone(), ..]), rows.start, &seen, &mut weights);
             let mut real = real.slice_mut(s![..rows.len(), ..]);
+            let shares = match seen.segments {
+                None => shares.view().into(),
+                Some(segments) => CowArray::from(shares.select(Axis(0), segments)),
+            };
             gemm(A::one(), weights.slice(s![.., keys..]), shares.view(), A::zero(), &mut real);
             let mut window = real.slice_mut(s![.., seen.rows.clone()]);
             window += &weights.slice(s![.., ..keys]);

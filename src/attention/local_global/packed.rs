@@ -5,7 +5,8 @@ use std::ops::Range;
 use ndarray::ArrayView2;
 
 use super::super::heads::scale;
-use super::super::partial::{HeadScratch, Partial, Total};
+use super::super::partial::{HeadScratch, Partial};
+use super::block::Slots;
 use super::item::ItemContext;
 use crate::ops::{Output, PANEL_COLS, PackedMatrix, RowsMut, Runs, SEGMENT, Tile, TileRows, exp_rows, scale_rows};
 use crate::parallel::{self, Chunks, for_each_part};
@@ -26,8 +27,10 @@ pub(crate) struct PackedItem<A> {
 struct PackedPair<A> {
     /// (`head_dim`, rows), divided by √`head_dim`.
     keys: PackedMatrix<A>,
-    /// (rows, `head_dim`).
+    /// (rows, `head_dim`); of a causal window without the rows that are not finite, which only those who see them may touch.
     values: PackedMatrix<A>,
+    /// Those rows, and their numbers.
+    wild: Vec<(usize, Vec<A>)>,
 }
 
 impl<A> Default for PackedItem<A> {
@@ -44,6 +47,7 @@ impl<A: Scalar> Default for PackedPair<A> {
         Self {
             keys: PackedMatrix::default(),
             values: PackedMatrix::default(),
+            wild: Vec::new(),
         }
     }
 }
@@ -53,6 +57,26 @@ impl<A: Scalar> PackedPair<A> {
         let view = |rows| ArrayView2::from_shape((keys.len() / head_dim, head_dim), rows).expect("whole rows");
         self.keys.repack(view(keys).t(), scale(head_dim));
         self.values.repack(view(values), A::one());
+        self.wild.clear();
+    }
+
+    /// [`repack`](Self::repack) of a causal window.
+    fn repack_causal(&mut self, keys: &[A], values: &[A], head_dim: usize) {
+        let is_wild = |row: &&[A]| !row.iter().fold(A::zero(), |sum, &number| sum + number * A::zero()).is_finite();
+        let rows = values.chunks_exact(head_dim).enumerate();
+        let wild: Vec<_> = rows
+            .filter(|(_, row)| is_wild(row))
+            .map(|(index, row)| (index, row.to_vec()))
+            .collect();
+        if wild.is_empty() {
+            return self.repack(keys, values, head_dim);
+        }
+        let mut finite = values.to_vec();
+        for (row, _) in &wild {
+            finite[row * head_dim..(row + 1) * head_dim].fill(A::zero());
+        }
+        self.repack(keys, &finite, head_dim);
+        self.wild = wild;
     }
 }
 
@@ -60,7 +84,11 @@ impl<A: Scalar> PackedPair<A> {
 #[derive(Debug)]
 pub(crate) struct BlockScratch<A> {
     queries: Tile<A>,
-    biases: Vec<A>,
+    slots: Slots<A>,
+    /// The slots, where they are not all segments.
+    packed: PackedPair<A>,
+    /// How many keys of the window each row sees, where they are not all.
+    visible: Vec<usize>,
     head: HeadScratch<A>,
 }
 
@@ -68,7 +96,9 @@ impl<A: Scalar> Default for BlockScratch<A> {
     fn default() -> Self {
         Self {
             queries: Tile::default(),
-            biases: Vec::new(),
+            slots: Slots::default(),
+            packed: PackedPair::default(),
+            visible: Vec::new(),
             head: HeadScratch::default(),
         }
     }
@@ -80,6 +110,8 @@ struct BlockView<'p, A> {
     rows: Range<usize>,
     slots: &'p PackedPair<A>,
     biases: &'p [A],
+    /// How many keys of the window each row sees, from its first on; nothing where all see all.
+    visible: &'p [usize],
 }
 
 impl<A: Scalar> PackedItem<A> {
@@ -89,7 +121,9 @@ impl<A: Scalar> PackedItem<A> {
             kv_heads, head_dim, count, ..
         } = *item;
         self.window.resize_with(kv_heads, PackedPair::default);
-        self.slots.resize_with(item.pooled.len(), PackedPair::default);
+        // The slots of causal rows are packed block by block.
+        let pooled = if item.cut.is_causal() { &[] } else { &item.pooled[..] };
+        self.slots.resize_with(pooled.len(), PackedPair::default);
         let size = count * head_dim;
         let cost = parallel::cost(&[kv_heads, size, 32]);
         let parts = Chunks {
@@ -98,53 +132,64 @@ impl<A: Scalar> PackedItem<A> {
         };
         for_each_part(parts, cost, |head, part| {
             let own = head * size..(head + 1) * size;
-            part.slice[0].repack(&item.keys[own.clone()], &item.values[own], head_dim);
+            let (keys, values) = (&item.keys[own.clone()], &item.values[own]);
+            if item.cut.is_causal() {
+                part.slice[0].repack_causal(keys, values, head_dim);
+            } else {
+                part.slice[0].repack(keys, values, head_dim);
+            }
         });
-        let cost = parallel::cost(&[item.pooled.len(), item.cut.segments, head_dim, 32]);
+        let cost = parallel::cost(&[pooled.len(), item.cut.segments, head_dim, 32]);
         let parts = Chunks {
             slice: &mut self.slots,
             size: 1,
         };
         for_each_part(parts, cost, |head, part| {
-            let pooled = &item.pooled[head];
+            let pooled = &pooled[head];
             part.slice[0].repack(&pooled.keys, &pooled.values, head_dim);
         });
     }
 
     /// Replaces every head's queries, those of the rows `first..` of the item, by what they attend to.
     pub(super) fn attend(&self, item: &ItemContext<A>, first: usize, heads: usize, queries: &mut Tile<A>, scratch: &mut BlockScratch<A>) {
-        let (end, block) = (first + queries.nrows(), item.cut.block);
         let none = PackedPair::default();
+        let BlockScratch {
+            queries: own,
+            slots,
+            packed,
+            visible,
+            head: scratch,
+        } = scratch;
         for head in 0..heads {
-            let mut start = first;
-            while start < end {
-                let index = start / block;
-                let next = end.min((index + 1) * block);
-                if item.cut.segments > 0 {
-                    item.write_biases(head, index, &mut scratch.biases);
+            for (index, rows) in item.blocks_of(first..first + queries.nrows()) {
+                slots.take(item, head, index);
+                if item.cut.is_causal() {
+                    packed.repack(&slots.keys, &slots.values, item.head_dim);
                 }
-                let biases = std::mem::take(&mut scratch.biases);
+                let window = item.rows_of(&item.cut.window(index));
+                visible.clear();
+                if item.cut.is_causal() {
+                    visible.extend(rows.clone().map(|row| item.visible(row, &window)));
+                }
                 let view = BlockView {
                     window: &self.window[head * item.kv_heads / heads],
-                    rows: item.rows_of(&item.cut.window(index)),
-                    slots: self.slots.get(head).unwrap_or(&none),
-                    biases: &biases[..item.cut.segments],
+                    rows: window,
+                    slots: if item.cut.is_causal() {
+                        packed
+                    } else {
+                        self.slots.get(head).unwrap_or(&none)
+                    },
+                    biases: &slots.biases,
+                    visible,
                 };
-                view.attend(queries, head, start - first..next - first, scratch);
-                scratch.biases = biases;
-                start = next;
+                view.attend(queries, head, rows.start - first..rows.end - first, (own, scratch));
             }
         }
     }
 }
 
 impl<A: Scalar> BlockView<'_, A> {
-    fn attend(&self, queries: &mut Tile<A>, head: usize, rows: Range<usize>, scratch: &mut BlockScratch<A>) {
-        let BlockScratch {
-            queries: own,
-            head: scratch,
-            ..
-        } = scratch;
+    fn attend(&self, queries: &mut Tile<A>, head: usize, rows: Range<usize>, (own, scratch): (&mut Tile<A>, &mut HeadScratch<A>)) {
         own.fill_from_unit(queries, head, rows.clone());
         let head_dim = self.window.values.dim().1;
         let side_by_side = if self.rows.len() + self.biases.len() <= KEY_BLOCK {
@@ -163,7 +208,13 @@ impl<A: Scalar> BlockView<'_, A> {
                 return total.write_quotients(head_dim, columns, to);
             };
             let width = columns.len();
-            self.multiply_values(scores.rows(), (window, slots), columns, to.reborrow());
+            self.multiply_window(scores.rows().columns(window.clone()), &self.rows, columns.clone(), to.reborrow());
+            if !slots.is_empty() {
+                let weights = scores.rows().columns(slots.clone());
+                self.slots
+                    .values
+                    .multiply_long_rows(weights, 0, columns, Output::Add, to.reborrow());
+            }
             scale_rows(to.data, width, stride, &latest.sums);
         });
     }
@@ -197,24 +248,30 @@ impl<A: Scalar> BlockView<'_, A> {
         self.window
             .keys
             .multiply_tile(queries.rows(), 0, first..end, Output::Set, columns_from(scores, 0));
-        rows.start - first
+        let before = rows.start - first;
+        let RowsMut { data, stride } = columns_from(scores, before);
+        for (scores, &visible) in data.chunks_mut(stride).zip(self.visible) {
+            let seen = (self.rows.start + visible).clamp(rows.start, rows.end) - rows.start;
+            scores[seen..rows.len()].fill(A::neg_infinity());
+        }
+        before
     }
 
-    fn multiply_values(
-        &self,
-        scores: TileRows<'_, A>,
-        (window, slots): (&Range<usize>, &Range<usize>),
-        columns: Range<usize>,
-        mut to: RowsMut<'_, A>,
-    ) {
-        let weights = scores.columns(window.clone());
+    /// c ← the weights of the keys `rows`, which are all or some of the window's, times their values.
+    fn multiply_window(&self, weights: TileRows<'_, A>, rows: &Range<usize>, columns: Range<usize>, mut c: RowsMut<'_, A>) {
         self.window
             .values
-            .multiply_long_rows(weights, self.rows.start, columns.clone(), Output::Set, to.reborrow());
-        if !slots.is_empty() {
-            self.slots
-                .values
-                .multiply_long_rows(scores.columns(slots.clone()), 0, columns, Output::Add, to);
+            .multiply_long_rows(weights, rows.start, columns.clone(), Output::Set, c.reborrow());
+        for (wild, numbers) in self.window.wild.iter().filter(|(wild, _)| rows.contains(wild)) {
+            for (row, &visible) in self.visible.iter().enumerate() {
+                if wild - self.rows.start < visible {
+                    let weight = weights.row(row)[wild - rows.start];
+                    let to = &mut c.data[row * c.stride..][..columns.len()];
+                    to.iter_mut()
+                        .zip(&numbers[columns.clone()])
+                        .for_each(|(to, &number)| *to += weight * number);
+                }
+            }
         }
     }
 
@@ -228,7 +285,12 @@ impl<A: Scalar> BlockView<'_, A> {
             scores.reshape(rows, Runs::of(part.len() + 2 * PANEL_COLS));
             let before = self.window_scores(queries, &part, scores);
             let columns = before..before + part.len();
-            add_part(scores, columns, (&self.window.values, start), head_dim, latest, total);
+            latest.reset(rows, head_dim);
+            exponentials(scores, columns.clone(), latest);
+            for_each_run(head_dim, latest, |of_head, to| {
+                self.multiply_window(scores.rows().columns(columns.clone()), &part, of_head, to);
+            });
+            total.add(latest, head_dim);
         }
         for start in (0..self.biases.len()).step_by(KEY_BLOCK) {
             let part = start..self.biases.len().min(start + KEY_BLOCK);
@@ -237,7 +299,13 @@ impl<A: Scalar> BlockView<'_, A> {
             self.slots
                 .keys
                 .multiply_tile(queries.rows(), 0, part.clone(), bias, columns_from(scores, 0));
-            add_part(scores, 0..part.len(), (&self.slots.values, start), head_dim, latest, total);
+            latest.reset(rows, head_dim);
+            exponentials(scores, 0..part.len(), latest);
+            for_each_run(head_dim, latest, |of_head, to| {
+                let weights = scores.rows().columns(0..part.len());
+                self.slots.values.multiply_long_rows(weights, start, of_head, Output::Set, to);
+            });
+            total.add(latest, head_dim);
         }
     }
 }
@@ -258,25 +326,14 @@ fn exponentials<A: Scalar>(scores: &mut Tile<A>, columns: Range<usize>, partial:
     exp_rows(data, columns.len(), stride, &mut partial.maxima, &mut partial.sums);
 }
 
-/// Adds what some columns of the scores give with as many rows of `values`.
-fn add_part<A: Scalar>(
-    scores: &mut Tile<A>,
-    columns: Range<usize>,
-    (values, first): (&PackedMatrix<A>, usize),
-    head_dim: usize,
-    latest: &mut Partial<A>,
-    total: &mut Total<A>,
-) {
-    latest.reset(scores.nrows(), head_dim);
-    exponentials(scores, columns.clone(), latest);
+/// Calls `put` with the columns of a head, run by run, and the place of their products.
+fn for_each_run<A: Scalar>(head_dim: usize, latest: &mut Partial<A>, mut put: impl FnMut(Range<usize>, RowsMut<'_, A>)) {
     for index in 0..Runs::of(head_dim).count() {
         let of_head = Runs::of(head_dim).range(index);
         let to = RowsMut {
             data: &mut latest.products[of_head.start..],
             stride: head_dim,
         };
-        let weights = scores.rows().columns(columns.clone());
-        values.multiply_long_rows(weights, first, of_head, Output::Set, to);
+        put(of_head, to);
     }
-    total.add(latest, head_dim);
 }

@@ -64,7 +64,7 @@ impl<A: Scalar> LocalGlobalAttention<A> {
     }
 
     /// The keys, values and summaries of every item.
-    fn summarize(&self, x: &Array3<A>, mask: Option<&PaddingMask>) -> Result<Vec<ItemContext<A>>> {
+    pub(super) fn summarize(&self, x: &Array3<A>, mask: Option<&PaddingMask>) -> Result<Vec<ItemContext<A>>> {
         let (batch, length, dim) = x.dim();
         let mut items: Vec<_> = (0..batch).map(|_| (ItemContext::default(), Ok(()))).collect();
         let cost = parallel::cost(&[batch, length, dim, 2 * self.config.attention.key_value_dim()]);
@@ -87,7 +87,13 @@ impl<A: Scalar> LocalGlobalAttention<A> {
     }
 
     /// The heads' results side by side, (batch·n, heads·`head_dim`).
-    fn attend_items(&self, items: &[ItemContext<A>], queries: &Array2<A>, length: usize, dropout: Option<Dropout<A>>) -> Array2<A> {
+    pub(super) fn attend_items(
+        &self,
+        items: &[ItemContext<A>],
+        queries: &Array2<A>,
+        length: usize,
+        dropout: Option<Dropout<A>>,
+    ) -> Array2<A> {
         let (batch, heads, head_dim) = (items.len(), self.weights().heads, self.weights().head_dim());
         let mut concat = Array2::zeros(queries.dim());
         let size = TASK_BLOCKS * self.config.block;

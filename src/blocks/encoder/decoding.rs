@@ -36,13 +36,10 @@ impl<A: Scalar> Encoder<A> {
             .collect();
         let mut streams = self.streams(self.checked(x, Some(mask))?);
         for block in self.blocks() {
-            let summarized = block.attention().summarized(shared)?;
-            let shape = block.attention().state_shape()?;
             streams = block.around(streams, |x| {
                 let (y, context) = block.attention().forward_causal(shared, x, Some(mask))?;
-                for (item, (state, &length)) in states.iter_mut().zip(lengths).enumerate() {
-                    state.0.push(LayerState::after(shape, &context, item, length, summarized));
-                }
+                let layer = block.attention().states_after(shared, &context, lengths)?;
+                states.iter_mut().zip(layer).for_each(|(state, layer)| state.0.push(layer));
                 Ok(y)
             })?;
         }

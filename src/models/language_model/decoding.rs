@@ -10,7 +10,8 @@ use crate::models::continued::{Continued, padded};
 use crate::scalar::Scalar;
 
 /// The state of a causal [`LanguageModel`] that continues a batch of texts: for each layer the keys and values of the window, the sums of the
-/// unfinished block and the summaries; with exact attention all keys and values.
+/// unfinished block and the summaries; with exact attention all keys and values; with a [`LocalGlobalConfig`](crate::LocalGlobalConfig) those of two
+/// blocks, and O(log n) segments.
 #[derive(Clone, Debug)]
 pub struct LanguageModelState<A = f32> {
     items: Vec<EncoderState<A>>,

@@ -6,8 +6,8 @@ use crate::common::{bits, difference, scramble, sequence, tensors};
 use linformer::Attention;
 use linformer::ndarray::{Array1, Array2, Array3, Axis, Ix1, Ix2, s};
 use linformer::{
-    AttentionConfig, BlockWeights, BlockwiseCausalAttention, CausalConfig, Encoder, EncoderConfig, ExactAttention, PaddingMask, Sharing,
-    SummarySoftmax,
+    AttentionConfig, BlockWeights, BlockwiseCausalAttention, CausalConfig, Encoder, EncoderConfig, ExactAttention, LocalGlobalConfig,
+    PaddingMask, Sharing, SummarySoftmax,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -25,13 +25,13 @@ fn encoder(config: &EncoderConfig, seed: u64) -> Encoder<f64> {
 }
 
 /// A mask with holes of a batch of two, from the bits of `pattern`.
-fn mask(pattern: u64, length: usize) -> PaddingMask {
+pub fn mask(pattern: u64, length: usize) -> PaddingMask {
     PaddingMask::from_bools(&Array2::from_shape_fn((2, length), |(item, position)| {
         pattern >> ((item * 31 + position) % 64) & 1 == 1
     }))
 }
 
-fn linear(layer: &linformer::Linear<f64>, x: &Array2<f64>) -> Array2<f64> {
+pub fn linear(layer: &linformer::Linear<f64>, x: &Array2<f64>) -> Array2<f64> {
     let bias = layer.bias().map_or_else(|| Array1::zeros(layer.out_dim()), |bias| bias.to_owned());
     x.dot(&layer.weight().t()) + bias
 }
@@ -48,10 +48,10 @@ fn weigh(rows: &[(Array1<f64>, Array1<f64>)], query: &Array1<f64>) -> (Array1<f6
 }
 
 /// The parameters of a layer by name.
-struct Named(Vec<(String, linformer::ndarray::ArrayD<f64>)>);
+pub struct Named(pub Vec<(String, linformer::ndarray::ArrayD<f64>)>);
 
 impl Named {
-    fn linear(&self, name: &str) -> Option<linformer::Linear<f64>> {
+    pub fn linear(&self, name: &str) -> Option<linformer::Linear<f64>> {
         let find = |part: &str| {
             self.0
                 .iter()
@@ -259,6 +259,9 @@ fn what_comes_later_changes_no_bit_of_long_sequences() {
         EncoderConfig::new(attention(1, 1).with_sharing(Sharing::None), 1),
         EncoderConfig::new(attention(50, 580), 1),
         EncoderConfig::new(AttentionConfig::new(4, 2).with_causal(true), 2),
+        EncoderConfig::new(LocalGlobalConfig::new(4, 2).with_causal(true).with_slots(2), 2),
+        EncoderConfig::new(LocalGlobalConfig::new(4, 2).with_causal(true).with_block(256), 1),
+        EncoderConfig::new(LocalGlobalConfig::new(4, 2).with_causal(true).with_block(1).with_slots(500), 1),
     ];
     for config in configs {
         let (encoder, x) = (encoder(&config, 3), sequence((1, 600, 4), 5));

@@ -5,4 +5,5 @@ mod exact;
 mod from_exact;
 mod local_global;
 mod pooling;
+mod segments;
 pub mod to_local_global;

@@ -1,7 +1,8 @@
 //! Random configurations of causal attention.
 
 use linformer::{
-    AttentionConfig, AttentionKind, BlockWeights, CausalConfig, EncoderConfig, FeedForwardConfig, NormPlacement, Sharing, SummarySoftmax,
+    AttentionConfig, AttentionKind, BlockWeights, CausalConfig, EncoderConfig, FeedForwardConfig, LocalGlobalConfig, NormPlacement,
+    Sharing, SummarySoftmax,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -48,15 +49,23 @@ pub fn causal_config() -> impl Strategy<Value = CausalConfig> {
         )
 }
 
-/// Any causal attention: exact, or blockwise.
+/// A causal layer with segments of any block, slots and shape.
+pub fn segments_config() -> impl Strategy<Value = LocalGlobalConfig> {
+    (causal_config(), 0..=2_u32, 0..=3_usize, any::<bool>()).prop_map(|(config, block, slots, shifted)| {
+        LocalGlobalConfig::new(5, config.attention.heads)
+            .with_attention(config.attention.with_causal(true))
+            .with_block(1 << block)
+            .with_slots(slots)
+            .with_mass_shift(if shifted && slots > 0 { 0.4 } else { 0.0 })
+    })
+}
+
+/// Any causal attention: exact, with segments, or blockwise.
 pub fn kind() -> impl Strategy<Value = AttentionKind> {
-    (causal_config(), 0..4_usize, any::<bool>()).prop_map(|(config, exact, stay)| {
-        if exact == 0 {
-            let attention = config.attention.with_causal(true).with_masked_keys_stay(stay);
-            AttentionKind::from(attention)
-        } else {
-            config.into()
-        }
+    (causal_config(), segments_config(), 0..5_usize, any::<bool>()).prop_map(|(config, segments, which, stay)| match which {
+        0 => AttentionKind::from(config.attention.with_causal(true).with_masked_keys_stay(stay)),
+        1 | 2 => segments.into(),
+        _ => config.into(),
     })
 }
 

@@ -6,8 +6,8 @@ use linformer::training::Step;
 use linformer::{
     AttentionConfig, BlockwiseCausalAttention, CausalConfig, Classifier, ClassifierConfig, ClassifierInput, Convolution, ConvolutionKernel,
     DecoderConfig, DecoderLanguageModelConfig, Encoder, EncoderConfig, EncoderDecoder, EncoderDecoderConfig, ExactAttention, FeedForward,
-    FeedForwardConfig, HeadKind, LanguageModel, LanguageModelConfig, LinformerAttention, LinformerConfig, NormPlacement, PaddingMask,
-    Parameters, PositionKind, ProjectionKind, Result, Sharing, TokenPairs, TrainingPass,
+    FeedForwardConfig, HeadKind, LanguageModel, LanguageModelConfig, LinformerAttention, LinformerConfig, LocalGlobalConfig, NormPlacement,
+    PaddingMask, Parameters, PositionKind, ProjectionKind, Result, Sharing, TokenPairs, TrainingPass,
 };
 
 /// Two models, and the same two the other way round, for every pair of `configs` of which each differs from the others.
@@ -266,6 +266,7 @@ fn a_layer_takes_projections_and_contexts_that_fit_it() {
 
 #[test]
 fn a_model_goes_on_from_a_state_of_its_own_shape() {
+    let segments = || LocalGlobalConfig::new(8, 2).with_causal(true).with_block(2).with_slots(1);
     let models: Vec<LanguageModelConfig> = causals()
         .into_iter()
         .map(|config| EncoderConfig::new(config, 1))
@@ -274,6 +275,10 @@ fn a_model_goes_on_from_a_state_of_its_own_shape() {
             EncoderConfig::new(AttentionConfig::new(8, 4).with_causal(true), 1),
             EncoderConfig::new(AttentionConfig::new(6, 2).with_causal(true), 2),
             EncoderConfig::new(CausalConfig::new(8, 2, 8, 2).with_sharing(Sharing::Layerwise), 2).with_reversible(true),
+            EncoderConfig::new(segments(), 1),
+            EncoderConfig::new(segments().with_slots(2), 1),
+            EncoderConfig::new(segments().with_block(4), 1),
+            EncoderConfig::new(segments().with_kv_heads(1), 1),
         ])
         .map(|encoder| LanguageModelConfig::new(9, encoder))
         .collect();

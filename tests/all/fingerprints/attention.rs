@@ -94,7 +94,11 @@ fn projections<A: Scalar>(record: &mut Record) {
             encoder::<A>(record, &format!("{kind:?}, shared {sharing:?}"), &config, 83);
         }
     }
-    for kind in [ProjectionKind::MeanPooling, ProjectionKind::MaxPooling, ProjectionKind::AttentionPooling] {
+    for kind in [
+        ProjectionKind::MeanPooling,
+        ProjectionKind::MaxPooling,
+        ProjectionKind::AttentionPooling,
+    ] {
         encoder::<A>(record, &format!("{kind:?}"), &one_block(small(kind)), 83);
     }
     let initializations = [

@@ -7,8 +7,8 @@ use crate::common::{difference, scramble};
 use linformer::ndarray::{Array2, array, s};
 use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step, TokenBatch, Trainable};
 use linformer::{
-    AttentionConfig, CausalConfig, ContextOverflow, EncoderConfig, Error, GenerationConfig, HeadKind, LanguageModel, LanguageModelConfig,
-    PositionKind, SinusoidLayout, TrainingPass,
+    AttentionConfig, CausalConfig, ContextOverflow, EncoderConfig, Error, FeedForwardConfig, GenerationConfig, HeadKind, LanguageModel,
+    LanguageModelConfig, LocalGlobalConfig, PositionKind, SinusoidLayout, TrainingPass,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -143,11 +143,17 @@ fn texts_of_one_seed_draw_apart() {
 #[test]
 fn the_cache_of_a_long_text_gives_what_the_whole_gives() {
     let blockwise = |block, window| CausalConfig::new(6, 2, 700, 2).with_block(Some(block)).with_window(Some(window));
+    let segments = |block, slots| LocalGlobalConfig::new(6, 2).with_causal(true).with_block(block).with_slots(slots);
     for encoder in [
         EncoderConfig::new(blockwise(27, 27), 2),
         EncoderConfig::new(blockwise(1, 1), 1),
         EncoderConfig::new(blockwise(11, 640), 1),
         EncoderConfig::new(AttentionConfig::new(6, 2).with_causal(true), 2),
+        EncoderConfig::new(segments(8, 2), 2),
+        EncoderConfig::new(segments(1, 5).with_kv_heads(1), 1)
+            .with_reversible(true)
+            .with_feed_forward(Some(FeedForwardConfig::new(6))),
+        EncoderConfig::new(segments(32, 0), 1),
     ] {
         let model = model(&LanguageModelConfig::new(VOCABULARY, encoder), 4);
         let text = text(700, 3);

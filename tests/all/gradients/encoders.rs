@@ -5,8 +5,8 @@ use crate::common::{encoder_config, linformer_config, scramble, sequence};
 use linformer::ndarray::{Array2, Array3, Axis};
 use linformer::{
     Activation, AttentionKind, BlockwiseCausalAttention, Classifier, ClassifierConfig, ClassifierInput, Encoder, EncoderConfig,
-    ExactAttention, HeadKind, LanguageModel, LanguageModelConfig, LinformerAttention, PaddingMask, Parameters, Pooling, PositionKind,
-    SinusoidLayout,
+    ExactAttention, HeadKind, LanguageModel, LanguageModelConfig, LinformerAttention, LocalGlobalAttention, PaddingMask, Parameters,
+    Pooling, PositionKind, SinusoidLayout,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -47,6 +47,21 @@ proptest! {
         config in crate::common::causal::causal_config(), n in 1..=9_usize, pattern: u64, masked: bool, seed in 0..1000_u64,
     ) {
         let mut layer = BlockwiseCausalAttention::<f64>::new(&config, seed).unwrap();
+        scramble(&mut layer, seed);
+        let (x, mask) = (sequence((2, n, 5), seed), mask(pattern, n));
+        let mask = masked.then_some(&mask);
+        let (y, cache) = layer.forward_train(&x, mask).unwrap();
+        prop_assert!((&y - &layer.forward(&x, mask).unwrap()).iter().all(|difference| difference.abs() < 1e-11));
+        let mut gradients = layer.zeros_like();
+        let dx = layer.backward(cache, weights(y.dim()), &mut gradients).unwrap();
+        check(&layer, &x, &dx, &gradients, |layer, x| layer.forward(x, mask).unwrap());
+    }
+
+    #[test]
+    fn attention_to_segments(
+        config in crate::common::causal::segments_config(), n in 1..=14_usize, pattern: u64, masked: bool, seed in 0..1000_u64,
+    ) {
+        let mut layer = LocalGlobalAttention::<f64>::new(&config, seed).unwrap();
         scramble(&mut layer, seed);
         let (x, mask) = (sequence((2, n, 5), seed), mask(pattern, n));
         let mask = masked.then_some(&mask);
@@ -179,6 +194,14 @@ fn long_sequences() {
             1,
         ),
         EncoderConfig::new(kv_heads.clone().with_causal(true), 1),
+        EncoderConfig::new(
+            LocalGlobalConfig::new(8, 4)
+                .with_attention(kv_heads.clone().with_causal(true))
+                .with_block(8)
+                .with_slots(3),
+            1,
+        ),
+        EncoderConfig::new(LocalGlobalConfig::new(8, 4).with_causal(true).with_block(256), 1),
         EncoderConfig::new(kv_heads, 1),
         EncoderConfig::new(compressed(530).with_kv_heads(2), 1),
         EncoderConfig::new(compressed(20).with_sharing(Sharing::None), 1),

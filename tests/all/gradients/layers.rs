@@ -100,6 +100,7 @@ fn blocks() -> Vec<EncoderBlock<f64>> {
         AttentionConfig::new(6, 2).with_causal(true).into(),
         CausalConfig::new(6, 2, 4, 2).into(),
         LocalGlobalConfig::new(6, 2).with_block(1).with_slots(2).into(),
+        LocalGlobalConfig::new(6, 2).with_causal(true).with_block(1).with_slots(1).into(),
     ];
     let mut blocks = Vec::new();
     for attention in attentions {

@@ -45,7 +45,7 @@ fn opposite_numbers() {
 
 fn encoders(norm: NormPlacement) -> Vec<EncoderConfig> {
     let compressed = |kind| LinformerConfig::new(8, 2, 12, 3).with_kind(kind);
-    let kinds: [AttentionKind; 6] = [
+    let kinds: [AttentionKind; 8] = [
         compressed(ProjectionKind::Learned).into(),
         compressed(ProjectionKind::MeanPooling).into(),
         compressed(ProjectionKind::MaxPooling).into(),
@@ -53,6 +53,7 @@ fn encoders(norm: NormPlacement) -> Vec<EncoderConfig> {
         AttentionConfig::new(8, 2).into(),
         CausalConfig::new(8, 2, 12, 1).into(),
         LocalGlobalConfig::new(8, 2).with_block(2).with_slots(3).into(),
+        LocalGlobalConfig::new(8, 2).with_causal(true).with_block(2).with_slots(1).into(),
     ];
     kinds.into_iter().map(|kind| EncoderConfig::new(kind, 2).with_norm(norm)).collect()
 }

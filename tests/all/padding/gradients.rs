@@ -341,7 +341,7 @@ fn feed_forwards() {
 /// Sequences that take several tiles of rows and blocks of keys.
 #[test]
 fn long_sequences() {
-    use linformer::{AttentionConfig, CausalConfig, EncoderConfig, LinformerConfig, NormPlacement, ProjectionKind};
+    use linformer::{AttentionConfig, CausalConfig, EncoderConfig, LinformerConfig, LocalGlobalConfig, NormPlacement, ProjectionKind};
     let exact = AttentionConfig::new(8, 4).with_kv_heads(2);
     let mask = PaddingMask::from_bools(&Array2::from_shape_fn((2, 600), |(item, t)| {
         item == 0 && t < 300 || (t % 5 > 0 && t < 577)
@@ -349,6 +349,7 @@ fn long_sequences() {
     for config in [
         EncoderConfig::new(CausalConfig::new(8, 4, 600, 2).with_window(Some(64)), 1),
         EncoderConfig::new(exact.clone().with_causal(true), 1).with_norm(NormPlacement::Post),
+        EncoderConfig::new(LocalGlobalConfig::new(8, 4).with_causal(true).with_block(8).with_slots(2), 1),
         EncoderConfig::new(exact, 1),
         EncoderConfig::new(LinformerConfig::new(8, 4, 600, 530), 1).with_norm(NormPlacement::Post),
         EncoderConfig::new(LinformerConfig::new(8, 4, 600, 16).with_kind(ProjectionKind::MaxPooling), 1),

@@ -4,8 +4,8 @@ use crate::common::{bits, model_bits, scramble, sequence};
 use linformer::ndarray::Array2;
 use linformer::training::Step;
 use linformer::{
-    AttentionConfig, CausalConfig, Decoder, DecoderConfig, Encoder, EncoderConfig, ExactAttention, FeedForwardConfig, LanguageModel,
-    LanguageModelConfig, Linear, LinformerConfig, LocalGlobalConfig, PaddingMask, Parameters, Sharing, TrainingPass,
+    AttentionConfig, AttentionKind, CausalConfig, Decoder, DecoderConfig, Encoder, EncoderConfig, ExactAttention, FeedForwardConfig,
+    LanguageModel, LanguageModelConfig, Linear, LinformerConfig, LocalGlobalConfig, PaddingMask, Parameters, Sharing, TrainingPass,
 };
 
 fn in_pool<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
@@ -14,18 +14,27 @@ fn in_pool<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
 
 #[test]
 fn causal_encoders() {
-    let config = CausalConfig::new(24, 4, 700, 4).with_sharing(Sharing::None);
-    let encoder = Encoder::<f64>::new(&EncoderConfig::new(config, 2), 0).unwrap();
-    let x = sequence((2, 650, 24), 3);
-    let mask = PaddingMask::from_lengths(&[650, 400], 650).unwrap();
-    let results: Vec<_> = [1, 2, 5]
-        .into_iter()
-        .map(|threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            bits(&pool.install(|| encoder.forward(&x, Some(&mask)).unwrap()))
-        })
-        .collect();
-    assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+    let kinds: [AttentionKind; 2] = [
+        CausalConfig::new(24, 4, 700, 4).with_sharing(Sharing::None).into(),
+        LocalGlobalConfig::new(24, 4).with_causal(true).with_block(16).with_slots(4).into(),
+    ];
+    for kind in kinds {
+        let mut encoder = Encoder::<f64>::new(&EncoderConfig::new(kind, 2), 0).unwrap();
+        scramble(&mut encoder, 1);
+        let x = sequence((2, 650, 24), 3);
+        let mask = PaddingMask::from_lengths(&[650, 400], 650).unwrap();
+        let run = |threads| {
+            in_pool(threads, || {
+                let (y, cache) = encoder.forward_train(&x, Some(&mask), &TrainingPass::new(Step::new(1, 0))).unwrap();
+                let mut gradients = encoder.zeros_like();
+                let dx = encoder.backward(cache, y.clone(), &mut gradients).unwrap();
+                let forward = encoder.forward(&x, Some(&mask)).unwrap();
+                ([forward, y, dx].map(|array| bits(&array)), model_bits(&gradients))
+            })
+        };
+        let results: Vec<_> = [1, 2, 5].into_iter().map(run).collect();
+        assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+    }
 }
 
 #[test]
