@@ -93,7 +93,7 @@ fn positions_of_every_kind() {
 
 /// Blocks of every attention, with either norm, with and without a feed-forward, of one width and of two.
 fn blocks() -> Vec<EncoderBlock<f64>> {
-    let attentions: [AttentionKind; 6] = [
+    let attentions: [AttentionKind; 7] = [
         LinformerConfig::new(6, 2, 5, 3).into(),
         LinformerConfig::new(6, 2, 5, 3).with_kind(ProjectionKind::AttentionPooling).into(),
         AttentionConfig::new(6, 2).into(),
