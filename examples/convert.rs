@@ -195,9 +195,10 @@ impl Comparison<'_> {
                 has_query = true;
             }
         });
-        let at_zero = match has_query {
-            true => format!("{:.3}", self.fidelity(&at_zero)?.output.error),
-            false => String::new(),
+        let at_zero = if has_query {
+            format!("{:.3}", self.fidelity(&at_zero)?.output.error)
+        } else {
+            String::new()
         };
         let layers: Vec<String> = layers.iter().map(|error| format!("{error:.3}")).collect();
         println!(

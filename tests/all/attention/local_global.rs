@@ -265,7 +265,7 @@ fn wide_windows_and_many_slots() {
         assert!(difference(y.view(), trained.view()) < 1e-12);
         // Training with dropout holds all scores of a block at once.
         let single = LocalGlobalAttention::<f32>::new(layer.config(), 1).unwrap();
-        let x = x.mapv(|x| x as f32);
+        let x = x.mapv(<f32 as linformer::Scalar>::cast);
         assert!(single.forward(&x, Some(&mask)).unwrap().iter().all(|y| y.is_finite()));
     }
 }

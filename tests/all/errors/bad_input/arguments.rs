@@ -212,7 +212,11 @@ fn compressors_used_wrongly() {
     max.push(&x, None).unwrap();
     refused!(max.replace(0, &row, &row), Error::Argument { .. }, "maximum");
     refused!(layer.extended(0), Error::Config { .. }, "seq_len");
+}
 
+#[test]
+fn compressors_of_attention_pooling_used_wrongly() {
+    let (x, row) = (sequence((1, 3, 8), 0), Array2::zeros((1, 8)));
     let attention = LinformerAttention::<f64>::new(&config().with_kind(ProjectionKind::AttentionPooling), 0).unwrap();
     refused!(
         attention.compressor_in_order(1, Order::CompressFirst),
