@@ -1,7 +1,7 @@
 //! Models that are made of the crate's layers outside of it: whatever takes parameters takes theirs.
 
 use crate::common::gradients::{check, weights};
-use crate::common::{difference, model_bits, sequence, tensors};
+use crate::common::{difference, sequence, tensors};
 use linformer::distributed::{Communicator, ThreadGroup, all_reduce_gradients};
 use linformer::ndarray::{Array1, Array3, Axis, array};
 use linformer::training::{Accumulation, AdamW, AdamWConfig, MeanSquaredError, Optimizer, Sgd, SgdConfig, Step};
@@ -273,6 +273,7 @@ fn ranks_train_what_one_process_trains() {
 mod files {
     use super::*;
     use crate::common::directory::Directory;
+    use crate::common::model_bits;
     use linformer::Error;
     use linformer::checkpoint::{load_parameters, save_parameters};
     use linformer::training::{load_training, save_training};

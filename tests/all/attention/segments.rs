@@ -5,8 +5,8 @@ use crate::common::causal::segments_config;
 use crate::common::{bits, difference, scramble, sequence, tensors};
 use linformer::ndarray::{Array1, Array2, Array3, ArrayView1, Axis, s};
 use linformer::{
-    Encoder, EncoderConfig, Error, ExactAttention, LanguageModel, LanguageModelConfig, LocalGlobalAttention, LocalGlobalConfig,
-    PaddingMask, Parameters, PoolingQuery,
+    EncoderConfig, Error, ExactAttention, LanguageModel, LanguageModelConfig, LocalGlobalAttention, LocalGlobalConfig, PaddingMask,
+    Parameters, PoolingQuery,
 };
 use proptest::prelude::*;
 
@@ -287,9 +287,9 @@ fn nothing_and_no_items_are_defined() {
 fn encoders_come_back_from_their_bytes() {
     use linformer::checkpoint::Checkpoint;
     let config = config(6, 4, 3).with_kv_heads(1).with_mass_shift(0.25);
-    let mut encoder = Encoder::<f64>::new(&EncoderConfig::new(config, 2), 3).unwrap();
+    let mut encoder = linformer::Encoder::<f64>::new(&EncoderConfig::new(config, 2), 3).unwrap();
     scramble(&mut encoder, 3);
-    let again = Encoder::<f64>::from_bytes(&encoder.to_bytes().unwrap()).unwrap();
+    let again = linformer::Encoder::<f64>::from_bytes(&encoder.to_bytes().unwrap()).unwrap();
     assert_eq!(again.config(), encoder.config());
     assert_eq!(crate::common::model_bits(&again), crate::common::model_bits(&encoder));
 }
