@@ -1,4 +1,4 @@
-//! Trains a causal model of bytes on a text, compares it with exact causal attention after the same time, and continues a prompt.
+//! Trains causal models of bytes on a text with local-global, blockwise and exact attention, each for the same time, and continues a prompt.
 //!
 //! `cargo run --release --example generate`, and `-- --text FILE --seconds 60` for a text of your own
 
@@ -13,15 +13,16 @@ use linformer::ndarray::Array2;
 use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Schedule, Step, TokenBatch, Trainable};
 use linformer::{
     AttentionConfig, AttentionKind, CausalConfig, ContextOverflow, EncoderConfig, GenerationConfig, LanguageModel, LanguageModelConfig,
-    PositionKind, TrainingPass,
+    LocalGlobalConfig, PositionKind, TrainingPass,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::{AnyError, Options, novel};
+use support::{AnyError, BLOCK, Clock, Options, novel};
 
 const ABOUT: &str =
-    "Trains a model of bytes with blockwise causal attention on a text, then one of the same size with exact causal attention for the
-same time; reports the bits per byte of both on text they were not trained on, and continues a prompt.";
+    "Trains a model of bytes with local-global causal attention on a text, then models of the same size with blockwise and with exact
+causal attention, each for the same time or the same steps; reports the bits per byte of all on text they were not trained on, and continues a
+prompt with the first.";
 
 /// Byte values.
 const VOCABULARY: usize = 256;
@@ -42,6 +43,9 @@ fn example() -> Result<(), AnyError> {
         &[
             ("text", "", "a file to learn from; examples/data/moby_dick.txt if none"),
             ("seconds", "12", "training time of each model"),
+            ("steps", "0", "training steps of each model, instead of seconds"),
+            BLOCK,
+            ("slots", "8", "segments of each length that local-global attention summarizes"),
             ("length", "256", "bytes of a sequence"),
             ("batch", "8", "sequences of a step"),
             ("dim", "96", "model width"),
@@ -60,16 +64,16 @@ fn example() -> Result<(), AnyError> {
         text.test.len()
     );
     let (dim, length) = (options.number("dim"), options.number("length"));
+    let local_global = LocalGlobalConfig::new(dim, 4)
+        .with_causal(true)
+        .with_block(options.count("block"))
+        .with_slots(options.number("slots"));
     let blockwise = CausalConfig::new(dim, 4, length, 4);
-    println!(
-        "blockwise causal attention: block and window of {}, {} rows seen at most",
-        blockwise.effective_block(),
-        blockwise.visible_rows()
-    );
     let exact = AttentionConfig::new(dim, 4).with_causal(true);
-    let (model, bits) = train("blockwise", blockwise.into(), &text, &options)?;
+    let (model, bits) = train("local-global", local_global.into(), &text, &options)?;
+    let (_, blockwise_bits) = train("blockwise", blockwise.into(), &text, &options)?;
     let (_, exact_bits) = train("exact", exact.into(), &text, &options)?;
-    println!("bits per byte: {bits:.3} blockwise, {exact_bits:.3} exact, {order_0:.3} by frequencies\n");
+    println!("bits per byte: {bits:.3} local-global, {blockwise_bits:.3} blockwise, {exact_bits:.3} exact, {order_0:.3} by frequencies\n");
     write_on(&model, &options)?;
     if bits >= order_0 {
         return Err("the model did not beat the frequencies of the bytes".into());
@@ -103,12 +107,14 @@ fn train(name: &'static str, attention: AttentionKind, text: &Text, options: &Op
     let mut optimizer = AdamW::new(&model, AdamWConfig::new())?;
     let schedule = Schedule::constant(3e-3).with_warmup(20);
     let time = Duration::from_secs(options.number("seconds") as u64);
-    let bar = ProgressBar::new(time.as_secs()).with_message(name);
+    let most = options.number("steps") as u64;
+    let bar = ProgressBar::new(if most > 0 { most } else { time.as_secs() }).with_message(name);
     bar.set_style(ProgressStyle::with_template(
-        "{msg:10} {bar:30} {pos}/{len} s  {prefix} bits per byte",
+        "{msg:12} {bar:30} {pos}/{len}  {prefix} bits per byte",
     )?);
-    let (start, mut steps, mut average) = (Instant::now(), 0, f64::NAN);
-    while start.elapsed() < time {
+    let (start, clock) = (Instant::now(), Clock::start());
+    let (mut steps, mut average) = (0, f64::NAN);
+    while if most > 0 { steps < most } else { start.elapsed() < time } {
         let tokens = batch(&text.training, options.number("batch"), length, seed, steps);
         let targets = model.next_tokens(&tokens, None)?;
         let pass = TrainingPass::new(Step::new(seed, steps));
@@ -117,13 +123,14 @@ fn train(name: &'static str, attention: AttentionKind, text: &Text, options: &Op
         optimizer.step(&mut model, &gradients, schedule.at(steps))?;
         let bits = loss / std::f64::consts::LN_2;
         average = if average.is_nan() { bits } else { 0.95 * average + 0.05 * bits };
-        bar.set_position(start.elapsed().as_secs());
+        bar.set_position(if most > 0 { steps } else { start.elapsed().as_secs() });
         bar.set_prefix(format!("{average:.2}"));
         steps += 1;
     }
     bar.finish();
+    let seconds = clock.seconds();
     let bits = bits_per_byte(&model, &text.test, length)?;
-    println!("{name}: {bits:.3} bits per byte after {steps} steps");
+    println!("{name}: {bits:.3} bits per byte after {steps} steps, {seconds:.0} processor seconds");
     Ok((model, bits))
 }
 
