@@ -1,4 +1,4 @@
-//! Causal attention: tokens per second of generation after short and long contexts, and steps of training, blockwise against exact.
+//! Causal attention: tokens per second of generation after short and long contexts, and steps of training, local-global and blockwise against exact.
 //!
 //! `cargo bench --bench causal`, or in a few minutes `cargo bench --bench causal -- --quick`
 
@@ -10,8 +10,8 @@ use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_grou
 use linformer::ndarray::{Array2, Axis};
 use linformer::training::{CrossEntropy, Step, TokenBatch, Trainable};
 use linformer::{
-    AttentionConfig, AttentionKind, CausalConfig, EncoderConfig, LanguageModel, LanguageModelConfig, LanguageModelState, PositionKind,
-    SinusoidLayout, TrainingPass,
+    AttentionConfig, AttentionKind, CausalConfig, EncoderConfig, LanguageModel, LanguageModelConfig, LanguageModelState, LocalGlobalConfig,
+    PositionKind, SinusoidLayout, TrainingPass,
 };
 
 const DIM: usize = 512;
@@ -33,8 +33,10 @@ fn model(attention: impl Into<AttentionKind>) -> LanguageModel<f32> {
     LanguageModel::new(&config, 0).expect("a valid configuration")
 }
 
-fn models(seq_len: usize) -> [(&'static str, LanguageModel<f32>); 2] {
+fn models(seq_len: usize) -> [(&'static str, LanguageModel<f32>); 3] {
+    let local_global = LocalGlobalConfig::new(DIM, HEADS).with_causal(true).with_slots(8);
     [
+        ("local-global", model(local_global)),
         ("blockwise", model(CausalConfig::new(DIM, HEADS, seq_len, 4))),
         ("exact", model(AttentionConfig::new(DIM, HEADS).with_causal(true))),
     ]

@@ -70,7 +70,7 @@
 //! | Looking for | See |
 //! |---|---|
 //! | advice: k, sharing, kinds; masks, files, training | [`guide`] |
-//! | attention | [`LinformerAttention`], [`ExactAttention`] (the O(n²) reference), [`BlockwiseCausalAttention`], [`Compressor`], [`PaddingMask`] |
+//! | attention | [`LinformerAttention`], [`LocalGlobalAttention`], [`ExactAttention`] (the O(n²) reference), [`BlockwiseCausalAttention`], [`Compressor`], [`PaddingMask`] |
 //! | layers | [`Linear`], [`LayerNorm`], [`Embedding`], [`Position`], [`FeedForward`], [`Patches`] of a series |
 //! | stacks | [`EncoderBlock`], [`Encoder`], [`DecoderBlock`], [`Decoder`] |
 //! | models | [`LanguageModel`], [`Classifier`], [`EncoderDecoder`]; your own: [`parameters!`] |

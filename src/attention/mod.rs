@@ -12,6 +12,7 @@
 //! | exact | 4d² + 2nd |
 //! | Linformer, weights first | 4d² + 4kd |
 //! | Linformer, compression first | 2d² + 4kd, and 2kd² once a sequence |
+//! | local-global | 4d² + 2(3·block + slots)d |
 //! | blockwise causal | 4d² + 2(window + n/block·r)d + 2rd |
 
 mod cache;
