@@ -260,7 +260,9 @@ fn add_scores(
 ) -> Result<(), AnyError> {
     for shift in shifts {
         let mut series = test.values.clone();
-        series.iter_mut().for_each(|values| values.rotate_left(shift));
+        for values in &mut series {
+            values.rotate_left(shift);
+        }
         for (series, mut sums) in series.chunks(64).zip(sums.axis_chunks_iter_mut(Axis(0), 64)) {
             sums += &model.forward(&cut.patches(series), None)?;
         }

@@ -127,7 +127,9 @@ impl Changes {
         }
         if self.jitter > 0.0 {
             let mut jitter = || generator.random_range(-self.jitter..self.jitter);
-            changed.iter_mut().for_each(|value| *value += jitter());
+            for value in &mut changed {
+                *value += jitter();
+            }
         }
         changed
     }
