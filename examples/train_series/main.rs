@@ -18,7 +18,9 @@ use std::process::ExitCode;
 
 use linformer::ndarray::{Array2, ArrayView1, Axis};
 use linformer::training::{Epochs, FeatureBatch, Step};
-use linformer::{AttentionConfig, AttentionKind, Classifier, ClassifierConfig, LinformerConfig, Pooling, Sharing, TrainingPass};
+use linformer::{
+    AttentionConfig, AttentionKind, Classifier, ClassifierConfig, LinformerConfig, LocalGlobalConfig, Pooling, Sharing, TrainingPass,
+};
 use patches::{Changes, Cut};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -94,7 +96,7 @@ fn options() -> Options {
                 FLAG,
                 "hold out a quarter of the series to learn from, another one for each seed, and do not look at the test",
             ),
-            ("attention", "linformer", "linformer, or exact"),
+            ("attention", "linformer", "linformer, local-global or exact"),
             ("window", "16", "points of a patch"),
             ("stride", "8", "points from one patch to the next"),
             (
@@ -214,8 +216,12 @@ fn attention(options: &Options, n: usize) -> Result<AttentionKind, AnyError> {
         "linformer" => LinformerConfig::new(dim, heads, n, k.min(n))
             .with_sharing(Sharing::Layerwise)
             .into(),
+        "local-global" => LocalGlobalConfig::new(dim, heads)
+            .with_block(8)
+            .with_slots(options.count("k"))
+            .into(),
         "exact" => AttentionConfig::new(dim, heads).into(),
-        other => return Err(format!("--attention must be linformer or exact, not `{other}`").into()),
+        other => return Err(format!("--attention must be linformer, local-global or exact, not `{other}`").into()),
     })
 }
 
