@@ -107,7 +107,7 @@ fn options() -> Options {
             ("k", "32", "rows that the Linformer pools to"),
             ("block", "8,16", "blocks of the local-global form, with commas between them"),
             ("slots", "0,8,16", "its slots"),
-            ("error", "0.1", "the error of outputs that a form is looked for within"),
+            ("error", "0.15", "the error of outputs that a form is looked for within"),
             ("seed", "1", "seed of the model and its batches"),
         ],
     )
