@@ -284,7 +284,8 @@ impl<A: Scalar> Dropped<'_, A> {
     pub(super) fn apply(&self, scores: &mut ArrayViewMut2<'_, A>) {
         for (row, mut scores) in scores.rows_mut().into_iter().enumerate() {
             if let Some(scores) = scores.as_slice_mut() {
-                self.dropout.apply(scores, self.first + row as u64 * self.stride);
+                self.dropout
+                    .apply(scores, self.first.wrapping_add((row as u64).wrapping_mul(self.stride)));
             }
         }
     }

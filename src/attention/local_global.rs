@@ -42,14 +42,16 @@ pub(crate) use packed::{BlockScratch, PackedItem};
 /// ⟨q, K̄⟩/√`head_dim` + log Σ exp(aⱼ) − ⟨u, K̄⟩/√`head_dim` + shift,
 ///
 /// where the sum goes over the positions of the segment that are outside the window. The slot so has the mass of its positions, and not that of one: its
-/// logit is the tangent, at q = u, of log Σ exp(⟨q, kⱼ⟩/√`head_dim`), which is what the positions would have had together, and is never above it.
+/// logit is the tangent, at q = u, of log Σ exp(⟨q, kⱼ⟩/√`head_dim`), which is what the positions would have had together, and is never above it. A segment
+/// that the window cuts, of several blocks, keeps the K̄ and V̄ of the whole, so that both hold for it only nearly.
 ///
-/// Up to two blocks, with one position a segment, or with all queries equal to u, the result is exact attention's.
+/// Without a shift the result is exact attention's up to two blocks (with the window), with one position a segment, and, as far as the window cuts
+/// no segment, where all queries are u.
 /// Padding has neither keys nor a part in summaries; positions, and with them the blocks' bounds, stay where they are.
 ///
 /// With [`AttentionConfig::causal`](crate::AttentionConfig::causal) a row of block t sees the keys of block t − 1 and of its own block up to itself, and
-/// the slots of complete segments before these, whose lengths grow with their distance: see [`LocalGlobalConfig`]. No row then depends on anything
-/// after it, NaN or not, and a [`LanguageModel`](crate::LanguageModel) continues texts with a cache of as many rows as one row sees.
+/// the slots of complete segments before these, whose lengths grow with their distance: see [`LocalGlobalConfig`]. What comes later, NaN or
+/// not, then has no influence (a longer sequence may change the rounding), and a [`LanguageModel`](crate::LanguageModel) continues texts with a cache of as many rows as one row sees.
 ///
 /// ```
 /// use linformer::{LocalGlobalAttention, LocalGlobalConfig, PaddingMask};
@@ -262,11 +264,9 @@ impl<A: Scalar> LocalGlobalAttention<A> {
 
     /// Multiplications of a row, with the weights of queries and outputs.
     pub(crate) fn attend_cost(&self) -> usize {
-        let LocalGlobalConfig {
-            attention, block, slots, ..
-        } = &self.config;
-        let seen = block.saturating_mul(3).saturating_add(*slots);
-        2 * attention.query_dim().saturating_mul(attention.dim.saturating_add(seen))
+        let attention = &self.config.attention;
+        let seen = self.config.rows_seen(0).saturating_add(attention.dim);
+        attention.query_dim().saturating_mul(seen).saturating_mul(2)
     }
 }
 

@@ -6,14 +6,11 @@
 //!
 //! A query q gives a set the logit ⟨q, K̄⟩/√`head_dim` + log-mass, the tangent at q = u of the convex log Σ exp(⟨q, kⱼ⟩/√`head_dim`).
 
-#![allow(dead_code)] // until all of its users are here
-
 use crate::ops::softmax_rows;
 use crate::scalar::Scalar;
 
 mod backward;
 
-#[allow(unused_imports)]
 pub(super) use backward::{Means, RowGradients, SegmentGradients, part_backward, segment_backward};
 
 /// Summaries of sets of positions, one after the other, of one head.
@@ -95,14 +92,6 @@ impl<A: Scalar> Summaries<A> {
         (self.maxima[to], self.masses[to]) = merged;
     }
 
-    /// Merges set `index` of `other` into set `to`.
-    pub(crate) fn merge(&mut self, to: usize, other: &Self, index: usize) {
-        let width = 2 * self.head_dim;
-        let own = (self.maxima[to], self.masses[to], &mut self.sums[to * width..][..width]);
-        let merged = merge(own, (other.maxima[index], other.masses[index], other.sums(index)));
-        (self.maxima[to], self.masses[to]) = merged;
-    }
-
     /// Merges the last set into the one before it.
     pub(crate) fn merge_last(&mut self) {
         let last = self.len() - 1;
@@ -147,13 +136,6 @@ impl<A: Scalar> Summaries<A> {
         self.maxima.truncate(count);
         self.masses.truncate(count);
         self.sums.truncate(count * 2 * self.head_dim);
-    }
-
-    /// Removes the first `count` sets.
-    pub(crate) fn remove_first(&mut self, count: usize) {
-        self.maxima.drain(..count);
-        self.masses.drain(..count);
-        self.sums.drain(..count * 2 * self.head_dim);
     }
 
     /// Removes set `index`.

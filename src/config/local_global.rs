@@ -18,8 +18,9 @@ pub enum PoolingQuery {
 /// Attention that joins an exact window with summaries of everything outside it, in one softmax: O(n).
 ///
 /// A sequence is cut into blocks. A row sees all keys of its own block and of both neighbors, and one slot for each segment outside them.
-/// A segment has c positions, c the smallest power of two with which the blocks hold at most [`slots`](Self::slots) of them. Up to two blocks, and with
-/// one position a segment, the result is that of exact attention. [`LocalGlobalAttention`](crate::LocalGlobalAttention) has the formulas.
+/// A segment has c positions, c the smallest power of two with which the blocks hold at most [`slots`](Self::slots) of them. With the window, up to two
+/// blocks give the result of exact attention; so does, without a shift, one position a segment.
+/// [`LocalGlobalAttention`](crate::LocalGlobalAttention) has the formulas.
 ///
 /// # Causal
 /// With [`AttentionConfig::causal`] a row of block t sees the keys of block t − 1 and those of its own block up to itself, and slots of the blocks
@@ -132,6 +133,18 @@ impl LocalGlobalConfig {
         needed.checked_next_power_of_two().unwrap_or(1 << (usize::BITS - 1))
     }
 
+    /// About how many rows a query of a sequence of `length` positions looks at, at most.
+    pub(crate) fn rows_seen(&self, length: usize) -> usize {
+        let blocks = if self.attention.causal { 2 } else { 3 };
+        let far = length.div_ceil(self.block.max(1)).saturating_sub(2);
+        let slots = match self.slots {
+            slots if !self.attention.causal || slots == 0 => slots,
+            slots if far <= slots => far,
+            slots => slots.saturating_mul(far.div_ceil(slots).ilog2() as usize + 1),
+        };
+        self.block.saturating_mul(blocks).saturating_add(slots)
+    }
+
     /// What is added to every slot's logit of an item with `count` real positions.
     #[allow(clippy::cast_precision_loss)] // a length
     pub(crate) fn shift_of(&self, count: usize) -> f64 {
@@ -175,8 +188,8 @@ impl LocalGlobalConfig {
         if self.attention.masked_keys_stay {
             return refused("masked_keys_stay", "true".into(), "only exact attention takes it");
         }
-        if !self.mass_shift.is_finite() {
-            return refused("mass_shift", self.mass_shift.to_string(), "it must be finite");
+        if self.mass_shift.is_nan() || self.mass_shift.abs() > f64::from(f32::MAX) {
+            return refused("mass_shift", self.mass_shift.to_string(), "it must be a finite number of f32");
         }
         if let Some(trained_len) = self.trained_len {
             at_least_one("trained_len", trained_len)?;

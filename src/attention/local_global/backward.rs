@@ -309,10 +309,12 @@ impl<A: Scalar> SlotGradients<A> {
                 continue;
             }
             let counted = item.outside_mass(head, segment, &window);
-            if counted == A::neg_infinity() {
+            if grad == 0.0 || counted == A::neg_infinity() {
                 continue;
             }
-            let share = grad * libm::exp(item.pooled[head].masses[segment].widen() - counted.widen());
+            // Beyond that only what is rounded to 0 is left of the gradient.
+            let ratio = (item.pooled[head].masses[segment].widen() - counted.widen()).min(700.0);
+            let share = grad * libm::exp(ratio);
             for block in item.cut.blocks_outside(segment, &window) {
                 self.parts[block] += share;
             }

@@ -44,7 +44,7 @@ impl<'d, A: Scalar> Dropping<'d, A> {
         for (part, first) in [(&mut window, 0), (&mut slots, self.window as u64)] {
             let dropped = Dropped {
                 dropout: self.dropout,
-                first: rows * stride + first,
+                first: rows.wrapping_mul(stride).wrapping_add(first),
                 stride,
             };
             dropped.apply(part);
@@ -79,14 +79,15 @@ pub(crate) struct Slots<A> {
 impl<A: Scalar> Slots<A> {
     /// Takes the slots that the rows of block `block` see in `head`.
     pub(super) fn take(&mut self, item: &ItemContext<A>, head: usize, block: usize) {
-        self.biases.clear();
+        for numbers in [&mut self.biases, &mut self.keys, &mut self.values] {
+            numbers.clear();
+        }
+        self.segments.clear();
         let Some(own) = item.pooled.get(head) else { return };
         if !item.cut.is_causal() {
             return item.write_biases(head, block, &mut self.biases);
         }
         item.cut.write_seen(block, &mut self.segments);
-        self.keys.clear();
-        self.values.clear();
         for &segment in &self.segments {
             let numbers = segment * item.head_dim..(segment + 1) * item.head_dim;
             self.keys.extend_from_slice(&own.keys[numbers.clone()]);

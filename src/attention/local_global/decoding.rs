@@ -26,6 +26,8 @@ pub(crate) struct SegmentShape {
     head_dim: usize,
     block: usize,
     slots: usize,
+    /// The bits of the shift that the slots' logits have.
+    mass_shift: u64,
 }
 
 /// The state of one layer for one sequence: the keys and values of the last two blocks, and O(log n) segments.
@@ -187,6 +189,7 @@ impl<A: Scalar> LocalGlobalAttention<A> {
             head_dim: attention.effective_head_dim(),
             block: self.config.block,
             slots: self.config.slots,
+            mass_shift: self.config.mass_shift.to_bits(),
         })
     }
 

@@ -97,7 +97,7 @@ impl<A: Scalar> LocalGlobalAttention<A> {
         let (batch, heads, head_dim) = (items.len(), self.weights().heads, self.weights().head_dim());
         let mut concat = Array2::zeros(queries.dim());
         let size = TASK_BLOCKS * self.config.block;
-        let cost = parallel::cost(&[concat.len(), 2, 3 * self.config.block + self.config.slots]);
+        let cost = parallel::cost(&[concat.len(), 2, self.config.rows_seen(length)]);
         let (mut packs, mut scratches) = (Pool::<PackedItem<A>>::default(), Pool::<(Tile<A>, BlockScratch<A>)>::default());
         packs.prepare();
         scratches.prepare();
@@ -178,7 +178,7 @@ impl<A: Scalar> LocalGlobalAttention<A> {
     ) -> Vec<ItemGradients<A>> {
         let (batch, heads) = (items.len(), self.weights().heads);
         let mut grads: Vec<ItemGradients<A>> = items.iter().map(|item| ItemGradients::zeros(item, heads)).collect();
-        let cost = parallel::cost(&[queries.len(), 5, 3 * self.config.block + self.config.slots]);
+        let cost = parallel::cost(&[queries.len(), 5, self.config.rows_seen(length)]);
         let parts = Chunks {
             slice: &mut grads,
             size: 1,

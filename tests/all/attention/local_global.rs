@@ -269,3 +269,62 @@ fn wide_windows_and_many_slots() {
         assert!(single.forward(&x, Some(&mask)).unwrap().iter().all(|y| y.is_finite()));
     }
 }
+
+/// Where the window cuts a segment, a slot counts the mass outside, of which next to nothing may be left.
+#[test]
+fn gradients_are_finite_whatever_the_share_outside_the_window() {
+    for size in [1.0, 1e2, 1e3, 1e4, 1e5] {
+        let mut layer = layer(&LocalGlobalConfig::new(8, 2).with_block(2).with_slots(1), 4);
+        layer.visit_mut("", &mut |name, _, mut tensor| {
+            if name == "pooling_query" {
+                tensor *= size;
+            }
+        });
+        let x = sequence((1, 24, 8), 3);
+        let (y, cache) = layer.forward_train(&x, None).unwrap();
+        let mut gradients = layer.zeros_like();
+        let dx = layer.backward(cache, weights(y.dim()), &mut gradients).unwrap();
+        assert!(y.iter().chain(&dx).all(|number| number.is_finite()), "{size}");
+        assert!(
+            gradients
+                .named()
+                .iter()
+                .all(|(_, gradient)| gradient.iter().all(|number| number.is_finite())),
+            "{size}"
+        );
+    }
+}
+
+#[test]
+fn options_that_no_layer_can_have_are_refused() {
+    let base = || LocalGlobalConfig::new(8, 2);
+    for (config, option) in [
+        (base().with_block(0), "block"),
+        (base().with_block(24), "block"),
+        (base().with_mass_shift(f64::NAN), "mass_shift"),
+        (base().with_mass_shift(1e39), "mass_shift"),
+        (base().with_trained_len(0), "trained_len"),
+        (base().with_slots(0).with_mass_shift(1.0), "mass_shift"),
+        (base().with_slots(0).with_trained_len(9), "trained_len"),
+        (base().with_slots(0).with_window(false), "window"),
+        (base().with_slots(0).with_pooling_query(PoolingQuery::MeanOfItem), "pooling_query"),
+        (base().with_causal(true).with_window(false), "window"),
+        (base().with_causal(true).with_trained_len(9), "trained_len"),
+        (
+            base().with_causal(true).with_pooling_query(PoolingQuery::MeanOfItem),
+            "pooling_query",
+        ),
+        (
+            base().with_attention(AttentionConfig::new(8, 2).with_masked_keys_stay(true)),
+            "masked_keys_stay",
+        ),
+    ] {
+        match LocalGlobalAttention::<f32>::new(&config, 0) {
+            Err(linformer::Error::Config { option: found, .. }) => assert_eq!(found, option),
+            other => panic!("{option}: {other:?}"),
+        }
+    }
+    // A number of slots that no sequence reaches is no number too large.
+    let layer = LocalGlobalAttention::<f32>::new(&base().with_slots(usize::MAX), 0).unwrap();
+    assert!(layer.forward(&Array3::ones((1, 99, 8)), None).is_ok());
+}
