@@ -80,27 +80,19 @@ fn sequences(batch: usize, length: usize, dim: usize) -> Array3<f32> {
 
 fn encoders() -> Vec<(Encoder<f32>, usize, usize)> {
     let attention = |dim, n, k| LinformerConfig::new(dim, 4, n, k);
+    let biased = attention(64, 300, 16).with_query_bias(true).with_key_value_bias(true, true);
+    let pooled = |n| attention(64, n, 16).with_kind(ProjectionKind::AttentionPooling);
     let convolution = |kernel| attention(64, 300, 16).with_kind(ProjectionKind::Convolution(Convolution::new(kernel)));
     [
         (attention(16, 32, 4), 1, 1, 32),
         (attention(16, 32, 4).with_kind(ProjectionKind::Random), 3, 5, 20),
         (attention(64, 700, 16).with_sharing(Sharing::Layerwise), 2, 1, 700),
         (attention(64, 300, 16).with_sharing(Sharing::KeyValue), 2, 9, 300),
-        (
-            attention(64, 300, 16).with_query_bias(true).with_key_value_bias(true, true),
-            1,
-            2,
-            300,
-        ),
+        (biased, 1, 2, 300),
         (attention(64, 300, 16).with_kind(ProjectionKind::MeanPooling), 2, 2, 300),
         (attention(64, 300, 16).with_kind(ProjectionKind::MaxPooling), 2, 2, 300),
-        (attention(64, 300, 16).with_kind(ProjectionKind::AttentionPooling), 2, 2, 300),
-        (
-            attention(64, 700, 16).with_kind(ProjectionKind::AttentionPooling).with_kv_heads(2),
-            1,
-            9,
-            700,
-        ),
+        (pooled(300), 2, 2, 300),
+        (pooled(700).with_kv_heads(2), 1, 9, 700),
         (attention(64, 300, 16).with_sharing(Sharing::None), 1, 2, 300),
         (attention(64, 700, 16).with_kv_heads(2).with_sharing(Sharing::None), 1, 1, 700),
         (convolution(ConvolutionKernel::Scalar), 2, 2, 300),
