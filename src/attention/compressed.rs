@@ -60,7 +60,7 @@ impl<A: Scalar> Compressed<A> {
         })
     }
 
-    /// Returns what is added to the logits of each slot, (batch, query heads, slots), as attention pooling has it; `None` for the other kinds.
+    /// Returns the number that attention pooling adds to the logits of each slot, (batch, query heads, slots); `None` for the other kinds of projection.
     ///
     /// It is −∞ where a slot is empty, which then has no influence.
     pub fn log_mass(&self) -> Option<ArrayView3<'_, A>> {

@@ -203,7 +203,7 @@ fn large_blocks_and_many_slots_are_as_defined() {
     }
 }
 
-/// As the documentation of the configuration has it.
+/// The number of rows matches the table in the documentation of `LocalGlobalConfig`.
 #[test]
 fn segments_are_as_many_as_documented_and_grow_with_their_distance() {
     for slots in [1, 2, 3, 8] {
