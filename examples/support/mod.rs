@@ -17,7 +17,7 @@ pub use clock::Clock;
 pub use memory::{memory, peak_memory};
 pub use options::{FLAG, Options};
 pub use text::{novel, own_text, package_folder};
-pub use training::{AS_LARGE_AS_POSITIONS, Budget, Plan, Spent, encoder, train};
+pub use training::{AS_LARGE_AS_POSITIONS, Budget, HeldOut, Plan, Spent, encoder, train, train_and_test};
 
 pub type AnyError = Box<dyn std::error::Error>;
 

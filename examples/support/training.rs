@@ -33,8 +33,30 @@ pub struct Spent {
     pub seconds: f64,
 }
 
+/// Batches that a training is tested on.
+pub struct HeldOut<'b, B> {
+    pub batches: &'b [B],
+    /// The steps between two tests.
+    pub every: u64,
+    /// Called with each test's step and loss.
+    pub report: &'b mut dyn FnMut(u64, f64),
+}
+
 /// Trains `model` on the `batch` of each step.
-pub fn train<B, M>(model: &mut M, plan: &Plan, mut batch: impl FnMut(Step) -> Result<B, AnyError>) -> Result<Spent, AnyError>
+pub fn train<B, M>(model: &mut M, plan: &Plan, batch: impl FnMut(Step) -> Result<B, AnyError>) -> Result<Spent, AnyError>
+where
+    M: Trainable<B, Loss = CrossEntropy, Gradients = M> + Parameters<f32> + Clone + 'static,
+{
+    train_and_test(model, plan, batch, None)
+}
+
+/// [`train`], with tests on the way.
+pub fn train_and_test<B, M>(
+    model: &mut M,
+    plan: &Plan,
+    mut batch: impl FnMut(Step) -> Result<B, AnyError>,
+    mut held_out: Option<HeldOut<'_, B>>,
+) -> Result<Spent, AnyError>
 where
     M: Trainable<B, Loss = CrossEntropy, Gradients = M> + Parameters<f32> + Clone + 'static,
 {
@@ -45,7 +67,13 @@ where
     let style = ProgressStyle::with_template("{msg:24} {bar:30} {percent:>3} %  {elapsed}  loss {prefix}")?;
     let bar = ProgressBar::new(steps).with_style(style).with_message(plan.name.clone());
     let mut average = f64::NAN;
-    let spent = run(model, plan, steps, batch, |progress| {
+    let (batches, every) = held_out
+        .as_ref()
+        .map_or((&[][..], None), |held_out| (held_out.batches, Some(held_out.every)));
+    let spent = run(model, plan, steps, batch, (batches, every), |progress| {
+        if let (Some(loss), Some(held_out)) = (progress.evaluation, &mut held_out) {
+            (held_out.report)(progress.step, loss);
+        }
         let loss = progress.loss;
         average = if average.is_nan() { loss } else { 0.98 * average + 0.02 * loss };
         bar.set_position(progress.step);
@@ -62,7 +90,7 @@ where
 {
     const SHARE: u32 = 20;
     let clock = Clock::start();
-    let spent = run(&mut model.clone(), plan, u64::MAX, batch, |progress| {
+    let spent = run(&mut model.clone(), plan, u64::MAX, batch, (&[], None), |progress| {
         if clock.seconds() >= seconds / f64::from(SHARE) {
             progress.stop();
         }
@@ -77,6 +105,7 @@ fn run<B, M>(
     plan: &Plan,
     steps: u64,
     mut batch: impl FnMut(Step) -> Result<B, AnyError>,
+    (held_out, evaluate_every): (&[B], Option<u64>),
     report: impl FnMut(&mut Progress),
 ) -> Result<Spent, AnyError>
 where
@@ -84,11 +113,12 @@ where
 {
     let config = TrainerConfig::new(steps, Schedule::cosine(plan.rate, steps).with_warmup(steps / 10))
         .with_pass(plan.pass)
+        .with_evaluate_every(evaluate_every)
         .with_max_norm(Some(1.0));
     let mut trainer = Trainer::new(config, AdamW::new(&*model, AdamWConfig::new().with_betas((0.9, 0.98)))?)?;
     let batches = (0..).map(|index| batch(Step::new(plan.pass.step.seed, index)));
     let clock = Clock::start();
-    trainer.run(model, &CrossEntropy::new(), batches, &[], report)?;
+    trainer.run(model, &CrossEntropy::new(), batches, held_out, report)?;
     Ok(Spent {
         steps: trainer.batches() as u64,
         seconds: clock.seconds(),

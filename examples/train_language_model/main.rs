@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use corpus::Corpus;
 use linformer::training::Step;
 use linformer::{AttentionKind, LanguageModel, LanguageModelConfig, PositionKind, Sharing, TrainingPass};
-use support::{AnyError, BLOCK, Budget, FLAG, Kind, Options, Plan, SLOTS, Spent};
+use support::{AnyError, BLOCK, Budget, FLAG, HeldOut, Kind, Options, Plan, SLOTS, Spent};
 
 const ABOUT: &str =
     "Trains a masked model of the bytes of a text: 15 % of them are hidden and guessed from all others. Prints the bits that a
@@ -82,6 +82,11 @@ fn options() -> Options {
             ("batch", "32", "windows of a step"),
             ("steps", "600", "training steps"),
             ("seconds", "0", "processor seconds to train for, instead of steps"),
+            (
+                "evaluate-every",
+                "0",
+                "steps between two tests on the part that is held out; only at the end if 0",
+            ),
             ("rate", "0.005", "the highest learning rate"),
             ("seed", "1", "seed of models and batches"),
             (
@@ -133,6 +138,18 @@ fn train(options: &Options, shape: &Shape, corpus: &Corpus) -> Result<(f64, Spen
         rate: options.positive("rate"),
         pass: TrainingPass::new(Step::new(options.seed(), 0)),
     };
-    let spent = support::train(&mut model, &plan, |step| corpus.training_batch(options.count("batch"), step))?;
+    let questions: Vec<_> = corpus
+        .questions()
+        .map(|question| Ok(question?.1))
+        .collect::<Result<_, AnyError>>()?;
+    let mut report = |step, loss: f64| println!("step {step}: {:.3} bits a byte", loss / std::f64::consts::LN_2);
+    let every = options.number("evaluate-every") as u64;
+    let held_out = (every > 0).then(|| HeldOut {
+        batches: &questions,
+        every,
+        report: &mut report,
+    });
+    let training = |step| corpus.training_batch(options.count("batch"), step);
+    let spent = support::train_and_test(&mut model, &plan, training, held_out)?;
     Ok((corpus.bits(&model)?, spent))
 }

@@ -140,6 +140,35 @@ impl<A: Scalar> Encoder<A> {
         self.forward_owned(x.to_owned(), mask)
     }
 
+    /// Returns the residual stream after each block, (batch, n, dim), in order: the last with the final norm, where there is one, so that it is what
+    /// [`forward`](Self::forward) returns.
+    ///
+    /// # Errors
+    /// Returns an error as [`forward`](Self::forward) does, or if the encoder is reversible, whose two streams are no single one.
+    pub fn hidden_states(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<Vec<Array3<A>>> {
+        self.check_single_stream("Encoder::hidden_states")?;
+        let mut stream = self.checked(x.as_standard_layout().into_owned(), mask)?;
+        let workspace = &mut Workspace::new();
+        let mut states = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            stream = block.apply(stream, self.projections.as_ref(), mask, workspace)?;
+            states.push(stream.clone());
+        }
+        if let Some(last) = states.last_mut() {
+            last.outer_iter_mut().for_each(|rows| self.finish_item(rows));
+        }
+        Ok(states)
+    }
+
+    fn check_single_stream(&self, operation: &'static str) -> Result<()> {
+        if self.config.reversible {
+            let reason =
+                "the encoder is reversible and has two streams instead of one; take one whose configuration has reversible = false";
+            return Err(Error::argument(operation, reason));
+        }
+        Ok(())
+    }
+
     pub(crate) fn final_norm(&self) -> Option<&LayerNorm<A>> {
         self.final_norm.as_ref()
     }

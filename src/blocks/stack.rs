@@ -31,24 +31,26 @@ impl<A, C> SavedBlock<A, C> {
 type Trained<A, C> = (Array3<A>, Vec<SavedBlock<A, C>>);
 
 /// Runs `stream` through `blocks` with `train`, but for those that `drops` names, and keeps what the way back needs: their inputs where
-/// `only_inputs`, and otherwise their caches.
+/// `only_inputs`, and otherwise their caches. `after_each` sees the stream after every block, and after those that were left out.
 pub(super) fn train_blocks<A: Scalar, B, C>(
     blocks: &[B],
     mut stream: Array3<A>,
     only_inputs: bool,
     drops: impl Fn(usize, &B) -> bool,
     train: impl Fn(usize, &B, Array3<A>) -> Result<(Array3<A>, C)>,
+    mut after_each: impl FnMut(&Array3<A>),
 ) -> Result<Trained<A, C>> {
     let mut saved = Vec::with_capacity(blocks.len());
     for (number, block) in blocks.iter().enumerate() {
         if drops(number, block) {
             saved.push(SavedBlock::Dropped);
-            continue;
+        } else {
+            let input = only_inputs.then(|| stream.clone());
+            let (next, cache) = train(number, block, stream)?;
+            saved.push(input.map_or_else(|| SavedBlock::Cache(Box::new(cache)), SavedBlock::Input));
+            stream = next;
         }
-        let input = only_inputs.then(|| stream.clone());
-        let (next, cache) = train(number, block, stream)?;
-        saved.push(input.map_or_else(|| SavedBlock::Cache(Box::new(cache)), SavedBlock::Input));
-        stream = next;
+        after_each(&stream);
     }
     Ok((stream, saved))
 }

@@ -18,8 +18,7 @@ use crate::ops::Activation;
 use crate::parameters::{Parameters, Visitor, VisitorMut, join, parameters};
 use crate::scalar::Scalar;
 
-use pooling::pool;
-pub(crate) use pooling::pool_shard;
+pub(crate) use pooling::{pool, pool_backward, pool_shard};
 pub use sequences::Sequences;
 pub use training::ClassifierCache;
 

@@ -16,6 +16,6 @@ pub use head::LanguageModelHead;
 pub use language_model::{Generation, LanguageModel, LanguageModelCache, LanguageModelState};
 
 pub(crate) use backbone::{Backbone, select, start};
-pub(crate) use classifier::{Input, pool_shard};
+pub(crate) use classifier::{Input, pool, pool_backward, pool_shard};
 pub(crate) use continued::padded;
 pub(crate) use head::highest;

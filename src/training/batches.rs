@@ -23,7 +23,7 @@ pub(crate) trait SequenceBatch<A>: Targets {
     fn sequences(&self) -> Result<(Sequences<'_, A>, Option<&PaddingMask>)>;
 }
 
-fn real_positions(mask: Option<&PaddingMask>, (batch, length): (usize, usize)) -> usize {
+pub(super) fn real_positions(mask: Option<&PaddingMask>, (batch, length): (usize, usize)) -> usize {
     mask.map_or(batch * length, |mask| mask.real().iter().filter(|&&real| real).count())
 }
 

@@ -6,7 +6,7 @@
 //! a model's parameters walks over its gradients. A step is
 //!
 //! 1. the loss of a batch ([`TokenBatch`], [`FeatureBatch`], [`PairBatch`]) and the gradients of the parameters: [`Trainable::loss_and_gradients`],
-//!    with a loss such as [`CrossEntropy`] or [`MeanSquaredError`];
+//!    with a loss such as [`CrossEntropy`] or [`MeanSquaredError`], or [`Distillation`] from another encoder;
 //! 2. the gradients of one batch or of several ([`Accumulation`]);
 //! 3. [`Optimizer::clip_gradient_norm`] and [`Optimizer::step`] of [`AdamW`] or [`Sgd`], at the rate that a [`Schedule`] has for it.
 //!
@@ -39,6 +39,7 @@ mod accumulation;
 mod accuracy;
 mod adamw;
 mod batches;
+mod distillation;
 mod epochs;
 mod losses;
 mod masking;
@@ -59,6 +60,7 @@ pub use accuracy::accuracy;
 pub use adamw::{AdamW, AdamWConfig};
 pub use batches::{FeatureBatch, PairBatch, TokenBatch};
 pub(crate) use batches::{SequenceBatch, Targets};
+pub use distillation::{Distillation, EncoderBatch};
 pub use epochs::Epochs;
 pub use losses::{CrossEntropy, MeanSquaredError, Reduction};
 pub use masking::TokenMasking;

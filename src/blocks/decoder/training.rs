@@ -98,6 +98,7 @@ impl<A: Scalar> Decoder<A> {
             pass.gradient_checkpointing,
             |block, _| pass.drops_layer(places(first_layer, block)[0]),
             |block, own, stream| own.train(stream, self.layer_context(), &inputs, pass, places(first_layer, block)),
+            |_| (),
         )?;
         let last = self.final_norm().map(|norm| {
             let normed = norm.forward_in(Buffers::of(self.buffer_pool()), &stream);

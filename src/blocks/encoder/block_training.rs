@@ -62,6 +62,7 @@ impl<A: Scalar> EncoderBlock<A> {
                 pass.gradient_checkpointing,
                 |layer, block| block.is_dropped(pass, layer),
                 |layer, block, x| block.train(x, LayerContext::whole(None), mask, pass, layer),
+                |_| (),
             )
         })?;
         let cache = EncoderBlockCache {

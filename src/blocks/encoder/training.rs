@@ -61,10 +61,29 @@ impl<A: Scalar> Encoder<A> {
         pass.check()?;
         let x = self.checked(x, mask)?;
         match shard {
-            None => parallel::within(self.training_cost(&x), || self.train(x, mask, pass, None)),
+            None => parallel::within(self.training_cost(&x), || self.train(x, mask, pass, None, |_| ())),
             // Shards wait for one another, and the pool's threads must not.
-            shard => self.train(x, mask, pass, shard),
+            shard => self.train(x, mask, pass, shard, |_| ()),
         }
+    }
+
+    /// [`forward_train`](Self::forward_train), and the [`hidden_states`](Self::hidden_states) of the pass.
+    pub(crate) fn forward_train_hidden(
+        &self,
+        x: &ArrayRef3<A>,
+        mask: Option<&PaddingMask>,
+        pass: &TrainingPass,
+    ) -> Result<(Vec<Array3<A>>, EncoderCache<A>)> {
+        pass.check()?;
+        self.check_single_stream("Encoder::forward_train_hidden")?;
+        let x = self.checked(x.as_standard_layout().into_owned(), mask)?;
+        let mut hidden = Vec::with_capacity(self.blocks().len());
+        let (y, cache) = parallel::within(self.training_cost(&x), || {
+            self.train(x, mask, pass, None, |stream| hidden.push(stream.clone()))
+        })?;
+        hidden.pop();
+        hidden.push(y);
+        Ok((hidden, cache))
     }
 
     fn train(
@@ -73,6 +92,7 @@ impl<A: Scalar> Encoder<A> {
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
         shard: Option<&dyn SequenceShard<A>>,
+        after_each: impl FnMut(&Array3<A>),
     ) -> Result<(Array3<A>, EncoderCache<A>)> {
         let dim = x.dim();
         self.buffer_pool().begin();
@@ -90,6 +110,7 @@ impl<A: Scalar> Encoder<A> {
                 pass.gradient_checkpointing,
                 |layer, block| block.is_dropped(pass, layer),
                 |layer, block, stream| block.train(stream, layer_context, mask, pass, layer),
+                after_each,
             )?;
             (stream, Saved::Blocks(saved))
         };
@@ -133,6 +154,15 @@ impl<A: Scalar> Encoder<A> {
         self.backward_shard(cache, dy, gradients, None)
     }
 
+    /// [`backward`](Self::backward) of [`forward_train_hidden`](Self::forward_train_hidden), given the gradients of all hidden states.
+    pub(crate) fn backward_hidden(&self, cache: EncoderCache<A>, mut hidden: Vec<Array3<A>>, gradients: &mut Self) -> Result<Array3<A>> {
+        const OPERATION: &str = "Encoder::backward_hidden";
+        check_alike(OPERATION, self.config(), &cache.config, gradients.config())?;
+        let dy = hidden.pop().unwrap_or_else(|| Array3::zeros(cache.dim));
+        check_gradient(OPERATION, &dy, cache.dim)?;
+        parallel::within(self.training_cost(&dy), || self.lead_back(cache, dy, gradients, None, &hidden))
+    }
+
     fn layer_context<'l>(&'l self, shard: Option<&'l dyn SequenceShard<A>>) -> LayerContext<'l, A> {
         let projections = self.projections();
         let buffers = Buffers::of(self.buffer_pool());
@@ -156,8 +186,8 @@ impl<A: Scalar> Encoder<A> {
         check_gradient(OPERATION, &dy, cache.dim)?;
         let dy = contiguous(dy);
         match shard {
-            None => parallel::within(self.training_cost(&dy), || self.lead_back(cache, dy, gradients, None)),
-            shard => self.lead_back(cache, dy, gradients, shard),
+            None => parallel::within(self.training_cost(&dy), || self.lead_back(cache, dy, gradients, None, &[])),
+            shard => self.lead_back(cache, dy, gradients, shard, &[]),
         }
     }
 
@@ -166,12 +196,14 @@ impl<A: Scalar> Encoder<A> {
         parallel::cost(&[x.len(), x.dim().2, self.blocks().len()])
     }
 
+    /// The way back from `dy` to the gradient of the input; `hidden` has gradients that are added after blocks other than the last.
     fn lead_back(
         &self,
         cache: EncoderCache<A>,
         mut dy: Array3<A>,
         gradients: &mut Self,
         shard: Option<&dyn SequenceShard<A>>,
+        hidden: &[Array3<A>],
     ) -> Result<Array3<A>> {
         let (mut shared_gradients, own_blocks, own_norm) = gradients.parts_mut();
         let (pass, mask, layer_context) = (&cache.pass, cache.mask.as_ref(), self.layer_context(shard));
@@ -192,6 +224,9 @@ impl<A: Scalar> Encoder<A> {
             }
             Saved::Blocks(saved) => {
                 for ((layer, (block, own)), saved) in layers.zip(saved.into_iter().rev()) {
+                    if let Some(of_state) = hidden.get(layer) {
+                        dy += of_state;
+                    }
                     let Some(cache) = saved.cache(|input| block.train(input, layer_context, mask, pass, layer))? else {
                         continue;
                     };

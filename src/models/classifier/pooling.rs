@@ -9,7 +9,7 @@ use crate::ops::LongSum;
 use crate::scalar::Scalar;
 
 /// One vector of each item's real positions: (batch, dim).
-pub(super) fn pool<A: Scalar>(features: &Array3<A>, pooling: Pooling, mask: Option<&PaddingMask>) -> Array2<A> {
+pub(crate) fn pool<A: Scalar>(features: &Array3<A>, pooling: Pooling, mask: Option<&PaddingMask>) -> Array2<A> {
     let (batch, _, dim) = features.dim();
     let mut pooled = Array2::zeros((batch, dim));
     for (item, (mut target, rows)) in pooled.outer_iter_mut().zip(features.outer_iter()).enumerate() {
@@ -51,7 +51,7 @@ pub(super) fn pool<A: Scalar>(features: &Array3<A>, pooling: Pooling, mask: Opti
 }
 
 /// The gradient of the features, given that of the pooled ones.
-pub(super) fn pool_backward<A: Scalar>(features: &Array3<A>, dy: &Array2<A>, pooling: Pooling, mask: Option<&PaddingMask>) -> Array3<A> {
+pub(crate) fn pool_backward<A: Scalar>(features: &Array3<A>, dy: &Array2<A>, pooling: Pooling, mask: Option<&PaddingMask>) -> Array3<A> {
     let mut dx = Array3::zeros(features.dim());
     for (item, (mut dx, rows)) in dx.outer_iter_mut().zip(features.outer_iter()).enumerate() {
         let real: Vec<usize> = (0..rows.nrows())

@@ -2,6 +2,7 @@
 #![allow(clippy::float_cmp)] // what is compared so is exact
 
 mod accuracy;
+mod distillation;
 mod epochs;
 mod losses;
 pub mod masking;
