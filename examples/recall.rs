@@ -12,7 +12,7 @@ use linformer::{LanguageModel, LanguageModelConfig, Parameters, PositionKind, Tr
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::{AnyError, BLOCK, Budget, Kind, Options, Plan, SLOTS};
+use support::{AnyError, BLOCK, Budget, Kind, Options, Plan, SLOTS, TRAINED_LEN};
 
 const ABOUT: &str =
     "Trains Linformer and exact attention, for as many steps each, on two tasks of recall, and prints how often each is right.
@@ -75,6 +75,7 @@ fn options() -> Options {
             ("k", "4,16", "rows that keys and values are compressed to, one Linformer for each"),
             BLOCK,
             SLOTS,
+            TRAINED_LEN,
             ("dim", "64", "model width"),
             ("heads", "2", "heads"),
             ("depth", "1", "blocks"),

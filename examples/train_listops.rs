@@ -13,7 +13,7 @@ use linformer::training::{Step, TokenBatch};
 use linformer::{Classifier, ClassifierConfig, FeedForwardConfig, LanguageModelConfig, Pooling, PositionKind, TrainingPass};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::{AnyError, BLOCK, Budget, FLAG, Kind, Options, Plan, SLOTS, Spent};
+use support::{AnyError, BLOCK, Budget, FLAG, Kind, Options, Plan, SLOTS, Spent, TRAINED_LEN};
 
 const ABOUT: &str = "Trains a small classifier of ListOps expressions with Linformer for some steps, then with local-global and with exact
 attention for as many processor seconds as those took (or for as many steps), and reports all accuracies on expressions that were not trained on, beside that of the most frequent
@@ -92,6 +92,7 @@ fn options() -> Options {
             ("ff-dim", "0", "width of the feed-forwards; twice the model's if 0"),
             BLOCK,
             SLOTS,
+            TRAINED_LEN,
             ("batch", "32", "expressions of a step"),
             ("test", "1024", "expressions that are tested on"),
             ("k", "32", "rows that keys and values are compressed to"),

@@ -15,6 +15,11 @@ pub enum Kind {
 /// The options that a kind needs beside its name.
 pub const BLOCK: (&str, &str, &str) = ("block", "32", "positions of a block of local-global attention");
 pub const SLOTS: (&str, &str, &str) = ("slots", "64", "segments that it summarizes, at most");
+pub const TRAINED_LEN: (&str, &str, &str) = (
+    "trained-len",
+    "0",
+    "length above which all summaries together keep the share of attention that they have at it, as LocalGlobalConfig::trained_len; none if 0",
+);
 
 impl Kind {
     pub const ALL: [Self; 3] = [Self::Linformer, Self::LocalGlobal, Self::Exact];
@@ -43,6 +48,7 @@ impl Kind {
             Self::LocalGlobal => LocalGlobalConfig::new(dim, heads)
                 .with_block(options.count("block"))
                 .with_slots(options.number("slots"))
+                .with_trained_len(Some(options.number("trained-len")).filter(|&length| length > 0))
                 .into(),
         }
     }

@@ -11,7 +11,7 @@ mod options;
 mod text;
 mod training;
 
-pub use attention::{BLOCK, Kind, SLOTS};
+pub use attention::{BLOCK, Kind, SLOTS, TRAINED_LEN};
 pub use batches::{batch, batches, majority};
 pub use clock::Clock;
 pub use memory::{memory, peak_memory};

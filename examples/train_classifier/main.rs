@@ -21,7 +21,7 @@ use linformer::training::{Step, TokenBatch};
 use linformer::{Classifier, ClassifierConfig, LanguageModelConfig, Pooling, PositionKind, TrainingPass};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::{AnyError, BLOCK, Budget, FLAG, Kind, Options, Plan, SLOTS};
+use support::{AnyError, BLOCK, Budget, FLAG, Kind, Options, Plan, SLOTS, TRAINED_LEN};
 
 const ABOUT: &str = "Trains a classifier of documents from their bytes and prints its accuracy on a fifth of them that was held out, beside that
 of the majority class. Without --documents it makes up texts of four classes, which use the same words, some more often than others. Fails where the model
@@ -103,6 +103,7 @@ fn options() -> Options {
             ("attention", "linformer", "linformer, local-global or exact"),
             BLOCK,
             SLOTS,
+            TRAINED_LEN,
             ("batch", "16", "documents of a step"),
             ("steps", "300", "training steps"),
             ("rate", "0.002", "the highest learning rate"),

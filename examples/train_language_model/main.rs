@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use corpus::Corpus;
 use linformer::training::Step;
 use linformer::{AttentionKind, LanguageModel, LanguageModelConfig, PositionKind, Sharing, TrainingPass};
-use support::{AnyError, BLOCK, Budget, FLAG, HeldOut, Kind, Options, Plan, SLOTS, Spent};
+use support::{AnyError, BLOCK, Budget, FLAG, HeldOut, Kind, Options, Plan, SLOTS, Spent, TRAINED_LEN};
 
 const ABOUT: &str =
     "Trains a masked model of the bytes of a text: 15 % of them are hidden and guessed from all others. Prints the bits that a
@@ -79,6 +79,7 @@ fn options() -> Options {
             ("attention", "linformer", "linformer, local-global or exact"),
             BLOCK,
             SLOTS,
+            TRAINED_LEN,
             ("batch", "32", "windows of a step"),
             ("steps", "600", "training steps"),
             ("seconds", "0", "processor seconds to train for, instead of steps"),
