@@ -332,13 +332,7 @@ pub(super) fn pass_words(pass: &TrainingPass) -> [(&'static str, u64); 1] {
 
 pub(super) fn check_shards<A: Scalar, M: Shardable<A>>(config: &M::Config, shards: &Shards, communicator: &dyn Communicator) -> Result<()> {
     M::check(config)?;
-    let AttentionKind::Linformer(attention) = &M::encoder_config(config).attention else {
-        return Err(Error::config(
-            "attention",
-            "exact or causal",
-            "its rows need the keys of all positions, which no rank has; only Linformer attention can be sharded",
-        ));
-    };
+    let columns = columns_of(&M::encoder_config(config).attention)?;
     if shards.ranks() != communicator.size() {
         let reason = format!(
             "the shards are for {} ranks, but the group has {}",
@@ -347,15 +341,31 @@ pub(super) fn check_shards<A: Scalar, M: Shardable<A>>(config: &M::Config, shard
         );
         return Err(Error::argument("Sharded", reason));
     }
-    if !attention.projection.any_length() && shards.total() != attention.seq_len {
+    if let Some(columns) = columns.filter(|&columns| columns != shards.total()) {
         let reason = format!(
-            "the shards have {} positions, but E and F have {} columns (seq_len)",
+            "the shards have {} positions, but E and F have {columns} columns (seq_len)",
             shards.total(),
-            attention.seq_len
         );
         return Err(Error::argument("Sharded", reason));
     }
     Ok(())
+}
+
+/// The columns of E and F of an attention that can be sharded, where they are matrices.
+fn columns_of(attention: &AttentionKind) -> Result<Option<usize>> {
+    let (kind, reason) = match attention {
+        AttentionKind::Linformer(attention) => return Ok((!attention.projection.any_length()).then_some(attention.seq_len)),
+        AttentionKind::LocalGlobal(attention) if !attention.attention.causal => return Ok(None),
+        AttentionKind::LocalGlobal(_) => (
+            "causal local-global",
+            "its segments are those of a growing sequence, which no rank has; give each rank whole sequences",
+        ),
+        _ => (
+            "exact or causal",
+            "its rows need the keys of all positions, which no rank has; take Linformer or bidirectional local-global attention",
+        ),
+    };
+    Err(Error::config("attention", kind, reason))
 }
 
 /// A number that tells models of other parameters apart.
