@@ -19,7 +19,8 @@ use crate::scalar::Scalar;
 /// A rank has the positions of its range of [`Shards`] and the columns of E and F at these positions; all other parameters are on every
 /// rank. K̄ = Σ Eₛ·Xₛ over the ranks s: for each layer they add up the compressed keys and values, 2·k·d numbers a batch item whatever n is, and
 /// in training their gradients. Everything else is computed row by row, on the rank that has the row. So every kind of projection gives the results of a single
-/// process, up to rounding (1e-12 in `f64`): windows of pooling and convolutions may lie across ranks, and padding may be anywhere.
+/// process, up to rounding (1e-12 in `f64`): windows of pooling and convolutions may lie across ranks, and padding may be anywhere. So does local-global
+/// attention, which has no E and F: [the module](crate::distributed) says what it exchanges.
 ///
 /// All ranks call the same methods in the same order, with batches of the same number of items, and all with a mask or all without. Each call
 /// compares the values that must agree before it does anything, and ends on all ranks or on none: a rank that fails returns its error, and all others
@@ -138,8 +139,8 @@ impl<'c, M> Sharded<'c, M> {
     /// Creates a model with random weights: the numbers that a single process has with the same seed.
     ///
     /// # Errors
-    /// Returns an error if the configuration describes no model; if its attention is not Linformer attention (exact attention needs all keys on every
-    /// rank); if `shards` is for another number of ranks, or of another length than E and F have columns; or if the ranks disagree.
+    /// Returns an error if the configuration describes no model; if its attention is neither Linformer nor bidirectional local-global attention (exact
+    /// attention needs all keys on every rank); if `shards` is for another number of ranks, or of another length than E and F have columns; or if the ranks disagree.
     pub fn new<A: Scalar>(config: &M::Config, seed: u64, shards: Shards, communicator: &'c dyn Communicator) -> Result<Self>
     where
         M: Shardable<A>,
@@ -320,8 +321,8 @@ impl<'c, M> Sharded<'c, M> {
 
     /// The pass with which this rank drops its own elements.
     pub(super) fn own_pass(&self, pass: &TrainingPass) -> TrainingPass {
-        let replica = self.replicas.map_or(0, Communicator::rank);
-        pass.for_part(replica * self.communicator.size() + self.communicator.rank())
+        let first = self.replicas.map_or(0, Communicator::rank) * self.communicator.size();
+        pass.for_shard(first + self.communicator.rank(), first)
     }
 }
 

@@ -247,9 +247,12 @@ impl<A: Scalar> ItemContext<A> {
             let own = std::mem::take(self);
             let width = own.zone_width();
             let zone = |position| seams.place_of(position).map(|place| &zones[place * width..][..width]);
-            let is_real = |position: usize| match seams.own.contains(&position) {
-                true => own.row_of(position).is_some(),
-                false => zone(position).is_some_and(|zone| zone[0] > A::zero()),
+            let is_real = |position: usize| {
+                if seams.own.contains(&position) {
+                    own.row_of(position).is_some()
+                } else {
+                    zone(position).is_some_and(|zone| zone[0] > A::zero())
+                }
             };
             let real: Array1<bool> = held.clone().map(is_real).collect();
             self.begin(own.cut, held, Some(real.view()), (own.kv_heads, own.head_dim));

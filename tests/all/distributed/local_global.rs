@@ -232,36 +232,49 @@ fn padding_has_no_influence() {
     }
 }
 
-/// The draws of one rank are those of one process.
+/// Weights are dropped as in one process, and all else where one rank has everything.
 #[test]
-fn dropout_of_one_rank() {
-    let config = encoder(layer().with_kv_heads(1));
-    let mut model = Encoder::<f64>::new(&config, 3).unwrap();
-    scramble(&mut model, 1);
+fn dropout_of_weights() {
     let (x, dy, mask) = (sequence((3, LENGTH, 8), 3), sequence((3, LENGTH, 8), 5), holes());
-    let pass = pass().with_attention_dropout(0.3).with_residual_dropout(0.1);
-    let (y, cache) = model.forward_train(&x, Some(&mask), &pass).unwrap();
-    let mut gradients = model.zeros_like();
-    let dx = model.backward(cache, dy.clone(), &mut gradients).unwrap();
-    ranks(1, |rank| {
-        let encoder = Sharded::of(&model, Shards::even(LENGTH, 1)?, rank)?;
-        let (found, cache) = encoder.forward_train(&x, Some(&mask), &pass)?;
-        let mut own = encoder.model().zeros_like();
-        let found_dx = encoder.backward(cache, dy.clone(), &mut own)?;
-        assert!(difference(found.view(), y.view()) < 1e-12);
-        assert!(difference(found_dx.view(), dx.view()) < 1e-12);
-        assert!(super::part_difference(&own, &gradients, &(0..LENGTH)) < 1e-12);
-        Ok(())
-    });
+    let weights = pass().with_attention_dropout(0.3);
+    for config in [
+        encoder(layer().with_kv_heads(1)),
+        encoder(layer().with_pooling_query(PoolingQuery::MeanOfItem)).with_reversible(true),
+    ] {
+        let mut model = Encoder::<f64>::new(&config, 3).unwrap();
+        scramble(&mut model, 1);
+        let all = Shards::even(LENGTH, 1).unwrap();
+        let mut cases: Vec<_> = splits().into_iter().map(|shards| (shards, weights)).collect();
+        cases.push((all, weights.with_residual_dropout(0.1)));
+        for (shards, pass) in cases {
+            let (y, cache) = model.forward_train(&x, Some(&mask), &pass).unwrap();
+            assert!(difference(y.view(), model.forward(&x, Some(&mask)).unwrap().view()) > 1e-3);
+            let mut gradients = model.zeros_like();
+            let dx = model.backward(cache, dy.clone(), &mut gradients).unwrap();
+            ranks(shards.ranks(), |rank| {
+                let encoder = Sharded::of(&model, shards.clone(), rank)?;
+                let own = encoder.range();
+                let rows = s![.., own.clone(), ..];
+                let (found, cache) = encoder.forward_train(&x.slice(rows).to_owned(), Some(&cut(&mask, own.clone())), &pass)?;
+                let mut sums = encoder.model().zeros_like();
+                let found_dx = encoder.backward(cache, dy.slice(rows).to_owned(), &mut sums)?;
+                encoder.reduce_gradients(&mut sums)?;
+                assert!(difference(found.view(), y.slice(rows)) < 1e-12, "{shards:?}");
+                assert!(difference(found_dx.view(), dx.slice(rows)) < 1e-12, "{shards:?}");
+                assert!(super::part_difference(&sums, &gradients, &(0..LENGTH)) < 1e-12, "{shards:?}");
+                Ok(())
+            });
+        }
+    }
 }
 
-/// Each rank's own masks: the gradient is that of what was computed with them.
+/// Masks of any kind: the gradient is that of what was computed with them.
 #[test]
 fn gradients_with_dropout() {
     let mut model = Encoder::<f64>::new(&encoder(layer().with_pooling_query(PoolingQuery::MeanOfItem)), 3).unwrap();
     scramble(&mut model, 1);
     let (x, dy, step) = (sequence((1, 21, 8), 3), sequence((1, 21, 8), 5), sequence((1, 21, 8), 9));
-    let pass: TrainingPass = pass().with_attention_dropout(0.3);
+    let pass: TrainingPass = pass().with_attention_dropout(0.3).with_residual_dropout(0.2);
     let shards = Shards::from_lengths(&[9, 2, 10]).unwrap();
     let run = |x: &Array3<f64>| {
         ranks(3, |rank| {
