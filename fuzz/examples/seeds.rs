@@ -235,6 +235,8 @@ fn main() -> Result<()> {
     {
         write("masks", &index.to_string(), seed);
         write("compressor", &index.to_string(), seed);
+        write("local_global", &index.to_string(), seed);
+        write("causal_local_global", &index.to_string(), seed);
     }
     Ok(())
 }

@@ -2,7 +2,10 @@
 
 use linformer::checkpoint::Tensors;
 use linformer::ndarray::{Array2, Array3};
-use linformer::{Convolution, ConvolutionKernel, Encoder, GenerationConfig, LanguageModel, LinformerConfig, ProjectionKind, Sharing, ConvolutionTail};
+use linformer::{
+    Convolution, ConvolutionKernel, ConvolutionTail, Encoder, GenerationConfig, LanguageModel, LinformerConfig, LocalGlobalConfig, PoolingQuery,
+    ProjectionKind, Sharing,
+};
 use serde_json::Value;
 
 /// The largest number in options or a configuration that a model is made of: what describes a large model is right to take its memory.
@@ -109,6 +112,31 @@ impl<'d> Choices<'d> {
         } else {
             config.with_projection_bias(self.coin())
         }
+    }
+
+    /// Attention to a window and to summaries, of 6 numbers a position.
+    pub fn local_global(&mut self, causal: bool) -> LocalGlobalConfig {
+        let slots = self.up_to(9);
+        let (key, value) = (self.coin(), self.coin());
+        let config = LocalGlobalConfig::new(6, 2)
+            .with_block(1 << self.up_to(4))
+            .with_slots(slots)
+            .with_kv_heads(1 + self.up_to(1))
+            .with_key_value_bias(key, value)
+            .with_causal(causal);
+        if slots == 0 {
+            return config;
+        }
+        let config = config.with_mass_shift(self.up_to(4) as f64 - 2.0);
+        if causal {
+            return config;
+        }
+        let query = [PoolingQuery::Fixed, PoolingQuery::MeanOfItem][self.up_to(1)];
+        let trained_len = self.coin().then(|| 1 + self.up_to(30));
+        config
+            .with_window(self.coin())
+            .with_pooling_query(query)
+            .with_trained_len(trained_len)
     }
 
     /// A sequence of small whole and broken numbers.

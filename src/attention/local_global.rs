@@ -1,6 +1,8 @@
 //! Attention that is exact near by and in summary far away.
 
-use ndarray::{Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, Axis, s};
+use std::ops::Range;
+
+use ndarray::{Array1, Array2, Array3, ArrayRef3, ArrayView1, ArrayView2, Axis, s};
 
 use super::exact::ExactAttention;
 use super::mask::{PaddingMask, one_past_last};
@@ -24,6 +26,9 @@ mod histogram;
 mod item;
 mod map;
 mod packed;
+mod seams;
+mod shard;
+mod shard_backward;
 mod training;
 
 pub(crate) use conversion::MeanInput;
@@ -192,14 +197,32 @@ impl<A: Scalar> LocalGlobalAttention<A> {
         (item, scratch): (&mut ItemContext<A>, &mut ItemScratch<A>),
         normed: &mut Vec<A>,
     ) -> Result<()> {
-        let attention = &self.config.attention;
         let length = real.map_or(rows.nrows(), one_past_last);
-        checked_len("LocalGlobalAttention", &[length, attention.key_value_dim()], size_of::<A>())?;
-        item.begin(
-            Cut::new(&self.config, length, rows.nrows()),
+        let cut = Cut::new(&self.config, length, rows.nrows());
+        let own = OwnRows {
+            rows,
+            norm,
             real,
-            (attention.kv_heads, attention.effective_head_dim()),
-        );
+            first: 0,
+            held: 0..length,
+        };
+        let sums = self.fill_item(&own, cut, (item, scratch), normed)?;
+        self.pool_item(item, &sums, scratch);
+        Ok(())
+    }
+
+    /// Makes the keys and values of some rows of an item, and returns the sums of the real ones where the mean query counts.
+    fn fill_item(
+        &self,
+        own: &OwnRows<'_, A>,
+        cut: Cut,
+        (item, scratch): (&mut ItemContext<A>, &mut ItemScratch<A>),
+        normed: &mut Vec<A>,
+    ) -> Result<Vec<f64>> {
+        let attention = &self.config.attention;
+        let held = own.held.clone();
+        checked_len("LocalGlobalAttention", &[held.len(), attention.key_value_dim()], size_of::<A>())?;
+        item.begin(cut, held.clone(), own.real, (attention.kv_heads, attention.effective_head_dim()));
         scratch.prepare();
         let AttentionWeights { key, value, .. } = self.weights();
         let mut sums = match self.config.pooling_query {
@@ -207,35 +230,37 @@ impl<A: Scalar> LocalGlobalAttention<A> {
             PoolingQuery::MeanOfItem => vec![0.0; attention.dim],
         };
         let mut add = |rows: ArrayView2<'_, A>, first: usize| {
-            let own = rows.slice(s![..rows.nrows().min(length.saturating_sub(first)), ..]);
-            item.add_rows(own, first, key, value.as_ref(), scratch);
-            item.add_to_sums(own, first, &mut sums);
+            let rows = rows.slice(s![..rows.nrows().min(held.len().saturating_sub(first)), ..]);
+            item.add_rows(rows, own.first + first, key, value.as_ref(), scratch);
+            item.add_to_sums(rows, own.first + first, &mut sums);
         };
-        match norm {
-            None => add(rows, 0),
-            Some(norm) => ContextSpace::normed(normed, rows, norm, |rows, range| {
+        match own.norm {
+            None => add(own.rows, 0),
+            Some(norm) => ContextSpace::normed(normed, own.rows, norm, |rows, range| {
                 add(rows, range.start);
                 Ok(())
             })?,
         }
-        self.pool_item(item, &sums, scratch);
-        Ok(())
+        Ok(sums)
     }
 
     /// Summarizes the segments of an item, given the sums of its rows where the mean query counts.
     #[allow(clippy::cast_precision_loss)] // a length
     fn pool_item(&self, item: &mut ItemContext<A>, sums: &[f64], scratch: &ItemScratch<A>) {
-        let Some(own) = &self.pooling_query else {
-            return item.pool(std::iter::empty(), A::zero(), scratch);
-        };
+        let is_fixed = self.config.pooling_query == PoolingQuery::Fixed || item.count == 0;
+        let mean = (!is_fixed).then(|| sums.iter().map(|sum| A::cast(sum / item.count as f64)).collect());
         let shift = A::cast(self.config.shift_of(item.count));
-        if self.config.pooling_query == PoolingQuery::Fixed || item.count == 0 {
-            return item.pool(own.iter().copied(), shift, scratch);
-        }
-        let mean: Vec<A> = sums.iter().map(|sum| A::cast(sum / item.count as f64)).collect();
-        let mean = ArrayView2::from_shape((1, mean.len()), &mean).expect("one row").to_owned();
-        let mean_query = self.weights().query.forward_rows(mean.view());
-        item.pool(own.iter().zip(&mean_query).map(|(&own, &mean)| own + mean), shift, scratch);
+        item.pool(self.pooling_queries(mean), shift, scratch);
+    }
+
+    /// u of every query head, given the mean row where its query counts; nothing without slots.
+    fn pooling_queries(&self, mean: Option<Array1<A>>) -> impl Iterator<Item = A> {
+        let mean = mean.map(|mean| self.weights().query.forward_rows(mean.view().insert_axis(Axis(0))));
+        let own = self.pooling_query.iter().flatten().copied().enumerate();
+        own.map(move |(index, own)| match &mean {
+            Some(mean) => own + mean[[0, index]],
+            None => own,
+        })
     }
 
     /// `out` ← or += the attention of the rows of `x`, the first of which is row `first` of the item in `context`.
@@ -268,6 +293,27 @@ impl<A: Scalar> LocalGlobalAttention<A> {
         let seen = self.config.rows_seen(0).saturating_add(attention.dim);
         attention.query_dim().saturating_mul(seen).saturating_mul(2)
     }
+}
+
+impl<A: Scalar> ContextSpace<A> {
+    /// Takes over what the rows of an item see.
+    pub(crate) fn take_item(&mut self, context: ItemContext<A>) {
+        let (item, packed, _) = &mut self.local_global;
+        packed.repack(&context);
+        *item = context;
+    }
+}
+
+/// Rows of which the keys and values of an item are made.
+struct OwnRows<'r, A> {
+    rows: ArrayView2<'r, A>,
+    /// The norm that comes first, if one does.
+    norm: Option<&'r LayerNorm<A>>,
+    real: Option<ArrayView1<'r, bool>>,
+    /// The position of the first.
+    first: usize,
+    /// The positions up to the last real one of the item.
+    held: Range<usize>,
 }
 
 /// Scratch space for one tile of rows.

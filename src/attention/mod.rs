@@ -49,7 +49,7 @@ pub use workspace::Workspace;
 
 pub(crate) use causal::{KeyShape, KeyState, Summarized, draw_projections, step};
 pub(crate) use decoding::{LayerState, PastContext, StateShape};
-pub(crate) use local_global::MeanInput;
+pub(crate) use local_global::{ItemContext, MeanInput};
 pub(crate) use sequence_shard::{LayerContext, SequenceShard};
 pub(crate) use weights::tile;
 pub(crate) use workspace::{ContextSpace, TileSpace};

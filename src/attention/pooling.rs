@@ -11,7 +11,7 @@ use crate::scalar::Scalar;
 
 mod backward;
 
-pub(super) use backward::{Means, RowGradients, SegmentGradients, part_backward, segment_backward};
+pub(super) use backward::{Known, Means, RowGradients, SegmentGradients, known_backward, part_backward, segment_backward};
 
 /// Summaries of sets of positions, one after the other, of one head.
 #[derive(Clone, Debug, Default)]
@@ -174,6 +174,18 @@ pub(super) fn log_mass<A: Scalar>(maximum: A, mass: A) -> A {
         return A::neg_infinity();
     }
     A::cast(maximum.widen() + libm::log(mass.widen()))
+}
+
+/// log Σ exp of log-masses; −∞ of none.
+pub(super) fn log_sum<A: Scalar>(masses: impl Iterator<Item = A> + Clone) -> A {
+    let maximum = masses
+        .clone()
+        .fold(A::neg_infinity(), |max, mass| if mass > max || mass.is_nan() { mass } else { max });
+    if maximum == A::neg_infinity() {
+        return maximum;
+    }
+    let sum: f64 = masses.map(|mass| libm::exp(mass.widen() - maximum.widen())).sum();
+    A::cast(maximum.widen() + libm::log(sum))
 }
 
 /// Merges the second set into the sums of the first; returns the maximum and the mass of both.

@@ -12,6 +12,12 @@ pub(crate) trait SequenceShard<A> {
     /// The position of the shard's first row.
     fn offset(&self) -> usize;
 
+    /// Which of the shards it is.
+    fn index(&self) -> usize;
+
+    /// The positions of the first rows of all shards, and one past the last row of the last.
+    fn bounds(&self) -> &[usize];
+
     /// One past the last real position of each item, over all shards.
     fn lengths(&self) -> &[usize];
 

@@ -291,7 +291,7 @@ impl<A: Scalar> Attention<A> {
             Self::Linformer(attention) => attention.train_with(layer_context, x, None, mask, dropout),
             Self::Exact(attention) => attention.train(x, None, mask, dropout),
             Self::Causal(attention) => attention.train_with(layer_context.projections, x, mask, dropout),
-            Self::LocalGlobal(attention) => attention.train(x, mask, dropout),
+            Self::LocalGlobal(attention) => attention.train(layer_context.shard, x, mask, dropout),
         }
     }
 
@@ -328,7 +328,9 @@ impl<A: Scalar> Attention<A> {
                 let dx = attention.backward_dropped(layer_context.projections, cache, dy, dropout, own, shared_gradients)?;
                 Ok((dx, None))
             }
-            (Self::LocalGlobal(attention), Self::LocalGlobal(own)) => Ok((attention.backward_dropped(cache, dy, dropout, own)?, None)),
+            (Self::LocalGlobal(attention), Self::LocalGlobal(own)) => {
+                Ok((attention.backward_dropped(layer_context.shard, cache, dy, dropout, own)?, None))
+            }
             _ => Err(Error::argument(
                 "Encoder::backward",
                 "the gradients are of a model with another attention",

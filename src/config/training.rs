@@ -34,6 +34,9 @@ pub struct TrainingPass {
     /// The part of the batch that the pass is for, if there are several: each drops other elements.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) part: u32,
+    /// The first of the parts that have shards of the same sequences: what is drawn by position is drawn alike for all of them.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(crate) first_part: u32,
 }
 
 impl TrainingPass {
@@ -49,6 +52,7 @@ impl TrainingPass {
             first_layer: 0,
             gradient_checkpointing: false,
             part: 0,
+            first_part: 0,
         }
     }
 
@@ -70,8 +74,20 @@ impl TrainingPass {
     }
 
     /// The pass for one of several parts of the batch.
-    pub(crate) fn for_part(mut self, part: usize) -> Self {
-        self.part = u32::try_from(part).unwrap_or(u32::MAX);
+    pub(crate) fn for_part(self, part: usize) -> Self {
+        self.for_shard(part, part)
+    }
+
+    /// The pass for a part that has a shard of sequences, of which part `first` has the first shard.
+    pub(crate) fn for_shard(mut self, part: usize, first: usize) -> Self {
+        let [part, first] = [part, first].map(|part| u32::try_from(part).unwrap_or(u32::MAX));
+        (self.part, self.first_part) = (part, first);
+        self
+    }
+
+    /// The pass in which all shards of the same sequences draw alike, for dropout that knows whole sequences' positions.
+    pub(crate) fn for_positions(mut self) -> Self {
+        self.part = self.first_part;
         self
     }
 

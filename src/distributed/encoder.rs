@@ -5,7 +5,7 @@ use ndarray::{Array3, ArrayRef3, Axis};
 use super::rank_shard::{RankShard, check_output, real_rows};
 use super::sharded::{Sharded, pass_words};
 use super::team::Header;
-use crate::attention::{Compressor, PaddingMask, SequenceShard, Workspace};
+use crate::attention::{Compressor, ContextSpace, ItemContext, PaddingMask, SequenceShard, Workspace};
 use crate::blocks::{Attention, Encoder, EncoderBlock, EncoderCache};
 use crate::config::TrainingPass;
 use crate::error::{Error, Result, checked_len};
@@ -109,8 +109,8 @@ impl<A: Scalar> Encoder<A> {
         workspace.tiles.prepare();
         for block in self.blocks() {
             let source = second.as_ref().unwrap_or(&stream);
-            let sums = self.completed_sums(block, source, mask, shard, workspace)?;
-            let wider = attend_items(block, sums, &mut stream, second.as_mut(), workspace)?;
+            let contexts = self.completed(block, source, mask, shard, workspace)?;
+            let wider = attend_items(block, contexts, &mut stream, second.as_mut(), workspace)?;
             stream = wider.unwrap_or(stream);
         }
         if let Some(second) = second {
@@ -122,34 +122,65 @@ impl<A: Scalar> Encoder<A> {
         Ok(stream)
     }
 
-    /// A compressor for each item, with the sums of all shards.
-    fn completed_sums<'b>(
+    /// What the rows of each item attend to, with what all shards have of it.
+    fn completed<'b>(
         &'b self,
         block: &'b EncoderBlock<A>,
         stream: &Array3<A>,
         mask: Option<&PaddingMask>,
         shard: &dyn SequenceShard<A>,
         workspace: &mut Workspace<A>,
-    ) -> Result<Vec<Compressor<'b, A>>> {
-        let Attention::Linformer(attention) = block.attention() else {
-            return Err(Error::argument("Sharded::forward", "only Linformer attention can be sharded"));
-        };
-        let projections = attention.own_or(self.projections())?;
-        let mut sums = Vec::with_capacity(stream.dim().0);
-        for (item, rows) in stream.outer_iter().enumerate() {
-            let real = mask.map(|mask| mask.item(item));
-            let whole = (shard, shard.lengths()[item]);
-            sums.push(attention.part_of_item(projections, whole, rows, block.first_norm(), real, &mut workspace.context)?);
+    ) -> Result<Vec<Completed<'b, A>>> {
+        let real = |item| mask.map(|mask| mask.item(item));
+        let items = stream.outer_iter().enumerate();
+        let (norm, space) = (block.first_norm(), &mut workspace.context);
+        match block.attention() {
+            Attention::Linformer(attention) => {
+                let projections = attention.own_or(self.projections())?;
+                let sums = items.map(|(item, rows)| {
+                    let whole = (shard, shard.lengths()[item]);
+                    attention.part_of_item(projections, whole, rows, norm, real(item), space)
+                });
+                let mut sums = sums.collect::<Result<Vec<_>>>()?;
+                Compressor::complete_all(&mut sums, shard)?;
+                Ok(sums.into_iter().map(Completed::Sums).collect())
+            }
+            Attention::LocalGlobal(attention) => {
+                let parts = items.map(|(item, rows)| attention.part_of_item(rows, norm, real(item), (shard, item), space));
+                let parts = parts.collect::<Result<Vec<_>>>()?;
+                let items = attention.complete(parts, shard)?;
+                Ok(items.into_iter().map(Completed::Segments).collect())
+            }
+            _ => Err(Error::argument(
+                "Sharded::forward",
+                "only Linformer and local-global attention can be sharded",
+            )),
         }
-        Compressor::complete_all(&mut sums, shard)?;
-        Ok(sums)
+    }
+}
+
+/// What the rows of an item attend to.
+enum Completed<'b, A: Scalar> {
+    Sums(Compressor<'b, A>),
+    Segments(ItemContext<A>),
+}
+
+impl<A: Scalar> Completed<'_, A> {
+    fn finish(self, space: &mut ContextSpace<A>) -> Result<()> {
+        match self {
+            Self::Sums(sums) => space.finish(sums),
+            Self::Segments(item) => {
+                space.take_item(item);
+                Ok(())
+            }
+        }
     }
 }
 
 /// The block's second half, in place where the width stays; else its output.
 fn attend_items<A: Scalar>(
     block: &EncoderBlock<A>,
-    sums: Vec<Compressor<'_, A>>,
+    contexts: Vec<Completed<'_, A>>,
     stream: &mut Array3<A>,
     mut second: Option<&mut Array3<A>>,
     workspace: &mut Workspace<A>,
@@ -160,8 +191,8 @@ fn attend_items<A: Scalar>(
         checked_len("EncoderBlock", &[batch, length, block.out_dim()], size_of::<A>())?;
         wider = Some(Array3::zeros((batch, length, block.out_dim())));
     }
-    for (item, compressor) in sums.into_iter().enumerate() {
-        workspace.context.finish(compressor)?;
+    for (item, context) in contexts.into_iter().enumerate() {
+        context.finish(&mut workspace.context)?;
         let rows = stream.index_axis_mut(Axis(0), item);
         match (&mut wider, &mut second) {
             (Some(wider), _) => block.attend_item_into(rows, wider.index_axis_mut(Axis(0), item), workspace),

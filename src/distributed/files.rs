@@ -14,7 +14,7 @@ use super::shards::Shards;
 use super::team::{Header, Team, digest, together, together_with};
 use crate::checkpoint::{Contents, Opened, Stored, assign, decode, described, description_of, encode, native_dtype};
 use crate::config::{AttentionKind, EncoderConfig};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::initialization::Streams;
 use crate::scalar::Scalar;
 use crate::training::{Optimizer, Step, resume, run_metadata, run_tensors};
@@ -28,7 +28,8 @@ impl<'c, M> Sharded<'c, M> {
     /// even shards over its `seq_len`. Only this rank's columns of E and F are read.
     ///
     /// # Errors
-    /// Returns an error as [`Checkpoint::load`](crate::checkpoint::Checkpoint::load) and [`Sharded::new`] do, or if the ranks read different files.
+    /// Returns an error as [`Checkpoint::load`](crate::checkpoint::Checkpoint::load) and [`Sharded::new`] do, if the ranks read different files, or if
+    /// the model has local-global attention, and with it no `seq_len`: see [`load_with_shards`](Self::load_with_shards).
     pub fn load<A: Scalar>(path: impl AsRef<Path>, communicator: &'c dyn Communicator) -> Result<Self>
     where
         M: Shardable<A> + Stored<A, Config = <M as Shardable<A>>::Config>,
@@ -184,16 +185,21 @@ where
     let config = described::<A, M>(&header.metadata, header.tensors.len(), file.number_count())?;
     let shards = match shards {
         Some(shards) => shards,
-        None => Shards::even(seq_len(M::encoder_config(&config)), communicator.size())?,
+        None => Shards::even(seq_len(M::encoder_config(&config))?, communicator.size())?,
     };
     check_shards::<A, M>(&config, &shards, communicator)?;
     Ok((file, config, shards))
 }
 
-fn seq_len(config: &EncoderConfig) -> usize {
+fn seq_len(config: &EncoderConfig) -> Result<usize> {
     match &config.attention {
-        AttentionKind::Linformer(attention) => attention.seq_len,
-        _ => 0,
+        AttentionKind::Linformer(attention) => Ok(attention.seq_len),
+        AttentionKind::LocalGlobal(_) => Err(Error::argument(
+            "Sharded::load",
+            "local-global attention has no length of its own to spread evenly; say which positions each rank has with load_with_shards",
+        )),
+        // It is refused as such.
+        _ => Ok(0),
     }
 }
 

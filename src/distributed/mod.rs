@@ -6,11 +6,14 @@
 //! * One long sequence: [`Sharded`] models. Each rank has a range of positions ([`Shards`]) and the columns of E and F that belong to them; for each layer
 //!   the ranks add up the compressed keys and values, 2·k·d numbers a batch item, however long the sequence is. In training they add up
 //!   the gradients of these, and once a step those of all parameters that every rank has.
+//! * The same with local-global attention: for each layer the ranks merge the summaries of all segments, 2·slots·d numbers, and exchange the keys and
+//!   values of the blocks around each bound between two ranks, at most 6·block·d numbers a bound. So a window, a segment or a block may lie
+//!   across any ranks. Causal attention of this form cannot be spread yet: that is an error at construction.
 //! * One large batch: each rank takes some of its items, and [`all_reduce_gradients`] makes one step of all of them.
 //! * Both: a grid of ranks, [`Sharded::with_replicas`].
 //!
 //! Results are those of a single process up to rounding, 1e-12 in `f64`, and the same bit for bit from run to run over the same number of ranks. Only
-//! dropout masks differ: each rank draws its own.
+//! dropout masks differ: each rank draws its own, except of the weights of local-global attention, which are dropped as in a single process.
 //!
 //! # Failures
 //!

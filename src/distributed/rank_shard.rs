@@ -13,7 +13,7 @@ use crate::scalar::Scalar;
 #[derive(Debug)]
 pub(super) struct RankShard<'t> {
     team: &'t Team<'t>,
-    offset: usize,
+    bounds: Vec<usize>,
     lengths: Vec<usize>,
     tokens_before: Vec<usize>,
 }
@@ -26,7 +26,9 @@ impl<'t> RankShard<'t> {
     pub(super) fn new(team: &'t Team<'t>, shards: &Shards, batch: usize, mask: Option<&PaddingMask>) -> Result<Self> {
         let own = usize::try_from(team.own_words()[team.rank()]).unwrap_or(usize::MAX);
         let total = check_lengths(team, shards)?;
-        let offset = shards.part(team.rank(), total).start;
+        let mut bounds: Vec<usize> = (0..team.size()).map(|rank| shards.part(rank, total).start).collect();
+        let offset = bounds[team.rank()];
+        bounds.push(total);
         let end = |item: usize| mask.map_or(own, |mask| mask.lengths()[item]);
         let mut ends: Vec<u64> = (0..batch)
             .map(|item| if end(item) == 0 { 0 } else { (offset + end(item)) as u64 })
@@ -34,7 +36,7 @@ impl<'t> RankShard<'t> {
         team.combine_words(&mut ends, Combine::Maximum)?;
         Ok(Self {
             team,
-            offset,
+            bounds,
             lengths: ends.into_iter().map(|end| usize::try_from(end).unwrap_or(usize::MAX)).collect(),
             tokens_before: Vec::new(),
         })
@@ -117,7 +119,15 @@ impl<A: Scalar> SequenceShard<A> for RankShard<'_> {
     }
 
     fn offset(&self) -> usize {
-        self.offset
+        self.bounds[self.team.rank()]
+    }
+
+    fn index(&self) -> usize {
+        self.team.rank()
+    }
+
+    fn bounds(&self) -> &[usize] {
+        &self.bounds
     }
 
     fn lengths(&self) -> &[usize] {

@@ -19,7 +19,8 @@ use crate::scalar::Scalar;
 /// A rank has the positions of its range of [`Shards`] and the columns of E and F at these positions; all other parameters are on every
 /// rank. K̄ = Σ Eₛ·Xₛ over the ranks s: for each layer they add up the compressed keys and values, 2·k·d numbers a batch item whatever n is, and
 /// in training their gradients. Everything else is computed row by row, on the rank that has the row. So every kind of projection gives the results of a single
-/// process, up to rounding (1e-12 in `f64`): windows of pooling and convolutions may lie across ranks, and padding may be anywhere.
+/// process, up to rounding (1e-12 in `f64`): windows of pooling and convolutions may lie across ranks, and padding may be anywhere. So does local-global
+/// attention, which has no E and F: [the module](crate::distributed) says what it exchanges.
 ///
 /// All ranks call the same methods in the same order, with batches of the same number of items, and all with a mask or all without. Each call
 /// compares the values that must agree before it does anything, and ends on all ranks or on none: a rank that fails returns its error, and all others
@@ -138,8 +139,8 @@ impl<'c, M> Sharded<'c, M> {
     /// Creates a model with random weights: the numbers that a single process has with the same seed.
     ///
     /// # Errors
-    /// Returns an error if the configuration describes no model; if its attention is not Linformer attention (exact attention needs all keys on every
-    /// rank); if `shards` is for another number of ranks, or of another length than E and F have columns; or if the ranks disagree.
+    /// Returns an error if the configuration describes no model; if its attention is neither Linformer nor bidirectional local-global attention (exact
+    /// attention needs all keys on every rank); if `shards` is for another number of ranks, or of another length than E and F have columns; or if the ranks disagree.
     pub fn new<A: Scalar>(config: &M::Config, seed: u64, shards: Shards, communicator: &'c dyn Communicator) -> Result<Self>
     where
         M: Shardable<A>,
@@ -320,8 +321,8 @@ impl<'c, M> Sharded<'c, M> {
 
     /// The pass with which this rank drops its own elements.
     pub(super) fn own_pass(&self, pass: &TrainingPass) -> TrainingPass {
-        let replica = self.replicas.map_or(0, Communicator::rank);
-        pass.for_part(replica * self.communicator.size() + self.communicator.rank())
+        let first = self.replicas.map_or(0, Communicator::rank) * self.communicator.size();
+        pass.for_shard(first + self.communicator.rank(), first)
     }
 }
 
@@ -332,13 +333,7 @@ pub(super) fn pass_words(pass: &TrainingPass) -> [(&'static str, u64); 1] {
 
 pub(super) fn check_shards<A: Scalar, M: Shardable<A>>(config: &M::Config, shards: &Shards, communicator: &dyn Communicator) -> Result<()> {
     M::check(config)?;
-    let AttentionKind::Linformer(attention) = &M::encoder_config(config).attention else {
-        return Err(Error::config(
-            "attention",
-            "exact or causal",
-            "its rows need the keys of all positions, which no rank has; only Linformer attention can be sharded",
-        ));
-    };
+    let columns = columns_of(&M::encoder_config(config).attention)?;
     if shards.ranks() != communicator.size() {
         let reason = format!(
             "the shards are for {} ranks, but the group has {}",
@@ -347,15 +342,31 @@ pub(super) fn check_shards<A: Scalar, M: Shardable<A>>(config: &M::Config, shard
         );
         return Err(Error::argument("Sharded", reason));
     }
-    if !attention.projection.any_length() && shards.total() != attention.seq_len {
+    if let Some(columns) = columns.filter(|&columns| columns != shards.total()) {
         let reason = format!(
-            "the shards have {} positions, but E and F have {} columns (seq_len)",
+            "the shards have {} positions, but E and F have {columns} columns (seq_len)",
             shards.total(),
-            attention.seq_len
         );
         return Err(Error::argument("Sharded", reason));
     }
     Ok(())
+}
+
+/// The columns of E and F of an attention that can be sharded, where they are matrices.
+fn columns_of(attention: &AttentionKind) -> Result<Option<usize>> {
+    let (kind, reason) = match attention {
+        AttentionKind::Linformer(attention) => return Ok((!attention.projection.any_length()).then_some(attention.seq_len)),
+        AttentionKind::LocalGlobal(attention) if !attention.attention.causal => return Ok(None),
+        AttentionKind::LocalGlobal(_) => (
+            "causal local-global",
+            "its segments are those of a growing sequence, which no rank has; give each rank whole sequences",
+        ),
+        _ => (
+            "exact or causal",
+            "its rows need the keys of all positions, which no rank has; take Linformer or bidirectional local-global attention",
+        ),
+    };
+    Err(Error::config("attention", kind, reason))
 }
 
 /// A number that tells models of other parameters apart.

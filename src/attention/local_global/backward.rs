@@ -15,11 +15,13 @@ use crate::scalar::Scalar;
 
 /// The gradients of what one item's rows see.
 pub(super) struct ItemGradients<A> {
-    /// (`kv_heads`, real positions, `head_dim`) each.
+    /// (`kv_heads`, real positions held, `head_dim`) each.
     pub(super) keys: Array3<A>,
     pub(super) values: Array3<A>,
     /// Of u, (heads, `head_dim`).
     pub(super) queries: Vec<f64>,
+    /// Of the slots of each query head.
+    pub(super) slots: Vec<SlotGradients<A>>,
 }
 
 impl<A: Scalar> ItemGradients<A> {
@@ -29,28 +31,31 @@ impl<A: Scalar> ItemGradients<A> {
             keys: Array3::zeros(shape),
             values: Array3::zeros(shape),
             queries: vec![0.0; heads * item.head_dim],
+            slots: (0..heads).map(|_| SlotGradients::default()).collect(),
         }
     }
 }
 
 /// The gradients of the slots of one head.
 #[derive(Default)]
-struct SlotGradients<A> {
-    keys: SlotSum<A>,
-    values: SlotSum<A>,
+pub(super) struct SlotGradients<A> {
+    pub(super) keys: SlotSum<A>,
+    pub(super) values: SlotSum<A>,
     /// Of all logits of a segment together.
-    logits: Vec<f64>,
+    pub(super) logits: Vec<f64>,
     /// Of those that counted all of its mass.
-    whole: Vec<f64>,
-    /// Of those that counted only blocks outside their window: for each block, Σ of the gradients, each over the share of the mass that it counted.
-    parts: Vec<f64>,
+    pub(super) whole: Vec<f64>,
+    /// Of those that counted only blocks outside their window: for each block held, Σ of the gradients, each over the share of the mass that it counted.
+    pub(super) parts: Vec<f64>,
+    /// The same of what is far from each shard.
+    pub(super) far: Vec<f64>,
 }
 
 /// The gradients of K̄ or of V̄ of all segments of one head.
 #[derive(Default)]
-struct SlotSum<A> {
+pub(super) struct SlotSum<A> {
     /// (segments, `head_dim`).
-    sums: Vec<A>,
+    pub(super) sums: Vec<A>,
     staged: StagedSum,
     /// The sums where rows see some of the segments, and what is added to them.
     long: Vec<f64>,
@@ -93,7 +98,6 @@ struct Scratch<A> {
     dropped: Vec<A>,
     dscores: Vec<A>,
     seen: Slots<A>,
-    slots: SlotGradients<A>,
     means: Means<A>,
 }
 
@@ -116,7 +120,8 @@ struct Own<'g, A> {
     pooling: &'g mut [f64],
 }
 
-/// Adds up the gradients of one item, given its queries and the gradients of their results.
+/// Adds up the gradients of one item, given the queries of the rows that attend and the gradients of their results. Where these are the rows of one
+/// shard, those of slots stay slots': the other shards have parts of them.
 pub(super) fn backward_item<A: Scalar>(
     item: &ItemContext<A>,
     (queries, dout): (ArrayView2<'_, A>, ArrayView2<'_, A>),
@@ -141,11 +146,15 @@ pub(super) fn backward_item<A: Scalar>(
         slice: &mut grads.queries,
         size: width,
     };
+    let slots = Chunks {
+        slice: &mut grads.slots,
+        size: group,
+    };
     let parts = (
-        (along(dqueries, 1, width), pooling),
+        ((along(dqueries, 1, width), pooling), slots),
         (along(grads.keys.view_mut(), 0, 1), along(grads.values.view_mut(), 0, 1)),
     );
-    for_each_part(parts, cost, |kv_head, ((dqueries, pooling), (keys, values))| {
+    for_each_part(parts, cost, |kv_head, (((dqueries, pooling), slots), (keys, values))| {
         let mut own = Own {
             keys: keys.view.index_axis_move(Axis(0), 0),
             values: values.view.index_axis_move(Axis(0), 0),
@@ -153,8 +162,8 @@ pub(super) fn backward_item<A: Scalar>(
             pooling: pooling.slice,
         };
         pool.with(|scratch| {
-            for within in 0..group {
-                task.head(kv_head * group + within, within, &mut own, scratch);
+            for (within, slots) in slots.slice.iter_mut().enumerate() {
+                task.head(kv_head * group + within, within, &mut own, slots, scratch);
             }
         });
     });
@@ -162,32 +171,45 @@ pub(super) fn backward_item<A: Scalar>(
 
 impl<A: Scalar> Task<'_, A> {
     /// One query head, the `within`-th of its key/value head.
-    fn head(&self, head: usize, within: usize, own: &mut Own<'_, A>, scratch: &mut Scratch<A>) {
+    fn head(&self, head: usize, within: usize, own: &mut Own<'_, A>, slots: &mut SlotGradients<A>, scratch: &mut Scratch<A>) {
         let item = self.item;
-        scratch.slots.reset(item);
-        for (block, rows) in item.blocks_of(0..self.queries.nrows()) {
-            self.block(head, within, (block, rows), own, scratch);
+        slots.reset(item);
+        let first = item.first();
+        for (block, rows) in item.blocks_of(first..first + self.queries.nrows()) {
+            self.block(head, within, (block, rows), own, slots, scratch);
         }
-        if item.cut.segments > 0 {
-            let pooling = &mut own.pooling[within * item.head_dim..(within + 1) * item.head_dim];
-            let (Some(keys), Some(values)) = (own.keys.as_slice_mut(), own.values.as_slice_mut()) else {
-                return;
-            };
-            let mut to = RowGradients {
-                keys,
-                values,
-                query: pooling,
-            };
-            scratch.slots.finish();
-            let Scratch { slots, means, .. } = scratch;
-            self.segments(head, slots, means, &mut to);
+        if item.cut.segments == 0 {
+            return;
         }
+        slots.finish();
+        if item.seams.is_some() {
+            return;
+        }
+        let pooling = &mut own.pooling[within * item.head_dim..(within + 1) * item.head_dim];
+        let (Some(keys), Some(values)) = (own.keys.as_slice_mut(), own.values.as_slice_mut()) else {
+            return;
+        };
+        let mut to = RowGradients {
+            keys,
+            values,
+            query: pooling,
+        };
+        self.segments(head, slots, &mut scratch.means, &mut to);
     }
 
     /// One block of rows of one head: dV += Pᵀ·dO, dP = dO·Vᵀ, dS = P∘(dP − ⟨P, dP⟩), dq = dS·K/√d, dK += dSᵀ·q/√d, keys and slots side by side.
-    fn block(&self, head: usize, within: usize, (block, rows): (usize, Range<usize>), own: &mut Own<'_, A>, scratch: &mut Scratch<A>) {
+    fn block(
+        &self,
+        head: usize,
+        within: usize,
+        (block, positions): (usize, Range<usize>),
+        own: &mut Own<'_, A>,
+        slots: &mut SlotGradients<A>,
+        scratch: &mut Scratch<A>,
+    ) {
         let (item, head_dim) = (self.item, self.item.head_dim);
         let columns = head * head_dim..(head + 1) * head_dim;
+        let rows = positions.start - item.first()..positions.end - item.first();
         let (queries, dout) = (
             self.queries.slice(s![rows.clone(), columns.clone()]),
             self.dout.slice(s![rows.clone(), columns]),
@@ -197,13 +219,12 @@ impl<A: Scalar> Task<'_, A> {
             dropped,
             dscores,
             seen,
-            slots,
             ..
         } = scratch;
         let seen = item.seen(head, self.heads, block, seen);
         let (keys, width) = (seen.rows.len(), seen.rows.len() + seen.biases.len());
         let mut weights = tile(weights, rows.len(), width);
-        item.block_weights(queries, rows.start, &seen, &mut weights);
+        item.block_weights(queries, positions.start, &seen, &mut weights);
         let idle = idle_rows(dout);
         let queries = without_idle(queries, &idle);
         for row in idle {
@@ -219,7 +240,7 @@ impl<A: Scalar> Task<'_, A> {
                 let mut kept = tile(dropped, rows.len(), width);
                 kept.assign(&weights);
                 for tile in [&mut kept, &mut dscores] {
-                    dropping.apply(head, rows.start, keys, tile);
+                    dropping.apply(head, positions.start, keys, tile);
                 }
                 slots.add_values(kept.view(), dout, &seen, own);
             }
@@ -249,7 +270,7 @@ impl<A: Scalar> Task<'_, A> {
             };
             let mass = item.pooled[head].masses[segment];
             let share = |row: usize, maximum: A| {
-                let part = slots.parts.get(item.position_of(row) / item.cut.block).copied().unwrap_or(0.0);
+                let part = slots.parts.get(item.place_of_block(row)).copied().unwrap_or(0.0);
                 A::cast((slots.whole[segment] + part) * libm::exp(maximum.widen() - mass.widen()))
             };
             let range = item.rows_of(&item.cut.segment(segment));
@@ -268,8 +289,10 @@ impl<A: Scalar> SlotGradients<A> {
             sums.resize(segments, 0.0);
         }
         self.parts.clear();
+        self.far.clear();
         if item.cut.segment > item.cut.block {
-            self.parts.resize(item.cut.blocks(), 0.0);
+            self.parts.resize(item.held_blocks().len(), 0.0);
+            self.far.resize(item.seams.as_ref().map_or(0, |seams| 2 * seams.shards()), 0.0);
         }
     }
 
@@ -315,8 +338,11 @@ impl<A: Scalar> SlotGradients<A> {
             // Beyond that only what is rounded to 0 is left of the gradient.
             let ratio = (item.pooled[head].masses[segment].widen() - counted.widen()).min(700.0);
             let share = grad * libm::exp(ratio);
-            for block in item.cut.blocks_outside(segment, &window) {
+            for block in item.blocks_outside(segment, &window) {
                 self.parts[block] += share;
+            }
+            for place in item.far_of(segment) {
+                self.far[place] += share;
             }
         }
     }

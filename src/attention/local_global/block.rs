@@ -16,7 +16,7 @@ use crate::scalar::Scalar;
 pub(super) struct Dropping<'d, A> {
     dropout: &'d Dropout<A>,
     item: usize,
-    /// Query rows of an item.
+    /// Query rows of a whole item.
     length: usize,
     heads: usize,
     /// The most keys that a window has, and all slots.
@@ -25,18 +25,18 @@ pub(super) struct Dropping<'d, A> {
 }
 
 impl<'d, A: Scalar> Dropping<'d, A> {
-    pub(super) fn new(dropout: &'d Dropout<A>, (item, length): (usize, usize), heads: usize, context: &ItemContext<A>) -> Self {
+    pub(super) fn new(dropout: &'d Dropout<A>, item: usize, heads: usize, context: &ItemContext<A>) -> Self {
         Self {
             dropout,
             item,
-            length,
+            length: context.cut.positions,
             heads,
             window: 3 * context.cut.block,
             slots: context.cut.most_seen(),
         }
     }
 
-    /// Drops out of the weights of the rows from `row` on, of which the first `keys` columns are the window's.
+    /// Drops out of the weights of the rows from position `row` on, of which the first `keys` columns are the window's.
     pub(super) fn apply(&self, head: usize, row: usize, keys: usize, weights: &mut ArrayViewMut2<'_, A>) {
         let stride = (self.window + self.slots) as u64;
         let rows = (self.item * self.heads + head) as u64 * self.length as u64 + row as u64;
@@ -172,7 +172,7 @@ impl<A: Scalar> ItemContext<A> {
         multiply_values(weights, &part, out, space);
     }
 
-    /// Fills `out` with what the rows `first..` of the item attend to with dropout, head by head.
+    /// Fills `out` with what the rows that attend, from row `first` on, attend to with dropout, head by head.
     pub(super) fn attend_dropped(
         &self,
         queries: ArrayView2<'_, A>,
@@ -182,6 +182,7 @@ impl<A: Scalar> ItemContext<A> {
         out: &mut ArrayViewMut2<'_, A>,
     ) {
         let (mut space, mut finite, mut slots) = (Vec::new(), Vec::new(), Slots::default());
+        let first = self.first() + first;
         for (block, rows) in self.blocks_of(first..first + queries.nrows()) {
             let own = rows.start - first..rows.end - first;
             for head in 0..heads {

@@ -14,11 +14,11 @@ pub(crate) struct Cut {
     pub(super) block: usize,
     pub(super) segment: usize,
     pub(super) segments: usize,
-    has_window: bool,
+    pub(super) has_window: bool,
     /// The most segments of each length of a causal sequence, whose segments are those that any row sees, in the order of [`histogram::nodes`].
     causal: Option<usize>,
-    /// All positions of a causal sequence, padding at its end too: what a row sees depends on its position alone.
-    positions: usize,
+    /// All positions, padding at the end too: what a row of a causal sequence sees depends on its position alone.
+    pub(super) positions: usize,
 }
 
 impl Cut {
@@ -141,7 +141,7 @@ impl Cut {
     }
 
     /// The blocks outside `window` of a segment, where it has whole blocks.
-    pub(super) fn blocks_outside(&self, segment: usize, window: &Range<usize>) -> impl Iterator<Item = usize> {
+    pub(super) fn blocks_outside(&self, segment: usize, window: &Range<usize>) -> impl Iterator<Item = usize> + Clone {
         let (block, window) = (self.block, window.clone());
         let positions = if self.segment > block { self.segment(segment) } else { 0..0 };
         (positions.start / block..positions.end.div_ceil(block)).filter(move |index| !window.contains(&(index * block)))

@@ -5,8 +5,9 @@ use std::ops::Range;
 use ndarray::{ArrayView1, ArrayView2, ArrayView3, ArrayViewMut3, s};
 
 use super::super::heads::scale;
-use super::super::pooling::{HeadRows, Summaries};
+use super::super::pooling::{HeadRows, Summaries, log_sum};
 use super::cut::Cut;
+use super::seams::Seams;
 use crate::layers::{Linear, TILE};
 use crate::ops::{Runs, Tile};
 use crate::parallel::{self, Chunks, Pool, along, for_each_part};
@@ -16,12 +17,18 @@ use crate::scalar::Scalar;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ItemContext<A> {
     pub(super) cut: Cut,
-    /// The real positions in order, where padding lies between them.
+    /// The positions whose keys and values are here: all, or those that the rows of a shard see exactly.
+    pub(super) held: Range<usize>,
+    /// The seams between shards, where the rows that attend are those of one.
+    pub(super) seams: Option<Seams>,
+    /// The real positions held, in order, where padding lies between them.
     real: Vec<usize>,
-    /// How many real positions come before each, where padding lies between them.
+    /// How many real positions are held before each, where padding lies between them.
     before: Vec<usize>,
-    /// The number of real positions.
+    /// The number of real positions held.
     pub(super) count: usize,
+    /// The number of real positions of the whole item.
+    pub(super) total: usize,
     pub(super) kv_heads: usize,
     pub(super) head_dim: usize,
     /// (`kv_heads`, real positions, `head_dim`) each.
@@ -44,12 +51,14 @@ pub(crate) struct PooledHead<A> {
     pub(super) biases: Vec<A>,
     /// shift − ⟨u, K̄⟩/√`head_dim`.
     offsets: Vec<A>,
-    /// log Σ exp(a) of the blocks, where a segment has more than one of them.
-    block_masses: Vec<A>,
+    /// log Σ exp(a) of the blocks held, where a segment has more than one of them.
+    pub(super) block_masses: Vec<A>,
+    /// The same of what each shard holds no blocks of: see [`Seams::far`].
+    pub(super) far_masses: Vec<A>,
 }
 
 /// Scratch space for the summaries of one head: of the sets of one block, and of all segments.
-type PoolScratch<A> = (Summaries<A>, Summaries<A>);
+pub(super) type PoolScratch<A> = (Summaries<A>, Summaries<A>);
 
 /// A tile of rows, and of the features made of it.
 type RowScratch<A> = (Tile<A>, Tile<A>);
@@ -58,7 +67,7 @@ type RowScratch<A> = (Tile<A>, Tile<A>);
 #[derive(Debug)]
 pub(crate) struct ItemScratch<A> {
     rows: Pool<RowScratch<A>>,
-    pooling: Pool<PoolScratch<A>>,
+    pub(super) pooling: Pool<PoolScratch<A>>,
 }
 
 impl<A: Scalar> Default for ItemScratch<A> {
@@ -78,17 +87,18 @@ impl<A: Scalar> ItemScratch<A> {
 }
 
 impl<A: Scalar> ItemContext<A> {
-    /// Begins with an item of this length whose real positions are `real`, and makes room for its keys and values.
-    pub(super) fn begin(&mut self, cut: Cut, real: Option<ArrayView1<'_, bool>>, (kv_heads, head_dim): (usize, usize)) {
+    /// Begins with the positions `held` of an item, of which those in `real` are, and makes room for their keys and values.
+    pub(super) fn begin(&mut self, cut: Cut, held: Range<usize>, real: Option<ArrayView1<'_, bool>>, (kv_heads, head_dim): (usize, usize)) {
         self.cut = cut;
         (self.kv_heads, self.head_dim) = (kv_heads, head_dim);
+        self.seams = None;
         self.real.clear();
         self.before.clear();
-        self.count = cut.length;
+        self.count = held.len();
         if let Some(real) = real {
-            let real = real.slice_move(s![..cut.length]);
+            let real = real.slice_move(s![..held.len()]);
             if real.iter().any(|&real| !real) {
-                self.real.extend((0..cut.length).filter(|&position| real[position]));
+                self.real.extend(held.clone().filter(|&position| real[position - held.start]));
                 let mut count = 0;
                 self.before.push(0);
                 self.before.extend(real.iter().map(|&real| {
@@ -98,32 +108,39 @@ impl<A: Scalar> ItemContext<A> {
                 self.count = count;
             }
         }
+        self.total = self.count;
+        self.held = held;
         let size = kv_heads * self.count * head_dim;
         self.keys.resize(size, A::zero());
         self.values.resize(size, A::zero());
     }
 
-    /// The rows of the keys that the real ones of `positions` have.
+    /// The rows of the keys that the real ones of `positions` have, as far as they are held.
     pub(super) fn rows_of(&self, positions: &Range<usize>) -> Range<usize> {
+        let place = |position: usize| position.saturating_sub(self.held.start).min(self.held.len());
+        let (start, end) = (place(positions.start), place(positions.end));
         if self.before.is_empty() {
-            return positions.start.min(self.count)..positions.end.min(self.count);
+            return start..end;
         }
-        let before = |position: usize| self.before[position.min(self.cut.length)];
-        before(positions.start)..before(positions.end)
+        self.before[start]..self.before[end]
     }
 
-    /// The row of the keys that a position has, if it is real.
+    /// The row of the keys that a position has, if it is real and held.
     pub(super) fn row_of(&self, position: usize) -> Option<usize> {
-        if self.before.is_empty() {
-            return Some(position);
+        if !self.held.contains(&position) {
+            return None;
         }
-        let row = self.before[position];
-        (self.before[position + 1] > row).then_some(row)
+        let place = position - self.held.start;
+        if self.before.is_empty() {
+            return Some(place);
+        }
+        let row = self.before[place];
+        (self.before[place + 1] > row).then_some(row)
     }
 
     /// The position that a row of the keys has.
     pub(super) fn position_of(&self, row: usize) -> usize {
-        self.real.get(row).copied().unwrap_or(row)
+        self.real.get(row).copied().unwrap_or(self.held.start + row)
     }
 
     /// Makes the keys and values of the positions `first..` of which `x` holds the rows.
@@ -186,7 +203,8 @@ impl<A: Scalar> ItemContext<A> {
     ) {
         let runs = Runs::of(x.ncols());
         if self.real.is_empty() {
-            input.fill(x.slice(s![rows.start - first..rows.end - first, ..]), runs);
+            let start = self.held.start + rows.start - first;
+            input.fill(x.slice(s![start..start + rows.len(), ..]), runs);
         } else {
             input.fill_rows(rows.len(), runs, |row| x.row(self.real[rows.start + row] - first));
         }
@@ -229,32 +247,50 @@ impl<A: Scalar> ItemContext<A> {
         self.pooled = pooled;
     }
 
-    fn pool_head(&self, rows: &HeadRows<'_, A>, shift: A, to: &mut PooledHead<A>, (block_sets, segments): &mut PoolScratch<A>) {
-        let Cut { block, segment, .. } = self.cut;
-        segments.reset(self.head_dim);
+    fn pool_head(&self, rows: &HeadRows<'_, A>, shift: A, to: &mut PooledHead<A>, scratch: &mut PoolScratch<A>) {
         to.block_masses.clear();
-        for index in 0..self.cut.pooled_blocks() {
-            block_sets.reset(self.head_dim);
-            let positions = self.cut.block(index).map(|position| self.row_of(position));
-            rows.push_segments(positions, segment.min(block), block_sets);
-            if block_sets.len() == 0 {
-                block_sets.push_empty();
-            }
-            if segment > block {
-                to.block_masses.push(block_sets.log_mass(0));
-            }
-            for set in 0..block_sets.len() {
-                segments.push_copy(block_sets, set);
-            }
-        }
+        self.push_blocks(rows, (0..self.cut.pooled_blocks(), &self.held), &mut to.block_masses, scratch);
+        let (block_sets, segments) = scratch;
         if self.cut.is_causal() {
             self.push_tree(segments, block_sets);
             return to.take(rows, block_sets, shift);
         }
-        for _ in 0..(segment / block).max(1).ilog2() {
-            segments.halve_from(0);
-        }
+        self.merge_blocks(segments);
         to.take(rows, segments, shift);
+    }
+
+    /// Summarizes the positions `own` of some blocks: sets of a segment each, or of a block where that is shorter, whose log-masses are then added to
+    /// `masses`.
+    pub(super) fn push_blocks(
+        &self,
+        rows: &HeadRows<'_, A>,
+        (blocks, own): (Range<usize>, &Range<usize>),
+        masses: &mut Vec<A>,
+        (block_sets, sets): &mut PoolScratch<A>,
+    ) {
+        let Cut { block, segment, .. } = self.cut;
+        sets.reset(self.head_dim);
+        for index in blocks {
+            block_sets.reset(self.head_dim);
+            let row = |position| if own.contains(&position) { self.row_of(position) } else { None };
+            rows.push_segments(self.cut.block(index).map(row), segment.min(block), block_sets);
+            if block_sets.len() == 0 {
+                block_sets.push_empty();
+            }
+            if segment > block {
+                masses.push(block_sets.log_mass(0));
+            }
+            for set in 0..block_sets.len() {
+                sets.push_copy(block_sets, set);
+            }
+        }
+    }
+
+    /// Merges the sets of blocks into those of segments, where these have several blocks.
+    pub(super) fn merge_blocks(&self, sets: &mut Summaries<A>) {
+        for _ in 0..(self.cut.segment / self.cut.block).max(1).ilog2() {
+            sets.halve_from(0);
+        }
     }
 
     /// Writes the nodes of the tree above the blocks of a causal sequence, length by length; all of `blocks` is used up.
@@ -286,14 +322,10 @@ impl<A: Scalar> ItemContext<A> {
 
     /// log Σ exp(a) of the positions of a segment that are outside the window.
     pub(super) fn outside_mass(&self, head: usize, segment: usize, window: &Range<usize>) -> A {
-        let masses = &self.pooled[head].block_masses;
-        let outside = || self.cut.blocks_outside(segment, window).map(|block| masses[block]);
-        let maximum = outside().fold(A::neg_infinity(), |max, mass| if mass > max || mass.is_nan() { mass } else { max });
-        if maximum == A::neg_infinity() {
-            return maximum;
-        }
-        let sum: f64 = outside().map(|mass| libm::exp(mass.widen() - maximum.widen())).sum();
-        A::cast(maximum.widen() + libm::log(sum))
+        let pooled = &self.pooled[head];
+        let blocks = self.blocks_outside(segment, window).map(|block| pooled.block_masses[block]);
+        let far = self.far_of(segment).map(|place| pooled.far_masses[place]);
+        log_sum(blocks.chain(far))
     }
 }
 

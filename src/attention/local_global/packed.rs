@@ -150,8 +150,9 @@ impl<A: Scalar> PackedItem<A> {
         });
     }
 
-    /// Replaces every head's queries, those of the rows `first..` of the item, by what they attend to.
+    /// Replaces every head's queries, those of the rows that attend from row `first` on, by what they attend to.
     pub(super) fn attend(&self, item: &ItemContext<A>, first: usize, heads: usize, queries: &mut Tile<A>, scratch: &mut BlockScratch<A>) {
+        let first = item.first() + first;
         let none = PackedPair::default();
         let BlockScratch {
             queries: own,

@@ -5,8 +5,10 @@ use ndarray::{Array2, Array3, Array4, ArrayRef3, Axis, s};
 use super::super::cache::{AttentionCache, CachedContext, check_gradient, owned, unlike};
 use super::super::gradients::{KeyValueGradients, sequence_mut};
 use super::super::mask::PaddingMask;
+use super::super::sequence_shard::SequenceShard;
 use super::backward::{ItemGradients, backward_item};
 use super::block::Dropping;
+use super::shard_backward::{add_up_queries, complete_gradients};
 use super::{BlockScratch, ItemContext, ItemScratch, LocalGlobalAttention, PackedItem};
 use crate::buffer_pool::Buffers;
 use crate::config::PoolingQuery;
@@ -25,7 +27,7 @@ impl<A: Scalar> LocalGlobalAttention<A> {
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does.
     pub fn forward_train(&self, x: &ArrayRef3<A>, mask: Option<&PaddingMask>) -> Result<(Array3<A>, AttentionCache<A>)> {
-        self.train(owned("LocalGlobalAttention::forward_train", x)?, mask, None)
+        self.train(None, owned("LocalGlobalAttention::forward_train", x)?, mask, None)
     }
 
     /// Returns the gradient of `x`, given `dy` of the output, both (batch, n, dim). Those of the parameters are added to `gradients`, a value like
@@ -34,11 +36,12 @@ impl<A: Scalar> LocalGlobalAttention<A> {
     /// # Errors
     /// Returns an error if `dy` has another shape than the output, or if the cache or the gradients are of a layer of another configuration.
     pub fn backward(&self, cache: AttentionCache<A>, dy: Array3<A>, gradients: &mut Self) -> Result<Array3<A>> {
-        self.backward_dropped(&cache, &dy, None, gradients)
+        self.backward_dropped(None, &cache, &dy, None, gradients)
     }
 
     pub(crate) fn train(
         &self,
+        shard: Option<&dyn SequenceShard<A>>,
         x: Array3<A>,
         mask: Option<&PaddingMask>,
         dropout: Option<Dropout<A>>,
@@ -47,7 +50,10 @@ impl<A: Scalar> LocalGlobalAttention<A> {
         let (batch, length, _) = x.dim();
         check_width(OPERATION, "x", &x, self.config.attention.dim)?;
         PaddingMask::check(mask, OPERATION, batch, length)?;
-        let items = self.summarize(&x, mask)?;
+        let items = match shard {
+            None => self.summarize(&x, mask)?,
+            Some(shard) => self.summarize_shard(&x, mask, shard)?,
+        };
         let queries = self.weights().query.forward_rows(rows(&x));
         let concat = self.attend_items(&items, &queries, length, dropout);
         let (y, attend) = self.weights().concat_output(queries, concat, (batch, length), Buffers::new());
@@ -115,7 +121,7 @@ impl<A: Scalar> LocalGlobalAttention<A> {
                     let start = index * length + first;
                     let own = queries.slice(s![start..start + count, ..]);
                     if let Some(dropout) = &dropout {
-                        let dropping = Dropping::new(dropout, (index, length), heads, item);
+                        let dropping = Dropping::new(dropout, index, heads, item);
                         return item.attend_dropped(own, first, heads, &dropping, &mut part.view);
                     }
                     scratches.with(|(queries, scratch)| {
@@ -131,6 +137,7 @@ impl<A: Scalar> LocalGlobalAttention<A> {
 
     pub(crate) fn backward_dropped(
         &self,
+        shard: Option<&dyn SequenceShard<A>>,
         cache: &AttentionCache<A>,
         dy: &ArrayRef3<A>,
         dropout: Option<Dropout<A>>,
@@ -154,7 +161,10 @@ impl<A: Scalar> LocalGlobalAttention<A> {
         let dconcat = weights.concat_gradient(&cache.attend, rows(&dy), own, Buffers::new());
         let mut dqueries = Array2::zeros(cache.attend.queries.dim());
         let mut grads = self.items_backward(items, &cache.attend.queries, &dconcat, length, dropout, &mut dqueries);
-        self.pooling_query_backward(items, &grads, &mut dqueries, length, gradients.pooling_query.as_mut());
+        if let Some(shard) = shard {
+            complete_gradients(items, &mut grads, shard)?;
+        }
+        self.pooling_query_backward((items, shard), &mut grads, &mut dqueries, length, gradients.pooling_query.as_mut())?;
         let own = gradients.layer.weights_mut();
         let mut dx = sequence(
             weights.query.backward_rows(rows(&cache.x), dqueries.view(), &mut own.query),
@@ -186,9 +196,7 @@ impl<A: Scalar> LocalGlobalAttention<A> {
         let both = (along(sequence_mut(dqueries, batch, length), 0, 1), parts);
         for_each_part(both, cost, |index, (dqueries, grads)| {
             let own = s![index * length..(index + 1) * length, ..];
-            let dropping = dropout
-                .as_ref()
-                .map(|dropout| Dropping::new(dropout, (index, length), heads, &items[index]));
+            let dropping = dropout.as_ref().map(|dropout| Dropping::new(dropout, index, heads, &items[index]));
             let dqueries = dqueries.view.index_axis_move(Axis(0), 0);
             let (queries, dout) = (queries.slice(own), dconcat.slice(own));
             backward_item(
@@ -208,33 +216,39 @@ impl<A: Scalar> LocalGlobalAttention<A> {
     #[allow(clippy::cast_precision_loss)] // a length
     fn pooling_query_backward(
         &self,
-        items: &[ItemContext<A>],
-        grads: &[ItemGradients<A>],
+        (items, shard): (&[ItemContext<A>], Option<&dyn SequenceShard<A>>),
+        grads: &mut [ItemGradients<A>],
         dqueries: &mut Array2<A>,
         length: usize,
         own: Option<&mut Array2<A>>,
-    ) {
-        let Some(own) = own else { return };
-        for (index, (item, grads)) in items.iter().zip(grads).enumerate() {
+    ) -> Result<()> {
+        let Some(own) = own else { return Ok(()) };
+        for grads in grads.iter() {
             for (own, &grad) in own.iter_mut().zip(&grads.queries) {
                 *own += A::cast(grad);
             }
-            if self.config.pooling_query == PoolingQuery::Fixed {
-                continue;
-            }
-            for row in 0..item.count {
-                let mut dquery = dqueries.row_mut(index * length + item.position_of(row));
+        }
+        if self.config.pooling_query == PoolingQuery::Fixed {
+            return Ok(());
+        }
+        if let Some(shard) = shard {
+            add_up_queries(grads, shard)?;
+        }
+        for (index, (item, grads)) in items.iter().zip(grads).enumerate() {
+            for row in item.rows_of(item.own()) {
+                let mut dquery = dqueries.row_mut(index * length + item.position_of(row) - item.first());
                 for (dquery, &grad) in dquery.iter_mut().zip(&grads.queries) {
-                    *dquery += A::cast(grad / item.count as f64);
+                    *dquery += A::cast(grad / item.total as f64);
                 }
             }
         }
+        Ok(())
     }
 }
 
-/// The gradients of keys and values of all items, (batch, heads, slots, `head_dim`).
+/// The gradients of keys and values of all rows that attend, (batch, heads, slots, `head_dim`).
 fn key_value_gradients<A: Scalar>(items: &[ItemContext<A>], grads: &mut [ItemGradients<A>]) -> KeyValueGradients<A> {
-    let most = items.iter().map(|item| item.count).max().unwrap_or(0);
+    let most = items.iter().map(|item| item.rows_of(item.own()).len()).max().unwrap_or(0);
     let (kv_heads, head_dim) = items.first().map_or((1, 1), |item| (item.kv_heads, item.head_dim));
     let shape = (items.len(), kv_heads, most, head_dim);
     let mut all = KeyValueGradients {
@@ -243,9 +257,10 @@ fn key_value_gradients<A: Scalar>(items: &[ItemContext<A>], grads: &mut [ItemGra
         log_mass: None,
     };
     for (index, (item, grads)) in items.iter().zip(grads).enumerate() {
-        let own = s![index, .., ..item.count, ..];
-        all.keys.slice_mut(own).assign(&grads.keys);
-        all.values.slice_mut(own).assign(&grads.values);
+        let rows = item.rows_of(item.own());
+        let own = s![index, .., ..rows.len(), ..];
+        all.keys.slice_mut(own).assign(&grads.keys.slice(s![.., rows.clone(), ..]));
+        all.values.slice_mut(own).assign(&grads.values.slice(s![.., rows, ..]));
     }
     all
 }

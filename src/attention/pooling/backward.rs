@@ -71,6 +71,33 @@ pub(crate) fn part_backward<A: Scalar>(
     add_rows(rows, range, grads, |_, _| share, means, to);
 }
 
+/// What is known of all rows of a segment.
+pub(crate) struct Known<'k, A> {
+    /// log Σ exp of their importances.
+    pub(crate) log_mass: A,
+    pub(crate) keys: &'k [A],
+    pub(crate) values: &'k [A],
+}
+
+/// [`part_backward`] where logits counted some of the mass: `share` gives, for a row, Σ of the gradients of those that counted its mass, each over the
+/// share of the whole mass that it counted.
+pub(crate) fn known_backward<A: Scalar>(
+    rows: &HeadRows<'_, A>,
+    range: std::ops::Range<usize>,
+    grads: &SegmentGradients<'_, A>,
+    share: impl Fn(usize) -> A,
+    known: &Known<'_, A>,
+    means: &mut Means<A>,
+    to: &mut RowGradients<'_, A>,
+) {
+    if range.is_empty() {
+        return;
+    }
+    means.take_importances(rows, range.clone());
+    means.take_known(known);
+    add_rows(rows, range, grads, |row, _| share(row), means, to);
+}
+
 /// [`segment_backward`] through the rows only.
 fn add_rows<A: Scalar>(
     rows: &HeadRows<'_, A>,
@@ -120,6 +147,15 @@ impl<A: Scalar> Means<A> {
         self.keys.resize(summaries.head_dim, A::zero());
         self.values.resize(summaries.head_dim, A::zero());
         summaries.write_means(index, &mut self.keys, &mut self.values);
+    }
+
+    /// Takes over what is known of all of a segment's rows, relative to its mass.
+    fn take_known(&mut self, known: &Known<'_, A>) {
+        (self.maximum, self.mass) = (known.log_mass, A::one());
+        for (to, from) in [(&mut self.keys, known.keys), (&mut self.values, known.values)] {
+            to.clear();
+            to.extend_from_slice(from);
+        }
     }
 
     fn take(&mut self, rows: &HeadRows<'_, A>, range: std::ops::Range<usize>) {

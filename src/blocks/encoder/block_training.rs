@@ -115,6 +115,16 @@ impl<A: Scalar> EncoderBlock<A> {
         pass.drops_layer(layer) && self.in_dim() == self.out_dim()
     }
 
+    /// The dropout of the attention's weights.
+    fn weights_dropout(&self, pass: &TrainingPass, layer: usize) -> Option<Dropout<A>> {
+        let pass = match self.attention() {
+            // It knows the positions of its rows in whole sequences.
+            Attention::LocalGlobal(_) => pass.for_positions(),
+            _ => *pass,
+        };
+        pass.dropout(layer, Place::AttentionWeights)
+    }
+
     fn kind(&self) -> BlockKind {
         BlockKind {
             attention: self.attention().kind(),
@@ -174,7 +184,7 @@ impl<A: Scalar> EncoderBlock<A> {
         buffers: Buffers<'_, A>,
         attend: impl FnOnce(Array3<A>, Option<Dropout<A>>) -> Result<(Array3<A>, AttentionCache<A>)>,
     ) -> Result<(Array3<A>, BlockCache<A>)> {
-        let weights = pass.dropout(layer, Place::AttentionWeights);
+        let weights = self.weights_dropout(pass, layer);
         let input = match self.placement() {
             NormPlacement::Pre => self.attention_norm().forward_in(buffers, &x),
             NormPlacement::Post => x.clone(),
@@ -252,7 +262,7 @@ impl<A: Scalar> EncoderBlock<A> {
             self.attention_norm().backward_in_place(&cache.attention_normed, &mut dy, own_norm);
         }
         let dattention = dropped(&dy, pass.dropout(layer, Place::AttentionOutput));
-        let weights = pass.dropout(layer, Place::AttentionWeights);
+        let weights = self.weights_dropout(pass, layer);
         if placement == NormPlacement::Pre {
             cache
                 .attention
@@ -297,7 +307,7 @@ impl<A: Scalar> EncoderBlock<A> {
             cache.recycle(layer_context.buffers);
         }
         // first += attention(norm(second))
-        let weights = pass.dropout(layer, Place::AttentionWeights);
+        let weights = self.weights_dropout(pass, layer);
         let input = self.attention_norm().forward_in(layer_context.buffers, second);
         let (mut added, cache) = self.attention().train(layer_context, input, mask, weights)?;
         drop_out(&mut added, pass.dropout(layer, Place::AttentionOutput));
@@ -327,7 +337,7 @@ impl<A: Scalar> EncoderBlock<A> {
         let input = self.attention_norm().forward_in(layer_context.buffers, second);
         let (mut added, _) = self
             .attention()
-            .train(layer_context, input, mask, pass.dropout(layer, Place::AttentionWeights))?;
+            .train(layer_context, input, mask, self.weights_dropout(pass, layer))?;
         drop_out(&mut added, pass.dropout(layer, Place::AttentionOutput));
         add(first, &added);
         if let Some(feed_forward) = self.feed_forward() {

@@ -18,7 +18,7 @@ struct Expected {
     gradients: Encoder<f64>,
 }
 
-fn pass() -> TrainingPass {
+pub(super) fn pass() -> TrainingPass {
     TrainingPass::new(Step::new(1, 2))
 }
 
@@ -33,7 +33,13 @@ fn expected(config: &EncoderConfig, x: &Array3<f64>, dy: &Array3<f64>, mask: Opt
 }
 
 /// The largest difference of outputs, of input gradients and of gradients between ranks and a single process.
-fn largest_difference(config: &EncoderConfig, shards: &Shards, x: &Array3<f64>, mask: Option<&PaddingMask>, pass: &TrainingPass) -> f64 {
+pub(super) fn largest_difference(
+    config: &EncoderConfig,
+    shards: &Shards,
+    x: &Array3<f64>,
+    mask: Option<&PaddingMask>,
+    pass: &TrainingPass,
+) -> f64 {
     let dy = sequence(x.dim(), 5);
     let expected = expected(config, x, &dy, mask, pass);
     let length = x.dim().1;
@@ -65,7 +71,7 @@ fn largest_difference(config: &EncoderConfig, shards: &Shards, x: &Array3<f64>, 
     differences.into_iter().flatten().fold(0.0, worst)
 }
 
-fn attention(config: &EncoderConfig) -> &LinformerConfig {
+pub(super) fn attention(config: &EncoderConfig) -> &LinformerConfig {
     match &config.attention {
         AttentionKind::Linformer(attention) => attention,
         other => panic!("{other:?}"),

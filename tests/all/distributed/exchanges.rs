@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use linformer::distributed::{Combine, Communicator, Numbers, Sharded, Shards, ThreadRank};
 use linformer::ndarray::Array3;
-use linformer::{Encoder, EncoderConfig, LinformerConfig, Result, Sharing};
+use linformer::{AttentionKind, Encoder, EncoderConfig, LinformerConfig, LocalGlobalConfig, Result, Sharing};
 
 use super::ranks;
 
@@ -47,8 +47,8 @@ impl Communicator for Counting<'_> {
 }
 
 /// The bytes of each exchange of a forward pass, and the number of status words.
-fn exchanged(length: usize, sharing: Sharing) -> (Vec<usize>, usize) {
-    let config = EncoderConfig::new(LinformerConfig::new(16, 2, length, 4).with_sharing(sharing), 3);
+fn exchanged(length: usize, attention: impl Into<AttentionKind>) -> (Vec<usize>, usize) {
+    let config = EncoderConfig::new(attention, 3);
     let all = ranks(2, |rank| {
         let counting = Counting {
             inner: rank,
@@ -74,8 +74,22 @@ fn a_layer_exchanges_2_k_d_numbers_an_item_whatever_the_length() {
         (Sharing::KeyValue, 1),
         (Sharing::Layerwise, 1),
     ] {
-        let short = exchanged(50, sharing);
-        assert_eq!(short, exchanged(1000, sharing), "{sharing:?}");
+        let exchanged = |length| exchanged(length, LinformerConfig::new(16, 2, length, 4).with_sharing(sharing));
+        let short = exchanged(50);
+        assert_eq!(short, exchanged(1000), "{sharing:?}");
         assert_eq!(short.0, bytes(numbers), "{sharing:?}");
     }
+}
+
+/// Summaries of segments, the rows of two blocks on either side of the bound, and what few blocks far from it weigh.
+#[test]
+fn a_local_global_layer_exchanges_its_slots_and_the_blocks_at_the_bound() {
+    let (slots, block, heads, dim) = (8, 4, 2, 16);
+    let of_length = |length| exchanged(length, LocalGlobalConfig::new(dim, heads).with_block(block).with_slots(slots));
+    let long = of_length(1 << 13);
+    assert_eq!(long, of_length(1 << 7));
+    let (rows, far) = (2 * block * (1 + 2 * dim), heads * 2 * 2);
+    let (maxima, sums) = (heads * slots + far, heads * slots + 2 * dim * slots + far);
+    let layer = [rows, maxima, sums].map(|numbers| 3 * numbers * size_of::<f32>());
+    assert_eq!(long.0, layer.repeat(3));
 }

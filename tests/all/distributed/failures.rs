@@ -246,7 +246,7 @@ fn what_cannot_be_sharded_is_refused() {
         assert!(result.iter().all(Result::is_err));
         result.into_iter().next().map(|result| result.unwrap_err().to_string()).unwrap()
     };
-    assert!(make(AttentionConfig::new(4, 2).into(), &[10, 10]).contains("only Linformer attention"));
+    assert!(make(AttentionConfig::new(4, 2).into(), &[10, 10]).contains("take Linformer or bidirectional local-global attention"));
     let linformer = || LinformerConfig::new(4, 2, LENGTH, 3).with_sharing(Sharing::KeyValue);
     assert!(make(linformer().into(), &[10, 11]).contains("seq_len"));
     assert!(make(linformer().into(), &[10, 5, 5]).contains("3 ranks"));

@@ -8,8 +8,8 @@ use linformer::distributed::{Communicator, Sharded, Shards, ThreadGroup};
 use linformer::ndarray::{Array2, s};
 use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Optimizer, Step, TokenBatch, Trainable, load_training, save_training};
 use linformer::{
-    EncoderConfig, Error, LanguageModel, LanguageModelConfig, LinformerConfig, Parameters, PositionKind, ProjectionKind, Sharing,
-    TrainingPass,
+    EncoderConfig, Error, LanguageModel, LanguageModelConfig, LinformerConfig, LocalGlobalConfig, Parameters, PositionKind, ProjectionKind,
+    Sharing, TrainingPass,
 };
 
 use super::{part_difference, ranks};
@@ -95,6 +95,25 @@ fn three_steps(folder: &Folder, from: &str, to: &str, size: usize) {
         }
         model.save_training(folder.file(to), &optimizer, step)
     });
+}
+
+/// A model of any length is spread as the caller says.
+#[test]
+fn files_of_local_global_models() {
+    let folder = Folder::new("local-global");
+    let encoder = EncoderConfig::new(LocalGlobalConfig::new(8, 2).with_block(2).with_slots(3), 2);
+    let mut whole = LanguageModel::<f64>::new(&LanguageModelConfig::new(7, encoder), 1).unwrap();
+    scramble(&mut whole, 1);
+    let (alone, together) = (folder.file("alone"), folder.file("together"));
+    whole.save(&alone).unwrap();
+    ranks(3, |rank| {
+        let refused = Sharded::<LanguageModel<f64>>::load(&alone, rank).unwrap_err();
+        assert!(refused.to_string().contains("load_with_shards"), "{refused}");
+        let model = Sharded::<LanguageModel<f64>>::load_with_shards(&alone, Shards::even(LENGTH, 3)?, rank)?;
+        assert_eq!(part_difference(model.model(), &whole, &model.range()), 0.0);
+        model.save(&together)
+    });
+    assert_eq!(fs::read(&alone).unwrap(), fs::read(&together).unwrap());
 }
 
 #[test]

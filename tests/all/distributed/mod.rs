@@ -8,6 +8,7 @@ mod failures;
 mod files;
 mod grid;
 mod groups;
+mod local_global;
 mod models;
 mod numbers;
 mod padding;

@@ -4,8 +4,8 @@ use linformer::distributed::{Communicator, Sharded, Shards, ThreadRank, all_redu
 use linformer::ndarray::{Array2, Array3, s};
 use linformer::training::{AdamW, AdamWConfig, CrossEntropy, FeatureBatch, Optimizer, Reduction, Step, TokenBatch, Trainable};
 use linformer::{
-    Classifier, ClassifierConfig, EncoderConfig, HeadKind, LanguageModel, LanguageModelConfig, LinformerConfig, PaddingMask, Pooling,
-    PositionKind, SinusoidLayout, TrainingPass,
+    Classifier, ClassifierConfig, EncoderConfig, HeadKind, LanguageModel, LanguageModelConfig, LinformerConfig, LocalGlobalConfig,
+    PaddingMask, Pooling, PositionKind, SinusoidLayout, TrainingPass,
 };
 
 use super::{cut, part_difference, ranks};
@@ -16,6 +16,12 @@ const VOCABULARY: usize = 7;
 
 fn encoder() -> EncoderConfig {
     EncoderConfig::new(LinformerConfig::new(8, 2, LENGTH, 3), 2)
+}
+
+/// Every kind of attention that can be spread.
+fn encoders() -> [EncoderConfig; 2] {
+    let local_global = LocalGlobalConfig::new(8, 2).with_block(2).with_slots(3);
+    [encoder(), EncoderConfig::new(local_global, 2)]
 }
 
 fn tokens(batch: usize) -> Array2<usize> {
@@ -54,11 +60,13 @@ fn own(rank: &ThreadRank, shards: &Shards) -> std::ops::Range<usize> {
 
 #[test]
 fn language_models() {
-    for (position, head) in positions()
+    let heads = [HeadKind::Plain, HeadKind::Tied, HeadKind::None, HeadKind::Plain];
+    for ((position, head), encoder) in positions()
         .into_iter()
-        .zip([HeadKind::Plain, HeadKind::Tied, HeadKind::None, HeadKind::Plain])
+        .zip(heads)
+        .flat_map(|form| encoders().map(|encoder| (form, encoder)))
     {
-        let config = LanguageModelConfig::new(VOCABULARY, encoder())
+        let config = LanguageModelConfig::new(VOCABULARY, encoder)
             .with_position(position)
             .with_head(head)
             .with_embedding_dim(Some(6))
@@ -90,11 +98,12 @@ fn language_models() {
 #[test]
 fn losses_and_gradients_of_language_models() {
     let chosen = [vec![0, 4, 11, 22], vec![3]];
-    for (position, reduction) in positions()
+    for ((position, reduction), encoder) in positions()
         .into_iter()
         .flat_map(|position| [(position, Reduction::Mean), (position, Reduction::Sum)])
+        .flat_map(|form| encoders().map(|encoder| (form, encoder)))
     {
-        let config = LanguageModelConfig::new(VOCABULARY, encoder())
+        let config = LanguageModelConfig::new(VOCABULARY, encoder)
             .with_position(position)
             .with_head(HeadKind::Tied);
         let mut model = LanguageModel::<f64>::new(&config, 1).unwrap();
@@ -139,8 +148,12 @@ fn losses_and_gradients_of_language_models() {
 
 #[test]
 fn classifiers_pool_over_ranks() {
-    for pooling in [Pooling::Mean, Pooling::Max, Pooling::First] {
-        let model = LanguageModelConfig::new(VOCABULARY, encoder());
+    let poolings = [Pooling::Mean, Pooling::Max, Pooling::First];
+    for (pooling, encoder) in poolings
+        .into_iter()
+        .flat_map(|pooling| encoders().map(|encoder| (pooling, encoder)))
+    {
+        let model = LanguageModelConfig::new(VOCABULARY, encoder);
         let config = ClassifierConfig::tokens(model, 3).with_pooling(pooling).with_hidden_dim(Some(5));
         let mut model = Classifier::<f64>::new(&config, 1).unwrap();
         scramble(&mut model, 1);
@@ -179,7 +192,11 @@ fn classifiers_pool_over_ranks() {
 
 #[test]
 fn classifiers_of_features() {
-    let mut config = ClassifierConfig::features(3, encoder(), 4);
+    encoders().into_iter().for_each(check_features);
+}
+
+fn check_features(encoder: EncoderConfig) {
+    let mut config = ClassifierConfig::features(3, encoder, 4);
     if let linformer::ClassifierInput::Features { position, .. } = &mut config.input {
         *position = PositionKind::Learned { max_len: LENGTH };
     }
@@ -207,7 +224,11 @@ fn classifiers_of_features() {
 /// A batch's items over two replicas, each sequence over two ranks.
 #[test]
 fn a_grid_of_ranks() {
-    let config = LanguageModelConfig::new(VOCABULARY, encoder());
+    encoders().into_iter().for_each(check_grid);
+}
+
+fn check_grid(encoder: EncoderConfig) {
+    let config = LanguageModelConfig::new(VOCABULARY, encoder);
     let mut model = LanguageModel::<f64>::new(&config, 1).unwrap();
     scramble(&mut model, 1);
     let tokens = tokens(3);
@@ -263,7 +284,11 @@ fn data_parallelism_is_one_large_batch() {
 /// Fifty clipped steps of AdamW.
 #[test]
 fn loss_curves_are_those_of_one_process() {
-    let config = LanguageModelConfig::new(VOCABULARY, encoder());
+    encoders().into_iter().for_each(check_curves);
+}
+
+fn check_curves(encoder: EncoderConfig) {
+    let config = LanguageModelConfig::new(VOCABULARY, encoder);
     let loss = CrossEntropy::new();
     let targets = |step: u64| move |row: usize| Some((row + step as usize) % 3);
     let curve = {

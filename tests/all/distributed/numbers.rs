@@ -4,8 +4,8 @@ use linformer::distributed::{Communicator, Shardable, Sharded, Shards, ThreadRan
 use linformer::ndarray::{Array2, Array3};
 use linformer::training::{AdamW, AdamWConfig, CrossEntropy, Step, TokenBatch, Trainable};
 use linformer::{
-    Classifier, ClassifierConfig, Encoder, EncoderConfig, LanguageModel, LanguageModelConfig, LinformerConfig, NormPlacement, Parameters,
-    Pooling, ProjectionKind, Result, TrainingPass,
+    AttentionKind, Classifier, ClassifierConfig, Encoder, EncoderConfig, LanguageModel, LanguageModelConfig, LinformerConfig,
+    LocalGlobalConfig, NormPlacement, Parameters, Pooling, ProjectionKind, Result, TrainingPass,
 };
 
 use super::failures::{LENGTH, assert_named, config, errors};
@@ -43,8 +43,15 @@ where
 
 #[test]
 fn parameters_of_encoders() -> Result<()> {
-    for (depth, placement) in [(0, NormPlacement::Pre), (2, NormPlacement::Pre), (1, NormPlacement::Post)] {
+    let local_global: AttentionKind = LocalGlobalConfig::new(4, 2).with_block(2).with_slots(3).into();
+    for (depth, placement, attention) in [
+        (0, NormPlacement::Pre, config().attention),
+        (2, NormPlacement::Pre, config().attention),
+        (1, NormPlacement::Post, config().attention),
+        (2, NormPlacement::Pre, local_global),
+    ] {
         let mut config = config().with_norm(placement);
+        config.attention = attention;
         config.depth = depth;
         let whole = Encoder::new(&config, 0)?;
         let x = |encoder: &Sharded<'_, Encoder<f64>>| {
