@@ -21,6 +21,7 @@ mod source;
 mod tensors;
 mod unknown;
 
+pub mod bert;
 pub mod fairseq;
 pub mod lucidrains;
 pub mod rifath95;

@@ -270,10 +270,8 @@ fn block(config: &EncoderConfig, layer: usize) -> usize {
 
 fn position(kind: PositionKind, dim: usize) -> usize {
     match kind {
-        PositionKind::Learned { max_len } => product(&[max_len, dim]),
-        PositionKind::LearnedAfterPadding { max_len, padding_token } => product(&[sum([max_len, padding_token, 1]), dim]),
         PositionKind::Sinusoidal { stored: true, .. } => dim.div_ceil(2),
-        PositionKind::None | PositionKind::Sinusoidal { .. } => 0,
+        _ => kind.learned().map_or(0, |learned| product(&[learned.rows(), dim])),
     }
 }
 
@@ -281,6 +279,8 @@ fn language_model(config: &LanguageModelConfig) -> usize {
     let embeddings = Embeddings {
         vocab_size: config.vocab_size,
         widths: (config.effective_embedding_dim(), config.encoder.dim()),
+        features: config.feature_dim(),
+        token_types: config.token_types.unwrap_or(0),
         position: config.position,
         has_norm: config.embedding_norm,
         head: config.head,
@@ -292,6 +292,8 @@ fn decoder_language_model(config: &DecoderLanguageModelConfig) -> usize {
     let embeddings = Embeddings {
         vocab_size: config.vocab_size,
         widths: (config.effective_embedding_dim(), config.decoder.dim()),
+        features: config.effective_embedding_dim(),
+        token_types: 0,
         position: config.position,
         has_norm: config.embedding_norm,
         head: config.head,
@@ -304,6 +306,9 @@ struct Embeddings {
     vocab_size: usize,
     /// The widths of the token vectors and of the blocks.
     widths: (usize, usize),
+    /// The width of features.
+    features: usize,
+    token_types: usize,
     position: PositionKind,
     has_norm: bool,
     head: HeadKind,
@@ -313,27 +318,30 @@ impl Embeddings {
     fn numbers(&self) -> usize {
         let (width, dim) = self.widths;
         let table = product(&[self.vocab_size, width]);
-        let around = linear(width, dim, true).saturating_add(linear(dim, width, true));
-        let (dense, tied) = match self.head {
-            HeadKind::None | HeadKind::Tied => (0, true),
-            HeadKind::Plain => (0, false),
-            HeadKind::Roberta { tied, .. } => (linear(width, width, true).saturating_add(norm(width)), tied),
+        let out = if self.features == width { linear(dim, width, true) } else { 0 };
+        let around = linear(width, dim, true).saturating_add(out);
+        let (features, vocab_size) = (self.features, self.vocab_size);
+        let head = match self.head {
+            HeadKind::None => 0,
+            HeadKind::Tied => vocab_size,
+            HeadKind::Plain => linear(features, vocab_size, true),
+            HeadKind::Roberta { tied, .. } => sum([linear(features, width, true), norm(width), vocab_size, if tied { 0 } else { table }]),
+            HeadKind::Labels { count } => linear(features, count, true),
         };
         sum([
             table,
+            product(&[self.token_types, width]),
             position(self.position, width),
             if self.has_norm { norm(width) } else { 0 },
             if width == dim { 0 } else { around },
-            dense,
-            if tied { 0 } else { table },
-            if self.head == HeadKind::None { 0 } else { self.vocab_size },
+            head,
         ])
     }
 }
 
 fn classifier(config: &ClassifierConfig) -> usize {
     let (input, width) = match &config.input {
-        ClassifierInput::Tokens(model) => (language_model(model), model.effective_embedding_dim()),
+        ClassifierInput::Tokens(model) => (language_model(model), model.feature_dim()),
         ClassifierInput::Features {
             features,
             encoder: blocks,

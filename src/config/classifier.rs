@@ -1,7 +1,6 @@
 //! Classifiers.
 
-use super::model::check_position;
-use super::{EncoderConfig, HeadKind, LanguageModelConfig, PositionKind, at_least_one, setters};
+use super::{EncoderConfig, HeadKind, LanguageModelConfig, PositionKind, at_least_one, check_position, setters};
 use crate::error::{Error, Result, checked_len};
 use crate::ops::Activation;
 
@@ -132,7 +131,7 @@ impl ClassifierConfig {
                         "a classifier makes no token scores: use HeadKind::None",
                     ));
                 }
-                model.effective_embedding_dim()
+                model.feature_dim()
             }
             ClassifierInput::Features {
                 features,
@@ -141,12 +140,9 @@ impl ClassifierConfig {
             } => {
                 at_least_one("features", *features)?;
                 encoder.check()?;
-                if matches!(position, PositionKind::LearnedAfterPadding { .. }) {
-                    return Err(Error::config(
-                        "position",
-                        "LearnedAfterPadding",
-                        "it counts token ids, and features have none",
-                    ));
+                if position.learned().is_some_and(|learned| learned.padding_token.is_some()) {
+                    let reason = "it counts token ids, and features have none";
+                    return Err(Error::config("position", format!("{position:?}"), reason));
                 }
                 check_position(*position, encoder.dim(), 1)?;
                 checked_len("ClassifierConfig", &[*features, encoder.dim()], 8)?;

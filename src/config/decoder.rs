@@ -1,6 +1,6 @@
 //! Decoders, and the models around them.
 
-use super::model::check_deviation;
+use super::model::{check_deviation, check_scores_tokens};
 use super::{
     AttentionKind, EncoderConfig, FeedForwardConfig, HeadKind, LanguageModelConfig, NormPlacement, PositionKind, at_least_one,
     check_position, default_position, setters,
@@ -227,6 +227,7 @@ impl DecoderLanguageModelConfig {
         checked_len("DecoderLanguageModelConfig", &[self.vocab_size, width], 8)?;
         checked_len("DecoderLanguageModelConfig", &[width, width.max(self.decoder.dim())], 8)?;
         check_deviation(self.embedding_deviation)?;
+        check_scores_tokens("head", self.head)?;
         check_position(self.position, width, self.vocab_size)
     }
 }
@@ -282,7 +283,7 @@ impl EncoderDecoderConfig {
         if self.target.head == HeadKind::None {
             return Err(Error::config("target.head", "None", "without a head there are no scores of tokens"));
         }
-        let (width, dim) = (self.source.effective_embedding_dim(), self.target.decoder.dim());
+        let (width, dim) = (self.source.feature_dim(), self.target.decoder.dim());
         if width != dim {
             let reason = format!("the features of a source must be as wide as the decoder, which has dim = {dim}; set its embedding_dim");
             return Err(Error::config("source", width, reason));
@@ -291,9 +292,10 @@ impl EncoderDecoderConfig {
             let reason = "the target must not see the tokens it is to predict: use CausalConfig, or AttentionConfig or LocalGlobalConfig and with_causal(true)";
             return Err(Error::config("self_attention", "not causal", reason));
         }
-        if let PositionKind::LearnedAfterPadding { .. } = self.target.position {
+        let position = self.target.position;
+        if position.learned().is_some_and(|learned| learned.padding_token.is_some()) {
             let reason = "targets begin at position 0 here; use Learned";
-            return Err(Error::config("target.position", "LearnedAfterPadding", reason));
+            return Err(Error::config("target.position", format!("{position:?}"), reason));
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ mod local_global;
 mod model;
 mod norms;
 mod patches;
+mod position;
 mod projection;
 mod training;
 mod translation;
@@ -23,14 +24,15 @@ pub use decoder::{DecoderConfig, DecoderLanguageModelConfig, EncoderDecoderConfi
 pub use encoder::{EncoderConfig, FeedForwardConfig, NormPlacement};
 pub use generation::{ContextOverflow, GenerationConfig};
 pub use local_global::{LocalGlobalConfig, PoolingQuery};
-pub use model::{HeadKind, LanguageModelConfig, PositionKind, SinusoidLayout};
+pub use model::{HeadKind, LanguageModelConfig};
 pub use patches::PatchesConfig;
+pub use position::{PositionKind, SinusoidLayout};
 pub use projection::{Convolution, ConvolutionKernel, ConvolutionTail, ProjectionConfig, ProjectionKind, Sharing};
 pub use training::TrainingPass;
 pub use translation::TranslationConfig;
 
-pub(crate) use model::{check_position, default_position, longest};
 pub(crate) use norms::{HasNorms, check_eps};
+pub(crate) use position::{LearnedPositions, check_position, default_position, longest};
 
 use crate::error::{Error, Result};
 

@@ -1,64 +1,9 @@
 //! Language models.
 
-use super::{AttentionKind, EncoderConfig, at_least_one, setters};
+use super::{AttentionKind, EncoderConfig, PositionKind, at_least_one, check_position, default_position, setters};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::is_standard_deviation;
 use crate::ops::Activation;
-
-/// The layout of sinusoidal positions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub enum SinusoidLayout {
-    /// All sines, then all cosines.
-    Halves,
-    /// Sines and cosines interleaved, as in the original Transformer.
-    Interleaved,
-}
-
-/// The encoding of positions; [`Position`](crate::Position) shows one.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(deny_unknown_fields))]
-#[non_exhaustive]
-pub enum PositionKind {
-    /// Nothing.
-    None,
-    /// A trained vector for each of `max_len` positions.
-    Learned {
-        /// The longest sequence.
-        max_len: usize,
-    },
-    /// As RoBERTa and fairseq count: only tokens that are not padding take a position, the first one `padding_token` + 1; padding itself
-    /// has the vector of row `padding_token`. Padding is what the mask says, where there is one, and every `padding_token` where there is
-    /// none.
-    LearnedAfterPadding {
-        /// The most tokens of a sequence that are not padding.
-        max_len: usize,
-        /// The token id of padding.
-        padding_token: usize,
-    },
-    /// sin and cos of position · `base`^(−2i/d) (Vaswani et al., arXiv 1706.03762), of any length.
-    Sinusoidal {
-        /// 10,000 in most models.
-        base: f64,
-        /// The order of sines and cosines.
-        layout: SinusoidLayout,
-        /// Whether the frequencies are saved with the model, as rounded as they are there, rather than remade; PyTorch models
-        /// that keep them as a buffer are reproduced only so.
-        stored: bool,
-    },
-}
-
-impl PositionKind {
-    /// Returns sinusoidal positions as the original Transformer has them: base 10,000, sines and cosines interleaved, not stored.
-    pub fn sinusoidal() -> Self {
-        Self::Sinusoidal {
-            base: 10_000.0,
-            layout: SinusoidLayout::Interleaved,
-            stored: false,
-        }
-    }
-}
 
 /// The head that computes token scores from a language model's features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,6 +23,12 @@ pub enum HeadKind {
         /// The activation after the dense layer.
         activation: Activation,
     },
+    /// A weight and a bias for `count` labels in place of the tokens: the scores of every position are those of its labels, as in the recognition
+    /// of names.
+    Labels {
+        /// The number of labels.
+        count: usize,
+    },
 }
 
 /// Tokens in, features or token scores out; [`LanguageModel`](crate::LanguageModel) has an example.
@@ -91,8 +42,16 @@ pub struct LanguageModelConfig {
     pub encoder: EncoderConfig,
     /// The width of token and position vectors where it is not the encoder's; products lead in and out.
     pub embedding_dim: Option<usize>,
+    /// Whether a product leads out of the encoder's width where `embedding_dim` differs from it. Without, as in ELECTRA, features have the encoder's
+    /// width.
+    #[cfg_attr(feature = "serde", serde(default = "yes", skip_serializing_if = "is_yes"))]
+    pub project_out: bool,
     /// The encoding of positions.
     pub position: PositionKind,
+    /// How many types a token can have, such as 2 where a pair of texts is read as one sequence; each has a trained vector, which is added to those of
+    /// token and position. `None` without.
+    #[cfg_attr(feature = "serde", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub token_types: Option<usize>,
     /// Whether the sum of token and position vectors is normalized.
     pub embedding_norm: bool,
     /// The standard deviation of the token vectors of a new model; 0.02 if `None`, as in BERT. That is far less than sinusoidal positions, whose
@@ -114,6 +73,8 @@ impl LanguageModelConfig {
         Self {
             vocab_size,
             embedding_dim: None,
+            project_out: true,
+            token_types: None,
             position: default_position(&encoder.attention),
             encoder,
             embedding_norm: false,
@@ -126,6 +87,10 @@ impl LanguageModelConfig {
     setters! {
         /// Sets [`LanguageModelConfig::embedding_dim`].
         with_embedding_dim => embedding_dim: Option<usize>,
+        /// Sets [`LanguageModelConfig::project_out`].
+        with_project_out => project_out: bool,
+        /// Sets [`LanguageModelConfig::token_types`].
+        with_token_types => token_types: Option<usize>,
         /// Sets [`LanguageModelConfig::position`].
         with_position => position: PositionKind,
         /// Sets [`LanguageModelConfig::embedding_norm`].
@@ -143,6 +108,15 @@ impl LanguageModelConfig {
         self.embedding_dim.unwrap_or(self.encoder.dim())
     }
 
+    /// Returns the width of features: what the head is given.
+    pub fn feature_dim(&self) -> usize {
+        if self.project_out {
+            self.effective_embedding_dim()
+        } else {
+            self.encoder.dim()
+        }
+    }
+
     /// Checks that this describes a model.
     ///
     /// # Errors
@@ -155,6 +129,11 @@ impl LanguageModelConfig {
         checked_len("LanguageModelConfig", &[self.vocab_size, width], 8)?;
         checked_len("LanguageModelConfig", &[width, width.max(self.encoder.dim())], 8)?;
         check_position(self.position, width, self.vocab_size)?;
+        if let Some(types) = self.token_types {
+            at_least_one("token_types", types)?;
+            checked_len("LanguageModelConfig", &[types, width], 8)?;
+        }
+        self.check_head(width)?;
         check_deviation(self.embedding_deviation)?;
         if let Some(token) = self.zeroed_token
             && token >= self.vocab_size
@@ -166,6 +145,29 @@ impl LanguageModelConfig {
             ));
         }
         Ok(())
+    }
+
+    /// An error where the product out of the encoder, or the head, does not fit the widths.
+    fn check_head(&self, width: usize) -> Result<()> {
+        if !self.project_out && width == self.encoder.dim() {
+            let reason = "it has no effect where embedding_dim is the encoder's width; leave it out";
+            return Err(Error::config("project_out", false, reason));
+        }
+        match self.head {
+            HeadKind::Labels { count } => {
+                at_least_one("count", count)?;
+                checked_len("HeadKind", &[count, self.feature_dim()], 8).map(|_| ())
+            }
+            HeadKind::Tied if width != self.feature_dim() => {
+                let reason = format!(
+                    "features have {} numbers, and token vectors {width}; use HeadKind::Plain or Roberta, or a product out",
+                    self.feature_dim()
+                );
+                Err(Error::config("head", "Tied", reason))
+            }
+            HeadKind::Plain => checked_len("HeadKind", &[self.vocab_size, self.feature_dim()], 8).map(|_| ()),
+            HeadKind::None | HeadKind::Tied | HeadKind::Roberta { .. } => Ok(()),
+        }
     }
 
     /// Checks that every position is scored by what came before it: what training on next tokens needs.
@@ -185,7 +187,7 @@ impl LanguageModelConfig {
             let reason = "without a head there are no scores of next tokens; build the model with another, such as HeadKind::Plain";
             return Err(Error::config("head", "None", reason));
         }
-        Ok(())
+        check_scores_tokens("head", self.head)
     }
 
     /// Checks that a model of this configuration can continue texts.
@@ -195,58 +197,33 @@ impl LanguageModelConfig {
             let reason = "a model that generates treats no token as padding, since texts of different lengths are masked; set it to None";
             return Err(Error::config("zeroed_token", token, reason));
         }
-        if let PositionKind::LearnedAfterPadding { .. } = self.position {
+        if self.position.learned().is_some_and(|learned| learned.padding_token.is_some()) {
             let reason = "a model that generates counts positions from 0, without padding; use PositionKind::Learned";
-            return Err(Error::config("position", "LearnedAfterPadding", reason));
+            return Err(Error::config("position", format!("{:?}", self.position), reason));
         }
         Ok(())
     }
 }
 
-/// Returns the longest sequence without padding that `depth` blocks with this attention and these positions take, if there is one.
-pub(crate) fn longest(position: PositionKind, attention: &AttentionKind, depth: usize) -> Option<usize> {
-    let positions = match position {
-        PositionKind::Learned { max_len } | PositionKind::LearnedAfterPadding { max_len, .. } => Some(max_len),
-        PositionKind::None | PositionKind::Sinusoidal { .. } => None,
-    };
-    let blocks = attention.longest().filter(|_| depth > 0);
-    positions.into_iter().chain(blocks).min()
+/// An error where a head scores labels.
+pub(super) fn check_scores_tokens(option: &'static str, head: HeadKind) -> Result<()> {
+    if let HeadKind::Labels { .. } = head {
+        let reason = "it scores the labels of a position, not the token that follows it; use another, such as HeadKind::Plain";
+        return Err(Error::config(option, "Labels", reason));
+    }
+    Ok(())
 }
 
-/// Learned positions up to the `seq_len` of the attention, or sinusoidal ones where it has none.
-pub(crate) fn default_position(attention: &AttentionKind) -> PositionKind {
-    match attention {
-        AttentionKind::Linformer(config) => PositionKind::Learned { max_len: config.seq_len },
-        AttentionKind::Causal(config) => PositionKind::Learned { max_len: config.seq_len },
-        AttentionKind::Exact(_) | AttentionKind::LocalGlobal(_) => PositionKind::sinusoidal(),
-    }
+/// A default.
+#[cfg(feature = "serde")]
+fn yes() -> bool {
+    true
 }
 
-pub(crate) fn check_position(position: PositionKind, width: usize, vocab_size: usize) -> Result<()> {
-    match position {
-        PositionKind::None => Ok(()),
-        PositionKind::Learned { max_len } => {
-            at_least_one("max_len", max_len)?;
-            checked_len("PositionKind", &[max_len, width], 8).map(|_| ())
-        }
-        PositionKind::LearnedAfterPadding { max_len, padding_token } => {
-            at_least_one("max_len", max_len)?;
-            if padding_token >= vocab_size {
-                return Err(Error::config(
-                    "padding_token",
-                    padding_token,
-                    format!("token ids end at {}", vocab_size - 1),
-                ));
-            }
-            let rows = max_len.saturating_add(padding_token).saturating_add(1);
-            checked_len("PositionKind", &[rows, width], 8).map(|_| ())
-        }
-        PositionKind::Sinusoidal { base, .. } if base.is_normal() && base > 0.0 => check_frequencies(base, width),
-        PositionKind::Sinusoidal { base, .. } => {
-            let reason = format!("it must be finite and at least {:e}", f64::MIN_POSITIVE);
-            Err(Error::config("base", format!("{base:e}"), reason))
-        }
-    }
+#[cfg(feature = "serde")]
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde gives a reference
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 pub(super) fn check_deviation(deviation: Option<f64>) -> Result<()> {
@@ -256,15 +233,4 @@ pub(super) fn check_deviation(deviation: Option<f64>) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// An error where the product of a frequency and a position is not finite.
-fn check_frequencies(base: f64, width: usize) -> Result<()> {
-    let last = width.div_ceil(2).saturating_sub(1);
-    let largest = libm::pow(base, -2.0 * last as f64 / width as f64).max(1.0);
-    if (largest * usize::MAX as f64).is_finite() {
-        return Ok(());
-    }
-    let reason = format!("its frequencies reach {largest:e}, which not every position can be multiplied by; use a base nearer to 1");
-    Err(Error::config("base", format!("{base:e}"), reason))
 }

@@ -38,19 +38,19 @@ impl<A: Scalar> Sharded<'_, Classifier<A>> {
         const OPERATION: &str = "Sharded of a Classifier";
         let (batch, length) = sequences.dim();
         let header = self.sequence_header(batch, length, mask)?;
-        match (self.model().input(), sequences) {
-            (Input::Tokens(_), Sequences::Tokens(_)) => Ok(header),
-            (Input::Features { input, .. }, Sequences::Vectors(x)) => {
+        match (self.model().input(), sequences.tokens(), sequences.vectors()) {
+            (Input::Tokens(_), Some(_), _) => Ok(header),
+            (Input::Features { input, .. }, _, Some(x)) => {
                 check_width(OPERATION, "x", x, input.in_dim())?;
                 Ok(header)
             }
-            (input, _) => Err(input.mistaken(OPERATION)),
+            (input, ..) => Err(input.mistaken(OPERATION)),
         }
     }
 
     fn shard<'t>(&self, team: &'t Team<'t>, sequences: &Sequences<'_, A>, mask: Option<&PaddingMask>) -> Result<RankShard<'t>> {
-        match (self.model().input(), sequences) {
-            (Input::Tokens(backbone), Sequences::Tokens(tokens)) => backbone.shard(team, self, tokens, mask),
+        match (self.model().input(), sequences.tokens()) {
+            (Input::Tokens(backbone), Some(tokens)) => backbone.shard(team, self, tokens.ids, mask),
             _ => RankShard::new(team, self.shards(), sequences.dim().0, mask),
         }
     }
@@ -79,14 +79,14 @@ impl<A: Scalar> Classifier<A> {
         mask: Option<&PaddingMask>,
         shard: &dyn SequenceShard<A>,
     ) -> Result<Array3<A>> {
-        match (self.input(), sequences) {
-            (Input::Tokens(backbone), Sequences::Tokens(tokens)) => backbone.forward_shard(tokens, mask, shard),
-            (Input::Features { input, position, encoder }, Sequences::Vectors(x)) => {
+        match (self.input(), sequences.tokens(), sequences.vectors()) {
+            (Input::Tokens(backbone), Some(tokens), _) => backbone.forward_shard(tokens, mask, shard),
+            (Input::Features { input, position, encoder }, _, Some(x)) => {
                 let mut x = input.forward(x)?;
                 position.add_from(start(Some(shard)), &mut x.view_mut(), Padding::None)?;
                 encoder.forward_shard(x, mask, shard)
             }
-            (input, _) => Err(input.mistaken("Sharded of a Classifier")),
+            (input, ..) => Err(input.mistaken("Sharded of a Classifier")),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::team::{Header, Team};
 use super::training::ShardedTraining;
 use crate::attention::{PaddingMask, SequenceShard};
 use crate::error::{Error, Result};
-use crate::models::{Backbone, LanguageModel, select};
+use crate::models::{Backbone, LanguageModel, TypedTokens, select};
 use crate::scalar::Scalar;
 use crate::training::TokenBatch;
 
@@ -35,7 +35,7 @@ impl<A: Scalar> Backbone<A> {
     /// Features of a shard of sequences, (batch, own n, embedding width).
     pub(super) fn forward_shard(
         &self,
-        tokens: &ArrayRef2<usize>,
+        tokens: TypedTokens<'_>,
         mask: Option<&PaddingMask>,
         shard: &dyn SequenceShard<A>,
     ) -> Result<Array3<A>> {
@@ -107,7 +107,7 @@ impl<A: Scalar> Sharded<'_, LanguageModel<A>> {
         self.together(operation, header, |team| {
             let backbone = self.model().backbone();
             let shard = backbone.shard(team, self, tokens, mask)?;
-            let features = backbone.forward_shard(tokens, mask, &shard)?;
+            let features = backbone.forward_shard(tokens.into(), mask, &shard)?;
             check_output(team.rank(), real_rows(&features, mask))?;
             finish(features)
         })

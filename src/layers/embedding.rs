@@ -91,4 +91,11 @@ impl<A: Scalar> Embedding<A> {
         }
         Ok(vectors)
     }
+
+    /// Adds its vector to the place of each token id in `x`, (batch, length, dim). The ids have been checked.
+    pub(crate) fn add_to(&self, x: &mut Array3<A>, tokens: &ArrayRef2<usize>) {
+        for (mut row, &token) in x.rows_mut().into_iter().zip(tokens) {
+            row += &self.weight.row(token);
+        }
+    }
 }

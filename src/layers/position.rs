@@ -7,7 +7,7 @@ pub use training::PositionCache;
 use ndarray::{Array1, Array2, Array3, ArrayRef2, ArrayRef3, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, ArrayViewMut3, s};
 
 use super::check_width;
-use crate::config::{PositionKind, SinusoidLayout, at_least_one, check_position};
+use crate::config::{LearnedPositions, PositionKind, SinusoidLayout, at_least_one, check_position};
 use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
 use crate::parameters::{Parameters, Role, Visitor, VisitorMut, join, parameters};
@@ -118,11 +118,6 @@ impl<A: Scalar> Frequencies<A> {
 
 impl<A: Scalar> Position<A> {
     pub(crate) fn init(kind: PositionKind, dim: usize, streams: &mut Streams) -> Self {
-        let rows = match kind {
-            PositionKind::Learned { max_len } => Some(max_len),
-            PositionKind::LearnedAfterPadding { max_len, padding_token } => Some(max_len + padding_token + 1),
-            PositionKind::None | PositionKind::Sinusoidal { .. } => None,
-        };
         let frequencies = Frequencies::new(kind, dim);
         if let (PositionKind::Sinusoidal { base, .. }, Frequencies::Stored(stored)) = (kind, &frequencies) {
             streams.note("base", base, stored.iter());
@@ -130,7 +125,7 @@ impl<A: Scalar> Position<A> {
         Self {
             kind,
             dim,
-            weight: rows.map(|rows| streams.normal((rows, dim), 0.02)),
+            weight: kind.learned().map(|learned| streams.normal((learned.rows(), dim), 0.02)),
             frequencies,
         }
     }
@@ -157,7 +152,7 @@ impl<A: Scalar> Position<A> {
     }
 
     /// Returns `x`, (batch, length, dim), with its vector added to every position. `tokens` (batch, length) are the ids that `x` was made of;
-    /// only [`PositionKind::LearnedAfterPadding`] looks at them, and takes everything for real without.
+    /// only learned positions with a padding token look at them, and take everything for real without.
     ///
     /// # Errors
     /// Returns an error if `x` has the wrong width, `tokens` the wrong shape, or there are more positions than vectors.
@@ -182,40 +177,21 @@ impl<A: Scalar> Position<A> {
 
     /// Adds its vector to every position of `x`, whose rows begin at `start` in their sequences.
     pub(crate) fn add_from(&self, start: Start<'_>, x: &mut ArrayViewMut3<'_, A>, padding: Padding<'_>) -> Result<()> {
-        match (self.kind, &self.weight) {
-            (PositionKind::Learned { max_len }, Some(weight)) => {
-                let end = start.position.saturating_add(x.dim().1);
-                if end > max_len {
-                    return Err(Error::argument(
-                        "Position",
-                        format!(
-                            "the sequence has {end} positions, but only {max_len} have a vector (max_len): cut it, or make a model with a larger max_len"
-                        ),
-                    ));
-                }
-                for mut item in x.outer_iter_mut() {
-                    item += &weight.slice(s![start.position..end, ..]);
-                }
-            }
-            (PositionKind::LearnedAfterPadding { max_len, padding_token }, Some(weight)) => {
-                for (item, mut rows) in x.outer_iter_mut().enumerate() {
-                    let indices = rows_after_padding(padding, item, start.tokens_of(item), padding_token);
-                    for (row, index) in rows.outer_iter_mut().zip(indices) {
-                        add(row, after_padding(weight, index, max_len, item)?);
-                    }
+        if let (Some(learned), Some(weight)) = (self.kind.learned(), &self.weight) {
+            return match learned.padding_token {
+                None => add_learned(learned, weight, start.position, x),
+                Some(padding_token) => add_after_padding(learned, weight, (padding, padding_token), start, x),
+            };
+        }
+        if let PositionKind::Sinusoidal { layout, .. } = self.kind {
+            let frequencies = self.frequencies.to_vec();
+            let mut vector = vec![A::zero(); x.dim().2];
+            for position in 0..x.dim().1 {
+                sinusoid(start.position + position, &frequencies, layout, &mut vector);
+                for row in x.slice_mut(s![.., position, ..]).outer_iter_mut() {
+                    add(row, ArrayView1::from(&vector));
                 }
             }
-            (PositionKind::Sinusoidal { layout, .. }, _) => {
-                let frequencies = self.frequencies.to_vec();
-                let mut vector = vec![A::zero(); x.dim().2];
-                for position in 0..x.dim().1 {
-                    sinusoid(start.position + position, &frequencies, layout, &mut vector);
-                    for row in x.slice_mut(s![.., position, ..]).outer_iter_mut() {
-                        add(row, ArrayView1::from(&vector));
-                    }
-                }
-            }
-            _ => {}
         }
         Ok(())
     }
@@ -224,10 +200,16 @@ impl<A: Scalar> Position<A> {
 impl<A: Scalar> Position<A> {
     /// The token that takes no position, where there is one.
     pub(crate) fn padding_token(&self) -> Option<usize> {
-        match self.kind {
-            PositionKind::LearnedAfterPadding { padding_token, .. } => Some(padding_token),
-            _ => None,
-        }
+        self.kind.learned().and_then(|learned| learned.padding_token)
+    }
+
+    /// Makes learned positions begin anew behind the last.
+    ///
+    /// # Errors
+    /// Returns an error, and changes nothing, where positions are not learned.
+    pub(crate) fn repeat(&mut self) -> Result<()> {
+        self.kind = self.kind.repeating()?;
+        Ok(())
     }
 
     /// Adds the vector of `positions[i]` to row 0 of item i of `x`. Tokens that mean padding are not looked for.
@@ -235,6 +217,7 @@ impl<A: Scalar> Position<A> {
         let frequencies = self.frequencies.to_vec();
         let mut vector = vec![A::zero(); x.dim().2];
         for (mut rows, &position) in x.outer_iter_mut().zip(positions) {
+            let position = self.kind.learned().map_or(position, |learned| learned.index(position));
             match (self.kind, &self.weight) {
                 (PositionKind::Sinusoidal { layout, .. }, _) => {
                     sinusoid(position, &frequencies, layout, &mut vector);
@@ -255,26 +238,76 @@ impl<A: Scalar> Position<A> {
     }
 }
 
-/// The row of each position's vector where only tokens that are not padding count.
-fn rows_after_padding(padding: Padding<'_>, item: usize, before: usize, padding_token: usize) -> impl Iterator<Item = usize> {
-    let mut count = before;
-    (0..).map(move |position| {
-        let is_token = padding.is_token(item, position, padding_token);
-        count += usize::from(is_token);
-        if is_token { padding_token + count } else { padding_token }
-    })
+/// Adds the vectors of positions that are counted from `start`, whatever is padding.
+fn add_learned<A: Scalar>(learned: LearnedPositions, weight: &Array2<A>, start: usize, x: &mut ArrayViewMut3<'_, A>) -> Result<()> {
+    let (length, max_len) = (x.dim().1, learned.max_len);
+    let end = start.saturating_add(length);
+    if end > max_len && !learned.repeats {
+        return Err(Error::argument(
+            "Position",
+            format!(
+                "the sequence has {end} positions, but only {max_len} have a vector (max_len): cut it, make a model with a larger max_len, or let \
+                 them repeat (with_repeating_positions)"
+            ),
+        ));
+    }
+    let mut done = 0;
+    // From one end of the vectors to the next.
+    while done < length {
+        let first = learned.index(start.saturating_add(done));
+        let run = (length - done).min(max_len - first);
+        let vectors = weight.slice(s![first..first + run, ..]);
+        for mut item in x.slice_mut(s![.., done..done + run, ..]).outer_iter_mut() {
+            item += &vectors;
+        }
+        done += run;
+    }
+    Ok(())
 }
 
-fn after_padding<A>(weight: &Array2<A>, index: usize, max_len: usize, item: usize) -> Result<ArrayView1<'_, A>> {
-    if index < weight.nrows() {
-        return Ok(weight.row(index));
+/// Adds the vectors of positions that only tokens other than padding take.
+fn add_after_padding<A: Scalar>(
+    learned: LearnedPositions,
+    weight: &Array2<A>,
+    (padding, padding_token): (Padding<'_>, usize),
+    start: Start<'_>,
+    x: &mut ArrayViewMut3<'_, A>,
+) -> Result<()> {
+    for (item, mut rows) in x.outer_iter_mut().enumerate() {
+        let indices = rows_after_padding(learned, padding, item, start.tokens_of(item), padding_token);
+        for (row, index) in rows.outer_iter_mut().zip(indices) {
+            if index >= weight.nrows() {
+                return Err(Error::argument(
+                    "Position",
+                    format!(
+                        "batch item {item} has more than {} tokens that are no padding, and the later ones have no vector: cut it, make a model with \
+                         a larger max_len, or let them repeat (with_repeating_positions)",
+                        learned.max_len
+                    ),
+                ));
+            }
+            add(row, weight.row(index));
+        }
     }
-    Err(Error::argument(
-        "Position",
-        format!(
-            "batch item {item} has more than {max_len} tokens that are no padding, and the later ones have no vector: cut it, or make a model with a larger max_len"
-        ),
-    ))
+    Ok(())
+}
+
+/// The row of each position's vector where only tokens that are not padding count.
+fn rows_after_padding(
+    learned: LearnedPositions,
+    padding: Padding<'_>,
+    item: usize,
+    before: usize,
+    padding_token: usize,
+) -> impl Iterator<Item = usize> {
+    let mut count = before;
+    (0..).map(move |position| {
+        if !padding.is_token(item, position, padding_token) {
+            return padding_token;
+        }
+        count += 1;
+        padding_token + 1 + learned.index(count - 1)
+    })
 }
 
 fn add<A: Scalar>(mut row: ArrayViewMut1<'_, A>, vector: ArrayView1<'_, A>) {

@@ -3,6 +3,7 @@
 use ndarray::{Array3, ArrayRef2, Axis, s};
 
 use super::embeddings::{Embeddings, EmbeddingsCache};
+use super::typed_tokens::TypedTokens;
 use crate::attention::{PaddingMask, SequenceShard};
 use crate::blocks::{Encoder, EncoderCache, EncoderState};
 use crate::config::{LanguageModelConfig, TrainingPass};
@@ -30,7 +31,7 @@ impl<A: Scalar> Backbone<A> {
     /// (batch, n) token ids → (batch, n, dim): what the encoder is given.
     pub(crate) fn embed(
         &self,
-        tokens: &ArrayRef2<usize>,
+        tokens: TypedTokens<'_>,
         mask: Option<&PaddingMask>,
         shard: Option<&dyn SequenceShard<A>>,
     ) -> Result<Array3<A>> {
@@ -40,7 +41,7 @@ impl<A: Scalar> Backbone<A> {
     }
 
     /// (batch, n) token ids → (batch, n, embedding width).
-    pub(crate) fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+    pub(crate) fn forward(&self, tokens: TypedTokens<'_>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         self.encode(self.embed(tokens, mask, None)?, mask)
     }
 
@@ -52,7 +53,7 @@ impl<A: Scalar> Backbone<A> {
     /// [`forward`](Self::forward) with `encode` for the encoder, and of a shard of sequences, if it is one.
     pub(crate) fn around(
         &self,
-        tokens: &ArrayRef2<usize>,
+        tokens: TypedTokens<'_>,
         mask: Option<&PaddingMask>,
         shard: Option<&dyn SequenceShard<A>>,
         encode: impl FnOnce(Array3<A>) -> Result<Array3<A>>,
@@ -63,7 +64,7 @@ impl<A: Scalar> Backbone<A> {
 
     pub(super) fn train(
         &self,
-        tokens: &ArrayRef2<usize>,
+        tokens: TypedTokens<'_>,
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
         shard: Option<&dyn SequenceShard<A>>,
@@ -106,7 +107,7 @@ impl<A: Scalar> Backbone<A> {
         lengths: &[usize],
         mask: &PaddingMask,
     ) -> Result<(Array3<A>, Vec<EncoderState<A>>)> {
-        let x = self.embeddings.embed(Start::default(), tokens, Some(mask))?;
+        let x = self.embeddings.embed(Start::default(), tokens.into(), Some(mask))?;
         let (x, states) = self.encoder.prefill(x, lengths, mask)?;
         Ok((self.embeddings.project_out(x)?, states))
     }

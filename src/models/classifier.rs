@@ -137,9 +137,28 @@ impl<A: Scalar> Classifier<A> {
         Ok(own)
     }
 
+    /// Returns the model with learned positions that begin anew behind the last, so that it reads sequences of any length; see
+    /// [`LanguageModel::with_repeating_positions`](crate::LanguageModel::with_repeating_positions).
+    ///
+    /// # Errors
+    /// Returns an error if the model's positions are not learned: those read any length already.
+    pub fn with_repeating_positions(mut self) -> Result<Self> {
+        let own = match &mut self.input {
+            Input::Tokens(backbone) => &mut backbone.embeddings.position,
+            Input::Features { position, .. } => position,
+        };
+        own.repeat()?;
+        let position = match &mut self.config.input {
+            ClassifierInput::Tokens(model) => &mut model.position,
+            ClassifierInput::Features { position, .. } => position,
+        };
+        *position = position.repeating()?;
+        Ok(self)
+    }
+
     pub(crate) fn init(config: &ClassifierConfig, streams: &mut Streams) -> Self {
         let (input, width) = match &config.input {
-            ClassifierInput::Tokens(model) => (Input::Tokens(Backbone::init(model, streams)), model.effective_embedding_dim()),
+            ClassifierInput::Tokens(model) => (Input::Tokens(Backbone::init(model, streams)), model.feature_dim()),
             ClassifierInput::Features {
                 features,
                 encoder,
@@ -221,16 +240,16 @@ impl<A: Scalar> Classifier<A> {
     }
 
     fn input_of(&self, operation: &'static str, sequences: Sequences<'_, A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
-        match (&self.input, sequences) {
-            (Input::Tokens(backbone), Sequences::Tokens(tokens)) => backbone.embed(&tokens, mask, None),
-            (Input::Features { input, position, .. }, Sequences::Vectors(x)) => {
-                check_width(operation, "x", &x, input.in_dim())?;
+        match (&self.input, sequences.tokens(), sequences.vectors()) {
+            (Input::Tokens(backbone), Some(tokens), _) => backbone.embed(tokens, mask, None),
+            (Input::Features { input, position, .. }, _, Some(x)) => {
+                check_width(operation, "x", x, input.in_dim())?;
                 PaddingMask::check(mask, operation, x.dim().0, x.dim().1)?;
-                let mut x = input.forward(&x)?;
+                let mut x = input.forward(x)?;
                 position.add_from(Start::default(), &mut x.view_mut(), Padding::None)?;
                 Ok(x)
             }
-            (input, _) => Err(input.mistaken(operation)),
+            (input, ..) => Err(input.mistaken(operation)),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use ndarray::{Array2, Array3, ArrayRef2, s};
 
+use super::typed_tokens::TypedTokens;
+
 use crate::attention::PaddingMask;
 use crate::config::{DecoderLanguageModelConfig, LanguageModelConfig, PositionKind, TrainingPass};
 use crate::error::Result;
@@ -15,6 +17,7 @@ use crate::scalar::Scalar;
 pub(crate) struct Embeddings<A> {
     pub(crate) embedding: Embedding<A>,
     pub(crate) position: Position<A>,
+    token_types: Option<Embedding<A>>,
     embedding_norm: Option<LayerNorm<A>>,
     project_in: Option<Linear<A>>,
     project_out: Option<Linear<A>>,
@@ -24,6 +27,7 @@ pub(crate) struct Embeddings<A> {
 parameters!(Embeddings {
     embedding,
     position,
+    token_types,
     embedding_norm,
     project_in,
     project_out
@@ -37,6 +41,9 @@ pub(crate) struct EmbeddingsConfig {
     /// The width of the blocks.
     dim: usize,
     position: PositionKind,
+    token_types: Option<usize>,
+    /// Whether a product leads out where the widths differ.
+    project_out: bool,
     /// The standard deviation of new token vectors.
     deviation: Option<f64>,
     /// The ε of the embedding's norm, where there is one.
@@ -51,6 +58,8 @@ impl From<&LanguageModelConfig> for EmbeddingsConfig {
             width: config.effective_embedding_dim(),
             dim: config.encoder.dim(),
             position: config.position,
+            token_types: config.token_types,
+            project_out: config.project_out,
             deviation: config.embedding_deviation,
             norm: config.embedding_norm.then_some(config.encoder.norm_eps),
             zeroed_token: config.zeroed_token,
@@ -65,6 +74,8 @@ impl From<&DecoderLanguageModelConfig> for EmbeddingsConfig {
             width: config.effective_embedding_dim(),
             dim: config.decoder.dim(),
             position: config.position,
+            token_types: None,
+            project_out: true,
             deviation: config.embedding_deviation,
             norm: config.embedding_norm.then_some(config.decoder.norm_eps),
             zeroed_token: None,
@@ -76,6 +87,8 @@ impl From<&DecoderLanguageModelConfig> for EmbeddingsConfig {
 #[derive(Clone, Debug)]
 pub(super) struct EmbeddingsCache<A> {
     tokens: Array2<usize>,
+    /// The type of each, where the model has types.
+    types: Option<Array2<usize>>,
     mask: Option<PaddingMask>,
     /// The layer that the embedding's dropout counts as.
     layer: usize,
@@ -96,15 +109,17 @@ impl<A: Scalar> Embeddings<A> {
         let EmbeddingsConfig { width, dim, .. } = config;
         let embedding = Embedding::init(config.vocab_size, width, config.deviation, streams);
         let position = Position::init(config.position, width, streams);
+        let token_types = config.token_types.map(|count| Embedding::init(count, width, None, streams));
         let embedding_norm = config.norm.map(|eps| LayerNorm::init(width, eps));
         let project_in = (width != dim).then(|| Linear::init(width, dim, true, streams));
         let blocks = blocks(streams);
         let embeddings = Self {
             embedding,
             position,
+            token_types,
             embedding_norm,
             project_in,
-            project_out: (width != dim).then(|| Linear::init(dim, width, true, streams)),
+            project_out: (width != dim && config.project_out).then(|| Linear::init(dim, width, true, streams)),
             zeroed_token: config.zeroed_token,
         };
         (embeddings, blocks)
@@ -121,19 +136,32 @@ impl<A: Scalar> Embeddings<A> {
     }
 
     /// (batch, n) token ids → (batch, n, the blocks' width).
-    pub(super) fn embed(&self, start: Start<'_>, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
-        let mut x = self.embedding.forward(tokens)?;
-        self.position.add_from(start, &mut x.view_mut(), padding(tokens, mask))?;
+    pub(super) fn embed(&self, start: Start<'_>, tokens: TypedTokens<'_>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        let (mut x, _) = self.sum(start, tokens, mask)?;
         if let Some(norm) = &self.embedding_norm {
             x = norm.forward(&x)?;
         }
-        self.zero(&mut x, tokens, mask.is_some());
+        self.zero(&mut x, tokens.ids, mask.is_some());
         self.widen(x)
     }
 
-    /// [`embed`](Self::embed) of one token of each sequence, (batch, 1), which is at `positions`.
+    /// The sum of the vectors of tokens, types and positions, and the types where the model has some.
+    fn sum(&self, start: Start<'_>, tokens: TypedTokens<'_>, mask: Option<&PaddingMask>) -> Result<(Array3<A>, Option<Array2<usize>>)> {
+        let types = tokens.types_in(self.token_types.as_ref())?;
+        let mut x = self.embedding.forward(tokens.ids)?;
+        if let (Some(table), Some(types)) = (&self.token_types, &types) {
+            table.add_to(&mut x, types);
+        }
+        self.position.add_from(start, &mut x.view_mut(), padding(tokens.ids, mask))?;
+        Ok((x, types))
+    }
+
+    /// [`embed`](Self::embed) of one token of each sequence, (batch, 1), which is at `positions` and of type 0.
     pub(super) fn embed_at(&self, tokens: &ArrayRef2<usize>, positions: &[usize]) -> Result<Array3<A>> {
         let mut x = self.embedding.forward(tokens)?;
+        if let Some(table) = &self.token_types {
+            table.add_to(&mut x, &Array2::zeros(tokens.dim()));
+        }
         self.position.add_at(&mut x.view_mut(), positions)?;
         if let Some(norm) = &self.embedding_norm {
             x = norm.forward(&x)?;
@@ -159,13 +187,12 @@ impl<A: Scalar> Embeddings<A> {
     pub(super) fn embed_train(
         &self,
         start: Start<'_>,
-        tokens: &ArrayRef2<usize>,
+        tokens: TypedTokens<'_>,
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
         layer: usize,
     ) -> Result<(Array3<A>, EmbeddingsCache<A>)> {
-        let mut x = self.embedding.forward(tokens)?;
-        self.position.add_from(start, &mut x.view_mut(), padding(tokens, mask))?;
+        let (mut x, types) = self.sum(start, tokens, mask)?;
         let embedded = match &self.embedding_norm {
             Some(norm) => {
                 let normed = norm.forward(&x)?;
@@ -174,7 +201,7 @@ impl<A: Scalar> Embeddings<A> {
             None => None,
         };
         drop_out(&mut x, pass.dropout(layer, Place::Embedding));
-        self.zero(&mut x, tokens, mask.is_some());
+        self.zero(&mut x, tokens.ids, mask.is_some());
         let projected = match &self.project_in {
             Some(project_in) => {
                 let wider = project_in.forward(&x)?;
@@ -183,7 +210,8 @@ impl<A: Scalar> Embeddings<A> {
             None => None,
         };
         let cache = EmbeddingsCache {
-            tokens: tokens.to_owned(),
+            tokens: tokens.ids.to_owned(),
+            types,
             mask: mask.cloned(),
             layer,
             embedded,
@@ -226,6 +254,9 @@ impl<A: Scalar> Embeddings<A> {
         }
         let padding = padding(&cache.tokens, cache.mask.as_ref());
         self.position.backward_from(start, padding, &dy, &mut gradients.position);
+        if let (Some(types), Some(own)) = (&cache.types, &mut gradients.token_types) {
+            Embedding::backward_tokens(types, &dy, own);
+        }
         Embedding::backward_tokens(&cache.tokens, &dy, &mut gradients.embedding);
     }
 }

@@ -28,12 +28,21 @@ pub(crate) fn highest<A: Scalar>(operation: &'static str, scores: &ArrayRef2<A>)
     scores.outer_iter().map(highest_of).collect()
 }
 
-/// From features to token scores; see [`HeadKind`].
+/// The sizes that a head has to fit.
+pub(crate) struct HeadSizes {
+    /// The width of features.
+    pub(crate) features: usize,
+    /// The width of token vectors.
+    pub(crate) embedding: usize,
+    pub(crate) vocab_size: usize,
+}
+
+/// From features to token scores, or those of labels; see [`HeadKind`].
 #[derive(Clone, Debug)]
 pub struct LanguageModelHead<A = f32> {
     pub(super) dense: Option<Linear<A>>,
     pub(super) norm: Option<LayerNorm<A>>,
-    /// (`vocab_size`, width); `None` where it is the token embedding.
+    /// (scores, width); `None` where it is the token embedding.
     pub(super) weight: Option<Array2<A>>,
     pub(super) bias: Array1<A>,
     pub(super) activation: Activation,
@@ -42,24 +51,31 @@ pub struct LanguageModelHead<A = f32> {
 parameters!(LanguageModelHead { dense, norm, weight, bias });
 
 impl<A: Scalar> LanguageModelHead<A> {
-    /// A head from `width` features to `vocab_size` scores, whose norm, where it has one, has this ε.
-    pub(crate) fn init(kind: HeadKind, (width, vocab_size): (usize, usize), norm_eps: f64, streams: &mut Streams) -> Option<Self> {
-        let (tied, roberta) = match kind {
+    /// A head whose norm, where it has one, has this ε.
+    pub(crate) fn init(kind: HeadKind, sizes: HeadSizes, norm_eps: f64, streams: &mut Streams) -> Option<Self> {
+        let HeadSizes {
+            features,
+            embedding,
+            vocab_size,
+        } = sizes;
+        let (scores, tied, roberta) = match kind {
             HeadKind::None => return None,
-            HeadKind::Plain => (false, None),
-            HeadKind::Tied => (true, None),
-            HeadKind::Roberta { tied, activation } => (tied, Some(activation)),
+            HeadKind::Plain => (vocab_size, false, None),
+            HeadKind::Tied => (vocab_size, true, None),
+            HeadKind::Roberta { tied, activation } => (vocab_size, tied, Some(activation)),
+            HeadKind::Labels { count } => (count, false, None),
         };
+        let width = if roberta.is_some() { embedding } else { features };
         Some(Self {
-            dense: roberta.map(|_| Linear::init(width, width, true, streams)),
+            dense: roberta.map(|_| Linear::init(features, width, true, streams)),
             norm: roberta.map(|_| LayerNorm::init(width, norm_eps)),
-            weight: (!tied).then(|| streams.uniform((vocab_size, width), 1.0 / (width as f64).sqrt())),
-            bias: Array1::zeros(vocab_size),
+            weight: (!tied).then(|| streams.uniform((scores, width), 1.0 / (width as f64).sqrt())),
+            bias: Array1::zeros(scores),
             activation: roberta.unwrap_or_default(),
         })
     }
 
-    /// (batch, length, width) → (batch, length, `vocab_size`), with the token embedding where the weight is tied to it.
+    /// (batch, length, features) → (batch, length, scores), with the token embedding where the weight is tied to it.
     pub(crate) fn forward(&self, features: Array3<A>, embedding: ArrayView2<'_, A>) -> Result<Array3<A>> {
         let mut x = features;
         if let (Some(dense), Some(norm)) = (&self.dense, &self.norm) {

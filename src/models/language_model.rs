@@ -4,11 +4,13 @@ mod decoding;
 mod generation;
 mod sampling;
 mod training;
+mod types;
 
 use ndarray::{Array2, Array3, ArrayRef2, Axis};
 
 use super::backbone::{Backbone, select};
-use super::head::LanguageModelHead;
+use super::head::{HeadSizes, LanguageModelHead};
+use super::typed_tokens::TypedTokens;
 use crate::attention::PaddingMask;
 use crate::blocks::Encoder;
 use crate::config::{HasNorms, LanguageModelConfig, LocalGlobalConfig, ProjectionConfig, longest};
@@ -110,7 +112,11 @@ impl<A: Scalar> LanguageModel<A> {
             backbone: Backbone::init(config, streams),
             head: LanguageModelHead::init(
                 config.head,
-                (config.effective_embedding_dim(), config.vocab_size),
+                HeadSizes {
+                    features: config.feature_dim(),
+                    embedding: config.effective_embedding_dim(),
+                    vocab_size: config.vocab_size,
+                },
                 config.encoder.norm_eps,
                 streams,
             ),
@@ -127,7 +133,30 @@ impl<A: Scalar> LanguageModel<A> {
     /// # Errors
     /// Returns an error if a token is outside the vocabulary, if the mask has another shape, or if a sequence is longer than the positions allow.
     pub fn encoder_input(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
-        self.backbone.embed(tokens, mask, None)
+        self.backbone.embed(tokens.into(), mask, None)
+    }
+
+    /// Returns the model with learned positions that begin anew behind the last, so that it reads sequences of any length: position p has the vector
+    /// of p mod the number of positions. Shorter sequences are read as before. See [`PositionKind::LearnedRepeating`](crate::PositionKind).
+    ///
+    /// ```
+    /// use linformer::ndarray::Array2;
+    /// use linformer::{AttentionConfig, EncoderConfig, LanguageModel, LanguageModelConfig, PositionKind};
+    ///
+    /// let config = LanguageModelConfig::new(10, EncoderConfig::new(AttentionConfig::new(8, 2), 1));
+    /// let model = LanguageModel::<f32>::new(&config.with_position(PositionKind::Learned { max_len: 4 }), 0)?;
+    /// let longer = Array2::ones((1, 7));
+    /// assert!(model.features(&longer, None).is_err());
+    /// assert_eq!(model.with_repeating_positions()?.features(&longer, None)?.dim(), (1, 7, 8));
+    /// # Ok::<(), linformer::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Returns an error if the model's positions are not learned: those read any length already.
+    pub fn with_repeating_positions(mut self) -> Result<Self> {
+        self.backbone.embeddings.position.repeat()?;
+        self.config.position = self.config.position.repeating()?;
+        Ok(self)
     }
 
     pub(crate) fn backbone(&self) -> &Backbone<A> {
@@ -179,13 +208,18 @@ impl<A: Scalar> LanguageModel<A> {
         Ok(tokens.indexed_iter().map(target).collect())
     }
 
-    /// Computes token scores: (batch, n) token ids → (batch, n, `vocab_size`), or (batch, n, embedding width) features where the model has no head.
+    /// Computes token scores: (batch, n) token ids → (batch, n, `vocab_size`), those of labels where the head has labels, or
+    /// (batch, n, [`feature_dim`](LanguageModelConfig::feature_dim)) features where the model has no head. All tokens are of type 0.
     ///
     /// # Errors
     /// Returns an error if a token is outside the vocabulary, if the mask has another shape, or if a sequence is longer than the positions or
     /// projections allow.
     pub fn forward(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
-        self.scores(self.features(tokens, mask)?)
+        self.forward_of(tokens.into(), mask)
+    }
+
+    pub(crate) fn forward_of(&self, tokens: TypedTokens<'_>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
+        self.scores(self.backbone.forward(tokens, mask)?)
     }
 
     /// Returns the scores of features, or these where the model has no head.
@@ -196,12 +230,12 @@ impl<A: Scalar> LanguageModel<A> {
         }
     }
 
-    /// Computes the head's input: (batch, n) token ids → (batch, n, embedding width).
+    /// Computes the head's input: (batch, n) token ids → (batch, n, [`feature_dim`](LanguageModelConfig::feature_dim)). All tokens are of type 0.
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does.
     pub fn features(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
-        self.backbone.forward(tokens, mask)
+        self.backbone.forward(tokens.into(), mask)
     }
 
     /// Computes the scores at `positions`, one list for each batch item, without making those of the others: (number of positions, `vocab_size`),
@@ -211,13 +245,17 @@ impl<A: Scalar> LanguageModel<A> {
     /// Returns an error as [`forward`](Self::forward) does, if the model has no head, if there are more or fewer lists than items, or if a position
     /// is outside the sequence.
     pub fn logits_at(&self, tokens: &ArrayRef2<usize>, positions: &[Vec<usize>], mask: Option<&PaddingMask>) -> Result<Array2<A>> {
+        self.logits_of(tokens.into(), positions, mask)
+    }
+
+    pub(crate) fn logits_of(&self, tokens: TypedTokens<'_>, positions: &[Vec<usize>], mask: Option<&PaddingMask>) -> Result<Array2<A>> {
         if self.head.is_none() {
             return Err(Error::argument(
                 "LanguageModel::logits_at",
                 "the model has no head (HeadKind::None); use features",
             ));
         }
-        let selected = select(&self.features(tokens, mask)?, positions)?;
+        let selected = select(&self.backbone.forward(tokens, mask)?, positions)?;
         Ok(self.scores(selected)?.index_axis_move(Axis(0), 0))
     }
 }

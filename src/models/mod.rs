@@ -7,6 +7,7 @@ mod embeddings;
 mod encoder_decoder;
 mod head;
 mod language_model;
+mod typed_tokens;
 
 pub use classifier::{Classifier, ClassifierCache, Sequences};
 pub use encoder_decoder::{
@@ -19,3 +20,4 @@ pub(crate) use backbone::{Backbone, select, start};
 pub(crate) use classifier::{Input, pool, pool_backward, pool_shard};
 pub(crate) use continued::padded;
 pub(crate) use head::highest;
+pub(crate) use typed_tokens::TypedTokens;

@@ -6,7 +6,7 @@ use ndarray::{Array2, Array3, ArrayRef2, Axis, CowArray, Ix2, Ix3, s};
 
 use crate::attention::PaddingMask;
 use crate::error::{Error, Result, checked_len};
-use crate::models::{Sequences, TokenPairs, padded};
+use crate::models::{Sequences, TokenPairs, TypedTokens, padded};
 use crate::scalar::Scalar;
 
 /// The interface of all batches.
@@ -51,6 +51,8 @@ pub(super) fn real_positions(mask: Option<&PaddingMask>, (batch, length): (usize
 pub struct TokenBatch {
     /// (batch, n) token ids.
     pub tokens: Array2<usize>,
+    /// The type of each, for a model that has types; all are of type 0 if `None`.
+    pub types: Option<Array2<usize>>,
     /// The class of each item for a classifier. For a language model the token of each position, sequence after sequence; with
     /// [`positions`](Self::positions) only of these.
     pub targets: Vec<Option<usize>>,
@@ -65,6 +67,7 @@ impl TokenBatch {
     pub fn new<'t>(tokens: impl Into<CowArray<'t, usize, Ix2>>, targets: impl Into<Cow<'t, [Option<usize>]>>) -> Self {
         Self {
             tokens: tokens.into().into_owned(),
+            types: None,
             targets: targets.into().into_owned(),
             positions: None,
             mask: None,
@@ -78,6 +81,17 @@ impl TokenBatch {
     pub fn from_sequences<'t>(sequences: &[impl AsRef<[usize]>], targets: impl Into<Cow<'t, [Option<usize>]>>) -> Result<Self> {
         let (tokens, mask) = padded("TokenBatch::from_sequences", sequences)?;
         Ok(Self::new(tokens, targets).with_mask(&mask))
+    }
+
+    /// Sets the types of the tokens, (batch, n).
+    #[must_use]
+    pub fn with_types<'t>(mut self, types: impl Into<CowArray<'t, usize, Ix2>>) -> Self {
+        self.types = Some(types.into().into_owned());
+        self
+    }
+
+    pub(crate) fn typed_tokens(&self) -> TypedTokens<'_> {
+        TypedTokens::new(&self.tokens, self.types.as_deref())
     }
 
     /// Sets the positions at which a language model is scored, one list for each item.
@@ -108,7 +122,13 @@ impl Targets for TokenBatch {
 impl<A> SequenceBatch<A> for TokenBatch {
     fn sequences(&self) -> Result<(Sequences<'_, A>, Option<&PaddingMask>)> {
         match self.positions {
-            None => Ok(((&self.tokens).into(), self.mask.as_ref())),
+            None => {
+                let sequences = match &self.types {
+                    Some(types) => (&self.tokens, types).into(),
+                    None => (&self.tokens).into(),
+                };
+                Ok((sequences, self.mask.as_ref()))
+            }
             Some(_) => Err(Error::argument(
                 "Classifier::loss_and_gradients",
                 "the batch has positions to be scored, but a classifier scores whole sequences; leave out TokenBatch::at",

@@ -37,7 +37,8 @@ impl<A: Scalar> Scored<TokenBatch, A> for LanguageModel<A> {
         pass: &TrainingPass,
         shard: Option<&dyn SequenceShard<A>>,
     ) -> Result<(Array2<A>, Self::Cache)> {
-        let (scores, cache) = self.forward_train_shard(&batch.tokens, batch.positions.as_deref(), batch.mask.as_ref(), pass, shard)?;
+        let (scores, cache) =
+            self.forward_train_shard(batch.typed_tokens(), batch.positions.as_deref(), batch.mask.as_ref(), pass, shard)?;
         let dim = scores.dim();
         Ok((flat(scores), (cache, dim)))
     }
@@ -54,8 +55,8 @@ impl<A: Scalar> Scored<TokenBatch, A> for LanguageModel<A> {
 
     fn scores_of_batch(&self, batch: &TokenBatch) -> Result<Array2<A>> {
         match &batch.positions {
-            Some(positions) => self.logits_at(&batch.tokens, positions, batch.mask.as_ref()),
-            None => Ok(flat(self.forward(&batch.tokens, batch.mask.as_ref())?)),
+            Some(positions) => self.logits_of(batch.typed_tokens(), positions, batch.mask.as_ref()),
+            None => Ok(flat(self.forward_of(batch.typed_tokens(), batch.mask.as_ref())?)),
         }
     }
 }

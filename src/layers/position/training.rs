@@ -67,11 +67,17 @@ impl<A: Scalar> Position<A> {
             return;
         };
         let (batch, length, _) = dy.dim();
-        let indices: Vec<usize> = match self.kind {
-            PositionKind::LearnedAfterPadding { padding_token, .. } => (0..batch)
-                .flat_map(|item| rows_after_padding(padding, item, start.tokens_of(item), padding_token).take(length))
+        let Some(learned) = self.kind.learned() else {
+            return;
+        };
+        let indices: Vec<usize> = match learned.padding_token {
+            Some(padding_token) => (0..batch)
+                .flat_map(|item| rows_after_padding(learned, padding, item, start.tokens_of(item), padding_token).take(length))
                 .collect(),
-            _ => (0..batch).flat_map(|_| start.position..start.position + length).collect(),
+            None => (0..batch)
+                .flat_map(|_| start.position..start.position + length)
+                .map(|position| learned.index(position))
+                .collect(),
         };
         let dy = rows(dy);
         scatter_rows(indices.into_iter(), |index| dy.slice_move(s![index, ..]), weight);

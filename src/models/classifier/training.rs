@@ -63,22 +63,22 @@ impl<A: Scalar> Classifier<A> {
         shard: Option<&dyn SequenceShard<A>>,
     ) -> Result<(Array2<A>, ClassifierCache<A>)> {
         const OPERATION: &str = "Classifier::forward_train";
-        let (features, input) = match (self.input(), sequences) {
-            (Input::Tokens(backbone), Sequences::Tokens(tokens)) => {
-                let (features, cache) = backbone.train(&tokens, mask, pass, shard)?;
+        let (features, input) = match (self.input(), sequences.tokens(), sequences.vectors()) {
+            (Input::Tokens(backbone), Some(tokens), _) => {
+                let (features, cache) = backbone.train(tokens, mask, pass, shard)?;
                 (features, InputCache::Tokens(cache))
             }
-            (Input::Features { input, position, encoder }, Sequences::Vectors(x)) => {
-                check_width(OPERATION, "x", &x, input.in_dim())?;
+            (Input::Features { input, position, encoder }, _, Some(x)) => {
+                check_width(OPERATION, "x", x, input.in_dim())?;
                 PaddingMask::check(mask, OPERATION, x.dim().0, x.dim().1)?;
-                let mut stream = input.forward(&x)?;
+                let mut stream = input.forward(x)?;
                 position.add_from(start(shard), &mut stream.view_mut(), Padding::None)?;
                 drop_out(&mut stream, pass.dropout(0, Place::Embedding));
                 let (features, encoder) = encoder.forward_train_shard(stream, mask, pass, shard)?;
                 let x = x.as_standard_layout().into_owned();
                 (features, InputCache::Features { x, encoder })
             }
-            (input, _) => return Err(input.mistaken(OPERATION)),
+            (input, ..) => return Err(input.mistaken(OPERATION)),
         };
         self.train_pooled(features, input, mask, shard)
     }

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::initialization::Streams;
 use crate::layers::{Embedding, Start, check_gradient, contiguous};
 use crate::models::embeddings::{Embeddings, EmbeddingsCache};
-use crate::models::head::{HeadCache, LanguageModelHead};
+use crate::models::head::{HeadCache, HeadSizes, LanguageModelHead};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
@@ -48,7 +48,12 @@ impl<A: Scalar> DecoderLanguageModel<A> {
 
     pub(crate) fn init(config: &DecoderLanguageModelConfig, streams: &mut Streams) -> Self {
         let (embeddings, decoder) = Embeddings::init_around(config, streams, |streams| Decoder::init(&config.decoder, streams));
-        let sizes = (config.effective_embedding_dim(), config.vocab_size);
+        let width = config.effective_embedding_dim();
+        let sizes = HeadSizes {
+            features: width,
+            embedding: width,
+            vocab_size: config.vocab_size,
+        };
         Self {
             config: config.clone(),
             embeddings,
@@ -115,7 +120,7 @@ impl<A: Scalar> DecoderLanguageModel<A> {
     /// Returns an error as [`forward`](Self::forward) does, or if another decoder compressed the source.
     pub fn attend(&self, tokens: &ArrayRef2<usize>, mask: Option<&PaddingMask>, source: &CompressedSource<A>) -> Result<Array3<A>> {
         PaddingMask::check(mask, "DecoderLanguageModel::forward", tokens.nrows(), tokens.ncols())?;
-        let x = self.embeddings.embed(Start::default(), tokens, mask)?;
+        let x = self.embeddings.embed(Start::default(), tokens.into(), mask)?;
         self.scores(self.decoder.attend(&x, mask, source)?)
     }
 
@@ -164,7 +169,9 @@ impl<A: Scalar> DecoderLanguageModel<A> {
         pass: &TrainingPass,
     ) -> Result<(Array3<A>, DecoderLanguageModelCache<A>)> {
         PaddingMask::check(mask, "DecoderLanguageModel::forward_train", tokens.nrows(), tokens.ncols())?;
-        let (x, embeddings) = self.embeddings().embed_train(Start::default(), tokens, mask, pass, first_layer)?;
+        let (x, embeddings) = self
+            .embeddings()
+            .embed_train(Start::default(), tokens.into(), mask, pass, first_layer)?;
         let (x, decoder) = self.decoder().train_after(first_layer, (x, mask), source, pass)?;
         let (features, decoded) = self.embeddings().project_out_train(x)?;
         let (output, head) = match self.head() {

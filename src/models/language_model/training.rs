@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::layers::{check_gradient, contiguous, rows, sequence};
 use crate::models::backbone::{BackboneCache, select};
 use crate::models::head::HeadCache;
+use crate::models::typed_tokens::TypedTokens;
 use crate::ops::scatter_rows;
 use crate::scalar::Scalar;
 
@@ -40,13 +41,13 @@ impl<A: Scalar> LanguageModel<A> {
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
     ) -> Result<(Array3<A>, LanguageModelCache<A>)> {
-        self.forward_train_shard(tokens, positions, mask, pass, None)
+        self.forward_train_shard(tokens.into(), positions, mask, pass, None)
     }
 
     /// [`forward_train`](Self::forward_train) of a part of sequences, if it is one; its positions are counted from its first row.
     pub(crate) fn forward_train_shard(
         &self,
-        tokens: &ArrayRef2<usize>,
+        tokens: TypedTokens<'_>,
         positions: Option<&[Vec<usize>]>,
         mask: Option<&PaddingMask>,
         pass: &TrainingPass,
