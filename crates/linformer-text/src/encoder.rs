@@ -4,6 +4,8 @@ mod files;
 mod long;
 mod spans;
 
+pub(crate) use long::pieces;
+
 use std::path::Path;
 
 use linformer::ndarray::{Array1, Array2, Array3};
@@ -211,7 +213,7 @@ impl TextEncoder {
         progress: impl FnMut(Progress),
     ) -> Result<Array2<f32>> {
         let limit = options.limit(self.max_len(), self.special, self.reads_any_length())?;
-        let of_texts = long::pieces(&self.tokenizer, texts, limit, options.long)?;
+        let of_texts = pieces(&self.tokenizer, texts, limit, options.long)?;
         let pieces: Vec<&Piece> = of_texts.iter().flatten().collect();
         let mut pooled = self.pooled(&pieces, options.batch_tokens, progress)?.into_iter();
         let mut vectors = Array2::zeros((texts.len(), self.dimension));
@@ -227,6 +229,16 @@ impl TextEncoder {
             } else {
                 weighted_mean(&own)
             };
+            row.assign(&self.finish(vector)?);
+        }
+        Ok(vectors)
+    }
+
+    /// The vectors of pieces: (pieces, dimension).
+    pub(crate) fn vectors_of(&self, pieces: &[Piece], batch_tokens: usize) -> Result<Array2<f32>> {
+        let pooled = self.pooled(&pieces.iter().collect::<Vec<_>>(), batch_tokens, |_| ())?;
+        let mut vectors = Array2::zeros((pieces.len(), self.dimension));
+        for (vector, mut row) in pooled.into_iter().zip(vectors.outer_iter_mut()) {
             row.assign(&self.finish(vector)?);
         }
         Ok(vectors)

@@ -3,6 +3,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::panic, clippy::todo, clippy::unimplemented))]
 
 mod batch;
+mod convert;
 mod encoder;
 mod error;
 mod head;
@@ -17,9 +18,11 @@ mod source;
 mod tokenizer;
 mod tokens;
 
+pub use convert::{Agreement, DistillationOptions, DistillationProgress, Distilled, Fidelity};
 pub use encoder::TextEncoder;
 pub use error::{Error, Result};
 pub use labels::{MaskedLanguageModel, TokenClassifier};
+pub use linformer::analysis::Plan;
 pub use linformer::ndarray;
 pub use options::{EmbedOptions, LongText, Progress};
 pub use pairs::PairScorer;

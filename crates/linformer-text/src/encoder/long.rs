@@ -12,7 +12,7 @@ use crate::tokens::Tokens;
 const ADVICE: &str = "choose what becomes of long texts with EmbedOptions::with_long (Cut, Chunks, or OnePass for a converted model)";
 
 /// The pieces of each text, of at most `limit` tokens each.
-pub(super) fn pieces<T: AsRef<str> + Sync>(
+pub(crate) fn pieces<T: AsRef<str> + Sync>(
     tokenizer: &Tokenizer,
     texts: &[T],
     limit: Option<usize>,

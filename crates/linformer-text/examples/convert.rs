@@ -1,0 +1,244 @@
+//! Converts an encoder to linear time, measures how near its vectors stay to the exact ones, and trains it to come nearer.
+//!
+//! ```sh
+//! cargo run --release -p linformer-text --example convert -- --model FOLDER --texts FOLDER --steps 100
+//! ```
+//!
+//! `--model` and `--texts` are as in the example `embed`. A fifth of the texts is held out for what is printed, another fifth decides on form and
+//! training. `--block` and `--slots` (default 32 and 64) are the form; `--cosine C` looks for the cheapest form whose mean cosine is at least C instead.
+//! `--steps N` (default 0) trains, and stops early where the mean cosine is at least `--enough C`. `--save FILE` writes the encoder with tokenizer and pooling,
+//! `--plot FILE` (default target/convert_text.svg) draws cosines against seconds of training.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use linformer_text::{Agreement, DistillationOptions, EmbedOptions, LongText, TextEncoder};
+use plotters::prelude::*;
+
+#[path = "support/texts.rs"]
+mod texts;
+
+/// Characters of a text at least: more than most models read at once.
+const CHARACTERS: usize = 4000;
+
+/// Texts that are measured for the conversion.
+const CALIBRATION: usize = 12;
+
+struct Options {
+    model: PathBuf,
+    texts: PathBuf,
+    block: usize,
+    slots: usize,
+    cosine: Option<f64>,
+    steps: u64,
+    enough: Option<f64>,
+    batch_tokens: usize,
+    save: Option<PathBuf>,
+    plot: PathBuf,
+}
+
+impl Options {
+    fn from_arguments() -> Result<Self, Box<dyn Error>> {
+        let mut options = Self {
+            model: PathBuf::from(texts::TINY),
+            texts: PathBuf::from(texts::TEXTS),
+            block: 32,
+            slots: 64,
+            cosine: None,
+            steps: 0,
+            enough: None,
+            batch_tokens: 4096,
+            save: None,
+            plot: PathBuf::from("target/convert_text.svg"),
+        };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(name) = arguments.next() {
+            let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
+            match name.as_str() {
+                "--model" => options.model = value.into(),
+                "--texts" => options.texts = value.into(),
+                "--block" => options.block = value.parse()?,
+                "--slots" => options.slots = value.parse()?,
+                "--cosine" => options.cosine = Some(value.parse()?),
+                "--steps" => options.steps = value.parse()?,
+                "--enough" => options.enough = Some(value.parse()?),
+                "--batch-tokens" => options.batch_tokens = value.parse()?,
+                "--save" => options.save = Some(value.into()),
+                "--plot" => options.plot = value.into(),
+                _ => return Err(format!("{name} is unknown; the first lines of this example say what there is").into()),
+            }
+        }
+        texts::check_model(&options.model)?;
+        Ok(options)
+    }
+}
+
+/// Texts for training, for decisions, and for the report.
+struct Parts {
+    training: Vec<String>,
+    deciding: Vec<String>,
+    held_out: Vec<String>,
+}
+
+impl Parts {
+    fn of(texts: Vec<String>) -> Result<Self, Box<dyn Error>> {
+        if texts.len() < 5 {
+            return Err(format!(
+                "there is text for {} parts of {CHARACTERS} characters, and at least 5 are needed",
+                texts.len()
+            )
+            .into());
+        }
+        let mut parts = Self {
+            training: Vec::new(),
+            deciding: Vec::new(),
+            held_out: Vec::new(),
+        };
+        for (index, text) in texts.into_iter().enumerate() {
+            match index % 5 {
+                3 => parts.deciding.push(text),
+                4 => parts.held_out.push(text),
+                _ => parts.training.push(text),
+            }
+        }
+        Ok(parts)
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let options = Options::from_arguments()?;
+    let exact = TextEncoder::open(&options.model)?;
+    let parts = Parts::of(texts::passages(&options.texts, CHARACTERS)?)?;
+    let calibration = &parts.training[..CALIBRATION.min(parts.training.len())];
+    let (block, slots) = form(&exact, &options, calibration, &parts.deciding)?;
+    let converted = exact.to_local_global(block, slots, calibration)?;
+    println!(
+        "block {block}, {slots} slots, without training, {} held-out texts",
+        parts.held_out.len()
+    );
+    report(&exact, &converted, &parts.held_out)?;
+    let encoder = if options.steps > 0 {
+        let trained = train(&exact, &converted, &parts, &options)?;
+        println!("\ntrained");
+        report(&exact, &trained, &parts.held_out)?;
+        trained
+    } else {
+        converted
+    };
+    if let Some(path) = &options.save {
+        encoder.save(path)?;
+        println!("\n{}: opens like a folder", path.display());
+    }
+    Ok(())
+}
+
+/// The form that was asked for, or the cheapest within the bound.
+fn form(exact: &TextEncoder, options: &Options, calibration: &[String], deciding: &[String]) -> Result<(usize, usize), Box<dyn Error>> {
+    let Some(cosine) = options.cosine else {
+        return Ok((options.block, options.slots));
+    };
+    let plan = exact.plan_local_global(calibration, deciding, cosine)?;
+    println!("{plan}\n");
+    let chosen = plan.chosen().ok_or("no form is within the bound; ask for less, or train")?;
+    Ok((chosen.form.block, chosen.form.slots))
+}
+
+/// Prints how near the vectors are: of pieces of the model's own length, and of whole texts in one pass beside the mean over chunks.
+fn report(exact: &TextEncoder, encoder: &TextEncoder, held_out: &[String]) -> Result<(), Box<dyn Error>> {
+    println!("{}", encoder.fidelity(exact, held_out)?);
+    let Some(limit) = exact.max_len() else { return Ok(()) };
+    let mut long = Vec::new();
+    for texts in held_out.chunks(4) {
+        let text = texts.join(" ");
+        if encoder.count_tokens(&text)? > limit {
+            long.push(text);
+        }
+    }
+    if long.is_empty() {
+        return Ok(());
+    }
+    let timed = |encoder: &TextEncoder, long_text| -> Result<_, Box<dyn Error>> {
+        let start = Instant::now();
+        let vectors = encoder.embed_with(&long, &EmbedOptions::new().with_long(long_text))?;
+        Ok((vectors, start.elapsed().as_secs_f64()))
+    };
+    let (of_chunks, chunks_seconds) = timed(exact, LongText::Chunks { overlap: 0 })?;
+    let (of_whole, seconds) = timed(encoder, LongText::OnePass)?;
+    let tokens = long.iter().map(|text| exact.count_tokens(text)).sum::<Result<usize, _>>()?;
+    println!(
+        "{} long texts of {} tokens on average, one pass beside the mean of the exact model's chunks",
+        long.len(),
+        tokens / long.len()
+    );
+    println!("cosine           {}", Agreement::of(of_chunks.view(), of_whole.view())?);
+    println!(
+        "tokens a second  {:.0}, chunks {:.0}",
+        tokens as f64 / seconds,
+        tokens as f64 / chunks_seconds
+    );
+    Ok(())
+}
+
+fn train(exact: &TextEncoder, converted: &TextEncoder, parts: &Parts, options: &Options) -> Result<TextEncoder, Box<dyn Error>> {
+    let how = DistillationOptions::new(options.steps)
+        .with_enough(options.enough)
+        .with_batch_tokens(options.batch_tokens)
+        .with_evaluate_every((options.steps / 10).max(1));
+    let (start, mut curve) = (Instant::now(), Vec::new());
+    println!("\n  step  seconds     loss  cosine, and its 5th percentile");
+    let distilled = converted.distill(exact, (&parts.training, &parts.deciding), &how, |progress| {
+        let Some(agreement) = progress.held_out else { return };
+        let seconds = start.elapsed().as_secs_f64();
+        println!(
+            "{:>6}  {seconds:>7.0}  {:>7.4}  {:.4}  {:.4}",
+            progress.step, progress.loss, agreement.mean, agreement.low
+        );
+        curve.push((seconds, agreement));
+    })?;
+    draw(&options.plot, &curve)?;
+    println!(
+        "best after step {}; cosine against seconds: {}",
+        distilled.step,
+        options.plot.display()
+    );
+    Ok(distilled.encoder)
+}
+
+fn draw(path: &std::path::Path, curve: &[(f64, Agreement)]) -> Result<(), Box<dyn Error>> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let end = curve.last().map_or(1.0, |&(seconds, _)| seconds);
+    let least = curve.iter().map(|(_, agreement)| agreement.low).fold(1.0, f64::min);
+    let canvas = SVGBackend::new(path, (800, 500)).into_drawing_area();
+    canvas.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&canvas)
+        .margin(16)
+        .x_label_area_size(40)
+        .y_label_area_size(60)
+        .build_cartesian_2d(0.0..end, least - 0.005..1.0)?;
+    chart
+        .configure_mesh()
+        .x_desc("seconds of training")
+        .y_desc("cosine to the exact vectors")
+        .draw()?;
+    let lines: [(&str, RGBColor, fn(&Agreement) -> f64); 2] = [
+        ("mean", BLUE, |agreement| agreement.mean),
+        ("5th percentile", RED, |agreement| agreement.low),
+    ];
+    for (name, color, of) in lines {
+        let points = curve.iter().map(|(seconds, agreement)| (*seconds, of(agreement)));
+        chart
+            .draw_series(LineSeries::new(points, color.stroke_width(2)).point_size(3))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
+        .border_style(BLACK)
+        .draw()?;
+    canvas.present()?;
+    Ok(())
+}

