@@ -25,6 +25,12 @@ const CHARACTERS: usize = 4000;
 /// Texts that are measured for the conversion.
 const CALIBRATION: usize = 12;
 
+/// Texts that decide, and texts that the report is about, at most: measuring takes time, too.
+const MEASURED: usize = 40;
+
+/// Texts that make a long one.
+const TOGETHER: usize = 3;
+
 struct Options {
     model: PathBuf,
     texts: PathBuf,
@@ -102,15 +108,23 @@ impl Parts {
                 _ => parts.training.push(text),
             }
         }
+        parts.deciding = spread(parts.deciding, MEASURED);
+        parts.held_out = spread(parts.held_out, MEASURED);
         Ok(parts)
     }
+}
+
+/// At most so many of the texts, from all of them alike.
+fn spread(texts: Vec<String>, most: usize) -> Vec<String> {
+    let step = texts.len().div_ceil(most);
+    texts.into_iter().step_by(step.max(1)).collect()
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::from_arguments()?;
     let exact = TextEncoder::open(&options.model)?;
     let parts = Parts::of(texts::passages(&options.texts, CHARACTERS)?)?;
-    let calibration = &parts.training[..CALIBRATION.min(parts.training.len())];
+    let calibration = &spread(parts.training.clone(), CALIBRATION);
     let (block, slots) = form(&exact, &options, calibration, &parts.deciding)?;
     let converted = exact.to_local_global(block, slots, calibration)?;
     println!(
@@ -149,7 +163,7 @@ fn report(exact: &TextEncoder, encoder: &TextEncoder, held_out: &[String]) -> Re
     println!("{}", encoder.fidelity(exact, held_out)?);
     let Some(limit) = exact.max_len() else { return Ok(()) };
     let mut long = Vec::new();
-    for texts in held_out.chunks(4) {
+    for texts in held_out.chunks(TOGETHER) {
         let text = texts.join(" ");
         if encoder.count_tokens(&text)? > limit {
             long.push(text);

@@ -45,8 +45,8 @@ impl TextEncoder {
     /// ```
     ///
     /// # Errors
-    /// Returns an error if the model is not exact; if `block` is not a power of two of at least 4, or `slots` is not a power of two or 0 (with 0
-    /// nothing is calibrated, and texts have no effect); or if the texts have no token.
+    /// Returns an error if the model is not exact, if `block` is not a power of two, or if the texts have no token. With 0 slots there is nothing to
+    /// calibrate and nothing to keep a share, which is an error, too.
     pub fn to_local_global<T: AsRef<str> + Sync>(&self, block: usize, slots: usize, calibration: &[T]) -> Result<Self> {
         let form = self.form()?.with_block(block).with_slots(slots);
         let calibration = self.token_batches(calibration)?;

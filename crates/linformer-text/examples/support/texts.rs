@@ -48,7 +48,7 @@ pub fn paragraphs(folder: &Path) -> Result<Vec<(String, String)>, Box<dyn Error>
     Ok(paragraphs)
 }
 
-/// Paragraphs of one file put together until they have so many characters; what is left at the end of a file is left out.
+/// Words of one file put together until they have so many characters; what is left at the end of a file is left out.
 pub fn passages(folder: &Path, characters: usize) -> Result<Vec<String>, Box<dyn Error>> {
     let (mut passages, mut passage, mut file) = (Vec::new(), String::new(), String::new());
     for (own, paragraph) in paragraphs(folder)? {
@@ -56,10 +56,12 @@ pub fn passages(folder: &Path, characters: usize) -> Result<Vec<String>, Box<dyn
             passage.clear();
             file = own;
         }
-        passage.push_str(&paragraph);
-        passage.push(' ');
-        if passage.len() >= characters {
-            passages.push(std::mem::take(&mut passage));
+        for word in paragraph.split(' ') {
+            passage.push_str(word);
+            passage.push(' ');
+            if passage.len() >= characters {
+                passages.push(std::mem::take(&mut passage));
+            }
         }
     }
     Ok(passages)

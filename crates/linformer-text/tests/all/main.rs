@@ -1,6 +1,7 @@
 //! All tests that see the crate as its users do.
 
 mod bits;
+mod convert;
 mod folders;
 mod heads;
 mod long;
