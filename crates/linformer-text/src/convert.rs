@@ -45,12 +45,18 @@ impl TextEncoder {
     /// ```
     ///
     /// # Errors
-    /// Returns an error if the model is not exact, if `block` is not a power of two, or if the texts have no token. With 0 slots there is nothing to
-    /// calibrate and nothing to keep a share, which is an error, too.
+    /// Returns an error if the model is not exact, if `block` is not a power of two, or if the texts have no token. With 0 slots, blocks alone, there is
+    /// nothing to measure, and texts are an error.
     pub fn to_local_global<T: AsRef<str> + Sync>(&self, block: usize, slots: usize, calibration: &[T]) -> Result<Self> {
-        let form = self.form()?.with_block(block).with_slots(slots);
-        let calibration = self.token_batches(calibration)?;
-        self.with_model(self.model().to_local_global(&form, &calibration)?)?
+        let mut form = self.form()?.with_block(block).with_slots(slots);
+        let mut batches = Vec::new();
+        if slots == 0 && calibration.is_empty() {
+            // Nothing is summarized.
+            form = form.with_trained_len(None);
+        } else {
+            batches = self.token_batches(calibration)?;
+        }
+        self.with_model(self.model().to_local_global(&form, &batches)?)?
             .with_any_length()
     }
 

@@ -155,6 +155,9 @@ fn what_cannot_be_converted_or_trained_is_an_error() {
     for block in [0, 48] {
         assert!(exact.to_local_global(block, 8, &some).is_err(), "{block}");
     }
+    assert!(exact.to_local_global(16, 0, &some).is_err(), "there is nothing to measure");
+    let blocks = exact.to_local_global::<&str>(16, 0, &[]).unwrap();
+    assert!(blocks.embed_with(&[text(500, 1)], &one_pass()).is_ok());
     let empty: [&str; 2] = ["", "  "];
     assert!(exact.to_local_global(16, 8, &empty).is_err());
     assert!(exact.to_local_global::<&str>(16, 8, &[]).is_err());
