@@ -64,6 +64,9 @@ pub struct LocalGlobalConfig {
     pub mass_shift: f64,
     /// The length that the weights were trained for, if it matters: a sequence of n real positions above it gets log(`trained_len` / n) added to
     /// every slot's logit, so that what is far keeps the share that it had.
+    ///
+    /// It helps new models, too. A new one attends to all positions about equally, so that of a long sequence hardly anything is seen of the neighbors that it
+    /// must learn from first. With the length of the window, 3 · [`block`](Self::block), window and slots weigh about the same from the first step.
     pub trained_len: Option<usize>,
 }
 
