@@ -11,7 +11,11 @@ use linformer_fuzz::{Choices, are_near};
 /// `x` with `value` at padding.
 fn with_padding(x: &Array3<f64>, real: &Array2<bool>, value: f64) -> Array3<f64> {
     Array3::from_shape_fn(x.dim(), |(item, position, feature)| {
-        if real[[item, position]] { x[[item, position, feature]] } else { value }
+        if real[[item, position]] {
+            x[[item, position, feature]]
+        } else {
+            value
+        }
     })
 }
 
