@@ -3,8 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use linformer::ndarray::{Array2, s};
-use linformer::{EncoderConfig, LanguageModel, LanguageModelConfig, NormPlacement, Parameters};
-use linformer_fuzz::{Choices, are_near};
+use linformer::{EncoderConfig, LanguageModel, LanguageModelConfig, NormPlacement};
+use linformer_fuzz::{Choices, are_near, fill_pooling_queries};
 
 const VOCABULARY: usize = 5;
 
@@ -14,16 +14,7 @@ fuzz_target!(|data: &[u8]| {
     let encoder = EncoderConfig::new(choices.local_global(true), 1 + choices.up_to(1)).with_norm(norm);
     let config = LanguageModelConfig::new(VOCABULARY, encoder);
     let mut model = LanguageModel::<f64>::new(&config, 1).expect("a small model");
-    let mut index = 0.0;
-    model.visit_mut("", &mut |name, _, mut tensor| {
-        // u is 0 at first.
-        if name.ends_with("pooling_query") {
-            tensor.mapv_inplace(|_| {
-                index += 1.0;
-                f64::sin(index * 2.4)
-            });
-        }
-    });
+    fill_pooling_queries(&mut model);
     let texts = 1 + choices.up_to(2);
     let prompts: Vec<Vec<usize>> = (0..texts)
         .map(|_| (0..1 + choices.up_to(70)).map(|_| choices.up_to(VOCABULARY - 1)).collect())

@@ -6,13 +6,26 @@ use linformer::distributed::{Communicator, Sharded, Shards, ThreadGroup};
 use linformer::ndarray::{Array2, Array3, s};
 use linformer::training::Step;
 use linformer::{Encoder, EncoderConfig, PaddingMask, Parameters, TrainingPass};
-use linformer_fuzz::{Choices, are_near};
+use linformer_fuzz::{Choices, are_near, fill_pooling_queries};
 
 /// `x` with `value` at padding.
 fn with_padding(x: &Array3<f64>, real: &Array2<bool>, value: f64) -> Array3<f64> {
     Array3::from_shape_fn(x.dim(), |(item, position, feature)| {
-        if real[[item, position]] { x[[item, position, feature]] } else { value }
+        if real[[item, position]] {
+            x[[item, position, feature]]
+        } else {
+            value
+        }
     })
+}
+
+/// The lengths of the parts of a sequence, some of them 0.
+fn parts(choices: &mut Choices<'_>, length: usize) -> Vec<usize> {
+    let mut bounds: Vec<usize> = (0..choices.up_to(4)).map(|_| choices.up_to(length)).collect();
+    bounds.sort_unstable();
+    bounds.push(length);
+    let mut start = 0;
+    bounds.iter().map(|&end| end - std::mem::replace(&mut start, end)).collect()
 }
 
 fuzz_target!(|data: &[u8]| {
@@ -21,29 +34,14 @@ fuzz_target!(|data: &[u8]| {
     let batch = 1 + choices.up_to(2);
     let config = EncoderConfig::new(choices.local_global(false), 1);
     let mut encoder = Encoder::<f64>::new(&config, 1).expect("a small encoder");
-    let mut index = 0.0;
-    encoder.visit_mut("", &mut |name, _, mut tensor| {
-        // u is 0 at first.
-        if name.ends_with("pooling_query") {
-            tensor.mapv_inplace(|_| {
-                index += 1.0;
-                f64::sin(index * 2.4)
-            });
-        }
-    });
+    fill_pooling_queries(&mut encoder);
     let mostly = choices.coin();
     let real = Array2::from_shape_fn((batch, length), |_| mostly || choices.coin());
     let garbage = [0.0, f64::NAN, f64::INFINITY, 1e300][choices.up_to(3)];
     let x = choices.sequence((batch, length, 6));
     let (clean, x) = (with_padding(&x, &real, 0.0), with_padding(&x, &real, garbage));
     let dy = with_padding(&choices.sequence((batch, length, 6)), &real, 0.0);
-    let lengths: Vec<usize> = {
-        let mut bounds: Vec<usize> = (0..choices.up_to(4)).map(|_| choices.up_to(length)).collect();
-        bounds.sort_unstable();
-        bounds.push(length);
-        let mut start = 0;
-        bounds.iter().map(|&end| end - std::mem::replace(&mut start, end)).collect()
-    };
+    let lengths = parts(&mut choices, length);
     let pass = TrainingPass::new(Step::new(1, 0));
     let mask = PaddingMask::from_bools(&real);
     let (y, cache) = encoder.forward_train(&clean, Some(&mask), &pass).expect("it fits");

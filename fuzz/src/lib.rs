@@ -3,8 +3,8 @@
 use linformer::checkpoint::Tensors;
 use linformer::ndarray::{Array2, Array3};
 use linformer::{
-    Convolution, ConvolutionKernel, ConvolutionTail, Encoder, GenerationConfig, LanguageModel, LinformerConfig, LocalGlobalConfig, PoolingQuery,
-    ProjectionKind, Sharing,
+    Convolution, ConvolutionKernel, ConvolutionTail, Encoder, GenerationConfig, LanguageModel, LinformerConfig, LocalGlobalConfig, Parameters,
+    PoolingQuery, ProjectionKind, Sharing,
 };
 use serde_json::Value;
 
@@ -146,6 +146,19 @@ impl<'d> Choices<'d> {
             ((item * 97 + position * 7 + feature) as f64 * 0.734 + offset).sin()
         })
     }
+}
+
+/// Gives every u numbers, which is 0 at first.
+pub fn fill_pooling_queries(model: &mut impl Parameters<f64>) {
+    let mut index = 0.0;
+    model.visit_mut("", &mut |name, _, mut tensor| {
+        if name.ends_with("pooling_query") {
+            tensor.mapv_inplace(|_| {
+                index += 1.0;
+                f64::sin(index * 2.4)
+            });
+        }
+    });
 }
 
 /// Whether all numbers of two arrays are near each other.

@@ -31,7 +31,7 @@ impl<A: Scalar> Sharded<'_, Encoder<A>> {
     }
 
     /// Runs [`forward`](Self::forward) with the pass's dropout; returns the scores and what [`backward`](Self::backward) needs. Dropout masks are
-    /// each rank's own, and not those of a single process.
+    /// each rank's own, and not those of a single process, except those of the weights of local-global attention.
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does, if a rate is below 0 or not below 1, or if the passes of the ranks differ.

@@ -27,7 +27,8 @@ pub(super) trait ShardedTraining<B: Targets, A: Scalar>: Scored<B, A> + Shardabl
 /// of E and F, and the same gradients of all other parameters.
 ///
 /// The sequences of the batch, its mask and its positions (counted from this rank's first) are this rank's. So are the targets of a language model;
-/// those of a classifier are the items', the same on all ranks of a sequence. Dropout masks are each rank's own, and not those of a single process.
+/// those of a classifier are the items', the same on all ranks of a sequence. Dropout masks are each rank's own, and not those of a single process, except
+/// those of the weights of local-global attention.
 #[allow(private_bounds)] // the bound is the seal
 impl<A: Scalar, B: Targets, M: ShardedTraining<B, A>> Trainable<B, A> for Sharded<'_, M> {
     type Loss = CrossEntropy;
