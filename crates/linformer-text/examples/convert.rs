@@ -4,20 +4,30 @@
 //! cargo run --release -p linformer-text --example convert -- --model FOLDER --texts FOLDER --steps 100
 //! ```
 //!
-//! `--model` and `--texts` are as in the example `embed`. A fifth of the texts is held out for what is printed, another fifth decides on form and
-//! training. `--block` and `--slots` (default 32 and 64) are the form; `--cosine C` looks for the cheapest form whose mean cosine is at least C instead.
-//! `--steps N` (default 0) trains, and stops early where the mean cosine is at least `--enough C`. `--save FILE` writes the encoder with tokenizer and pooling,
-//! `--plot FILE` (default target/convert_text.svg) draws cosines against seconds of training.
+//! A fifth of the texts is held out for what is printed, another fifth decides on form and training.
+
+mod support;
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use linformer_text::{Agreement, DistillationOptions, EmbedOptions, LongText, TextEncoder};
 use plotters::prelude::*;
 
-#[path = "support/texts.rs"]
-mod texts;
+const HELP: &str = "Converts an encoder to local-global attention, and measures how near its vectors stay to the exact ones.
+
+    --model FOLDER      a model as it comes from the model hub (default: the tiny one that the example tiny_model writes)
+    --texts FOLDER      files that end with .txt or .md (default: the data of this repository's examples)
+    --block N           tokens of a block (default: 32)
+    --slots N           summaries, at most (default: 64)
+    --cosine C          take the cheapest form whose mean cosine is at least C instead
+    --steps N           steps of training (default: 0)
+    --batch-tokens N    tokens of a step (default: 4096)
+    --enough C          end the training where the mean cosine is at least C
+    --save FILE         write the encoder with tokenizer and pooling
+    --plot FILE         cosines against seconds of training (default: target/convert_text.svg)";
 
 /// Characters of a text at least: more than most models read at once.
 const CHARACTERS: usize = 4000;
@@ -45,10 +55,11 @@ struct Options {
 }
 
 impl Options {
-    fn from_arguments() -> Result<Self, Box<dyn Error>> {
+    /// What the command line says; `None` where it asks for help.
+    fn from_arguments() -> Result<Option<Self>, Box<dyn Error>> {
         let mut options = Self {
-            model: PathBuf::from(texts::TINY),
-            texts: PathBuf::from(texts::TEXTS),
+            model: PathBuf::from(support::TINY),
+            texts: PathBuf::from(support::TEXTS),
             block: 32,
             slots: 64,
             cosine: None,
@@ -60,6 +71,9 @@ impl Options {
         };
         let mut arguments = std::env::args().skip(1);
         while let Some(name) = arguments.next() {
+            if name == "--help" {
+                return Ok(None);
+            }
             let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
             match name.as_str() {
                 "--model" => options.model = value.into(),
@@ -72,11 +86,11 @@ impl Options {
                 "--batch-tokens" => options.batch_tokens = value.parse()?,
                 "--save" => options.save = Some(value.into()),
                 "--plot" => options.plot = value.into(),
-                _ => return Err(format!("{name} is unknown; the first lines of this example say what there is").into()),
+                _ => return Err(format!("{name} is unknown; --help says what there is").into()),
             }
         }
-        texts::check_model(&options.model)?;
-        Ok(options)
+        support::check_model(&options.model)?;
+        Ok(Some(options))
     }
 }
 
@@ -120,10 +134,13 @@ fn spread(texts: Vec<String>, most: usize) -> Vec<String> {
     texts.into_iter().step_by(step.max(1)).collect()
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let options = Options::from_arguments()?;
+fn main() -> ExitCode {
+    support::run(Options::from_arguments(), HELP, example)
+}
+
+fn example(options: Options) -> Result<(), Box<dyn Error>> {
     let exact = TextEncoder::open(&options.model)?;
-    let parts = Parts::of(texts::passages(&options.texts, CHARACTERS)?)?;
+    let parts = Parts::of(support::passages(&options.texts, CHARACTERS)?)?;
     let calibration = &spread(parts.training.clone(), CALIBRATION);
     let (block, slots) = form(&exact, &options, calibration, &parts.deciding)?;
     let converted = exact.to_local_global(block, slots, calibration)?;
@@ -219,7 +236,7 @@ fn train(exact: &TextEncoder, converted: &TextEncoder, parts: &Parts, options: &
     Ok(distilled.encoder)
 }
 
-fn draw(path: &std::path::Path, curve: &[(f64, Agreement)]) -> Result<(), Box<dyn Error>> {
+fn draw(path: &Path, curve: &[(f64, Agreement)]) -> Result<(), Box<dyn Error>> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
@@ -237,12 +254,16 @@ fn draw(path: &std::path::Path, curve: &[(f64, Agreement)]) -> Result<(), Box<dy
         .x_desc("seconds of training")
         .y_desc("cosine to the exact vectors")
         .draw()?;
-    let lines: [(&str, RGBColor, fn(&Agreement) -> f64); 2] = [
-        ("mean", BLUE, |agreement| agreement.mean),
-        ("5th percentile", RED, |agreement| agreement.low),
-    ];
-    for (name, color, of) in lines {
-        let points = curve.iter().map(|(seconds, agreement)| (*seconds, of(agreement)));
+    let points_of = |of: fn(&Agreement) -> f64| {
+        curve
+            .iter()
+            .map(|(seconds, agreement)| (*seconds, of(agreement)))
+            .collect::<Vec<_>>()
+    };
+    for (name, color, points) in [
+        ("mean", BLUE, points_of(|agreement| agreement.mean)),
+        ("5th percentile", RED, points_of(|agreement| agreement.low)),
+    ] {
         chart
             .draw_series(LineSeries::new(points, color.stroke_width(2)).point_size(3))?
             .label(name)

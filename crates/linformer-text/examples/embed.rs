@@ -8,14 +8,21 @@
 //! `--texts FOLDER` has files that end with .txt or .md (default: this repository's data, the beginning of *Moby-Dick*), which are cut into paragraphs.
 //! `--top N` (default 5) is how many are printed. Paragraphs that the model cannot read at once are read in chunks.
 
+mod support;
+
 use std::error::Error;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use linformer_text::{EmbedOptions, LongText, TextEncoder, top_k};
 
-#[path = "support/texts.rs"]
-mod texts;
+const HELP: &str = "Finds the paragraphs of a folder's text files that are nearest to a query.
+
+    --model FOLDER   a model as it comes from the model hub (default: the tiny one that the example tiny_model writes)
+    --texts FOLDER   files that end with .txt or .md (default: the data of this repository's examples)
+    --query TEXT     (default: What is a whale?)
+    --top N          how many are printed (default: 5)";
 
 struct Options {
     model: PathBuf,
@@ -25,33 +32,40 @@ struct Options {
 }
 
 impl Options {
-    fn from_arguments() -> Result<Self, Box<dyn Error>> {
+    /// What the command line says; `None` where it asks for help.
+    fn from_arguments() -> Result<Option<Self>, Box<dyn Error>> {
         let mut options = Self {
-            model: PathBuf::from(texts::TINY),
-            texts: PathBuf::from(texts::TEXTS),
+            model: PathBuf::from(support::TINY),
+            texts: PathBuf::from(support::TEXTS),
             query: "What is a whale?".into(),
             top: 5,
         };
         let mut arguments = std::env::args().skip(1);
         while let Some(name) = arguments.next() {
+            if name == "--help" {
+                return Ok(None);
+            }
             let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
             match name.as_str() {
                 "--model" => options.model = value.into(),
                 "--texts" => options.texts = value.into(),
                 "--query" => options.query = value,
                 "--top" => options.top = value.parse()?,
-                _ => return Err(format!("{name} is unknown; there are --model, --texts, --query and --top").into()),
+                _ => return Err(format!("{name} is unknown; --help says what there is").into()),
             }
         }
-        texts::check_model(&options.model)?;
-        Ok(options)
+        support::check_model(&options.model)?;
+        Ok(Some(options))
     }
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let options = Options::from_arguments()?;
+fn main() -> ExitCode {
+    support::run(Options::from_arguments(), HELP, example)
+}
+
+fn example(options: Options) -> Result<(), Box<dyn Error>> {
     let encoder = TextEncoder::open(&options.model)?;
-    let paragraphs = texts::paragraphs(&options.texts)?;
+    let paragraphs = support::paragraphs(&options.texts)?;
     let texts: Vec<&str> = paragraphs.iter().map(|(_, paragraph)| paragraph.as_str()).collect();
 
     let start = Instant::now();

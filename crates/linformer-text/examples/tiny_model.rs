@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-#[allow(dead_code)]
+#[allow(dead_code, unreachable_pub)]
 #[path = "../tests/support/tiny.rs"]
 mod tiny;
 

