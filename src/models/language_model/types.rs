@@ -14,7 +14,7 @@ impl<A: Scalar> LanguageModel<A> {
     /// Computes the head's input: (batch, n) token ids and their types → (batch, n, [`feature_dim`](crate::LanguageModelConfig::feature_dim)).
     ///
     /// ```
-    /// use linformer::ndarray::array;
+    /// use linformer::ndarray::{Array2, array};
     /// use linformer::{AttentionConfig, EncoderConfig, LanguageModel, LanguageModelConfig};
     ///
     /// let encoder = EncoderConfig::new(AttentionConfig::new(8, 2), 1);
@@ -23,7 +23,7 @@ impl<A: Scalar> LanguageModel<A> {
     /// let (tokens, types) = (array![[1, 17, 2, 30, 31, 2]], array![[0, 0, 0, 1, 1, 1]]);
     /// assert_eq!(model.features_with_types(&tokens, &types, None)?.dim(), (1, 6, 8));
     /// // Without types all tokens are of type 0.
-    /// assert_eq!(model.features(&tokens, None)?, model.features_with_types(&tokens, &(&types * 0), None)?);
+    /// assert_eq!(model.features(&tokens, None)?, model.features_with_types(&tokens, &Array2::zeros((1, 6)), None)?);
     /// # Ok::<(), linformer::Error>(())
     /// ```
     ///
