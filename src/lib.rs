@@ -63,7 +63,7 @@
 //!
 //! With the feature `checkpoint`, `model.save("model.safetensors")?` writes a model and `Classifier::<f32>::load("model.safetensors")?` reads it, options
 //! and all ([`checkpoint::Checkpoint`]). `lucidrains::language_model(&Tensors::read("model.safetensors")?, &options)?` loads one trained in PyTorch
-//! ([`checkpoint::lucidrains`], and three other implementations).
+//! ([`checkpoint::lucidrains`], and three other implementations), `bert::load` an encoder of the model hub ([`checkpoint::bert`]).
 //!
 //! # What is where
 //!

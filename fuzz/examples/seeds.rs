@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use linformer::checkpoint::{Checkpoint, fairseq, lucidrains, rifath95, tatp22};
+use linformer::checkpoint::{Checkpoint, Tensors, fairseq, lucidrains, rifath95, tatp22};
 use linformer::{
     AttentionConfig, AttentionKind, BlockwiseCausalAttention, CausalConfig, Classifier, ClassifierConfig, Decoder, DecoderConfig,
     DecoderLanguageModel, DecoderLanguageModelConfig, Encoder, EncoderConfig, EncoderDecoder, EncoderDecoderConfig, ExactAttention,
     FeedForward, FeedForwardConfig, HeadKind, LanguageModel, LanguageModelConfig, LinformerAttention, LinformerConfig, Result,
 };
+use linformer::ndarray::ArrayD;
 use linformer_fuzz::join;
 
 fn write(target: &str, name: &str, bytes: impl AsRef<[u8]>) {
@@ -217,6 +218,44 @@ fn rifath95_seeds() -> Result<()> {
     Ok(())
 }
 
+/// The tensors of one block and of every head, all of them 0.
+fn bert_tensors() -> Result<Tensors<f32>> {
+    let mut tensors = Tensors::new();
+    let mut add = |name: &str, shape: &[usize]| tensors.insert(name, ArrayD::zeros(shape));
+    for (table, rows) in [("word", 5), ("position", 4), ("token_type", 2)] {
+        add(&format!("bert.embeddings.{table}_embeddings.weight"), &[rows, 4])?;
+    }
+    let block = "bert.encoder.layer.0";
+    let mut layers = vec![("bert.pooler.dense".to_owned(), 4, 4), ("classifier".to_owned(), 2, 4), ("cls.predictions.transform.dense".to_owned(), 4, 4)];
+    for part in ["self.query", "self.key", "self.value", "output.dense"] {
+        layers.push((format!("{block}.attention.{part}"), 4, 4));
+    }
+    layers.extend([(format!("{block}.intermediate.dense"), 3, 4), (format!("{block}.output.dense"), 4, 3)]);
+    for (name, out, width) in layers {
+        add(&format!("{name}.weight"), &[out, width])?;
+        add(&format!("{name}.bias"), &[out])?;
+    }
+    let norms = ["bert.embeddings", "bert.encoder.layer.0.attention.output", "bert.encoder.layer.0.output", "cls.predictions.transform"];
+    for norm in norms {
+        add(&format!("{norm}.LayerNorm.weight"), &[4])?;
+        add(&format!("{norm}.LayerNorm.bias"), &[4])?;
+    }
+    add("cls.predictions.bias", &[5])?;
+    Ok(tensors)
+}
+
+fn bert_seeds() -> Result<()> {
+    let file = bert_tensors()?.to_bytes()?;
+    for (name, model_type) in [("bert", "bert"), ("electra", "electra"), ("roberta", "roberta"), ("distilbert", "distilbert")] {
+        let json = format!(
+            r#"{{"model_type": "{model_type}", "vocab_size": 5, "embedding_size": 4, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "intermediate_size": 3, "max_position_embeddings": 4, "type_vocab_size": 2, "pad_token_id": 1}}"#
+        );
+        write("bert", name, join(&json, &file));
+    }
+    Ok(())
+}
+
 fn main() -> Result<()> {
     native()?;
     configurations();
@@ -225,6 +264,7 @@ fn main() -> Result<()> {
     decoder_seeds()?;
     fairseq_seeds()?;
     rifath95_seeds()?;
+    bert_seeds()?;
     for (index, seed) in [
         &[0; 8][..],
         &[23, 3, 1, 2, 3, 4, 5, 6, 7, 8, 9],

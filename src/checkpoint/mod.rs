@@ -1,4 +1,4 @@
-//! Saving and loading: the crate's own files, and those of the PyTorch implementations.
+//! Saving and loading: the crate's own files, those of the PyTorch implementations, and folders of the model hub ([`bert`]).
 //!
 //! Loaders of foreign models take their tensors by reference or by value. By value, each is freed as soon as the model has its numbers, so that
 //! memory holds the model once instead of twice.

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use linformer::training::{AdamWConfig, CrossEntropy, MeanSquaredError, Reduction, Schedule, SgdConfig, Step, WeightDecay};
 use linformer::{
     AttentionConfig, AttentionKind, CausalConfig, ClassifierConfig, ContextOverflow, Convolution, ConvolutionKernel, DecoderConfig,
-    DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig, GenerationConfig, Initialization,
+    DecoderLanguageModelConfig, EncoderConfig, EncoderDecoderConfig, FeedForwardConfig, GenerationConfig, HeadKind, Initialization,
     LanguageModelConfig, LinformerConfig, LocalGlobalConfig, PositionKind, ProjectionConfig, ProjectionKind, Sharing, TrainingPass,
     TranslationConfig,
 };
@@ -43,6 +43,17 @@ fn configurations_of_models_come_back() {
     comes_back(&encoder());
     let language = LanguageModelConfig::new(11, encoder()).with_embedding_dim(5);
     comes_back(&language);
+    comes_back(
+        &LanguageModelConfig::new(11, encoder())
+            .with_embedding_dim(5)
+            .with_project_out(false)
+            .with_token_types(2)
+            .with_head(HeadKind::Labels { count: 3 })
+            .with_position(PositionKind::LearnedRepeating {
+                max_len: 7,
+                padding_token: Some(1),
+            }),
+    );
     comes_back(&ClassifierConfig::tokens(language.clone(), 3).with_hidden_dim(4));
     comes_back(&ClassifierConfig::features(2, encoder(), 3).with_position(PositionKind::Learned { max_len: 9 }));
     let decoder = DecoderConfig::new(AttentionConfig::new(8, 2).with_causal(true), LinformerConfig::new(8, 2, 16, 4), 2);

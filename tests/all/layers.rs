@@ -59,6 +59,33 @@ fn positions_after_padding_count_real_tokens_only() {
 }
 
 #[test]
+fn learned_positions_that_repeat_begin_anew_behind_the_last() {
+    let kind = PositionKind::LearnedRepeating {
+        max_len: 3,
+        padding_token: None,
+    };
+    let position = Position::<f64>::new(kind, 2, 0).unwrap();
+    let weight = position.named()[0].1.to_owned();
+    assert_eq!(weight.shape(), [3, 2]);
+    let placed = position.forward(&Array3::zeros((2, 8, 2)), None).unwrap();
+    for place in 0..8 {
+        assert_eq!(placed.slice(s![1, place, ..]), weight.slice(s![place % 3, ..]));
+    }
+    let kind = PositionKind::LearnedRepeating {
+        max_len: 2,
+        padding_token: Some(1),
+    };
+    let position = Position::<f64>::new(kind, 2, 0).unwrap();
+    let weight = position.named()[0].1.to_owned();
+    let placed = position
+        .forward(&Array3::zeros((1, 6, 2)), Some(&array![[7, 1, 8, 9, 0, 1]]))
+        .unwrap();
+    for (place, row) in [2, 1, 3, 2, 3, 1].into_iter().enumerate() {
+        assert_eq!(placed.slice(s![0, place, ..]), weight.slice(s![row, ..]));
+    }
+}
+
+#[test]
 fn learned_positions_and_none() {
     let x = sequence((2, 3, 4), 1);
     let nothing = Position::<f64>::new(PositionKind::None, 4, 0).unwrap();

@@ -28,5 +28,6 @@ mod padding;
 mod properties;
 mod public_names;
 mod threads;
+mod token_types;
 mod training;
 mod warm_start;

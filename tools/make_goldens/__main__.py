@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Write golden cases: small models of three PyTorch Linformer packages, run once in f64.
+"""Write golden cases: small models of three PyTorch Linformer packages, and of BERT's family in
+plain torch, run once in f64.
 
 One JSON file a case: the package (`peer`), the constructor's options (`config`), every tensor
 of the state dict, the inputs and the output, and for some the gradients.  See README.md
 beside the files for what each one covers.
 
-    python3 tools/make_goldens --out goldens                           lucidrains and tatp22
+    python3 tools/make_goldens --out goldens                           lucidrains, tatp22, BERT
+    python3 tools/make_goldens --out goldens --only bert               BERT alone
     python3 tools/make_goldens --out goldens --fairseq fairseq-0.12.2  and fairseq
     python3 tools/make_goldens --validate ../goldens [--fairseq ...]    re-run existing files
 
@@ -24,6 +26,7 @@ import warnings
 
 import torch
 
+from bert_cases import bert_cases
 from fairseq_cases import fairseq_cases
 from fairseq_models import load_fairseq_package
 from lucidrains_cases import lucid_cases
@@ -41,7 +44,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    peers = ["lucidrains", "tatp22"]
+    peers = ["lucidrains", "tatp22", "bert"]
     if args.fairseq:
         load_fairseq_package(args.fairseq)
         peers.append("fairseq")
@@ -51,6 +54,7 @@ def main():
     goldens = Goldens(args.out, args.only)
     lucid_cases(goldens)
     tat_cases(goldens)
+    bert_cases(goldens)
     if args.fairseq:
         fairseq_cases(goldens)
     if args.fairseq and not args.only:

@@ -2,6 +2,7 @@
 
 import torch
 
+from bert_models import build_bert, run_bert
 from fairseq_models import build_fairseq, run_fairseq
 from lucidrains import build_lucid
 from tatp22 import build_tat
@@ -15,6 +16,8 @@ def build(peer, config, heads=None):
         model = build_lucid(config)
     elif peer == "tatp22":
         model = build_tat(config)
+    elif peer == "bert":
+        model = build_bert(config)
     else:
         model = build_fairseq(config, heads or {})
     return model.double().eval()
@@ -24,6 +27,8 @@ def run(peer, model, inputs, config):
     """The forward call. Inputs are cloned: tatp22's masks write into what they are given."""
     inputs = {name: value.clone() if not value.requires_grad else value
               for name, value in inputs.items()}
+    if peer == "bert":
+        return run_bert(model, inputs)
     if peer == "fairseq":
         return run_fairseq(model, inputs, config)
     if "enc_num_tokens" in config:

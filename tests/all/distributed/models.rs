@@ -28,13 +28,21 @@ fn mask() -> PaddingMask {
     PaddingMask::from_lengths(&[LENGTH, 9], LENGTH).unwrap()
 }
 
-fn positions() -> [PositionKind; 4] {
+fn positions() -> [PositionKind; 6] {
     [
         PositionKind::None,
         PositionKind::Learned { max_len: LENGTH },
         PositionKind::LearnedAfterPadding {
             max_len: LENGTH,
             padding_token: 1,
+        },
+        PositionKind::LearnedRepeating {
+            max_len: 5,
+            padding_token: None,
+        },
+        PositionKind::LearnedRepeating {
+            max_len: 5,
+            padding_token: Some(1),
         },
         PositionKind::Sinusoidal {
             base: 10_000.0,
@@ -63,6 +71,7 @@ fn language_models() {
             .with_head(head)
             .with_embedding_dim(Some(6))
             .with_embedding_norm(true)
+            .with_token_types(2)
             .with_zeroed_token(Some(1));
         let mut model = LanguageModel::<f64>::new(&config, 1).unwrap();
         scramble(&mut model, 1);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use linformer::checkpoint::{Tensors, fairseq, lucidrains, rifath95, tatp22};
+use linformer::checkpoint::{Tensors, bert, fairseq, lucidrains, rifath95, tatp22};
 use linformer::ndarray::ArrayD;
 use linformer::{Decoder, DecoderLanguageModel, Encoder, Error, LanguageModel, Result};
 use serde_json::{Map, Value, json};
@@ -25,7 +25,7 @@ type Loader = (&'static str, Value, fn(&Tensors<f32>, &str) -> Result<()>);
 
 /// Every loader.
 fn loaders() -> Vec<Loader> {
-    [of_lucidrains(), of_tatp22(), of_fairseq(), of_rifath95()].concat()
+    [of_lucidrains(), of_tatp22(), of_fairseq(), of_rifath95(), of_bert()].concat()
 }
 
 fn of_lucidrains() -> Vec<Loader> {
@@ -119,19 +119,51 @@ fn of_rifath95() -> Vec<Loader> {
     })]
 }
 
+fn of_bert() -> Vec<Loader> {
+    let roberta = json!({
+        "model_type": "roberta", "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 5,
+        "max_position_embeddings": 6, "type_vocab_size": 1, "pad_token_id": 1,
+    });
+    let electra = json!({
+        "model_type": "electra", "vocab_size": 9, "embedding_size": 4, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 5, "max_position_embeddings": 6, "type_vocab_size": 2,
+    });
+    vec![
+        ("bert::encoder", roberta.clone(), |t, o| {
+            bert::encoder(t, &bert::Options::from_json(o)?).map(drop)
+        }),
+        ("bert::encoder", electra.clone(), |t, o| {
+            bert::encoder(t, &bert::Options::from_json(o)?).map(drop)
+        }),
+        ("bert::masked_language_model", electra, |t, o| {
+            bert::masked_language_model(t, &bert::Options::from_json(o)?).map(drop)
+        }),
+        ("bert::classifier", roberta.clone(), |t, o| {
+            bert::classifier(t, &bert::Options::from_json(o)?).map(drop)
+        }),
+        ("bert::token_classifier", roberta.clone(), |t, o| {
+            bert::token_classifier(t, &bert::Options::from_json(o)?).map(drop)
+        }),
+        ("bert::pooler", roberta, |t, o| {
+            bert::pooler(t, &bert::Options::from_json(o)?).map(drop)
+        }),
+    ]
+}
+
 fn with(options: &Value, more: &Value) -> Value {
     let all = options.as_object().into_iter().chain(more.as_object()).flatten();
     Value::Object(all.map(|(key, value)| (key.clone(), value.clone())).collect::<Map<_, _>>())
 }
 
-/// The list above has all of them: what a peer's module offers in lower case, but for the writers.
+/// The list above has all of them: what a peer's module offers in lower case, but for the writers and for `bert::load`, which reads a file.
 #[test]
 fn every_loader_is_tried() {
     let tried: BTreeSet<&str> = loaders().into_iter().map(|(name, ..)| name).collect();
-    let peers = ["lucidrains", "tatp22", "fairseq", "rifath95"];
+    let peers = ["lucidrains", "tatp22", "fairseq", "rifath95", "bert"];
     let loaders: BTreeSet<&str> = include_str!("../../public_names.txt")
         .lines()
         .filter_map(|line| line.strip_prefix("linformer::checkpoint::"))
+        .filter(|&name| name != "bert::load")
         .filter(|name| {
             let parts: Vec<&str> = name.split("::").collect();
             parts.len() == 2 && peers.contains(&parts[0]) && parts[1].starts_with(char::is_lowercase) && !parts[1].ends_with("state_dict")

@@ -4,6 +4,7 @@
 //! The files are those of `tests/fixtures/goldens`, and of the folder that the environment variable `LINFORMER_GOLDENS` names, if it is
 //! set. `cargo test --test all goldens:: -- --nocapture` prints a line for each.
 
+mod bert;
 mod case;
 mod expected;
 mod fairseq;
@@ -66,6 +67,7 @@ fn run<A: Scalar>(case: &Case) -> Outcome {
         "fairseq" => fairseq::run::<A>(case),
         "rifath95" => rifath95::run::<A>(case),
         "tangent" => tangent::run::<A>(case),
+        "bert" => bert::run::<A>(case),
         other => panic!("{}: no loader for the peer {other}", case.name),
     }
 }

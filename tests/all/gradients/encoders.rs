@@ -115,17 +115,22 @@ proptest! {
         config in encoder_config(3..=5), head in select(vec![
             HeadKind::None, HeadKind::Plain, HeadKind::Tied,
             HeadKind::Roberta { tied: true, activation: Activation::Gelu }, HeadKind::Roberta { tied: false, activation: Activation::Tanh },
+            HeadKind::Labels { count: 3 },
         ]),
         position in select(vec![
             PositionKind::None, PositionKind::Learned { max_len: 5 }, PositionKind::LearnedAfterPadding { max_len: 5, padding_token: 1 },
+            PositionKind::LearnedRepeating { max_len: 2, padding_token: None },
+            PositionKind::LearnedRepeating { max_len: 2, padding_token: Some(1) },
             PositionKind::Sinusoidal { base: 100.0, layout: SinusoidLayout::Halves, stored: true },
         ]),
-        width in select(vec![None, Some(4)]), norm: bool, zeroed: bool, chosen: bool, masked: bool, dropout: bool, seed in 0..1000_u64,
+        types in select(vec![None, Some(1), Some(3)]), typed: bool, project_out: bool, width in select(vec![None, Some(4)]), norm: bool, zeroed: bool, chosen: bool, masked: bool, dropout: bool, seed in 0..1000_u64,
     ) {
         let AttentionKind::Linformer(attention) = &config.attention else { unreachable!() };
         let n = attention.seq_len.min(5);
         let config = LanguageModelConfig::new(6, shallow(config.clone(), 1))
             .with_head(head).with_position(position).with_embedding_dim(width).with_embedding_norm(norm).with_zeroed_token(zeroed.then_some(1));
+        let is_wide = width.is_some_and(|width| width != config.encoder.dim());
+        let config = config.with_token_types(types).with_project_out(project_out || !is_wide || head == HeadKind::Tied);
         let mut model = LanguageModel::<f64>::new(&config, seed).unwrap();
         scramble(&mut model, seed);
         let start = usize::try_from(seed).unwrap();
@@ -134,7 +139,11 @@ proptest! {
         let mask = masked.then_some(&mask);
         let positions = chosen.then(|| vec![vec![0, n - 1], vec![1, 1]]);
         let pass = pass(seed, dropout);
-        let forward = |model: &LanguageModel<f64>| model.forward_train(&tokens, positions.as_deref(), mask, &pass).unwrap();
+        let own_types = types.filter(|_| typed).map(|count| tokens.mapv(|token| (token + 1) % count));
+        let forward = |model: &LanguageModel<f64>| match &own_types {
+            Some(types) => model.forward_train_with_types(&tokens, types, positions.as_deref(), mask, &pass).unwrap(),
+            None => model.forward_train(&tokens, positions.as_deref(), mask, &pass).unwrap(),
+        };
         let (y, cache) = forward(&model);
         let mut gradients = model.zeros_like();
         model.backward(cache, weights(y.dim()), &mut gradients).unwrap();

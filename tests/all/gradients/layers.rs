@@ -73,6 +73,14 @@ fn positions_of_every_kind() {
             max_len: 4,
             padding_token: 1,
         },
+        PositionKind::LearnedRepeating {
+            max_len: 3,
+            padding_token: None,
+        },
+        PositionKind::LearnedRepeating {
+            max_len: 2,
+            padding_token: Some(1),
+        },
         PositionKind::Sinusoidal {
             base: 100.0,
             layout: SinusoidLayout::Halves,

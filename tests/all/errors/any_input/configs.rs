@@ -228,6 +228,7 @@ fn position() -> BoxedStrategy<PositionKind> {
         2 => Just(PositionKind::None),
         3 => size().prop_map(|max_len| PositionKind::Learned { max_len }),
         1 => (size(), size()).prop_map(|(max_len, padding_token)| PositionKind::LearnedAfterPadding { max_len, padding_token }),
+        1 => (size(), prop::option::of(size())).prop_map(|(max_len, padding_token)| PositionKind::LearnedRepeating { max_len, padding_token }),
         2 => (prop_oneof![3 => Just(10_000.0), 1 => number()], layout, any::<bool>())
             .prop_map(|(base, layout, stored)| PositionKind::Sinusoidal { base, layout, stored }),
     ]
@@ -238,17 +239,22 @@ pub fn language_model() -> BoxedStrategy<LanguageModelConfig> {
     let head = prop_oneof![
         select(vec![HeadKind::None, HeadKind::Plain, HeadKind::Tied]),
         (any::<bool>(), activation()).prop_map(|(tied, activation)| HeadKind::Roberta { tied, activation }),
+        size().prop_map(|count| HeadKind::Labels { count }),
     ];
     let embedding = (
         prop::option::weighted(0.3, size()),
+        prop::bool::weighted(0.8),
+        prop::option::weighted(0.2, size()),
         any::<bool>(),
         prop::option::weighted(0.2, size()),
     );
     (mostly(&[3, 5, 6]), encoder(), position(), embedding, head)
-        .prop_map(|(vocab_size, encoder, position, (width, norm, zeroed), head)| {
+        .prop_map(|(vocab_size, encoder, position, (width, project_out, types, norm, zeroed), head)| {
             LanguageModelConfig::new(vocab_size, encoder)
                 .with_position(position)
                 .with_embedding_dim(width)
+                .with_project_out(project_out)
+                .with_token_types(types)
                 .with_embedding_norm(norm)
                 .with_zeroed_token(zeroed)
                 .with_head(head)

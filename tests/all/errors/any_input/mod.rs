@@ -326,7 +326,7 @@ proptest! {
     }
 
     #[test]
-    fn single_layers(sizes in (size(), size(), size()), input in input(), gated in any::<bool>(), position in 0..5_u8, base in number()) {
+    fn single_layers(sizes in (size(), size(), size()), input in input(), gated in any::<bool>(), position in 0..7_u8, base in number()) {
         let (a, b, c) = sizes;
         let x = input.array(a.min(40));
         if let Ok(layer) = Linear::<f64>::new(a, b, gated, 1) {
@@ -352,6 +352,8 @@ proptest! {
             0 => PositionKind::None,
             1 => PositionKind::Learned { max_len: b },
             2 => PositionKind::LearnedAfterPadding { max_len: b, padding_token: c },
+            5 => PositionKind::LearnedRepeating { max_len: b, padding_token: None },
+            6 => PositionKind::LearnedRepeating { max_len: b, padding_token: Some(c) },
             other => PositionKind::Sinusoidal { base, layout: linformer::SinusoidLayout::Halves, stored: other == 3 },
         };
         if let Ok(layer) = Position::<f64>::new(kind, a, 1) {
