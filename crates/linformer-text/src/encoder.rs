@@ -36,6 +36,7 @@ use crate::tokens::Tokens;
 /// let alone = encoder.embed(&["Call me Ishmael."])?;
 /// assert_eq!(vectors.row(2), alone.row(0));
 /// println!("{:.3}", similarity(&vectors, &vectors)?);
+/// # std::fs::remove_dir_all(&folder).unwrap();
 /// # Ok::<(), linformer_text::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -201,6 +202,7 @@ impl TextEncoder {
     ///     done = progress.tokens as f64 / progress.all_tokens as f64;
     /// })?;
     /// assert_eq!(done, 1.0);
+    /// # std::fs::remove_dir_all(&folder).unwrap();
     /// # Ok::<(), linformer_text::Error>(())
     /// ```
     ///

@@ -55,6 +55,7 @@ impl Labeler {
 /// let classifier = TokenClassifier::open(&folder)?;
 /// let (tokens, scores) = classifier.scores("Call me Ishmael.")?;
 /// assert_eq!(scores.dim(), (tokens.len(), classifier.labels().len()));
+/// # std::fs::remove_dir_all(&folder).unwrap();
 /// # Ok::<(), linformer_text::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -108,6 +109,7 @@ impl TokenClassifier {
 /// assert_eq!(ids.dim(), (1, 3));
 /// assert!(probabilities[[0, 0]] >= probabilities[[0, 1]]);
 /// println!("{:?}", model.tokenizer().id_to_token(ids[[0, 0]]));
+/// # std::fs::remove_dir_all(&folder).unwrap();
 /// # Ok::<(), linformer_text::Error>(())
 /// ```
 #[derive(Clone, Debug)]

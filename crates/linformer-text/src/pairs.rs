@@ -33,6 +33,7 @@ const ADVICE: &str = "with LongText::Cut the longer of both texts loses its end,
 /// let (order, scores) = scorer.rank("Who is at sea?", &["Ishmael went to sea.", "The whale."])?;
 /// assert_eq!(order.len(), 2);
 /// assert!(scores[0] >= scores[1]);
+/// # std::fs::remove_dir_all(&folder).unwrap();
 /// # Ok::<(), linformer_text::Error>(())
 /// ```
 #[derive(Clone, Debug)]

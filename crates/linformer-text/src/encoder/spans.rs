@@ -27,6 +27,7 @@ impl TextEncoder {
     /// let text = "Call me Ishmael. Some years ago I went to sea.";
     /// let vectors = encoder.embed_spans(text, &[0..16, 17..text.len()])?;
     /// assert_eq!(vectors.dim(), (2, encoder.dimension()));
+    /// # std::fs::remove_dir_all(&folder).unwrap();
     /// # Ok::<(), linformer_text::Error>(())
     /// ```
     ///
