@@ -41,6 +41,7 @@ impl TextEncoder {
     /// let encoder = exact.to_local_global(16, 8, &[&long])?;
     /// let options = EmbedOptions::new().with_long(LongText::OnePass);
     /// assert_eq!(encoder.embed_with(&[&long], &options)?.dim(), (1, exact.dimension()));
+    /// # std::fs::remove_dir_all(&folder).ok();
     /// # Ok::<(), linformer_text::Error>(())
     /// ```
     ///
