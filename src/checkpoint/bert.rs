@@ -29,7 +29,7 @@
 //! [`encoder`] takes the names with or without their prefix. A [`classifier`] reads the first token; with one class it is a cross-encoder, which
 //! scores a pair of texts. A [`token_classifier`] scores every position (`classifier`).
 //!
-//! All take [`Tensors`](super::Tensors), which [`Tensors::read`](super::Tensors::read) reads from a file or from the index of several
+//! All take [`Tensors`], which [`Tensors::read`] reads from a file or from the index of several
 //! (`model.safetensors.index.json`); numbers may be stored as F64, F32, F16 or BF16. [`load`] reads the file of an encoder.
 //!
 //! # What is left out and what is refused
