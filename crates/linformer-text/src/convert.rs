@@ -65,14 +65,16 @@ impl TextEncoder {
     /// [`to_local_global`](Self::to_local_global).
     ///
     /// # Errors
-    /// Returns an error as [`to_local_global`](Self::to_local_global) does, if `cosine` is not from −1 to 1, or if the model does not pool by the mean:
-    /// other vectors are compared by [`fidelity`](Self::fidelity).
+    /// Returns an error as [`to_local_global`](Self::to_local_global) does, if `cosine` is not from −1 to 1, or if the model's vectors are not means over tokens:
+    /// others are compared by [`fidelity`](Self::fidelity).
     pub fn plan_local_global<T: AsRef<str> + Sync>(&self, calibration: &[T], held_out: &[T], cosine: f64) -> Result<Plan> {
         const OPERATION: &str = "TextEncoder::plan_local_global";
         self.form()?;
-        if !matches!(self.pooling(), Pooling::Mean | Pooling::MeanSqrtLen) {
+        if !matches!(self.pooling(), Pooling::Mean | Pooling::MeanSqrtLen) || self.has_dense() {
+            let what_follows = if self.has_dense() { " and has a Dense module after it" } else { "" };
             let reason = format!(
-                "the plan compares means over tokens, but the model pools by {:?}; try forms with to_local_global and compare them with fidelity",
+                "the plan compares means over tokens, but the model pools by {:?}{what_follows}; try forms with to_local_global and compare them with \
+                 fidelity",
                 self.pooling()
             );
             return Err(Error::argument(OPERATION, reason));

@@ -13,7 +13,7 @@ use linformer::{AttentionKind, LanguageModel};
 
 use crate::batch::{Padded, Piece, plan};
 use crate::error::Result;
-use crate::head::Module;
+use crate::head::{Module, StoredModule};
 use crate::model::positions;
 use crate::options::{EmbedOptions, Progress};
 use crate::pooling::{Pooling, weighted_mean};
@@ -82,7 +82,7 @@ impl TextEncoder {
         trained_len: Option<usize>,
     ) -> Result<Self> {
         tokenizer.check_ids(model.config().vocab_size)?;
-        let width = model.config().effective_embedding_dim();
+        let width = model.config().feature_dim();
         let dimension = after.iter().try_fold(width, |width, module| module.width(width))?;
         let special = tokenizer.encode("")?.special();
         Ok(Self {
@@ -132,6 +132,16 @@ impl TextEncoder {
         matches!(self.after.last(), Some(Module::Normalize))
     }
 
+    /// The modules after pooling, as a file has them.
+    pub(crate) fn stored_modules(&self) -> Vec<StoredModule> {
+        self.after.iter().map(Module::stored).collect()
+    }
+
+    /// Whether something other than normalization follows pooling.
+    pub(crate) fn has_dense(&self) -> bool {
+        self.after.iter().any(|module| matches!(module, Module::Dense { .. }))
+    }
+
     /// Returns the width of the vectors.
     pub fn dimension(&self) -> usize {
         self.dimension
@@ -147,7 +157,8 @@ impl TextEncoder {
     /// Returns the length to which texts were cut when the model was trained, where its folder says so (`max_seq_length`). Longer texts up to
     /// [`max_len`](Self::max_len) are read whole, unlike in Python; [`EmbedOptions::max_len`] sets the same limit.
     pub fn trained_len(&self) -> Option<usize> {
-        self.trained_len
+        let trained = self.trained_len?;
+        Some(self.max_len().map_or(trained, |max_len| trained.min(max_len)))
     }
 
     /// Returns whether texts of any length can be read at once, with [`LongText::OnePass`](crate::LongText::OnePass).
@@ -250,7 +261,7 @@ impl TextEncoder {
     fn pooled(&self, pieces: &[&Piece], batch_tokens: usize, mut progress: impl FnMut(Progress)) -> Result<Vec<Array1<f32>>> {
         let lengths: Vec<_> = pieces.iter().map(|piece| piece.len()).collect();
         let all_tokens = lengths.iter().sum();
-        let width = self.model.config().effective_embedding_dim();
+        let width = self.model.config().feature_dim();
         let mut pooled = vec![Array1::zeros(width); pieces.len()];
         let mut tokens = 0;
         for batch in plan(&lengths, batch_tokens) {

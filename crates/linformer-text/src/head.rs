@@ -63,6 +63,18 @@ impl Module {
         }
     }
 
+    /// Whether all its numbers are finite.
+    pub(crate) fn is_finite(&self) -> bool {
+        match self {
+            Self::Normalize => true,
+            Self::Dense { linear, .. } => linear
+                .weight()
+                .iter()
+                .chain(linear.bias().iter().flatten())
+                .all(|value| value.is_finite()),
+        }
+    }
+
     /// The width after the module, given that before.
     pub(crate) fn width(&self, before: usize) -> Result<usize> {
         match self {
@@ -105,6 +117,8 @@ impl Module {
 /// The vector divided by its length, which is added up in f64.
 pub(crate) fn normalized(vector: Array1<f32>) -> Array1<f32> {
     let squares: f64 = vector.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
-    let length = squares.sqrt().max(LEAST_LENGTH);
+    let length = squares.sqrt();
+    // Not `max`, which would lose NaN.
+    let length = if length < LEAST_LENGTH { LEAST_LENGTH } else { length };
     vector.mapv_into(|value| rounded(f64::from(value) / length))
 }

@@ -146,10 +146,8 @@ impl MaskedLanguageModel {
         let tokens = self.inner.tokens(text)?;
         let gaps: Vec<_> = (0..tokens.len()).filter(|&token| tokens.ids()[token] == self.mask).collect();
         if gaps.is_empty() {
-            let reason = format!(
-                "the text has no gap; write {:?} where one is",
-                self.inner.tokenizer.id_to_token(self.mask)
-            );
+            let mask = self.inner.tokenizer.id_to_token(self.mask).unwrap_or_default();
+            let reason = format!("the text has no gap; write {mask} where one is");
             return Err(Error::argument("MaskedLanguageModel::fill", reason));
         }
         let Padded { ids, mask, .. } = Padded::of(&[&Piece::of(&tokens)])?;

@@ -111,6 +111,14 @@ fn pooling(source: &Source, folder: &str) -> Result<Pooling> {
             .map(|(_, pooling)| *pooling)
             .ok_or_else(|| refused(&path, &format!("pooling_mode: {name}")));
     }
+    if config.get("include_prompt").is_some_and(|value| value != true) {
+        let reason = "prompts are written before the text and count as its tokens; pooling that leaves them out is not reproduced";
+        return Err(Error::refused(&path, "include_prompt: false", reason));
+    }
+    let flags = || config.iter().filter(|(option, _)| option.starts_with("pooling_mode_"));
+    if let Some((option, value)) = flags().find(|(_, value)| !value.is_boolean()) {
+        return Err(Error::malformed(&path, format!("`{option}` must be true or false, but is {value}")));
+    }
     let is_on = |option: &str| config.get(option).is_some_and(|value| value == true);
     let known = |option: &String| FLAGS.iter().any(|(known, _)| known == option);
     if let Some((option, _)) = config
@@ -121,7 +129,8 @@ fn pooling(source: &Source, folder: &str) -> Result<Pooling> {
     }
     let chosen: Vec<_> = FLAGS.iter().filter(|(option, _)| is_on(option)).collect();
     match chosen.as_slice() {
-        [] => Ok(Pooling::Mean),
+        [] if flags().next().is_none() && config.contains_key("word_embedding_dimension") => Ok(Pooling::Mean),
+        [] => Err(refused(&path, "no pooling_mode_… is true")),
         [(_, Some(pooling))] => Ok(*pooling),
         [(option, None)] => Err(refused(&path, option)),
         several => {

@@ -94,6 +94,7 @@ impl EmbedOptions {
         }
         if let (Some(asked), Some(model)) = (self.max_len, model)
             && asked > model
+            && !any_length
         {
             let reason = format!("max_len is {asked}, but the model reads {model} tokens at once");
             return Err(Error::argument(OPERATION, reason));

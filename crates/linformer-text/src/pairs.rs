@@ -14,7 +14,7 @@ use crate::model::{ModelFolder, positions};
 use crate::options::{EmbedOptions, LongText};
 use crate::search::larger_first;
 use crate::source::Source;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{TOKENIZER_CONFIG, Tokenizer};
 use crate::tokens::Tokens;
 
 const ADVICE: &str = "with LongText::Cut the longer of both texts loses its end, then both";
@@ -44,6 +44,8 @@ pub struct PairScorer {
     tokenizer: Tokenizer,
     /// Whether a score is the sigmoid of the model's output.
     sigmoid: bool,
+    /// Whether the model is told which text of a pair a token is of.
+    reads_types: bool,
     labels: Vec<String>,
     /// The special tokens of a pair.
     special: usize,
@@ -64,6 +66,7 @@ impl PairScorer {
         let model = bert::classifier(folder.tensors()?, &folder.options)?;
         Ok(Self {
             sigmoid: is_sigmoid(&folder)?,
+            reads_types: config.token_types.is_some() && takes_types(&source)?,
             special: tokenizer.encode_pair("", "")?.special(),
             labels: folder.options.labels.clone(),
             model,
@@ -132,7 +135,7 @@ impl PairScorer {
 
     fn forward(&self, pieces: &[&Piece]) -> Result<Array2<f32>> {
         let Padded { ids, types, mask } = Padded::of(pieces)?;
-        if self.config.token_types.is_some() {
+        if self.reads_types {
             return Ok(self.model.forward((&ids, &types), Some(&mask))?);
         }
         Ok(self.model.forward(&ids, Some(&mask))?)
@@ -202,6 +205,13 @@ fn shares((first, second): (usize, usize), room: usize) -> (usize, usize) {
         let second = second.min(room / 2);
         (first.min(room - second), second)
     }
+}
+
+/// Whether the model is given types: in Python only if its tokenizer's options list them, or list nothing.
+fn takes_types(source: &Source) -> Result<bool> {
+    let config: Option<Value> = source.json("", TOKENIZER_CONFIG)?;
+    let names = config.as_ref().and_then(|config| config["model_input_names"].as_array());
+    Ok(names.is_none_or(|names| names.iter().any(|name| name == "token_type_ids")))
 }
 
 /// Whether scores are sigmoids, which the Python package takes for models of one class unless the folder names another function.

@@ -6,7 +6,7 @@ use linformer::batched_matmul;
 use linformer::ndarray::{Array2, ArrayRef2, Axis, s};
 
 use crate::error::{Error, Result};
-use crate::head::normalized;
+use crate::pooling::rounded;
 
 /// The vectors of a corpus that are compared at a time.
 const TILE: usize = 4096;
@@ -92,8 +92,10 @@ fn check_widths(operation: &'static str, a: &ArrayRef2<f32>, b: &ArrayRef2<f32>)
 fn normalized_rows(vectors: &ArrayRef2<f32>) -> Array2<f32> {
     let mut rows = vectors.to_owned();
     for mut row in rows.outer_iter_mut() {
-        let unit = normalized(row.to_owned());
-        row.assign(&unit);
+        let squares: f64 = row.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
+        if squares != 0.0 {
+            row.mapv_inplace(|value| rounded(f64::from(value) / squares.sqrt()));
+        }
     }
     rows
 }

@@ -75,7 +75,7 @@ impl Tokenizer {
     /// Makes BERT's tokenizer of the text of a `vocab.txt`, one token a line, and of that of a `tokenizer_config.json` (`{}` has the defaults).
     ///
     /// # Errors
-    /// Returns an error if the vocabulary has a token twice or lacks a special one, or if the configuration asks for something else than BERT's tokenizer.
+    /// Returns an error if the vocabulary lacks a special token (of one that is there twice the last counts, as in Python), or if the configuration asks for something else than BERT's tokenizer.
     pub fn from_vocabulary(vocabulary: &str, config: &str) -> Result<Self> {
         word_piece::build(vocabulary, config, Path::new(TOKENIZER_CONFIG)).map(Self::new)
     }

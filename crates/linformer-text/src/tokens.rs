@@ -94,6 +94,28 @@ impl Tokens {
         self.places.iter().filter(|&place| *place == Place::Special).count()
     }
 
+    /// Where the tokens that are not special are, if nothing special is between them.
+    pub(crate) fn frame(&self) -> Option<Range<usize>> {
+        let is_text = |place: &Place| *place != Place::Special;
+        let first = self.places.iter().position(is_text)?;
+        let last = self.places.iter().rposition(is_text)?;
+        let content = first..last + 1;
+        (content.len() + self.special() == self.len()).then_some(content)
+    }
+
+    /// What [`part`](Self::part) gives of one text, for a text with this [`frame`](Self::frame): without a look at all other tokens.
+    pub(crate) fn window(&self, frame: &Range<usize>, part: Range<usize>) -> Self {
+        let end = |index: usize| frame.start.saturating_add(index).min(frame.end);
+        let ranges = [0..frame.start, end(part.start)..end(part.end), frame.end..self.len()];
+        let mut window = Self::default();
+        for range in ranges {
+            window.ids.extend_from_slice(&self.ids[range.clone()]);
+            window.types.extend_from_slice(&self.types[range.clone()]);
+            window.places.extend_from_slice(&self.places[range]);
+        }
+        window
+    }
+
     /// The special tokens, and of each text the tokens with these indices in it.
     pub(crate) fn part(&self, first: Range<usize>, second: Range<usize>) -> Self {
         let mut part = Self::default();
@@ -120,4 +142,44 @@ impl Tokens {
 /// The first byte of each character, and that after the last.
 fn places_of_characters(text: &str) -> Vec<usize> {
     text.char_indices().map(|(place, _)| place).chain([text.len()]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_the_part_of_one_text() {
+        let place = |special: bool| {
+            if special {
+                Place::Special
+            } else {
+                Place::Text {
+                    second: false,
+                    bytes: 0..1,
+                }
+            }
+        };
+        for framed in [vec![true, false, false, false, true, true], vec![false, false], vec![true, false]] {
+            let tokens = Tokens {
+                ids: (0..framed.len()).collect(),
+                types: vec![0; framed.len()],
+                places: framed.iter().map(|&special| place(special)).collect(),
+            };
+            let frame = tokens.frame().unwrap();
+            for (start, end) in [(0, 2), (1, 2), (1, 9), (0, 0), (7, 9)] {
+                assert_eq!(
+                    tokens.window(&frame, start..end),
+                    tokens.part(start..end, 0..0),
+                    "{framed:?} {start}..{end}"
+                );
+            }
+        }
+        let scattered = Tokens {
+            ids: vec![1, 2, 3],
+            types: vec![0; 3],
+            places: [false, true, false].map(place).to_vec(),
+        };
+        assert_eq!((scattered.frame(), Tokens::default().frame()), (None, None));
+    }
 }

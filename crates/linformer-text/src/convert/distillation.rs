@@ -1,7 +1,7 @@
 //! A converted encoder that learns from the exact one on the user's own texts.
 
 use linformer::training::{AdamW, AdamWConfig, Distillation, EncoderBatch, Optimizer, Schedule, Step, Trainable};
-use linformer::{Encoder, Pooling as CorePooling, TrainingPass};
+use linformer::{AttentionKind, Encoder, Pooling as CorePooling, TrainingPass};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -20,6 +20,9 @@ const WARMUP: u64 = 8;
 
 /// The largest norm of a step's gradients.
 const MAX_NORM: f64 = 1.0;
+
+/// The most tokens of a step.
+const MOST_TOKENS: usize = 1 << 24;
 
 /// The shortest sequences of a step, where the model reads longer ones.
 const SHORTEST: usize = 64;
@@ -103,6 +106,12 @@ impl DistillationOptions {
         if self.steps == 0 || self.evaluate_every == 0 || self.batch_tokens == 0 {
             return refuse("steps, evaluate_every and batch_tokens must be at least 1".into());
         }
+        if self.batch_tokens > MOST_TOKENS {
+            return refuse(format!(
+                "batch_tokens is {}; at most {MOST_TOKENS} are read at once",
+                self.batch_tokens
+            ));
+        }
         if !(self.rate > 0.0 && self.rate.is_finite()) {
             return refuse(format!("the rate is {}; it must be a number above 0", self.rate));
         }
@@ -143,7 +152,7 @@ impl TextEncoder {
     ///
     /// # Errors
     /// Returns an error if an option cannot be; if the encoders are not forms of one model; if the model pools by the last token, which is not trained
-    /// here; if the training texts have no text long enough, or the held-out ones no token; or if a loss is not finite.
+    /// here; if the training or the held-out texts have no token; or if a loss is not finite.
     pub fn distill<T: AsRef<str> + Sync>(
         &self,
         exact: &Self,
@@ -152,7 +161,11 @@ impl TextEncoder {
         mut progress: impl FnMut(DistillationProgress),
     ) -> Result<Distilled> {
         options.check()?;
-        self.check_made_of(exact)?;
+        self.check_made_of(OPERATION, exact)?;
+        if matches!(self.model().config().encoder.attention, AttentionKind::Exact(_)) {
+            let reason = "the encoder's attention is exact, so that it has nothing to learn from the exact one; convert it first, with to_local_global";
+            return Err(Error::argument(OPERATION, reason));
+        }
         let loss = Distillation::new(exact.model().encoder().clone()).with_pooling(core_pooling(self.pooling())?);
         let sequences = Sequences::of(exact, training, options)?;
         let held_out = exact.own_pieces(held_out)?;
@@ -213,43 +226,44 @@ fn core_pooling(pooling: Pooling) -> Result<CorePooling> {
 /// The texts that sequences are drawn from.
 struct Sequences {
     texts: Vec<Tokens>,
-    /// Lengths, special tokens included, of which each step takes one.
+    /// The most tokens of a sequence, special ones included, of which each step takes one.
     lengths: Vec<usize>,
     batch_tokens: usize,
 }
 
 impl Sequences {
     fn of<T: AsRef<str> + Sync>(exact: &TextEncoder, texts: &[T], options: &DistillationOptions) -> Result<Self> {
-        let texts: Vec<Tokens> = texts.iter().map(|text| exact.tokenize(text.as_ref())).collect::<Result<_>>()?;
-        let longest_text = texts.iter().map(Tokens::len).max().unwrap_or(0);
-        let longest = exact.max_len().unwrap_or(usize::MAX).min(longest_text);
-        let special = texts.first().map_or(0, Tokens::special);
-        if longest <= special {
+        let mut tokens = Vec::with_capacity(texts.len());
+        for text in texts {
+            tokens.push(exact.tokenize(text.as_ref())?);
+        }
+        tokens.retain(|tokens: &Tokens| tokens.len() > tokens.special());
+        let Some(longest_text) = tokens.iter().map(Tokens::len).max() else {
             return Err(Error::argument(
                 OPERATION,
                 "the training texts have no tokens; give some that are not empty",
             ));
-        }
+        };
+        let longest = exact.max_len().unwrap_or(usize::MAX).min(longest_text);
         let doubled = std::iter::successors(Some(SHORTEST), |length| length.checked_mul(2));
         let lengths: Vec<usize> = doubled.take_while(|&length| length < longest).chain([longest]).collect();
         Ok(Self {
-            texts,
+            texts: tokens,
             lengths,
             batch_tokens: options.batch_tokens,
         })
     }
 
-    /// Sequences of one length, from anywhere in texts that are long enough, so that no token is padding.
+    /// Sequences of one length, each from anywhere in its text; texts that are shorter come whole, and padded.
     fn batch(&self, exact: &TextEncoder, step: Step) -> Result<EncoderBatch<f32>> {
         let mut generator = ChaCha8Rng::seed_from_u64(step.seed);
         generator.set_stream(step.index);
         let length = self.lengths[generator.random_range(0..self.lengths.len())];
-        let long_enough: Vec<&Tokens> = self.texts.iter().filter(|tokens| tokens.len() >= length).collect();
         let pieces: Vec<Piece> = (0..(self.batch_tokens / length).max(1))
             .map(|_| {
-                let tokens = long_enough[generator.random_range(0..long_enough.len())];
-                let room = length - tokens.special();
-                let start = generator.random_range(0..=tokens.len() - length);
+                let tokens = &self.texts[generator.random_range(0..self.texts.len())];
+                let room = length.saturating_sub(tokens.special());
+                let start = generator.random_range(0..=tokens.len().saturating_sub(length));
                 Piece::of(&tokens.part(start..start + room, 0..0))
             })
             .collect();

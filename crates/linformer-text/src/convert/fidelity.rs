@@ -96,9 +96,9 @@ impl TextEncoder {
     /// calibrated or trained on.
     ///
     /// # Errors
-    /// Returns an error if the encoders are not of the same widths, depth and tokenizer, if the texts have no token, or if a number is not finite.
+    /// Returns an error if the encoders differ in more than their blocks' attention and weights, if the texts have no token, or if a number is not finite.
     pub fn fidelity<T: AsRef<str> + Sync>(&self, exact: &Self, texts: &[T]) -> Result<Fidelity> {
-        self.check_made_of(exact)?;
+        self.check_made_of("TextEncoder::fidelity", exact)?;
         let pieces = exact.own_pieces(texts)?;
         let tokens: usize = pieces.iter().map(crate::batch::Piece::len).sum();
         let timed = |encoder: &Self| -> Result<_> {
@@ -123,17 +123,24 @@ impl TextEncoder {
         self.vectors_of(pieces, EmbedOptions::new().batch_tokens)
     }
 
-    /// An error unless this encoder can be a form of `exact`.
-    pub(super) fn check_made_of(&self, exact: &Self) -> Result<()> {
-        let widths = |encoder: &Self| {
+    /// An error unless this encoder can be a form of `exact`: what is around the blocks is the same.
+    pub(super) fn check_made_of(&self, operation: &'static str, exact: &Self) -> Result<()> {
+        let sizes = |encoder: &Self| {
             let config = encoder.model().config();
-            (config.vocab_size, config.encoder.dim(), config.encoder.depth, encoder.dimension())
+            (config.encoder.dim(), config.encoder.depth, encoder.dimension())
         };
-        if widths(self) == widths(exact) && self.pooling() == exact.pooling() {
+        let reason = if sizes(self) != sizes(exact) {
+            "the other encoder has another width or depth"
+        } else if self.pooling() != exact.pooling() || self.stored_modules() != exact.stored_modules() {
+            "the other encoder makes its vectors in another way: pooling, or what follows it"
+        } else if self.tokenizer().to_json()? != exact.tokenizer().to_json()? {
+            "the other encoder has another tokenizer"
+        } else if self.model().embedding().weight() != exact.model().embedding().weight() {
+            "the other encoder has other token vectors"
+        } else {
             return Ok(());
-        }
-        let reason = "the other encoder has another vocabulary, width, depth or pooling; take the one that this was made of";
-        Err(Error::argument("TextEncoder::fidelity", reason))
+        };
+        Err(Error::argument(operation, format!("{reason}; take the one that this was made of")))
     }
 }
 

@@ -61,10 +61,14 @@ fn open_file(source: &Source, path: &Path) -> Result<TextEncoder> {
 }
 
 pub(super) fn save(encoder: &TextEncoder, path: &Path) -> Result<()> {
+    if !encoder.after.iter().all(Module::is_finite) {
+        let reason = "a Dense module has a number that is not finite, which the file cannot keep";
+        return Err(Error::argument("TextEncoder::save", reason));
+    }
     let description = Description {
         format: FORMAT,
         pooling: encoder.pooling,
-        after: encoder.after.iter().map(Module::stored).collect(),
+        after: encoder.stored_modules(),
         trained_len: encoder.trained_len,
     };
     let description = serde_json::to_string(&description).map_err(|error| Error::malformed(path, error))?;

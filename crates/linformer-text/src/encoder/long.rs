@@ -48,6 +48,13 @@ fn cut(tokens: &Tokens, text: usize, limit: usize, long: LongText) -> Result<Vec
     let (content, _) = tokens.content();
     let step = room.saturating_sub(overlap).max(1);
     let last = content.saturating_sub(room).div_ceil(step);
-    let starts = (0..=last).map(|chunk| chunk * step);
-    Ok(starts.map(|start| Piece::of(&tokens.part(start..start + room, 0..0))).collect())
+    let frame = tokens.frame();
+    let piece = |chunk: usize| {
+        let part = chunk * step..chunk * step + room;
+        Piece::of(&match &frame {
+            Some(frame) => tokens.window(frame, part),
+            None => tokens.part(part, 0..0),
+        })
+    };
+    Ok((0..=last).map(piece).collect())
 }

@@ -78,7 +78,9 @@ fn starts(text: &str, tokens: &Tokens) -> Vec<Option<usize>> {
         let bytes = tokens.bytes(token)?;
         let own = text.get(bytes.clone()).unwrap_or("");
         let space = own.len() - own.trim_start().len();
-        Some(if space == own.len() { bytes.start } else { bytes.start + space })
+        // White space at the end may have a place without bytes: it belongs to the text's last.
+        let first = if space == own.len() { bytes.start } else { bytes.start + space };
+        Some(first.min(text.len().saturating_sub(1)))
     };
     (0..tokens.len()).map(start).collect()
 }

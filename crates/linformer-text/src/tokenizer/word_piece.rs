@@ -107,6 +107,10 @@ fn refuse_others(config: &Value, path: &Path) -> Result<()> {
             "words are always separated at spaces and punctuation first",
         ));
     }
+    if let Some(token) = more_tokens(config) {
+        let reason = "vocab.txt is read with BERT's five special tokens only; save the tokenizer as tokenizer.json (in Python: `tokenizer.save_pretrained` of the fast tokenizer)";
+        return Err(Error::refused(path, format!("added token {token}"), reason));
+    }
     let never = &config["never_split"];
     if !(never.is_null() || never.as_array().is_some_and(Vec::is_empty)) {
         return Err(Error::refused(
@@ -116,4 +120,18 @@ fn refuse_others(config: &Value, path: &Path) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// A token that the configuration adds to BERT's own, if there is one.
+fn more_tokens(config: &Value) -> Option<&Value> {
+    let names = |token: &Value| -> Option<String> { token.as_str().or(token["content"].as_str()).map(str::to_owned) };
+    let own: Vec<_> = SPECIAL
+        .iter()
+        .map(|&(option, token)| names(&config[option]).unwrap_or_else(|| token.to_owned()))
+        .collect();
+    let listed = config["additional_special_tokens"].as_array().into_iter().flatten();
+    let decoded = config["added_tokens_decoder"].as_object().into_iter().flat_map(Map::values);
+    listed
+        .chain(decoded)
+        .find(|token| names(token).is_none_or(|name| !own.contains(&name)))
 }

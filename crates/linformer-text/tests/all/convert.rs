@@ -131,6 +131,36 @@ fn training_comes_nearer_and_is_repeatable() {
     assert_eq!(again.encoder.embed(&held_out).unwrap(), distilled.encoder.embed(&held_out).unwrap());
 }
 
+/// Sentences, most of them shorter than the shortest sequences that are drawn of long texts.
+#[test]
+fn short_texts_are_all_read() {
+    let (_folder, exact) = exact("convert-short");
+    let converted = exact.to_local_global(4, 2, &texts(3, 0)).unwrap();
+    let short: Vec<String> = (0..20).map(|seed| text(9 + 2 * seed, seed)).collect();
+    let losses = |texts: &[String], seed: u64| {
+        let options = DistillationOptions::new(3).with_batch_tokens(256).with_seed(seed);
+        let mut losses = Vec::new();
+        converted
+            .distill(&exact, (texts, &short), &options, |progress| losses.push(progress.loss))
+            .unwrap();
+        losses
+    };
+    let longest = &short[19..];
+    assert_ne!(losses(&short, 0), losses(&short, 1));
+    assert_ne!(losses(&short, 0), losses(longest, 0));
+}
+
+#[test]
+fn chunks_of_a_converted_encoder_may_be_longer_than_the_model_was() {
+    let (_folder, exact) = exact("convert-limits");
+    let converted = exact.to_local_global(16, 8, &texts(3, 0)).unwrap();
+    let chunks = EmbedOptions::new()
+        .with_long(LongText::Chunks { overlap: 0 })
+        .with_max_len(Some(300));
+    assert!(converted.embed_with(&[text(1000, 7)], &chunks).is_ok());
+    assert!(exact.embed_with(&[text(1000, 7)], &chunks).is_err());
+}
+
 #[test]
 fn training_ends_where_it_is_near_enough() {
     let (_folder, exact) = exact("convert-enough");
@@ -186,11 +216,24 @@ fn what_cannot_be_converted_or_trained_is_an_error() {
         good.clone().with_rate(0.0),
         good.clone().with_rate(f64::NAN),
         good.clone().with_batch_tokens(0),
+        good.clone().with_batch_tokens(usize::MAX),
+        good.clone().with_batch_tokens(1 << 40),
         good.clone().with_evaluate_every(0),
         good.clone().with_enough(Some(1.5)),
     ] {
         assert!(!refused(&converted, &training, &bad).is_empty());
     }
+    assert!(refused(&exact, &training, &good).contains("exact"), "it has nothing to learn");
+    let mut other = exact.model().clone();
+    linformer::Parameters::visit_mut(&mut other, "", &mut |name, _, mut values| {
+        if name.starts_with("embedding") {
+            values += 1.0_f32;
+        }
+    });
+    let other = exact.with_model(other).unwrap().to_local_global(16, 8, &some).unwrap();
+    assert!(refused(&other, &training, &good).contains("token vectors"));
+    assert!(other.fidelity(&exact, &some).is_err());
+
     let last =
         |encoder: &TextEncoder| TextEncoder::new(encoder.model().clone(), encoder.tokenizer().clone(), Pooling::LastToken, false).unwrap();
     let error = last(&converted)

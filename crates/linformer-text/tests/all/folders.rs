@@ -129,12 +129,50 @@ fn dense_modules_are_applied() {
     fs::remove_file(&path).unwrap();
     assert_eq!(opened.embed(&TEXTS).unwrap(), encoder.embed(&TEXTS).unwrap());
 
+    // Its vectors are not those that a plan compares.
+    let error = encoder.plan_local_global(&TEXTS, &TEXTS, 0.9).unwrap_err().to_string();
+    assert!(error.contains("Dense"), "{error}");
+
+    let mut broken = Tensors::<f32>::new();
+    broken
+        .insert("linear.weight", Array2::from_elem((5, 32), f32::NAN).into_dyn())
+        .unwrap();
+    broken.write(folder.join("2_Dense/model.safetensors")).unwrap();
+    let error = TextEncoder::open(&*folder).unwrap().save(&path).unwrap_err().to_string();
+    assert!(error.contains("not finite") && !path.exists(), "{error}");
+
     replace(
         &folder,
         "2_Dense/config.json",
         r#"{"activation_function": "torch.nn.modules.activation.GELU"}"#,
     );
     assert!(message(&folder).contains("GELU"));
+}
+
+/// ELECTRA's small models have token vectors of half the width, and features of the whole.
+#[test]
+fn token_vectors_may_be_narrower_than_features() {
+    let folder = tiny("electra");
+    let bert = Tensors::<f32>::read(folder.join("model.safetensors")).unwrap();
+    let mut electra = Tensors::new();
+    for name in bert.names() {
+        let tensor = bert.get(name).unwrap();
+        let own = if name.starts_with("embeddings.") {
+            tensor.slice_axis(Axis(tensor.ndim() - 1), (..16).into()).to_owned()
+        } else {
+            tensor.to_owned()
+        };
+        electra.insert(name, own).unwrap();
+    }
+    let project = Array2::from_shape_fn((32, 16), |(i, j)| ((i * 16 + j) as f32).sin());
+    electra.insert("embeddings_project.weight", project.into_dyn()).unwrap();
+    electra.insert("embeddings_project.bias", Array1::ones(32).into_dyn()).unwrap();
+    electra.write(folder.join("model.safetensors")).unwrap();
+    let config = fs::read_to_string(folder.join("config.json")).unwrap();
+    let config = config.replace(r#""model_type": "bert""#, r#""model_type": "electra", "embedding_size": 16"#);
+    replace(&folder, "config.json", &config.replace("BertModel", "ElectraModel"));
+    assert_eq!(TextEncoder::open(&*folder).unwrap().dimension(), 32);
+    check(&folder, |features| unit(mean(features)));
 }
 
 #[test]
@@ -259,6 +297,22 @@ fn what_is_not_reproduced_is_refused_by_name() {
         ),
         ("tokenizer_config.json", r#"{"do_lower_case": false}"#.to_owned(), "do_lower_case"),
         ("config.json", r#"{"model_type": "t5"}"#.to_owned(), "t5"),
+    ];
+    check_refusals(&folder, &wrong);
+}
+
+#[test]
+fn flags_of_pooling_are_never_guessed() {
+    let folder = tiny("flags");
+    let config = |text: &str, word| ("1_Pooling/config.json", text.to_owned(), word);
+    let wrong = [
+        config("{}", "no pooling_mode_"),
+        config(
+            r#"{"pooling_mode_cls_token": false, "pooling_mode_mean_tokens": false}"#,
+            "no pooling_mode_",
+        ),
+        config(r#"{"pooling_mode_cls_token": 1}"#, "true or false"),
+        config(r#"{"pooling_mode_mean_tokens": true, "include_prompt": false}"#, "include_prompt"),
     ];
     check_refusals(&folder, &wrong);
 }

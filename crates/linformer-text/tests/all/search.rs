@@ -23,6 +23,13 @@ fn cosines_are_those_of_the_definition() {
 }
 
 #[test]
+fn tiny_vectors_have_directions_too() {
+    let cosines = similarity(&array![[1e38, 1e38], [f32::NAN, 1.0]], &array![[1e-44, 0.0]]).unwrap();
+    assert!((cosines[[0, 0]] - 0.5_f32.sqrt()).abs() < 1e-6, "{cosines}");
+    assert!(cosines[[1, 0]].is_nan());
+}
+
+#[test]
 fn the_nearest_are_those_of_all_cosines() {
     // More than are compared at a time.
     let (queries, corpus) = (vectors(3, 1), vectors(9000, 2));

@@ -111,6 +111,11 @@ fn options_of_vocabularies_are_followed_or_refused() {
         (r#"{"tokenizer_class": "MPNetTokenizer"}"#, "tokenizer_class"),
         (r#"{"do_basic_tokenize": false}"#, "do_basic_tokenize"),
         (r#"{"never_split": ["sea"]}"#, "never_split"),
+        (r#"{"additional_special_tokens": ["<eos>"]}"#, "<eos>"),
+        (
+            r#"{"added_tokens_decoder": {"0": {"content": "[PAD]"}, "8": {"content": "<eos>"}}}"#,
+            "<eos>",
+        ),
     ] {
         let error = Tokenizer::from_vocabulary(vocabulary, config).unwrap_err();
         assert!(
