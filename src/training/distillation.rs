@@ -56,7 +56,7 @@ impl<A: Scalar> EncoderBatch<A> {
 /// let mut student = teacher.to_local_global(&form, &[(text(0), None)])?;
 ///
 /// let mut trainer = Trainer::new(TrainerConfig::new(20, Schedule::cosine(1e-3, 20)), AdamW::new(&student, AdamWConfig::new())?)?;
-/// let batches = (1..).map(|seed| linformer::Result::Ok(EncoderBatch::new(text(seed))));
+/// let batches = (1..).map(|seed| Ok::<_, linformer::Error>(EncoderBatch::new(text(seed))));
 /// let mut losses = Vec::new();
 /// trainer.run(&mut student, &Distillation::new(teacher), batches, &[], |progress| losses.push(progress.loss))?;
 /// assert!(losses[19] < losses[0]);

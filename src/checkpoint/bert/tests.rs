@@ -1,3 +1,5 @@
+#![allow(clippy::redundant_closure_for_method_calls)] // the method alone is not general enough in its lifetimes
+
 use ndarray::{ArrayD, IxDyn};
 
 use super::super::foreign::{self, Entry};
