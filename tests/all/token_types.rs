@@ -5,7 +5,7 @@ use linformer::ndarray::{Array2, Axis, array, s};
 use linformer::training::{CrossEntropy, Step, TokenBatch, Trainable};
 use linformer::{
     AttentionConfig, Classifier, ClassifierConfig, EncoderConfig, Error, HeadKind, LanguageModel, LanguageModelConfig, LinformerConfig,
-    PaddingMask, Parameters, PositionKind, ProjectionKind, TrainingPass,
+    PaddingMask, Parameters, PositionKind, TrainingPass,
 };
 
 use crate::common::{difference, scramble};
@@ -186,9 +186,7 @@ fn batches_with_types_are_trained_on() {
 fn ranks_make_the_same_scores_of_pairs() {
     const LENGTH: usize = 11;
     let mut config = config(Some(2));
-    // Of a learned projection each rank has its own columns; this one has none.
-    let attention = LinformerConfig::new(8, 2, LENGTH, 3).with_kind(ProjectionKind::MeanPooling);
-    config.encoder = EncoderConfig::new(attention, 1);
+    config.encoder = EncoderConfig::new(LinformerConfig::new(8, 2, LENGTH, 3), 1);
     let mut model = Classifier::<f64>::new(&ClassifierConfig::tokens(config, 3), 1).unwrap();
     scramble(&mut model, 1);
     let (tokens, types) = (tokens(LENGTH), types(LENGTH, 2));
