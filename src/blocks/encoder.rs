@@ -141,7 +141,7 @@ impl<A: Scalar> Encoder<A> {
     }
 
     /// Returns the residual stream after each block, (batch, n, dim), in order: the last with the final norm, where there is one, so that it is what
-    /// [`forward`](Self::forward) returns.
+    /// [`forward`](Self::forward) returns. An encoder without blocks has none.
     ///
     /// # Errors
     /// Returns an error as [`forward`](Self::forward) does, or if the encoder is reversible, whose two streams are no single one.

@@ -81,8 +81,10 @@ impl<A: Scalar> Encoder<A> {
         let (y, cache) = parallel::within(self.training_cost(&x), || {
             self.train(x, mask, pass, None, |stream| hidden.push(stream.clone()))
         })?;
-        hidden.pop();
-        hidden.push(y);
+        // An encoder without blocks has no state to put the output's in.
+        if let Some(last) = hidden.last_mut() {
+            *last = y;
+        }
         Ok((hidden, cache))
     }
 

@@ -152,6 +152,16 @@ fn the_last_hidden_state_is_the_output() {
 }
 
 #[test]
+fn an_encoder_without_blocks_has_no_states() {
+    let empty = Encoder::<f64>::new(&EncoderConfig::new(AttentionConfig::new(WIDTH, 2), 0), 0).unwrap();
+    assert!(empty.hidden_states(&batch().x, None).unwrap().is_empty());
+    let (loss, _) = empty
+        .loss_and_gradients(&batch(), &Distillation::new(empty.clone()), &pass())
+        .unwrap();
+    assert_eq!(loss, 0.0);
+}
+
+#[test]
 fn what_cannot_be_compared_is_an_error() {
     let student = teacher(NormPlacement::Post);
     let refused = |teacher: &Encoder<f64>, weight: f64| {
