@@ -32,7 +32,7 @@ struct Options {
 }
 
 impl Options {
-    /// What the command line says; `None` where it asks for help.
+    /// Reads the command line; `None` if it asks for help.
     fn from_arguments() -> Result<Option<Self>, Box<dyn Error>> {
         let mut options = Self {
             model: PathBuf::from(support::TINY),
@@ -40,19 +40,18 @@ impl Options {
             query: "What is a whale?".into(),
             top: 5,
         };
-        let mut arguments = std::env::args().skip(1);
-        while let Some(name) = arguments.next() {
-            if name == "--help" {
-                return Ok(None);
-            }
-            let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
-            match name.as_str() {
+        let is_help = support::arguments(|name, value| {
+            match name {
                 "--model" => options.model = value.into(),
                 "--texts" => options.texts = value.into(),
                 "--query" => options.query = value,
                 "--top" => options.top = value.parse()?,
-                _ => return Err(format!("{name} is unknown; --help says what there is").into()),
+                _ => return Ok(false),
             }
+            Ok(true)
+        })?;
+        if is_help {
+            return Ok(None);
         }
         support::check_model(&options.model)?;
         Ok(Some(options))

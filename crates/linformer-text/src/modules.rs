@@ -47,7 +47,7 @@ pub(crate) struct Modules {
 }
 
 impl Modules {
-    /// Reads what modules.json lists; without one, the mean as it is, as `sentence-transformers` has it.
+    /// Reads the modules that modules.json lists. Without that file it is mean pooling without normalization, as in `sentence-transformers`.
     pub(crate) fn read(source: &Source) -> Result<Self> {
         refuse_default_prompt(source)?;
         let Some(list) = source.json::<Vec<Value>>("", MODULES)? else {

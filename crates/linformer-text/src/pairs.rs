@@ -44,7 +44,7 @@ pub struct PairScorer {
     tokenizer: Tokenizer,
     /// Whether a score is the sigmoid of the model's output.
     sigmoid: bool,
-    /// Whether the model is told which text of a pair a token is of.
+    /// Whether token types, which tell the two texts of a pair apart, are given to the model.
     reads_types: bool,
     labels: Vec<String>,
     /// The special tokens of a pair.

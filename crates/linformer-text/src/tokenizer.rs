@@ -13,7 +13,7 @@ pub(crate) const TOKENIZER: &str = "tokenizer.json";
 pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const VOCABULARY: &str = "vocab.txt";
 
-/// A tokenizer of the crate [`tokenizers`], as a model's folder has it: the same ids as in Python.
+/// The tokenizer of a model, read from its folder by the crate [`tokenizers`]. It gives the same ids as in Python.
 ///
 /// Truncation and padding that its file asks for are off: they would cut texts without a word. [`truncation`](Self::truncation) returns what the file
 /// asks for.

@@ -39,6 +39,22 @@ pub fn run<O>(options: Result<Option<O>, Box<dyn Error>>, help: &str, run: impl 
     }
 }
 
+/// Calls `set` with the name and value of each option of the command line, and returns whether help is asked for instead. `set` returns whether it knows
+/// the name.
+pub fn arguments(mut set: impl FnMut(&str, String) -> Result<bool, Box<dyn Error>>) -> Result<bool, Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    while let Some(name) = arguments.next() {
+        if name == "--help" {
+            return Ok(true);
+        }
+        let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
+        if !set(&name, value)? {
+            return Err(format!("{name} is unknown; --help lists the options").into());
+        }
+    }
+    Ok(false)
+}
+
 pub fn check_model(path: &Path) -> Result<(), Box<dyn Error>> {
     if path.exists() { Ok(()) } else { Err(ADVICE.into()) }
 }
