@@ -1,9 +1,11 @@
 //! Work spread over threads: the only file that names rayon.
 //!
 //! The order of sums depends on the shapes only, never on the number of threads, so that results are bit-equal for any pool.
+//!
+//! Tasks are called through `dyn Fn`, so that rayon's functions, which are large, are compiled once and not for every loop of the crate.
 
 use std::cell::Cell;
-use std::sync::{Mutex, TryLockError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::LocalKey;
 
 use ndarray::{ArrayViewMut, Axis, Dimension};
@@ -14,23 +16,16 @@ const WORTH_SPREADING: usize = 1 << 20;
 /// Calls `work` for every task, on the caller's rayon pool where the feature `rayon` is on and all tasks together take at least
 /// some `multiplications`.
 pub(crate) fn for_each<T: Send>(tasks: Vec<T>, multiplications: usize, work: impl Fn(T) + Send + Sync) {
-    #[cfg(feature = "rayon")]
-    if tasks.len() > 1 && spreads(multiplications) {
-        use rayon::prelude::*;
-        if in_pool() {
-            return tasks.into_par_iter().with_max_len(1).for_each(work);
-        }
-        let count = tasks.len();
-        let rest = Mutex::new(tasks.into_iter());
-        return helpers::share(count, || {
-            while let Some(task) = helpers::next(&rest, Iterator::next) {
-                work(task);
-            }
-        });
+    for_each_task(tasks, multiplications, &work);
+}
+
+fn for_each_task<T: Send>(tasks: Vec<T>, multiplications: usize, work: &(dyn Fn(T) + Sync)) {
+    if tasks.len() <= 1 || !spreads(multiplications) {
+        return tasks.into_iter().for_each(work);
     }
-    #[cfg(not(feature = "rayon"))]
-    let _ = multiplications;
-    tasks.into_iter().for_each(work);
+    let count = tasks.len();
+    let rest = Mutex::new(tasks.into_iter());
+    spread(count, &|| next(&rest, Iterator::next).map(work).is_some());
 }
 
 /// [`for_each`] with scratch space that the tasks of one thread use in turn.
@@ -144,37 +139,36 @@ pub(crate) fn finds_idle_threads(multiplications: usize) -> bool {
 
 /// Calls `work` on a thread of the pool, which need not be woken for every call that spreads over it.
 pub(crate) fn within<R: Send>(multiplications: usize, work: impl FnOnce() -> R + Send) -> R {
+    let mut work = Some(work);
+    let mut result = None;
+    on_a_thread(multiplications, &mut || result = work.take().map(|work| work()));
+    result.expect("the work was called")
+}
+
+fn on_a_thread(multiplications: usize, work: &mut (dyn FnMut() + Send)) {
     #[cfg(feature = "rayon")]
     if spreads(multiplications) {
         return rayon::scope(|_| work());
     }
     #[cfg(not(feature = "rayon"))]
     let _ = multiplications;
-    work()
+    work();
 }
 
 /// Runs both, either of which may spread over threads: idle threads of one help with the other.
 pub(crate) fn both(multiplications: usize, first: impl FnOnce() + Send, second: impl FnOnce() + Send) {
-    #[cfg(feature = "rayon")]
-    if spreads(multiplications) {
-        if in_pool() {
-            rayon::join(first, second);
-            return;
-        }
-        let rest = Mutex::new((Some(first), Some(second)));
-        return helpers::share(2, || {
-            if let Some(first) = helpers::next(&rest, |rest| rest.0.take()) {
-                first();
-            }
-            if let Some(second) = helpers::next(&rest, |rest| rest.1.take()) {
-                second();
-            }
-        });
+    if !spreads(multiplications) {
+        first();
+        return second();
     }
-    #[cfg(not(feature = "rayon"))]
-    let _ = multiplications;
-    first();
-    second();
+    let rest = Mutex::new((Some(first), Some(second)));
+    spread(2, &|| {
+        if let Some(first) = next(&rest, |rest| rest.0.take()) {
+            first();
+            return true;
+        }
+        next(&rest, |rest| rest.1.take()).map(|second| second()).is_some()
+    });
 }
 
 /// Whether `count` tasks of this cost together can keep all threads busy, each staying on one.
@@ -187,39 +181,58 @@ fn spreads(multiplications: usize) -> bool {
     cfg!(feature = "rayon") && multiplications >= WORTH_SPREADING && threads() > 1
 }
 
-/// Whether this thread belongs to the pool, whose threads steal from one another while they wait.
-#[cfg(feature = "rayon")]
-fn in_pool() -> bool {
-    rayon::current_thread_index().is_some()
+/// The next task of the `rest`.
+fn next<S, T>(rest: &Mutex<S>, take: impl FnOnce(&mut S) -> Option<T>) -> Option<T> {
+    // Nothing can panic while it is locked.
+    take(&mut rest.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Work that a thread outside the pool shares with the pool's threads.
+#[cfg(not(feature = "rayon"))]
+fn spread(_count: usize, task: &(dyn Fn() -> bool + Sync)) {
+    while task() {}
+}
+
+/// Calls `task`, which does the next of `count` tasks and says whether there was one, on as many threads as that keeps busy.
 ///
-/// rayon's own functions hand all of it to the pool and put the caller to sleep. Then two threads must be woken one after the other, which may
-/// start on one processor and take milliseconds to part, before a call gets anywhere. Here the caller begins at once, and a thread that wakes late
-/// finds less to do.
+/// On a thread of the pool this is rayon's: its threads steal from one another while they wait. From outside the pool, rayon's own functions hand
+/// all work to the pool and put the caller to sleep. Then two threads must be woken one after the other, which may start on one processor and take
+/// milliseconds to part, before a call gets anywhere. Here the caller begins at once, and a thread that wakes late finds less to do.
+#[cfg(feature = "rayon")]
+fn spread(count: usize, task: &(dyn Fn() -> bool + Sync)) {
+    if rayon::current_thread_index().is_some() {
+        helpers::halve(count, task);
+    } else {
+        helpers::share(count, task);
+    }
+}
+
+/// Threads of the pool that take part in the work.
 #[cfg(feature = "rayon")]
 mod helpers {
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::{Mutex, PoisonError};
     use std::thread;
     use std::time::{Duration, Instant};
 
     /// How long the caller stays awake for helpers that still work: as long as it takes to fall asleep and to be woken.
     const PATIENCE: Duration = Duration::from_micros(100);
 
-    /// The resource that `take` takes.
-    pub(super) fn next<S, T>(rest: &Mutex<S>, take: impl FnOnce(&mut S) -> Option<T>) -> Option<T> {
-        // Nothing can panic while it is locked.
-        take(&mut rest.lock().unwrap_or_else(PoisonError::into_inner))
+    type Task<'t> = &'t (dyn Fn() -> bool + Sync);
+
+    /// Calls `task` `count` times. Other threads of the pool steal halves of the calls.
+    pub(super) fn halve(count: usize, task: Task) {
+        if count <= 1 {
+            task();
+            return;
+        }
+        rayon::join(|| halve(count / 2, task), || halve(count - count / 2, task));
     }
 
-    /// Calls `work`, which does tasks until none is left, on this thread and on as many others as `count` tasks can keep busy.
-    pub(super) fn share(count: usize, work: impl Fn() + Sync) {
+    /// Calls `task` until no task is left, on this thread and on as many others as `count` tasks can keep busy.
+    pub(super) fn share(count: usize, task: Task) {
         let working = AtomicUsize::new(0);
         rayon::in_place_scope(|scope| {
-            call(scope, super::threads().min(count) - 1, &working, &work);
-            work();
+            call(scope, super::threads().min(count) - 1, &working, task);
+            while task() {}
             let start = Instant::now();
             while working.load(Ordering::Acquire) > 0 && start.elapsed() < PATIENCE {
                 thread::yield_now();
@@ -228,16 +241,16 @@ mod helpers {
     }
 
     /// Calls `count` helpers: one that calls half of the others.
-    fn call<'s>(scope: &rayon::Scope<'s>, count: usize, working: &'s AtomicUsize, work: &'s (impl Fn() + Sync)) {
+    fn call<'s>(scope: &rayon::Scope<'s>, count: usize, working: &'s AtomicUsize, task: Task<'s>) {
         if count == 0 {
             return;
         }
         scope.spawn(move |scope| {
             working.fetch_add(1, Ordering::AcqRel);
             let others = count - 1;
-            call(scope, others / 2, working, work);
-            call(scope, others - others / 2, working, work);
-            work();
+            call(scope, others / 2, working, task);
+            call(scope, others - others / 2, working, task);
+            while task() {}
             working.fetch_sub(1, Ordering::AcqRel);
         });
     }
@@ -257,29 +270,34 @@ pub(crate) fn threads() -> usize {
 
 /// [`for_each`] for the parts of something, each with its index, without allocating.
 pub(crate) fn for_each_part<P: Divide>(parts: P, multiplications: usize, work: impl Fn(usize, P) + Sync) {
-    let crowds = parts.count() >= threads();
-    let work = |index, part| {
+    each_part(parts, multiplications, &work);
+}
+
+fn each_part<P: Divide>(parts: P, multiplications: usize, work: &(dyn Fn(usize, P) + Sync)) {
+    let count = parts.count();
+    let mut rest = (0, (count > 0).then_some(parts));
+    if count <= 1 || !spreads(multiplications) {
+        while let Some((index, part)) = first_part(&mut rest) {
+            work(index, part);
+        }
+        return;
+    }
+    let crowds = count >= threads();
+    let rest = Mutex::new(rest);
+    spread(count, &|| {
+        let Some((index, part)) = next(&rest, first_part) else {
+            return false;
+        };
         if crowds {
             with_flag(&CROWDED, || work(index, part));
         } else {
             work(index, part);
         }
-    };
-    #[cfg(feature = "rayon")]
-    if parts.count() > 1 && spreads(multiplications) && !in_pool() {
-        let count = parts.count();
-        let rest = Mutex::new((0, Some(parts)));
-        return helpers::share(count, || {
-            while let Some((index, part)) = helpers::next(&rest, first_part) {
-                work(index, part);
-            }
-        });
-    }
-    halve(parts, 0, spreads(multiplications), &work);
+        true
+    });
 }
 
 /// Takes the first part of the rest, and its index.
-#[cfg(feature = "rayon")]
 fn first_part<P: Divide>((index, rest): &mut (usize, Option<P>)) -> Option<(usize, P)> {
     let parts = rest.take()?;
     let (first, others) = if parts.count() > 1 {
@@ -291,26 +309,6 @@ fn first_part<P: Divide>((index, rest): &mut (usize, Option<P>)) -> Option<(usiz
     *rest = others;
     *index += 1;
     Some((*index - 1, first))
-}
-
-#[cfg_attr(not(feature = "rayon"), allow(clippy::only_used_in_recursion))]
-fn halve<P: Divide>(parts: P, first: usize, spreads: bool, work: &(impl Fn(usize, P) + Sync)) {
-    let count = parts.count();
-    if count <= 1 {
-        if count == 1 {
-            work(first, parts);
-        }
-        return;
-    }
-    let middle = count / 2;
-    let (left, right) = parts.divide(middle);
-    #[cfg(feature = "rayon")]
-    if spreads {
-        rayon::join(|| halve(left, first, spreads, work), || halve(right, first + middle, spreads, work));
-        return;
-    }
-    halve(left, first, spreads, work);
-    halve(right, first + middle, spreads, work);
 }
 
 /// Scratch space that is kept from call to call, one for each thread.
@@ -330,20 +328,24 @@ impl<S: Default + Send> Pool<S> {
 
     /// Calls `work` with a space that no other thread uses meanwhile.
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut S) -> R) -> R {
+        match self.free() {
+            Some(mut space) => work(&mut space),
+            None => work(&mut S::default()),
+        }
+    }
+
+    fn free(&self) -> Option<MutexGuard<'_, S>> {
         #[cfg(feature = "rayon")]
         let own = rayon::current_thread_index().map_or(0, |index| index + 1);
         #[cfg(not(feature = "rayon"))]
         let own = 0;
         let (before, after) = self.spaces.split_at(own.min(self.spaces.len()));
-        for space in after.iter().chain(before) {
-            match space.try_lock() {
-                Ok(mut space) => return work(&mut space),
-                // Scratch space left by a panic is as good as any.
-                Err(TryLockError::Poisoned(space)) => return work(&mut space.into_inner()),
-                Err(TryLockError::WouldBlock) => {}
-            }
-        }
-        work(&mut S::default())
+        after.iter().chain(before).find_map(|space| match space.try_lock() {
+            Ok(space) => Some(space),
+            // Scratch space left by a panic is as good as any.
+            Err(TryLockError::Poisoned(space)) => Some(space.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        })
     }
 }
 

@@ -33,29 +33,48 @@ impl ThreadGroup {
     /// Calls `work` on `size` threads, each with its rank, and gives their results in the order of the ranks. The result of a rank that
     /// panics is an [`Error::Rank`] with what it said.
     pub fn run<T: Send>(size: usize, work: impl Fn(&ThreadRank) -> Result<T> + Sync) -> Vec<Result<T>> {
-        let shared = Arc::new(Shared::new(size));
-        thread::scope(|scope| {
-            let work = &work;
-            let threads: Vec<_> = (0..size)
-                .map(|rank| {
-                    let rank = ThreadRank {
-                        shared: Arc::clone(&shared),
-                        rank,
-                    };
-                    scope.spawn(move || caught(rank, work))
-                })
-                .collect();
-            let results = threads.into_iter().enumerate();
-            results
-                .map(|(rank, thread)| thread.join().unwrap_or_else(|panic| Err(panicked(rank, &*panic))))
-                .collect()
-        })
+        let results: Vec<_> = (0..size).map(|_| Mutex::new(None)).collect();
+        let panics = run_all(size, &|rank| {
+            let result = work(rank);
+            *results[rank.rank].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        });
+        panics
+            .into_iter()
+            .zip(results)
+            .map(|(panic, result)| panic.and_then(|()| left(result)))
+            .collect()
     }
 }
 
-fn caught<T>(rank: ThreadRank, work: &(impl Fn(&ThreadRank) -> Result<T> + Sync)) -> Result<T> {
-    let result = catch_unwind(AssertUnwindSafe(|| work(&rank)));
-    result.unwrap_or_else(|panic| Err(panicked(rank.rank, &*panic)))
+/// The result that a rank left.
+fn left<T>(result: Mutex<Option<Result<T>>>) -> Result<T> {
+    let result = result.into_inner().unwrap_or_else(PoisonError::into_inner);
+    result.expect("a rank that did not panic left a result")
+}
+
+/// Calls `work` on `size` threads. Compiled once, whatever the work returns.
+fn run_all(size: usize, work: &(dyn Fn(&ThreadRank) + Sync)) -> Vec<Result<()>> {
+    let shared = Arc::new(Shared::new(size));
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..size)
+            .map(|rank| {
+                let rank = ThreadRank {
+                    shared: Arc::clone(&shared),
+                    rank,
+                };
+                scope.spawn(move || caught(&rank, work))
+            })
+            .collect();
+        let results = threads.into_iter().enumerate();
+        results
+            .map(|(rank, thread)| thread.join().unwrap_or_else(|panic| Err(panicked(rank, &*panic))))
+            .collect()
+    })
+}
+
+fn caught(rank: &ThreadRank, work: &(dyn Fn(&ThreadRank) + Sync)) -> Result<()> {
+    let result = catch_unwind(AssertUnwindSafe(|| work(rank)));
+    result.map_err(|panic| panicked(rank.rank, &*panic))
 }
 
 fn panicked(rank: usize, panic: &(dyn Any + Send)) -> Error {

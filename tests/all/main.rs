@@ -1,6 +1,6 @@
 //! The tests of the public interface, by subject: one crate, so that the generic functions of the library are compiled for the tests once.
 //!
-//! `cargo test --release --test all errors::` runs one subject; `tests/workspace.rs`, which counts allocations, is a crate of its own.
+//! `cargo test --test all errors::` runs one subject; `tests/workspace.rs`, which counts allocations, is a crate of its own.
 
 #![allow(unreachable_pub)] // a test's modules have no users outside
 

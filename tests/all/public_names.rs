@@ -1,7 +1,7 @@
 //! The public names, as `tests/public_names.txt` lists them: what is added is meant, and what is taken away is noticed.
 //!
 //! The lint `unreachable_pub` holds a bare `pub` to what can be reached from outside, so that the names can be read off the sources. After a
-//! change that is meant, `LINFORMER_BLESS=1 cargo test --release --test all public_names::` writes the file anew.
+//! change that is meant, `LINFORMER_BLESS=1 cargo test --test all public_names::` writes the file anew.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -153,6 +153,6 @@ fn the_public_names_are_those_of_the_list() {
     let gone: Vec<&String> = listed.difference(&found).collect();
     assert!(
         added.is_empty() && gone.is_empty(),
-        "new names: {added:#?}\nnames that are gone: {gone:#?}\nif that is meant, say so in CHANGELOG.md and run LINFORMER_BLESS=1 cargo test --release --test all public_names"
+        "new names: {added:#?}\nnames that are gone: {gone:#?}\nif that is meant, say so in CHANGELOG.md and run LINFORMER_BLESS=1 cargo test --test all public_names"
     );
 }

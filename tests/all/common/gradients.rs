@@ -51,15 +51,13 @@ pub fn check<M: Parameters<f64> + Clone>(
     };
     let wrong = error(&dx.clone().into_dyn(), moved);
     assert!(wrong < BOUND, "input: {wrong:e}");
+    let mut changed = model.clone();
     for (name, gradient) in gradients.named() {
         let moved = |index: usize, by: f64| {
-            let mut model = model.clone();
-            model.visit_mut("", &mut |own, _, mut tensor| {
-                if own == name {
-                    *tensor.iter_mut().nth(index).unwrap() += by;
-                }
-            });
-            loss(&forward(&model, x))
+            let value = replace(&mut changed, &name, index, |value| value + by);
+            let loss = loss(&forward(&changed, x));
+            replace(&mut changed, &name, index, |_| value);
+            loss
         };
         let mut buffer = false;
         model.visit("", &mut |own, role, _| buffer |= own == name && role == linformer::Role::Buffer);
@@ -70,6 +68,19 @@ pub fn check<M: Parameters<f64> + Clone>(
         let wrong = error(&gradient.to_owned(), moved);
         assert!(wrong < BOUND, "{name}: {wrong:e}");
     }
+}
+
+/// Changes one element of the tensor `name`, and returns what it was.
+fn replace(model: &mut impl Parameters<f64>, name: &str, index: usize, change: impl Fn(f64) -> f64) -> f64 {
+    let mut old = f64::NAN;
+    model.visit_mut("", &mut |own, _, mut tensor| {
+        if own == name {
+            let element = tensor.iter_mut().nth(index).unwrap();
+            old = *element;
+            *element = change(old);
+        }
+    });
+    old
 }
 
 pub fn mask(pattern: u64, length: usize) -> PaddingMask {

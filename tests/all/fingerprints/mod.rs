@@ -4,7 +4,7 @@
 //! The test runs at the level of this process, and starts itself once more for every other level that the processor has. Without fused
 //! multiply-adds (level `portable`) the bits differ, and the norms are compared instead.
 //!
-//! After a change to the order of sums that is meant, `LINFORMER_BLESS=1 cargo test --release --test all fingerprints::` writes the file anew.
+//! After a change to the order of sums that is meant, `LINFORMER_BLESS=1 cargo test --test all fingerprints::` writes the file anew.
 
 mod attention;
 mod models;

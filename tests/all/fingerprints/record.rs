@@ -72,7 +72,7 @@ impl Record {
     pub fn write(&self) {
         let mut text = String::from(
             "# Hashes (FNV-1a, 64 bits) and norms of results; see tests/all/fingerprints. Written by\n\
-             #   LINFORMER_BLESS=1 cargo test --release --test all fingerprints::\n",
+             #   LINFORMER_BLESS=1 cargo test --test all fingerprints::\n",
         );
         for (name, Fingerprint { hash, norm }) in &self.found {
             writeln!(text, "{hash:016x} {norm:<19.12e} {name}").expect("a string takes all");

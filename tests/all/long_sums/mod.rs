@@ -129,7 +129,7 @@ fn pushed<A: Scalar>(layer: &LinformerAttention<A>, x: &Array3<A>, order: Order,
 #[test]
 fn compressed_keys_and_values() {
     for (kind, sharing) in kinds() {
-        for (length, chunk) in [(100_000, 100_000), (40_000, 700), (20_000, 1)] {
+        for (length, chunk) in [(50_000, 50_000), (20_000, 700), (10_000, 1)] {
             let layers = (layer::<f32>(kind, sharing, length, 2), layer::<f64>(kind, sharing, length, 2));
             for (what, x) in inputs(length, 2) {
                 let wide = x.mapv(f64::from);
@@ -152,11 +152,11 @@ fn compressed_keys_and_values() {
     }
 }
 
-/// Four million equal positions in one slot or two.
+/// Four million equal positions in one slot, or a million.
 #[test]
 fn compressed_millions() {
-    let length = 4_000_000;
-    for (kind, sharing) in kinds() {
+    for (index, (kind, sharing)) in kinds().into_iter().enumerate() {
+        let length = if index == 0 { 4_000_000 } else { 1_000_000 };
         let layers = (layer::<f32>(kind, sharing, length, 1), layer::<f64>(kind, sharing, length, 1));
         let x = Array3::from_elem((1, length, 2), TERMS[0]);
         for order in [Order::CompressFirst, Order::ProjectFirst] {
