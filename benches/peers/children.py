@@ -187,16 +187,16 @@ def make_folder(path):
         sys.exit(f"results cannot be written to {path}: {error}")
 
 
-def build_python(target):
+def build_python(target, required=REQUIREMENTS, optional=ENGINES):
     """The interpreter of an environment with the pinned packages, made once."""
     folder = target / "venv"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     stamp = folder / "requirements.txt"
-    wanted = "\n".join(REQUIREMENTS + ENGINES) + "\n"
+    wanted = "\n".join(required + optional) + "\n"
     if not stamp.exists() or stamp.read_text() != wanted:
         venv.create(folder, clear=True, with_pip=True)
-        run([python, "-m", "pip", "install", "--quiet", *REQUIREMENTS])
-        for package in ENGINES:
+        run([python, "-m", "pip", "install", "--quiet", *required])
+        for package in optional:
             try:
                 run([python, "-m", "pip", "install", "--quiet", package])
             except subprocess.CalledProcessError:

@@ -8,14 +8,17 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from array import array
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import children
+import documents
 import report
 import run
+import text
 from work import BEST, COMPILED, INSTALLED, WORK, rivals
 
 HERE = Path(__file__).parent
@@ -122,6 +125,38 @@ class Table(unittest.TestCase):
             if work.must is not None:
                 self.assertTrue(set(contender.name for contender in rivals("")) - {INSTALLED}
                                 <= {contender.name for contender in work.contenders if contender.counts}, work.name)
+
+
+class Texts(unittest.TestCase):
+    """text.py and documents.py, with processes that only pretend."""
+
+    def measured(self, theirs):
+        """What `text.Run.measure` makes of one rival with these numbers, who takes twice our time."""
+        def process(numbers, seconds):
+            def ask(op, path=None, **_):
+                if op == "write":
+                    Path(path).write_bytes(array("f", numbers).tobytes())
+                return {"seconds": [seconds]}
+            return SimpleNamespace(ask=ask, process=SimpleNamespace(pid=os.getpid()))
+
+        contenders = SimpleNamespace(children={"ours": process([0.5, 1.0], 1.0), "openvino": process(theirs, 2.0)})
+        with tempfile.TemporaryDirectory() as folder, redirect_stderr(StringIO()):
+            runs = text.Run(SimpleNamespace(rounds=2, batch_tokens=None), None, None, folder)
+            return runs, runs.measure(text.Work("one", ["a"], (1,)), contenders, 1)
+
+    def test_a_rival_whose_vectors_differ_does_not_count(self):
+        runs, found = self.measured([0.5, 1.00001])
+        self.assertEqual((found["rivals"], runs.differs), ({"openvino": 2.0}, False))
+        for theirs in ([0.5, 1.2], [0.5], [0.5, float("nan")]):
+            runs, found = self.measured(theirs)
+            self.assertEqual((found["rivals"], runs.differs), ({}, True))
+            self.assertIn("| – |", text.markdown([found], {}, {}, 0))
+
+    def test_the_text_has_enough_sentences(self):
+        self.assertGreater(len(text.sentences(text.TEXT)), text.SENTENCES)
+
+    def test_tags_are_taken_off(self):
+        self.assertEqual(documents.untagged("The/at jury/nn said/vbd ``/`` and/or/cc ''/'' ./."), 'The jury said "and/or".')
 
 
 if __name__ == "__main__":
