@@ -44,9 +44,8 @@ def read(arguments):
         if label:
             texts.append(untagged(path.read_text(errors="replace")) if arguments.tagged else path.read_text(errors="replace"))
             classes.append(label.group(1))
-    few = [label for label, count in Counter(classes).items() if count < FOLDS]
-    if not texts or few:
-        sys.exit(f"{len(texts)} documents; fewer than {FOLDS} of the classes {few}")
+    if len(set(classes)) < 2:
+        sys.exit(f"{len(texts)} documents of the classes {sorted(set(classes))}; at least two are needed")
     return texts, classes
 
 
