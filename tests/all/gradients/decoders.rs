@@ -19,7 +19,7 @@ fn tokens(length: usize, vocabulary: usize, seed: u64) -> Array2<usize> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, rng_seed: RngSeed::Fixed(7), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 30, rng_seed: RngSeed::Fixed(7), ..ProptestConfig::default() })]
 
     #[test]
     fn decoder(
