@@ -203,6 +203,14 @@ impl Error {
         }
     }
 
+    /// The same error of item `of` of a batch, where it was found in one that has no other items.
+    pub(crate) fn of_item(mut self, of: usize) -> Self {
+        if let Self::Token { item, .. } = &mut self {
+            *item = of;
+        }
+        self
+    }
+
     pub(crate) fn argument(operation: &'static str, reason: impl Into<String>) -> Self {
         Self::Argument {
             operation,

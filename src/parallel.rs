@@ -275,15 +275,11 @@ pub(crate) fn for_each_part<P: Divide>(parts: P, multiplications: usize, work: i
 
 fn each_part<P: Divide>(parts: P, multiplications: usize, work: &(dyn Fn(usize, P) + Sync)) {
     let count = parts.count();
-    let mut rest = (0, (count > 0).then_some(parts));
     if count <= 1 || !spreads(multiplications) {
-        while let Some((index, part)) = first_part(&mut rest) {
-            work(index, part);
-        }
-        return;
+        return in_turn(parts).for_each(|(index, part)| work(index, part));
     }
     let crowds = count >= threads();
-    let rest = Mutex::new(rest);
+    let rest = Mutex::new((0, Some(parts)));
     spread(count, &|| {
         let Some((index, part)) = next(&rest, first_part) else {
             return false;
@@ -295,6 +291,12 @@ fn each_part<P: Divide>(parts: P, multiplications: usize, work: &(dyn Fn(usize, 
         }
         true
     });
+}
+
+/// The parts of something, each with its index.
+pub(crate) fn in_turn<P: Divide>(parts: P) -> impl Iterator<Item = (usize, P)> {
+    let mut rest = (0, (parts.count() > 0).then_some(parts));
+    std::iter::from_fn(move || first_part(&mut rest))
 }
 
 /// Takes the first part of the rest, and its index.

@@ -14,7 +14,7 @@ use super::weights::{AttendScratch, tile};
 use crate::error::Result;
 use crate::layers::{FeedForwardScratch, LayerNorm, tile_rows};
 use crate::ops::{Runs, Tile};
-use crate::parallel::{self, Parts, Pool, for_each_part};
+use crate::parallel::{self, Divide, Parts, Pool, for_each_part};
 use crate::scalar::Scalar;
 
 /// Rows that are normalized and compressed together: a few segments, so that every thread has work.
@@ -189,28 +189,33 @@ impl<A: Scalar> Workspace<A> {
     /// [`for_each_item`](Self::for_each_item) for `size` items at a time; `work` gets the index of the first of them.
     pub(crate) fn for_each_group(
         &mut self,
-        mut items: ArrayViewMut3<'_, A>,
+        items: ArrayViewMut3<'_, A>,
         size: usize,
         cost: usize,
         work: impl Fn(&mut Self, usize, ArrayViewMut3<'_, A>) -> Result<()> + Sync,
     ) -> Result<()> {
+        let groups = parallel::along(items, 0, size);
+        self.for_each_part(groups, cost, |space, group, part| work(space, group * size, part.view))
+    }
+
+    /// [`for_each_item`](Self::for_each_item) for parts of anything.
+    pub(crate) fn for_each_part<P: Divide>(
+        &mut self,
+        parts: P,
+        cost: usize,
+        work: impl Fn(&mut Self, usize, P) -> Result<()> + Sync,
+    ) -> Result<()> {
         self.tiles.prepare();
-        if self.watcher.is_some() || !parallel::shares_out(items.dim().0.div_ceil(size), cost) {
-            let mut groups = items.axis_chunks_iter_mut(Axis(0), size).enumerate();
-            return groups.try_for_each(|(group, items)| work(self, group * size, items));
+        if self.watcher.is_some() || !parallel::shares_out(parts.count(), cost) {
+            return parallel::in_turn(parts).try_for_each(|(index, part)| work(self, index, part));
         }
         self.items.prepare();
         let failed = Mutex::new(None);
-        let parts = Parts {
-            view: items.view_mut(),
-            axis: 0,
-            size,
-        };
-        for_each_part(parts, cost, |group, part| {
+        for_each_part(parts, cost, |index, part| {
             let done = self.items.with(|space| {
                 parallel::serially(|| {
                     space.tiles.prepare();
-                    work(space, group * size, part.view)
+                    work(space, index, part)
                 })
             });
             if let (Err(error), Ok(mut failed)) = (done, failed.lock()) {

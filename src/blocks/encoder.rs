@@ -4,6 +4,7 @@ mod block;
 mod block_training;
 mod conversion;
 mod decoding;
+mod ragged;
 mod training;
 
 pub use block::EncoderBlock;
@@ -14,7 +15,9 @@ pub(crate) use decoding::EncoderState;
 
 pub(super) use block_training::BlockCache;
 
-use ndarray::{Array3, ArrayRef3, ArrayViewMut2};
+use std::iter;
+
+use ndarray::{Array3, ArrayRef3, ArrayViewMut2, ArrayViewMut3};
 
 use crate::attention::{PaddingMask, Projections, Workspace, draw_projections};
 use crate::buffer_pool::BufferPool;
@@ -25,7 +28,6 @@ use crate::layers::{LayerNorm, TILE, check_width, contiguous};
 use crate::parallel;
 use crate::parameters::{Parameters, parameters};
 use crate::scalar::Scalar;
-use block::rows_of_items;
 
 /// A stack of blocks on a residual stream, in place and tile by tile.
 ///
@@ -276,12 +278,14 @@ impl<A: Scalar> Encoder<A> {
         let group = items_together(batch, length);
         let short = group > 1 || length * self.config.dim() <= SHORT;
         if short && !self.config.reversible && !workspace.is_watched() {
-            return workspace.for_each_group(stream.view_mut(), group, cost, |workspace, first, mut items| {
+            return workspace.for_each_group(stream.view_mut(), group, cost, |workspace, first, items| {
                 let real = |item| mask.map(|mask| mask.item(first + item));
+                let lengths = iter::repeat_n(length, items.dim().0);
+                let mut rows = rows_of_items(items);
                 for block in &self.blocks {
-                    block.apply_items(items.view_mut(), shared, real, workspace)?;
+                    block.apply_items(rows.view_mut(), lengths.clone(), shared, real, workspace)?;
                 }
-                self.finish_item(rows_of_items(items));
+                self.finish_item(rows);
                 Ok(())
             });
         }
@@ -308,6 +312,14 @@ impl<A: Scalar> Encoder<A> {
             norm.apply_spread(rows);
         }
     }
+}
+
+/// The rows of several items, one below the other.
+fn rows_of_items<A>(items: ArrayViewMut3<'_, A>) -> ArrayViewMut2<'_, A> {
+    let (count, length, width) = items.dim();
+    items
+        .into_shape_with_order((count * length, width))
+        .expect("a stream lies in order")
 }
 
 /// Short sequences whose rows go through what is not attention together: as many as make a tile, as long as every thread has some.

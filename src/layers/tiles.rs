@@ -20,7 +20,7 @@ pub(crate) fn tile_rows(length: usize) -> usize {
 /// Rows of even tiles, as many as a number of `threads` can share.
 fn even_tiles(length: usize, threads: usize) -> usize {
     /// Rows below which the products of a tile slow down.
-    const FEW: usize = 48;
+    const FEW: usize = 32;
     /// A multiple of the rows that the kernels work on.
     const ROWS: usize = 12;
     let needed = length.div_ceil(TILE).max(1);

@@ -1,6 +1,6 @@
 //! From tokens to features: what language models and classifiers have in common.
 
-use ndarray::{Array3, ArrayRef2, Axis, s};
+use ndarray::{Array2, Array3, ArrayRef2, ArrayView1, ArrayView2, Axis, s};
 
 use super::embeddings::{Embeddings, EmbeddingsCache};
 use super::typed_tokens::TypedTokens;
@@ -48,6 +48,32 @@ impl<A: Scalar> Backbone<A> {
     /// The second half of [`forward`](Self::forward), of what the encoder is given.
     pub(crate) fn encode(&self, x: Array3<A>, mask: Option<&PaddingMask>) -> Result<Array3<A>> {
         self.embeddings.project_out(self.encoder.forward_owned(x, mask)?)
+    }
+
+    /// [`forward`](Self::forward) of sequences of different lengths, one after the other: (sum of their lengths, embedding width). `types` are those
+    /// of each.
+    pub(super) fn forward_ragged(&self, sequences: &[&[usize]], types: Option<&[&[usize]]>) -> Result<Array2<A>> {
+        let lengths: Vec<usize> = sequences.iter().map(|tokens| tokens.len()).collect();
+        let dim = self.encoder.config().dim();
+        let mut x = Array2::zeros((lengths.iter().sum(), dim));
+        let mut first = 0;
+        for (item, &tokens) in sequences.iter().enumerate() {
+            let own = self
+                .embed_alone(tokens, types.map(|types| types[item]))
+                .map_err(|error| error.of_item(item))?;
+            x.slice_mut(s![first..first + tokens.len(), ..]).assign(&own.index_axis(Axis(0), 0));
+            first += tokens.len();
+        }
+        let encoded = self.encoder.forward_ragged(&x, &lengths)?.insert_axis(Axis(0));
+        Ok(self.embeddings.project_out(encoded)?.index_axis_move(Axis(0), 0))
+    }
+
+    /// [`embed`](Self::embed) of one sequence without padding: a mask says so, lest a token of it be taken for that.
+    fn embed_alone(&self, tokens: &[usize], types: Option<&[usize]>) -> Result<Array3<A>> {
+        let mask = PaddingMask::from_lengths(&[tokens.len()], tokens.len())?;
+        let tokens = row(tokens);
+        let types = types.map(row);
+        self.embed(TypedTokens::new(&tokens, types.as_deref()), Some(&mask), None)
     }
 
     /// [`forward`](Self::forward) with `encode` for the encoder, and of a shard of sequences, if it is one.
@@ -125,6 +151,11 @@ pub(super) struct BackboneCache<A> {
     encoder: EncoderCache<A>,
     /// Before the product out of the encoder's width.
     encoded: Option<Array3<A>>,
+}
+
+/// One sequence as a batch.
+fn row(tokens: &[usize]) -> ArrayView2<'_, usize> {
+    ArrayView1::from(tokens).insert_axis(Axis(0))
 }
 
 /// Where a shard's rows begin in their sequences.

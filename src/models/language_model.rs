@@ -2,6 +2,7 @@
 
 mod decoding;
 mod generation;
+mod ragged;
 mod sampling;
 mod training;
 mod types;

@@ -27,6 +27,7 @@ mod numbers;
 mod padding;
 mod properties;
 mod public_names;
+mod ragged;
 mod threads;
 mod token_types;
 mod training;

@@ -60,14 +60,37 @@ impl Padded {
     }
 }
 
-/// Puts sequences of similar length together, the longest first, without those of no length: lists of their indices.
-pub(crate) fn plan(lengths: &[usize], batch_tokens: usize) -> Vec<Vec<usize>> {
+/// Puts sequences together that need no padding, the longest first, without those of no length: lists of their indices.
+pub(crate) fn unpadded(lengths: &[usize], batch_tokens: usize) -> Vec<Vec<usize>> {
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    let mut tokens = 0;
+    for index in longest_first(lengths) {
+        let length = lengths[index];
+        tokens += length;
+        match batches.last_mut() {
+            Some(batch) if tokens <= batch_tokens => batch.push(index),
+            _ => {
+                batches.push(vec![index]);
+                tokens = length;
+            }
+        }
+    }
+    batches
+}
+
+/// The indices of lengths that are not 0, the longest first.
+fn longest_first(lengths: &[usize]) -> Vec<usize> {
     let mut order: Vec<_> = (0..lengths.len()).filter(|&index| lengths[index] > 0).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(lengths[index]));
+    order
+}
+
+/// Puts sequences of similar length together, the longest first, without those of no length: lists of their indices.
+pub(crate) fn plan(lengths: &[usize], batch_tokens: usize) -> Vec<Vec<usize>> {
     let mut batches: Vec<Vec<usize>> = Vec::new();
     // The first of a batch is its longest.
     let (mut longest, mut tokens) = (0, 0);
-    for index in order {
+    for index in longest_first(lengths) {
         let length = lengths[index];
         let fits = batches.last().is_some_and(|batch| {
             let padded = longest * (batch.len() + 1);

@@ -8,10 +8,10 @@ pub(crate) use long::pieces;
 
 use std::path::Path;
 
-use linformer::ndarray::{Array1, Array2, Array3};
+use linformer::ndarray::{Array1, Array2};
 use linformer::{AttentionKind, LanguageModel};
 
-use crate::batch::{Padded, Piece, plan};
+use crate::batch::{Piece, unpadded};
 use crate::error::Result;
 use crate::head::{Module, StoredModule};
 use crate::model::positions;
@@ -264,27 +264,30 @@ impl TextEncoder {
         let width = self.model.config().feature_dim();
         let mut pooled = vec![Array1::zeros(width); pieces.len()];
         let mut tokens = 0;
-        for batch in plan(&lengths, batch_tokens) {
+        for batch in unpadded(&lengths, batch_tokens) {
             let own: Vec<_> = batch.iter().map(|&index| pieces[index]).collect();
             let features = self.features(&own)?;
-            for (&index, features) in batch.iter().zip(features.outer_iter()) {
-                let rows: Vec<_> = (0..lengths[index]).collect();
-                pooled[index] = self.pooling.pool(features, &rows);
-                tokens += lengths[index];
+            let mut first = 0;
+            for index in batch {
+                let rows: Vec<_> = (first..first + lengths[index]).collect();
+                pooled[index] = self.pooling.pool(features.view(), &rows);
+                first += lengths[index];
             }
+            tokens += first;
             progress(Progress { tokens, all_tokens });
         }
         Ok(pooled)
     }
 
-    /// The features of pieces side by side. A mask always says what is padding, so that a token of a text is never taken for it.
-    fn features(&self, pieces: &[&Piece]) -> Result<Array3<f32>> {
-        let Padded { ids, types, mask } = Padded::of(pieces)?;
+    /// The features of pieces, one after the other: (tokens of all, width).
+    fn features(&self, pieces: &[&Piece]) -> Result<Array2<f32>> {
+        let ids: Vec<_> = pieces.iter().map(|piece| &piece.ids).collect();
         // Tokenizers number the texts of a pair for models that make no difference, too.
         if self.model.config().token_types.is_some() {
-            return Ok(self.model.features_with_types(&ids, &types, Some(&mask))?);
+            let types: Vec<_> = pieces.iter().map(|piece| &piece.types).collect();
+            return Ok(self.model.features_ragged_with_types(&ids, &types)?);
         }
-        Ok(self.model.features(&ids, Some(&mask))?)
+        Ok(self.model.features_ragged(&ids)?)
     }
 
     /// What the modules after pooling make of a vector.

@@ -38,7 +38,8 @@ pub struct EmbedOptions {
     /// The number of tokens, special ones included, from which a text is too long, where this is to be less than
     /// [`TextEncoder::max_len`](crate::TextEncoder::max_len).
     pub max_len: Option<usize>,
-    /// The most tokens that are computed together, padding included; a text with more of them is computed by itself. It decides memory and speed, not results.
+    /// The most tokens that are computed together (pairs of texts: with their padding); a text with more of them is computed by itself. It decides memory
+    /// and speed, not results.
     pub batch_tokens: usize,
 }
 

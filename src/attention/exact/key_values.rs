@@ -56,6 +56,8 @@ impl<A: Scalar> KeyValueRows<'_, A> {
             }
         }
         let cost = parallel::cost(&[batch, length, dim, 2 * key.out_dim()]);
+        // Of a single tile two threads take one product each.
+        let cost_of_both = if tasks.len() == 1 { cost } else { 0 };
         parallel::for_each_with(tasks, cost, |scratch: &mut RowScratch<A>, (x, real, mut keys, mut values)| {
             let mut copies = tile(&mut scratch.real, real.as_ref().map_or(0, Vec::len), dim);
             for (mut copy, &row) in copies.outer_iter_mut().zip(real.iter().flatten()) {
@@ -64,10 +66,17 @@ impl<A: Scalar> KeyValueRows<'_, A> {
             let x = if real.is_some() { copies.view() } else { x };
             // Rows that stay as zeros are left as they were made.
             let places = real.as_deref().filter(|_| stays);
-            fill_heads(key, x, places, &mut keys, &mut scratch.features);
+            let (for_keys, for_values) = &mut scratch.features;
             match value {
-                Some(value) => fill_heads(value, x, places, &mut values, &mut scratch.features),
-                None => values.assign(&keys),
+                Some(value) => parallel::both(
+                    cost_of_both,
+                    || fill_heads(key, x, places, &mut keys, for_keys),
+                    || fill_heads(value, x, places, &mut values, for_values),
+                ),
+                None => {
+                    fill_heads(key, x, places, &mut keys, for_keys);
+                    values.assign(&keys);
+                }
             }
         });
         self.pushed += length;
@@ -81,7 +90,8 @@ impl<A: Scalar> KeyValueRows<'_, A> {
 /// Scratch space for one tile of keys and values.
 struct RowScratch<A> {
     real: Vec<A>,
-    features: FeatureScratch<A>,
+    /// Of keys and of values.
+    features: (FeatureScratch<A>, FeatureScratch<A>),
 }
 
 /// The features of a tile before they go to their heads.
@@ -91,7 +101,7 @@ impl<A: Scalar> Default for RowScratch<A> {
     fn default() -> Self {
         Self {
             real: Vec::new(),
-            features: (Vec::new(), Scratch::default()),
+            features: Default::default(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayViewMut2, ArrayViewMut3, Axis, s};
+use ndarray::{Array3, ArrayRef3, ArrayView1, ArrayViewMut2, Axis, s};
 
 use crate::attention::{ContextSpace, PaddingMask, Projections, TileSpace, Workspace, tile};
 use crate::blocks::{Attention, FeedForwardBlock};
@@ -187,29 +187,32 @@ impl<A: Scalar> EncoderBlock<A> {
         Ok(())
     }
 
-    /// The block on several short items, whose rows go through the feed-forward together.
+    /// The block on several short items of these `lengths`, one below the other, whose rows go through the feed-forward together.
     pub(crate) fn apply_items<'m>(
         &self,
-        mut items: ArrayViewMut3<'_, A>,
+        mut items: ArrayViewMut2<'_, A>,
+        lengths: impl Iterator<Item = usize>,
         shared: Option<&Projections<A>>,
         real: impl Fn(usize) -> Option<ArrayView1<'m, bool>>,
         workspace: &mut Workspace<A>,
     ) -> Result<()> {
-        let cost = self.cost(items.dim().1);
         // Made once for the keys and for the queries.
         let mut kept = mem::take(&mut workspace.context.normed);
         let normed = self.first_norm().map(|norm| {
-            let (count, length, width) = items.dim();
-            let mut normed = tile(&mut kept, count * length, width);
-            norm.apply(rows_of_items(items.view_mut()).view(), &mut normed);
-            normed.into_shape_with_order((count, length, width)).expect("rows of items")
+            let mut normed = tile(&mut kept, items.nrows(), items.ncols());
+            norm.apply(items.view(), &mut normed);
+            normed
         });
-        for (item, rows) in items.outer_iter_mut().enumerate() {
-            let normed = normed.as_ref().map(|normed| normed.index_axis(Axis(0), item));
+        let (mut first, mut all_cost) = (0, 0_usize);
+        for (item, length) in lengths.enumerate() {
+            let own = s![first..first + length, ..];
+            let normed = normed.as_ref().map(|normed| normed.slice(own));
+            let rows = items.slice_mut(own);
             let input = normed.unwrap_or(rows.view());
             self.attention
                 .compress_item(shared, input, None, real(item), &mut workspace.context)?;
             let context = &workspace.context;
+            let cost = self.cost(length);
             workspace.for_each_tile(rows, cost, |space, range, mut rows| match &normed {
                 Some(normed) => {
                     let first = range.start;
@@ -218,11 +221,12 @@ impl<A: Scalar> EncoderBlock<A> {
                 }
                 None => self.attend(&mut rows, (context, range.start), space),
             });
+            first += length;
+            all_cost = all_cost.saturating_add(cost);
         }
         workspace.context.normed = kept;
         if let Some(feed_forward) = &self.feed_forward {
-            let cost = parallel::cost(&[items.dim().0, cost]);
-            workspace.for_each_tile(rows_of_items(items), cost, |space, _, mut rows| {
+            workspace.for_each_tile(items, all_cost, |space, _, mut rows| {
                 feed_forward.add_in_place(self.placement, &mut rows, space);
             });
         }
@@ -349,12 +353,4 @@ impl<A: Scalar> EncoderBlock<A> {
             }
         }
     }
-}
-
-/// The rows of items that lie one after another.
-pub(in crate::blocks) fn rows_of_items<A>(items: ArrayViewMut3<'_, A>) -> ArrayViewMut2<'_, A> {
-    let (count, length, width) = items.dim();
-    items
-        .into_shape_with_order((count * length, width))
-        .expect("a stream lies in order")
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayViewMut2, ShapeBuilder};
+use ndarray::{ArrayView1, ArrayViewMut1, ArrayViewMut2, ShapeBuilder};
 
 use super::super::aligned::Aligned;
 use super::{Output, PANEL_COLS, RowsMut};
@@ -43,7 +43,7 @@ pub(super) fn share_columns<A: Scalar>(
         if output.adds() {
             own.chunks_exact_mut(width)
                 .zip(to.rows())
-                .for_each(|(own, from)| own.iter_mut().zip(from).for_each(|(own, &from)| *own = from));
+                .for_each(|(own, from)| ArrayViewMut1::from(own).assign(&from));
         }
         let start = columns.start + first;
         let result = RowsMut {
@@ -52,7 +52,7 @@ pub(super) fn share_columns<A: Scalar>(
         };
         multiply(start..start + width, output.at_columns(first, width), result);
         for (own, mut to) in own.chunks_exact(width).zip(to.rows_mut()) {
-            to.iter_mut().zip(own).for_each(|(to, &own)| *to = own);
+            to.assign(&ArrayView1::from(own));
         }
     });
 }

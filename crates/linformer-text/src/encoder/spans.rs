@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use linformer::ndarray::{Array2, Axis};
+use linformer::ndarray::Array2;
 
 use super::TextEncoder;
 use crate::batch::Piece;
@@ -66,7 +66,7 @@ impl TextEncoder {
         }
         let features = self.features(&[&Piece::of(&tokens)])?;
         for (rows, mut vector) in rows.iter().zip(vectors.outer_iter_mut()) {
-            vector.assign(&self.finish(self.pooling.pool(features.index_axis(Axis(0), 0), rows))?);
+            vector.assign(&self.finish(self.pooling.pool(features.view(), rows))?);
         }
         Ok(vectors)
     }
