@@ -21,8 +21,8 @@ pub(crate) fn tile_rows(length: usize) -> usize {
 fn even_tiles(length: usize, threads: usize) -> usize {
     /// Rows below which the products of a tile slow down.
     const FEW: usize = 32;
-    /// A multiple of the rows that the kernels work on.
-    const ROWS: usize = 12;
+    /// A multiple of the rows of a block of the kernels, or of half of them.
+    const ROWS: usize = 6;
     let needed = length.div_ceil(TILE).max(1);
     let count = needed.next_multiple_of(threads).min((length / FEW).max(1));
     length.div_ceil(count).next_multiple_of(ROWS).max(ROWS)

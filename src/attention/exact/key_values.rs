@@ -67,16 +67,15 @@ impl<A: Scalar> KeyValueRows<'_, A> {
             // Rows that stay as zeros are left as they were made.
             let places = real.as_deref().filter(|_| stays);
             let (for_keys, for_values) = &mut scratch.features;
-            match value {
-                Some(value) => parallel::both(
+            if let Some(value) = value {
+                parallel::both(
                     cost_of_both,
                     || fill_heads(key, x, places, &mut keys, for_keys),
                     || fill_heads(value, x, places, &mut values, for_values),
-                ),
-                None => {
-                    fill_heads(key, x, places, &mut keys, for_keys);
-                    values.assign(&keys);
-                }
+                );
+            } else {
+                fill_heads(key, x, places, &mut keys, for_keys);
+                values.assign(&keys);
             }
         });
         self.pushed += length;

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayRef2, ArrayViewMut2, Axis, s};
 
-use super::{Encoder, SHORT, TASKS_A_THREAD};
+use super::{Encoder, EncoderBlock, SHORT, TASKS_A_THREAD};
 use crate::attention::Workspace;
 use crate::error::{Error, Result};
 use crate::layers::TILE;
@@ -48,7 +48,7 @@ impl<A: Scalar> Encoder<A> {
     }
 
     fn one_by_one(&self, x: &ArrayRef2<A>, lengths: &[usize]) -> Result<Array2<A>> {
-        let width = self.blocks.last().map_or(self.config.dim(), |block| block.out_dim());
+        let width = self.blocks.last().map_or(self.config.dim(), EncoderBlock::out_dim);
         let mut y = Array2::zeros((x.nrows(), width));
         let mut first = 0;
         for &length in lengths {
