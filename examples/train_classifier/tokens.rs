@@ -20,9 +20,8 @@ impl Tokens {
     pub(crate) fn of(options: &Options) -> Result<Self, AnyError> {
         match options.text("tokens") {
             "words" => Ok(Self::Words),
-            "bytes" => Ok(Self::Bytes),
             "" if options.given("documents") => Ok(Self::Words),
-            "" => Ok(Self::Bytes),
+            "bytes" | "" => Ok(Self::Bytes),
             other => Err(format!("--tokens is words or bytes, not `{other}`").into()),
         }
     }
@@ -90,5 +89,7 @@ fn id(word: &str) -> usize {
     let hash = word.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    1 + (hash % (WORDS as u64 - 1)) as usize
+    #[allow(clippy::cast_possible_truncation)] // it is less than WORDS
+    let word = (hash % (WORDS as u64 - 1)) as usize;
+    1 + word
 }
