@@ -29,7 +29,7 @@ const ABOUT: &str = "Trains a classifier of documents from their words, or from 
 out, beside that of the majority class. Without --documents it makes up texts of four classes, which use the same words, some more often than others. Fails where the model
 does not beat the majority class by three points.";
 
-/// A document's first tokens, and its class.
+/// A document's tokens, and its class.
 type Sequence = (Vec<usize>, usize);
 
 fn main() -> ExitCode {
@@ -49,9 +49,9 @@ fn example() -> Result<(), AnyError> {
         if seed == options.seed() {
             describe(&documents);
         }
-        let [training, test] = documents.split(seed, options.flag("validate")).map(|part| {
+        let [training, mut test] = documents.split(seed, options.flag("validate")).map(|part| {
             part.iter()
-                .map(|(document, class)| (tokens.read(document, options.count("n")), *class))
+                .map(|(document, class)| (tokens.read(document), *class))
                 .collect::<Vec<Sequence>>()
         });
         if test.is_empty() {
@@ -61,6 +61,7 @@ fn example() -> Result<(), AnyError> {
             let batch = Drawing::new(&options, tokens, &training, seed)?.batch(Step::new(seed, 0))?;
             return dropout::measure(&model(&options, tokens, seed, classes)?, &batch, options.share("dropout"));
         }
+        test.iter_mut().for_each(|(tokens, _)| tokens.truncate(options.count("n")));
         let test = support::batches(&test, options.count("batch"))?;
         let share = support::majority(&test, classes);
         majority = majority.max(share);

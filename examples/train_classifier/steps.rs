@@ -10,6 +10,7 @@ use crate::{Sequence, Tokens};
 /// Draws documents, and leaves out some of their tokens.
 pub(crate) struct Drawing<'d> {
     documents: &'d [Sequence],
+    n: usize,
     count: usize,
     /// Words: batches of similar length. Most documents have more bytes than are read, so that these need none.
     epochs: Option<Epochs>,
@@ -26,6 +27,7 @@ impl<'d> Drawing<'d> {
         };
         Ok(Self {
             documents,
+            n: options.count("n"),
             count,
             epochs,
             dropout: options.share("word-dropout"),
@@ -44,10 +46,11 @@ impl<'d> Drawing<'d> {
         support::batch(&documents.collect::<Vec<_>>())
     }
 
-    /// A document without some of its tokens; the first one stays, so that none is empty.
+    /// The first tokens that are not left out. What is left out makes room for what follows, so that positions are as many as in a test.
     fn thinned(&self, (tokens, class): &Sequence, generator: &mut ChaCha8Rng) -> Sequence {
         let kept = tokens.iter().copied().enumerate();
+        // The first one stays, so that no document is empty.
         let kept = kept.filter(|&(place, _)| place == 0 || !generator.random_bool(self.dropout));
-        (kept.map(|(_, token)| token).collect(), *class)
+        (kept.map(|(_, token)| token).take(self.n).collect(), *class)
     }
 }

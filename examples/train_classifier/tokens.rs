@@ -60,11 +60,11 @@ impl Tokens {
         }
     }
 
-    /// The first `n` tokens of a document.
-    pub(crate) fn read(self, document: &[u8], n: usize) -> Vec<usize> {
+    /// All tokens of a document.
+    pub(crate) fn read(self, document: &[u8]) -> Vec<usize> {
         match self {
-            Self::Words => words(&String::from_utf8_lossy(document)).take(n).collect(),
-            Self::Bytes => document.iter().take(n).map(|&byte| usize::from(byte) + 1).collect(),
+            Self::Words => words(&String::from_utf8_lossy(document)).collect(),
+            Self::Bytes => document.iter().map(|&byte| usize::from(byte) + 1).collect(),
         }
     }
 }
