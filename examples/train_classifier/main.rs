@@ -121,7 +121,7 @@ fn options() -> Options {
             ("seconds", "0", "processor seconds to train for, instead of steps"),
             ("rate", "", "the highest learning rate; 0.003 for words or 0.002 for bytes if none"),
             ("dropout", "0.1", "of the residual stream"),
-            ("word-dropout", "", "share of the words that a step leaves out; 0.5 if none"),
+            ("word-dropout", "", "share of the words that a step leaves out; 0.3 if none"),
             (
                 "label-smoothing",
                 "",

@@ -29,7 +29,7 @@ impl Tokens {
     /// What options are where the command line does not say.
     pub(crate) fn defaults(self) -> [(&'static str, &'static str); 7] {
         let values = match self {
-            Self::Words => ["512", "1", "32", "1200", "0.003", "0.5", "0.1"],
+            Self::Words => ["512", "1", "32", "1200", "0.003", "0.3", "0.1"],
             Self::Bytes => ["256", "2", "16", "300", "0.002", "0", "0"],
         };
         let names = ["n", "depth", "batch", "steps", "rate", "word-dropout", "label-smoothing"];
