@@ -142,6 +142,7 @@ fn trained(options: &Options, text: &[u8], corpus: &Corpus) -> Result<(LanguageM
             budget: Budget::Steps(steps as u64),
             rate: options.positive("rate") * share,
             pass: TrainingPass::new(Step::new(options.seed(), 0)),
+            label_smoothing: 0.0,
         };
         let spent = support::train(&mut model, &plan, |step| corpus.training_batch(batch, step))?;
         all.steps += spent.steps;

@@ -113,6 +113,7 @@ fn run(task: Task, options: &Options, kind: Kind, k: usize) -> Result<f64, AnyEr
         budget: Budget::Steps(options.count("steps") as u64),
         rate: options.positive("rate"),
         pass: TrainingPass::new(Step::new(options.seed(), 0)),
+        label_smoothing: 0.0,
     };
     let spent = support::train(&mut model, &plan, |step| Ok(task.questions(n, options.count("batch"), step)))?;
     let right = share_of_right(&model, &task.questions(n, TEST, Step::new(!options.seed(), 0)))?;

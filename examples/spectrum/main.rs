@@ -109,6 +109,7 @@ fn trained(options: &Options, text: &[u8], n: usize) -> Result<LanguageModel<f32
         budget: Budget::Steps(options.count("steps") as u64),
         rate: 0.005,
         pass: TrainingPass::new(Step::new(options.seed(), 0)),
+        label_smoothing: 0.0,
     };
     support::train(&mut model, &plan, |step| corpus.training_batch(WINDOWS, step))?;
     println!("it needs {:.2} bits for a hidden byte", corpus.bits(&model)?);

@@ -1,6 +1,6 @@
 //! The command line of an example.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::exit;
 use std::str::FromStr;
 
@@ -10,12 +10,15 @@ pub const FLAG: &str = "off";
 /// The options of an example, each with a default and a line of help: `--name VALUE`, or `--name` alone where the default is [`FLAG`].
 pub struct Options {
     values: BTreeMap<&'static str, String>,
+    /// Those that the command line names.
+    named: BTreeSet<&'static str>,
 }
 
 impl Options {
     /// Reads the command line. `--help` prints `about` and the options (name, default, help) and ends; anything unknown is refused.
     pub fn parse(about: &str, options: &[(&'static str, &str, &str)]) -> Self {
         let mut values: BTreeMap<&'static str, String> = options.iter().map(|&(name, default, _)| (name, default.to_owned())).collect();
+        let mut named = BTreeSet::new();
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             if argument == "--help" || argument == "-h" {
@@ -26,13 +29,28 @@ impl Options {
             let Some(&(name, default, _)) = known else {
                 refuse(&format!("there is no option `{argument}`"))
             };
+            named.insert(name);
             let value = if default == FLAG { Some("on".into()) } else { arguments.next() };
             match value {
                 Some(value) => values.insert(name, value),
                 None => refuse(&format!("--{name} needs a value")),
             };
         }
-        Self { values }
+        Self { values, named }
+    }
+
+    /// Sets options that the command line does not name, where their defaults depend on others.
+    pub fn set_defaults(&mut self, defaults: &[(&'static str, &str)]) {
+        for &(name, default) in defaults.iter().filter(|(name, _)| !self.named.contains(name)) {
+            self.values.insert(name, default.to_owned());
+        }
+    }
+
+    /// Refuses options that the command line names where they have no effect.
+    pub fn refuse_without_effect(&self, names: &[&str], when: &str) {
+        if let Some(name) = names.iter().find(|name| self.named.contains(*name)) {
+            refuse(&format!("--{name} has no effect {when}"));
+        }
     }
 
     /// The text of an option.

@@ -24,6 +24,8 @@ pub struct Plan {
     pub rate: f64,
     /// Its step has the seed of batches and dropout.
     pub pass: TrainingPass,
+    /// The share of each target that is spread over all classes.
+    pub label_smoothing: f64,
 }
 
 /// What a training took.
@@ -117,8 +119,9 @@ where
         .with_max_norm(Some(1.0));
     let mut trainer = Trainer::new(config, AdamW::new(&*model, AdamWConfig::new().with_betas((0.9, 0.98)))?)?;
     let batches = (0..).map(|index| batch(Step::new(plan.pass.step.seed, index)));
+    let loss = CrossEntropy::new().with_label_smoothing(plan.label_smoothing);
     let clock = Clock::start();
-    trainer.run(model, &CrossEntropy::new(), batches, held_out, report)?;
+    trainer.run(model, &loss, batches, held_out, report)?;
     Ok(Spent {
         steps: trainer.batches() as u64,
         seconds: clock.seconds(),

@@ -17,17 +17,17 @@ pub(crate) struct Documents {
 }
 
 impl Documents {
-    /// The files of a folder's folders. A folder's class is the word of `words` that its name contains, or its name where there are none.
-    pub(crate) fn read(folder: &Path, words: &[&str], extension: &str) -> Result<Self, AnyError> {
+    /// The files of a folder's folders. A folder's class is the one of `classes` that its name contains, or its name where there are none.
+    pub(crate) fn read(folder: &Path, classes: &[&str], extension: &str) -> Result<Self, AnyError> {
         let mut documents = Self {
-            classes: words.iter().map(|&word| word.to_owned()).collect(),
+            classes: classes.iter().map(|&class| class.to_owned()).collect(),
             all: Vec::new(),
         };
         for path in sorted(folder)?.into_iter().filter(|path| path.is_dir()) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let class = match documents.classes.iter().position(|word| name.contains(word.as_str())) {
+            let class = match documents.classes.iter().position(|class| name.contains(class.as_str())) {
                 Some(class) => class,
-                None if words.is_empty() => {
+                None if classes.is_empty() => {
                     documents.classes.push(name);
                     documents.classes.len() - 1
                 }
@@ -59,10 +59,13 @@ impl Documents {
         });
     }
 
-    /// Shuffles, and cuts off a fifth for the test: what is trained on, what is tested on.
-    pub(crate) fn split(mut self, seed: u64) -> [Vec<(Vec<u8>, usize)>; 2] {
+    /// Shuffles, and cuts off a fifth for the test: what is trained on, what is tested on. To validate is to do the same with the former.
+    pub(crate) fn split(mut self, seed: u64, validate: bool) -> [Vec<(Vec<u8>, usize)>; 2] {
         self.all.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
-        let test = self.all.split_off(self.all.len() - self.all.len() / 5);
+        let mut test = self.all.split_off(self.all.len() - self.all.len() / 5);
+        if validate {
+            test = self.all.split_off(self.all.len() - self.all.len() / 5);
+        }
         [self.all, test]
     }
 }

@@ -138,6 +138,7 @@ fn train(options: &Options, shape: &Shape, corpus: &Corpus) -> Result<(f64, Spen
         budget,
         rate: options.positive("rate"),
         pass: TrainingPass::new(Step::new(options.seed(), 0)),
+        label_smoothing: 0.0,
     };
     let questions: Vec<_> = corpus
         .questions()

@@ -184,6 +184,7 @@ fn train(options: &Options, seed: u64, training: &Series, test: &Series) -> Resu
             budget: Budget::Steps(options.count("steps") as u64),
             rate: options.positive("rate"),
             pass: TrainingPass::new(Step::new(seed, 0)).with_residual_dropout(options.share("dropout")),
+            label_smoothing: 0.0,
         };
         let mut epochs = Epochs::new(training.values.len(), options.count("batch"), seed)?;
         support::train(&mut model, &plan, |step| {

@@ -54,6 +54,7 @@ fn example() -> Result<(), AnyError> {
         budget: Budget::Seconds(times_full(&options, options.positive("seconds"))),
         rate: options.positive("rate"),
         pass: TrainingPass::new(Step::new(options.seed(), 0)).with_residual_dropout(options.share("dropout")),
+        label_smoothing: 0.0,
     };
     let spent = support::train(&mut model, &plan, |step| {
         sides.batch(&drawn(&corpus.training, options.count("batch"), step))
