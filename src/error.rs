@@ -203,7 +203,7 @@ impl Error {
         }
     }
 
-    /// The same error of item `of` of a batch, where it was found in one that has no other items.
+    /// Returns the error for item `of` of a batch, given the one that the item causes alone.
     pub(crate) fn of_item(mut self, of: usize) -> Self {
         if let Self::Token { item, .. } = &mut self {
             *item = of;

@@ -23,9 +23,10 @@ impl Documents {
             classes: classes.iter().map(|&class| class.to_owned()).collect(),
             all: Vec::new(),
         };
+        let is_class = |class: &str, name: &str| if classes.is_empty() { name == class } else { name.contains(class) };
         for path in sorted(folder)?.into_iter().filter(|path| path.is_dir()) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let class = match documents.classes.iter().position(|class| name.contains(class.as_str())) {
+            let class = match documents.classes.iter().position(|class| is_class(class, &name)) {
                 Some(class) => class,
                 None if classes.is_empty() => {
                     documents.classes.push(name);
@@ -59,7 +60,7 @@ impl Documents {
         });
     }
 
-    /// Shuffles, and cuts off a fifth for the test: what is trained on, what is tested on. To validate is to do the same with the former.
+    /// Shuffles, and cuts off a fifth for the test: what is trained on, what is tested on. With `validate`, what is trained on is cut once more instead.
     pub(crate) fn split(mut self, seed: u64, validate: bool) -> [Vec<(Vec<u8>, usize)>; 2] {
         self.all.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
         let mut test = self.all.split_off(self.all.len() - self.all.len() / 5);

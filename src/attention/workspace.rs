@@ -198,7 +198,7 @@ impl<A: Scalar> Workspace<A> {
         self.for_each_part(groups, cost, |space, group, part| work(space, group * size, part.view))
     }
 
-    /// [`for_each_item`](Self::for_each_item) for parts of anything.
+    /// Calls `work` for every part of something, as [`for_each_item`](Self::for_each_item) does for items.
     pub(crate) fn for_each_part<P: Divide>(
         &mut self,
         parts: P,

@@ -240,7 +240,7 @@ impl<A: Scalar> Encoder<A> {
     }
 
     /// An error where the projections have no columns for `length` positions.
-    fn check_length(&self, operation: &'static str, length: usize) -> Result<()> {
+    pub(crate) fn check_length(&self, operation: &'static str, length: usize) -> Result<()> {
         match &self.config.attention {
             AttentionKind::Linformer(attention) => attention.check_length(operation, length),
             _ => Ok(()),
@@ -269,12 +269,22 @@ impl<A: Scalar> Encoder<A> {
         self.blocks.iter().all(|block| block.in_dim() == block.out_dim())
     }
 
-    /// All blocks, item by item.
+    /// All blocks, item by item, on a thread of the pool: several times in each block work is shared out.
     fn run(&self, stream: &mut Array3<A>, mask: Option<&PaddingMask>, workspace: &mut Workspace<A>) -> Result<()> {
         let (batch, length, _) = stream.dim();
-        let cost = self.blocks.iter().map(|block| block.cost(length)).fold(0, usize::saturating_add);
+        let cost = parallel::cost(&[batch, self.cost(iter::once(length))]);
+        parallel::within(cost, || self.run_items(stream, mask, cost, workspace))
+    }
+
+    /// Multiplications of all blocks on sequences of these lengths.
+    fn cost(&self, lengths: impl Iterator<Item = usize> + Clone) -> usize {
+        let of_block = |block: &EncoderBlock<A>| lengths.clone().map(|length| block.cost(length)).fold(0, usize::saturating_add);
+        self.blocks.iter().map(of_block).fold(0, usize::saturating_add)
+    }
+
+    fn run_items(&self, stream: &mut Array3<A>, mask: Option<&PaddingMask>, cost: usize, workspace: &mut Workspace<A>) -> Result<()> {
+        let (batch, length, _) = stream.dim();
         let shared = self.projections.as_ref();
-        let cost = parallel::cost(&[batch, cost]);
         let group = items_together(batch, length);
         let short = group > 1 || length * self.config.dim() <= SHORT;
         if short && !self.config.reversible && !workspace.is_watched() {

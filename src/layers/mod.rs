@@ -20,4 +20,4 @@ pub(crate) use feed_forward::FeedForwardScratch;
 pub(crate) use linear::{bias_gradient, input_gradient, weight_gradient};
 pub(crate) use position::{Padding, Start};
 pub(crate) use rows::{add, check_gradient, check_width, contiguous, drop_out, dropped, flat, rows, sequence};
-pub(crate) use tiles::{TILE, for_each_tile, map_tiles, tile_rows};
+pub(crate) use tiles::{TILE, for_each_tile, map_tiles, row_ranges, tile_rows};

@@ -28,6 +28,15 @@ fn even_tiles(length: usize, threads: usize) -> usize {
     length.div_ceil(count).next_multiple_of(ROWS).max(ROWS)
 }
 
+/// The rows of each of several sequences, of these lengths, one after the other.
+pub(crate) fn row_ranges(lengths: &[usize]) -> impl Iterator<Item = Range<usize>> {
+    lengths.iter().scan(0, |end, &length| {
+        let start = *end;
+        *end += length;
+        Some(start..*end)
+    })
+}
+
 /// A few threads, as many as can share the tiles of [`map_tiles`]. Some products are chosen by the rows of a tile, which must not depend on
 /// how many threads there are.
 const SHARERS: usize = 4;

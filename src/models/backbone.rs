@@ -7,9 +7,9 @@ use super::typed_tokens::TypedTokens;
 use crate::attention::{PaddingMask, SequenceShard};
 use crate::blocks::{Encoder, EncoderCache, EncoderState};
 use crate::config::{LanguageModelConfig, TrainingPass};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, checked_len};
 use crate::initialization::Streams;
-use crate::layers::Start;
+use crate::layers::{Start, row_ranges};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
@@ -53,22 +53,25 @@ impl<A: Scalar> Backbone<A> {
     /// [`forward`](Self::forward) of sequences of different lengths, one after the other: (sum of their lengths, embedding width). `types` are those
     /// of each.
     pub(super) fn forward_ragged(&self, sequences: &[&[usize]], types: Option<&[&[usize]]>) -> Result<Array2<A>> {
+        const OPERATION: &str = "LanguageModel::features_ragged";
         let lengths: Vec<usize> = sequences.iter().map(|tokens| tokens.len()).collect();
+        let rows = lengths.iter().fold(0, |sum: usize, &length| sum.saturating_add(length));
         let dim = self.encoder.config().dim();
-        let mut x = Array2::zeros((lengths.iter().sum(), dim));
-        let mut first = 0;
-        for (item, &tokens) in sequences.iter().enumerate() {
-            let own = self
-                .embed_alone(tokens, types.map(|types| types[item]))
-                .map_err(|error| error.of_item(item))?;
-            x.slice_mut(s![first..first + tokens.len(), ..]).assign(&own.index_axis(Axis(0), 0));
-            first += tokens.len();
+        checked_len(OPERATION, &[rows, dim], size_of::<A>())?;
+        let mut x = Array2::zeros((rows, dim));
+        for (item, rows) in row_ranges(&lengths).enumerate() {
+            let own = self.embed_alone(sequences[item], types.map(|types| types[item]));
+            let own = own.map_err(|error| error.of_item(item))?;
+            x.slice_mut(s![rows, ..]).assign(&own.index_axis(Axis(0), 0));
         }
-        let encoded = self.encoder.forward_ragged(&x, &lengths)?.insert_axis(Axis(0));
-        Ok(self.embeddings.project_out(encoded)?.index_axis_move(Axis(0), 0))
+        lengths
+            .iter()
+            .try_for_each(|&length| self.encoder.check_length(OPERATION, length))?;
+        self.embeddings
+            .project_out_ragged(self.encoder.apply_ragged(x, &lengths)?, &lengths)
     }
 
-    /// [`embed`](Self::embed) of one sequence without padding: a mask says so, lest a token of it be taken for that.
+    /// [`embed`](Self::embed) of one sequence. A mask says that nothing is padding, so that no token is taken for it.
     fn embed_alone(&self, tokens: &[usize], types: Option<&[usize]>) -> Result<Array3<A>> {
         let mask = PaddingMask::from_lengths(&[tokens.len()], tokens.len())?;
         let tokens = row(tokens);

@@ -1,14 +1,14 @@
 //! From tokens into a stack of blocks, and out of it: what all models of tokens have in common.
 
-use ndarray::{Array2, Array3, ArrayRef2, s};
+use ndarray::{Array2, Array3, ArrayRef2, Axis, s};
 
 use super::typed_tokens::TypedTokens;
 
 use crate::attention::PaddingMask;
 use crate::config::{DecoderLanguageModelConfig, LanguageModelConfig, PositionKind, TrainingPass};
-use crate::error::Result;
+use crate::error::{Result, checked_len};
 use crate::initialization::{Place, Streams};
-use crate::layers::{Embedding, LayerNorm, Linear, Padding, Position, Start, drop_out, flat, rows, sequence};
+use crate::layers::{Embedding, LayerNorm, Linear, Padding, Position, Start, drop_out, flat, row_ranges, rows, sequence};
 use crate::parameters::parameters;
 use crate::scalar::Scalar;
 
@@ -182,6 +182,20 @@ impl<A: Scalar> Embeddings<A> {
             Some(project_out) => project_out.forward(&x),
             None => Ok(x),
         }
+    }
+
+    /// [`project_out`](Self::project_out) of the rows of sequences of these lengths, of each alone: products of few rows add up in another order.
+    pub(super) fn project_out_ragged(&self, x: Array2<A>, lengths: &[usize]) -> Result<Array2<A>> {
+        let Some(project_out) = &self.project_out else {
+            return Ok(x);
+        };
+        checked_len("LanguageModel", &[x.nrows(), project_out.out_dim()], size_of::<A>())?;
+        let mut y = Array2::zeros((x.nrows(), project_out.out_dim()));
+        for rows in row_ranges(lengths) {
+            let own = x.slice(s![rows.clone(), ..]).insert_axis(Axis(0));
+            y.slice_mut(s![rows, ..]).assign(&project_out.forward(&own)?.index_axis(Axis(0), 0));
+        }
+        Ok(y)
     }
 
     pub(super) fn embed_train(

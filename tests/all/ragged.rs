@@ -68,6 +68,13 @@ fn every_kind_of_attention_and_any_threads() {
                     in_pool(threads, || check(&encoder, lengths, 3));
                 }
             }
+            // The last of a thread's rows are so few that products of them could add up in another order.
+            for (length, threads) in [(254, 8), (289, 16)] {
+                let x = rows(&[length], 24, 3);
+                let found = in_pool(threads, || bits(&encoder.forward_ragged(&x, &[length]).unwrap()));
+                let expected = in_pool(1, || bits(&encoder.forward_ragged(&x, &[length]).unwrap()));
+                assert_eq!(found, expected, "{length} by {threads}");
+            }
         }
     }
 }
@@ -86,14 +93,20 @@ fn lengths_that_do_not_fit_are_refused() {
         assert!(error.to_string().contains(says), "{error}");
     }
     assert!(encoder.forward_ragged(&rows(&[4], 7, 0), &[4]).is_err());
+    // A view of more numbers than there can be.
+    let row = Array2::<f64>::zeros((1, 8));
+    let endless = row.broadcast((1 << 58, 8)).unwrap();
+    let exact = Encoder::<f64>::new(&EncoderConfig::new(AttentionConfig::new(8, 2), 1), 0).unwrap();
+    let error = exact.forward_ragged(&endless, &[1 << 58]).unwrap_err();
+    assert!(matches!(error, Error::Overflow { .. }), "{error}");
     let error = encoder.forward_ragged(&x, &[1, 11]).unwrap_err();
     assert!(error.to_string().contains("11"), "{error}");
 }
 
 fn model(position: PositionKind) -> LanguageModel<f64> {
-    let encoder = EncoderConfig::new(AttentionConfig::new(12, 3), 2).with_norm(NormPlacement::Post);
+    let encoder = EncoderConfig::new(AttentionConfig::new(24, 3), 2).with_norm(NormPlacement::Post);
     let config = LanguageModelConfig::new(30, encoder)
-        .with_embedding_dim(Some(8))
+        .with_embedding_dim(Some(40))
         .with_embedding_norm(true)
         .with_token_types(3)
         .with_position(position);
@@ -137,7 +150,7 @@ fn features_are_those_of_each_sequence() {
             assert_eq!(bits(&untyped.slice(own).to_owned()), bits(&alone.index_axis_move(Axis(0), 0)));
             first += length;
         }
-        assert_eq!(found.dim(), (first, 8));
+        assert_eq!(found.dim(), (first, 40));
     }
 }
 
@@ -161,4 +174,15 @@ fn errors_name_the_sequence() {
     let untyped = LanguageModel::<f64>::new(&LanguageModelConfig::new(30, EncoderConfig::new(AttentionConfig::new(8, 2), 1)), 0).unwrap();
     let error = untyped.features_ragged_with_types(&zeros, &zeros).unwrap_err().to_string();
     assert!(error.contains("use features_ragged"), "{error}");
+}
+
+/// One slice many times, which takes no memory: features of more numbers than there can be.
+#[test]
+fn sums_that_cannot_be_are_errors() {
+    let encoder = EncoderConfig::new(AttentionConfig::new(1 << 20, 1), 0).with_final_norm(false);
+    let config = LanguageModelConfig::new(1, encoder).with_position(PositionKind::None);
+    let model = LanguageModel::<f32>::new(&config, 0).unwrap();
+    let tokens = vec![0; 1 << 22];
+    let error = model.features_ragged(&vec![tokens.as_slice(); 1 << 21]).unwrap_err();
+    assert!(matches!(error, Error::Overflow { .. }), "{error}");
 }

@@ -38,8 +38,8 @@ pub struct EmbedOptions {
     /// The number of tokens, special ones included, from which a text is too long, where this is to be less than
     /// [`TextEncoder::max_len`](crate::TextEncoder::max_len).
     pub max_len: Option<usize>,
-    /// The most tokens that are computed together (pairs of texts: with their padding); a text with more of them is computed by itself. It decides memory
-    /// and speed, not results.
+    /// The most tokens that are computed together; a text with more of them is computed by itself. Of pairs of texts, padding counts, too. It decides
+    /// memory and speed, not results.
     pub batch_tokens: usize,
 }
 

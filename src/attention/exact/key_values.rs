@@ -56,8 +56,8 @@ impl<A: Scalar> KeyValueRows<'_, A> {
             }
         }
         let cost = parallel::cost(&[batch, length, dim, 2 * key.out_dim()]);
-        // Of a single tile two threads take one product each.
-        let cost_of_both = if tasks.len() == 1 { cost } else { 0 };
+        // Idle threads take one product each of a single tile.
+        let apart = tasks.len() == 1 && parallel::finds_idle_threads(cost);
         parallel::for_each_with(tasks, cost, |scratch: &mut RowScratch<A>, (x, real, mut keys, mut values)| {
             let mut copies = tile(&mut scratch.real, real.as_ref().map_or(0, Vec::len), dim);
             for (mut copy, &row) in copies.outer_iter_mut().zip(real.iter().flatten()) {
@@ -67,15 +67,20 @@ impl<A: Scalar> KeyValueRows<'_, A> {
             // Rows that stay as zeros are left as they were made.
             let places = real.as_deref().filter(|_| stays);
             let (for_keys, for_values) = &mut scratch.features;
-            if let Some(value) = value {
-                parallel::both(
-                    cost_of_both,
+            match value {
+                Some(value) if apart => parallel::both(
+                    cost,
                     || fill_heads(key, x, places, &mut keys, for_keys),
                     || fill_heads(value, x, places, &mut values, for_values),
-                );
-            } else {
-                fill_heads(key, x, places, &mut keys, for_keys);
-                values.assign(&keys);
+                ),
+                Some(value) => {
+                    fill_heads(key, x, places, &mut keys, for_keys);
+                    fill_heads(value, x, places, &mut values, for_keys);
+                }
+                None => {
+                    fill_heads(key, x, places, &mut keys, for_keys);
+                    values.assign(&keys);
+                }
             }
         });
         self.pushed += length;

@@ -1,11 +1,11 @@
 //! Sequences of different lengths, one after the other.
 
-use ndarray::{Array2, ArrayRef2, ArrayViewMut2, Axis, s};
+use ndarray::{Array2, ArrayRef2, ArrayView2, ArrayViewMut2, Axis, s};
 
 use super::{Encoder, EncoderBlock, SHORT, TASKS_A_THREAD};
 use crate::attention::Workspace;
-use crate::error::{Error, Result};
-use crate::layers::TILE;
+use crate::error::{Error, Result, checked_len};
+use crate::layers::{TILE, row_ranges};
 use crate::parallel::{self, Divide};
 use crate::scalar::Scalar;
 
@@ -13,8 +13,8 @@ impl<A: Scalar> Encoder<A> {
     /// Applies the blocks to sequences of different lengths, whose rows are one after the other: (sum of `lengths`, dim) → as many rows. Nothing is
     /// padded, so that short sequences beside long ones cost what they cost alone.
     ///
-    /// The rows of a sequence are, bit for bit, those that [`forward`](Self::forward) computes of it alone. The longest first is the best order where
-    /// there are many.
+    /// The rows of a sequence are, bit for bit, those that [`forward`](Self::forward) computes of it alone. Where there are many, put the longest first.
+    /// Encoders that are causal or reversible, or that change the width, take the sequences one at a time.
     ///
     /// ```
     /// use linformer::{Encoder, EncoderConfig, LinformerConfig};
@@ -38,50 +38,64 @@ impl<A: Scalar> Encoder<A> {
             let expected = format!("({rows}, {}), the sum of the lengths and the encoder's width", self.config.dim());
             return Err(Error::shape(OPERATION, "x", expected, x.shape()));
         }
+        let width = self.out_dim().max(x.ncols());
+        checked_len(OPERATION, &[x.nrows(), width], size_of::<A>())?;
         lengths.iter().try_for_each(|&length| self.check_length(OPERATION, length))?;
+        self.apply_ragged(x.as_standard_layout().into_owned(), lengths)
+    }
+
+    /// [`forward_ragged`](Self::forward_ragged) in the memory of its input, which fits.
+    pub(crate) fn apply_ragged(&self, mut stream: Array2<A>, lengths: &[usize]) -> Result<Array2<A>> {
         if !self.keeps_width() || self.config.reversible || self.is_causal() {
-            return self.one_by_one(x, lengths);
+            return self.one_by_one(stream.view(), lengths);
         }
-        let mut stream = x.as_standard_layout().into_owned();
         self.run_ragged(stream.view_mut(), lengths)?;
         Ok(stream)
     }
 
-    fn one_by_one(&self, x: &ArrayRef2<A>, lengths: &[usize]) -> Result<Array2<A>> {
-        let width = self.blocks.last().map_or(self.config.dim(), EncoderBlock::out_dim);
-        let mut y = Array2::zeros((x.nrows(), width));
-        let mut first = 0;
-        for &length in lengths {
-            let rows = s![first..first + length, ..];
-            let own = x.slice(rows).to_owned().insert_axis(Axis(0));
-            y.slice_mut(rows).assign(&self.forward_owned(own, None)?.index_axis(Axis(0), 0));
-            first += length;
+    fn out_dim(&self) -> usize {
+        self.blocks.last().map_or(self.config.dim(), EncoderBlock::out_dim)
+    }
+
+    fn one_by_one(&self, x: ArrayView2<'_, A>, lengths: &[usize]) -> Result<Array2<A>> {
+        let mut y = Array2::zeros((x.nrows(), self.out_dim()));
+        for rows in row_ranges(lengths) {
+            let own = x.slice(s![rows.clone(), ..]).to_owned().insert_axis(Axis(0));
+            y.slice_mut(s![rows, ..])
+                .assign(&self.forward_owned(own, None)?.index_axis(Axis(0), 0));
         }
         Ok(y)
     }
 
-    /// All blocks, group by group.
+    /// All blocks, group by group, on a thread of the pool.
     fn run_ragged(&self, stream: ArrayViewMut2<'_, A>, lengths: &[usize]) -> Result<()> {
-        let cost_of = |length: usize| self.blocks.iter().map(|block| block.cost(length)).fold(0, usize::saturating_add);
-        let cost = lengths.iter().map(|&length| cost_of(length)).fold(0, usize::saturating_add);
-        let shared = self.projections.as_ref();
-        let for_every_thread = stream.nrows() / (TASKS_A_THREAD * parallel::threads());
-        let groups = groups(lengths, for_every_thread.min(TILE));
+        let threads = parallel::threads();
+        let groups = groups(lengths, (stream.nrows() / (TASKS_A_THREAD * threads)).min(TILE));
+        let costs = groups.iter().map(|lengths| self.cost(lengths.iter().copied()));
+        let cost = costs.clone().fold(0, usize::saturating_add);
+        let largest = costs.max().unwrap_or(0);
+        // Threads share the rows of each group where one takes longer than all others together would.
+        let apart = if parallel::cost(&[largest, threads]) <= cost { cost } else { 0 };
         let parts = Groups {
             rows: stream,
             lengths: &groups,
         };
-        Workspace::new().for_each_part(parts, cost, |workspace, _, part| {
-            let (mut rows, lengths) = (part.rows, part.lengths.concat());
-            for block in &self.blocks {
-                match lengths.as_slice() {
-                    [length] if length * self.config.dim() > SHORT => block.apply_item(rows.view_mut(), shared, None, workspace)?,
-                    lengths => block.apply_items(rows.view_mut(), lengths.iter().copied(), shared, |_| None, workspace)?,
-                }
-            }
-            self.finish_item(rows);
-            Ok(())
+        parallel::within(cost, || {
+            Workspace::new().for_each_part(parts, apart, |workspace, _, part| self.run_group(part, workspace))
         })
+    }
+
+    fn run_group(&self, part: Groups<'_, A>, workspace: &mut Workspace<A>) -> Result<()> {
+        let (mut rows, lengths) = (part.rows, part.lengths.concat());
+        let shared = self.projections.as_ref();
+        for block in &self.blocks {
+            match lengths.as_slice() {
+                [length] if length * self.config.dim() > SHORT => block.apply_item(rows.view_mut(), shared, None, workspace)?,
+                lengths => block.apply_items(rows.view_mut(), lengths.iter().copied(), shared, |_| None, workspace)?,
+            }
+        }
+        self.finish_item(rows);
+        Ok(())
     }
 }
 

@@ -32,7 +32,11 @@ impl<A: Scalar> LanguageModel<A> {
     /// # Errors
     /// Returns an error as [`features_ragged`](Self::features_ragged) does, if the model has no types, or if `types` are not as many as the tokens of
     /// each sequence or are types that the model does not have.
-    pub fn features_ragged_with_types<S: AsRef<[usize]>>(&self, sequences: &[S], types: &[S]) -> Result<Array2<A>> {
+    pub fn features_ragged_with_types<S, T>(&self, sequences: &[S], types: &[T]) -> Result<Array2<A>>
+    where
+        S: AsRef<[usize]>,
+        T: AsRef<[usize]>,
+    {
         const OPERATION: &str = "LanguageModel::features_ragged_with_types";
         let (sequences, types) = (slices(sequences), slices(types));
         if sequences.len() != types.len() {
