@@ -2,9 +2,10 @@
 """Classifies whole documents by logistic regression on their vectors, in five folds: the first tokens only, the mean of chunks, one reading
 in local-global form; TF-IDF beside them.
 
-    python3 benches/peers/documents.py --model FOLDER --converted FILE --documents FOLDER --label '^c([a-r])'
+    python3 benches/peers/documents.py --model FOLDER --converted FILE --documents FOLDER --label '(?:^|/)c([a-r])'
 
-A document's class is the first group of --label in its file's name.  --tagged takes the part-of-speech tags of the Brown corpus off.
+A document's class is the first group of --label in its file's path below --documents.  --tagged takes the part-of-speech tags of the Brown
+corpus off, --mail the headers of mails.
 Seconds and memory are those of embedding, in a process of its own for each form, on --threads threads.  Needs what text.py needs.
 """
 
@@ -32,6 +33,7 @@ def parse_arguments():
     parser.add_argument("--label", required=True, help="a regular expression whose first group is the class")
     parser.add_argument("--every", type=int, default=1, help="take every so many documents only")
     parser.add_argument("--tagged", action="store_true", help="words are followed by / and a tag")
+    parser.add_argument("--mail", action="store_true", help="what comes before the first empty line is left out")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
@@ -40,13 +42,19 @@ def read(arguments):
     """Texts and their classes."""
     texts, classes = [], []
     for path in sorted(arguments.documents.rglob("*"))[::arguments.every]:
-        label = path.is_file() and re.search(arguments.label, path.name)
+        label = path.is_file() and re.search(arguments.label, path.relative_to(arguments.documents).as_posix())
         if label:
-            texts.append(untagged(path.read_text(errors="replace")) if arguments.tagged else path.read_text(errors="replace"))
+            text = path.read_text(errors="replace")
+            text = untagged(text) if arguments.tagged else text
+            texts.append(body(text) if arguments.mail else text)
             classes.append(label.group(1))
     if len(set(classes)) < 2:
         sys.exit(f"{len(texts)} documents of the classes {sorted(set(classes))}; at least two are needed")
     return texts, classes
+
+
+def body(mail):
+    return mail.partition("\n\n")[2] or mail
 
 
 def untagged(text):
@@ -59,9 +67,9 @@ def embed(driver, model, long, texts, threads, folder):
     child = Child(long, [str(driver)], clean_environment(threads), some_cpus(threads))
     child.ask("open", model=str(model))
     child.ask("load", id="all", texts=str(texts), long=long)
-    seconds = child.ask("time", id="all", warm=0, calls=1)["seconds"][0]
-    memory, path = child.ask("memory")["bytes"], folder / "vectors"
-    child.ask("write", id="all", path=str(path))
+    path = folder / "vectors"
+    seconds = child.ask("write", id="all", path=str(path))["seconds"]
+    memory = child.ask("memory")["bytes"]
     child.close()
     return path, seconds, memory
 

@@ -33,7 +33,7 @@ enum Command {
     },
     /// `warm` calls, then `calls` timed ones: seconds of each.
     Time { id: String, warm: usize, calls: usize },
-    /// Writes the vectors, as little-endian f32.
+    /// Writes the vectors, as little-endian f32: the seconds that they took.
     Write { id: String, path: PathBuf },
     /// The most memory that the process has had, in bytes.
     Memory {},
@@ -98,7 +98,13 @@ impl Loaded {
                 self.texts.insert(id, Texts { texts, batch, options });
             }
             Command::Time { id, warm, calls } => return self.time(&id, warm, calls),
-            Command::Write { id, path } => write(&self.embed(&id)?, &path)?,
+            Command::Write { id, path } => {
+                let start = Instant::now();
+                let vectors = self.embed(&id)?;
+                let seconds = start.elapsed().as_secs_f64();
+                write(&vectors, &path)?;
+                return Ok(json!({ "seconds": seconds }));
+            }
             Command::Memory {} => return memory(),
         }
         Ok(json!({}))
