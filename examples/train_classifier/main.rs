@@ -61,7 +61,9 @@ fn example() -> Result<(), AnyError> {
             let batch = Drawing::new(&options, tokens, &training, seed)?.batch(Step::new(seed, 0))?;
             return dropout::measure(&model(&options, tokens, seed, classes)?, &batch, options.share("dropout"));
         }
-        test.iter_mut().for_each(|(tokens, _)| tokens.truncate(options.count("n")));
+        for (tokens, _) in &mut test {
+            tokens.truncate(options.count("n"));
+        }
         let test = support::batches(&test, options.count("batch"))?;
         let share = support::majority(&test, classes);
         majority = majority.max(share);
