@@ -58,15 +58,15 @@ impl<A: Scalar> Backbone<A> {
         let rows = lengths.iter().fold(0, |sum: usize, &length| sum.saturating_add(length));
         let dim = self.encoder.config().dim();
         checked_len(OPERATION, &[rows, dim], size_of::<A>())?;
+        lengths
+            .iter()
+            .try_for_each(|&length| self.encoder.check_length(OPERATION, length))?;
         let mut x = Array2::zeros((rows, dim));
         for (item, rows) in row_ranges(&lengths).enumerate() {
             let own = self.embed_alone(sequences[item], types.map(|types| types[item]));
             let own = own.map_err(|error| error.of_item(item))?;
             x.slice_mut(s![rows, ..]).assign(&own.index_axis(Axis(0), 0));
         }
-        lengths
-            .iter()
-            .try_for_each(|&length| self.encoder.check_length(OPERATION, length))?;
         self.embeddings
             .project_out_ragged(self.encoder.apply_ragged(x, &lengths)?, &lengths)
     }

@@ -38,8 +38,7 @@ impl<A: Scalar> Encoder<A> {
             let expected = format!("({rows}, {}), the sum of the lengths and the encoder's width", self.config.dim());
             return Err(Error::shape(OPERATION, "x", expected, x.shape()));
         }
-        let width = self.out_dim().max(x.ncols());
-        checked_len(OPERATION, &[x.nrows(), width], size_of::<A>())?;
+        checked_len(OPERATION, &[x.nrows(), x.ncols()], size_of::<A>())?;
         lengths.iter().try_for_each(|&length| self.check_length(OPERATION, length))?;
         self.apply_ragged(x.as_standard_layout().into_owned(), lengths)
     }
@@ -53,12 +52,10 @@ impl<A: Scalar> Encoder<A> {
         Ok(stream)
     }
 
-    fn out_dim(&self) -> usize {
-        self.blocks.last().map_or(self.config.dim(), EncoderBlock::out_dim)
-    }
-
     fn one_by_one(&self, x: ArrayView2<'_, A>, lengths: &[usize]) -> Result<Array2<A>> {
-        let mut y = Array2::zeros((x.nrows(), self.out_dim()));
+        let width = self.blocks.last().map_or(self.config.dim(), EncoderBlock::out_dim);
+        checked_len("Encoder", &[x.nrows(), width], size_of::<A>())?;
+        let mut y = Array2::zeros((x.nrows(), width));
         for rows in row_ranges(lengths) {
             let own = x.slice(s![rows.clone(), ..]).to_owned().insert_axis(Axis(0));
             y.slice_mut(s![rows, ..])
